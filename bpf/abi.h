@@ -1,0 +1,433 @@
+/* SPDX-License-Identifier: BSD-2-Clause OR GPL-2.0 */
+/* Every struct that crosses the border between the kernel and Go. Fixed width, explicit pad, size asserted.
+ * bpf2go makes ctl/abi from this file; ctl/compile writes the tables that it describes.
+ *
+ * Byte order: members named be_* and all addresses are in network order; everything else is in host order.
+ * An IPv4 address is stored in 16 bytes as ::ffff:a.b.c.d; the family travels beside it, so that an IPv6
+ * packet that carries an IPv4-mapped address is never taken for IPv4.
+ */
+#pragma once
+#include "types.h"
+#include "fields.h"
+#include "modes.h"
+#include "reasons.h"
+
+/* Raised when the meaning of anything pinned changes; a daemon refuses maps of another version. */
+#define ABI_VERSION 1
+
+enum verdict { VERDICT_PASS, VERDICT_DROP, VERDICT_REJECT, VERDICT_REDIRECT, VERDICT_FORWARD };
+
+#define REASON_ROW(name, verdict, text, help) REASON_##name,
+enum reason { REASONS(REASON_ROW) REASON_COUNT };
+#undef REASON_ROW
+
+#define FIELD_ROW(name, text, kind, key) FIELD_##name,
+enum field { FIELDS(FIELD_ROW) FIELD_COUNT };
+#undef FIELD_ROW
+
+#define MODE_ROW(name, text, help) MODE_##name,
+enum mode { MODE_NONE, MODES(MODE_ROW) MODE_COUNT };
+#undef MODE_ROW
+
+enum family { FAMILY_V4, FAMILY_V6, FAMILY_COUNT };
+
+/* Sizes that both sides must agree on. */
+enum limits {
+	GENERATION_SLOTS = 3, /* current, previous, being built: slot = generation % 3 */
+	RULE_IDS = 131072,    /* counters; ids below FIRST_RULE_ID are reserved, see enum decider */
+	SERVICE_IDS = 4096,   /* id 0: none */
+	BACKEND_IDS = 16384,  /* id 0: none */
+	RINGS = 8192,         /* ring ids; 0: none */
+	REASON_SLOTS = 64,
+	GROUPS = 64,          /* mask groups of a ruleset: one bit each */
+	SET_BITS = 512,       /* address sets of a generation: one bit each in a class line; bit 0 is filter.allow */
+	BUCKET_SLOTS = 8,
+	FLOW_WAYS = 4,        /* records a bucket */
+	TRACE_STEPS = 64,
+	NOTE_BYTES = 104,
+};
+
+/* What decided a packet in the filter: an index of rule_counters. Sum over all of them = packets that reached the filter. */
+enum decider {
+	DECIDER_DEFAULT,
+	DECIDER_ALLOW,
+	DECIDER_BLOCK,
+	DECIDER_HEALTH,
+	FIRST_RULE_ID = 16,
+};
+
+/* ---- A generation: three immutable tables of 64-byte lines -------------------------------------------------
+ * All that a snapshot says to the packet path. Line 0 of a table is its head; offsets are line numbers, 0 = absent.
+ * A table that a new snapshot doesn't change is shared by both generations.
+ */
+enum table { TABLE_SETS, TABLE_RULES, TABLE_SERVICES, TABLE_COUNT };
+
+struct line {
+	__u64 w[8];
+};
+
+/* A static hash bucket: slots fill from 0 up, tag 0 ends the bucket early. tag = (hash >> 32) | 1 with bit 31 cleared;
+ * bit 31 of slot[0].tag says that entries that belong here went on into the next bucket (wrapping).
+ * ref with bit 31: one entry, index ref & 0x7fffffff. Without: a list in the chain area, see `chain`. */
+struct bucket {
+	struct {
+		__u32 tag;
+		__u32 ref;
+	} slot[BUCKET_SLOTS];
+};
+#define BUCKET_TAG(hash) ((((__u32)((hash) >> 32)) | 1u) & 0x7fffffffu)
+#define BUCKET_OVERFLOW 0x80000000u
+#define REF_SINGLE 0x80000000u
+
+/* ---- TABLE_RULES -------------------------------------------------------------------------------------------
+ * Exact by verification: groups, buckets and candidate masks only narrow down which rule records to verify, and
+ * each record states the rule's whole condition. Records are sorted by position in the ruleset, so the smallest
+ * record index that matches is the first rule that decides.
+ *
+ * A group is a mask over (src, dst, proto, sport, dport); all records whose exact parts are that mask are hashed
+ * under their masked values. Candidate masks (u64, a bit a group) say which groups can match a given value.
+ *   cand_src/cand_dst: indexed by hash-free prefix bits: v4: address >> (32 - bits); v6: top `bits` bits of the address;
+ *                      area = v4 words then v6 words, each 2^bits words.
+ *   cand_dport/sport:  65536 words.  cand_proto: 256 words.
+ */
+struct rules_head {
+	__u32 records;       /* number of rule records */
+	__u32 record_off;    /* struct rule_record, one line each */
+	__u32 groups;        /* number of groups, sorted by min_record */
+	__u32 group_off;     /* struct rule_group, one line each */
+	__u32 bucket_off;
+	__u32 bucket_mask;   /* buckets - 1 */
+	__u32 chain_off;     /* u32 words: count, then record indexes in ascending order; ref is the word index */
+	__u32 ext_off;       /* struct rule_extra, one line each */
+	__u32 cand_src_off;
+	__u32 cand_dst_off;
+	__u32 cand_sport_off;
+	__u32 cand_dport_off;
+	__u32 cand_proto_off;
+	__u8 cand_src_bits;  /* 8 to 20 */
+	__u8 cand_dst_bits;
+	__u8 flags;          /* RULES_* */
+	__u8 default_verdict; /* VERDICT_PASS or VERDICT_DROP */
+	__u64 family_groups_pad; /* 0 */
+};
+enum rules_flags {
+	RULES_REMEMBER = 1,  /* every rule depends on the flow's key alone: the verdict may be remembered */
+	RULES_SRC_SETS = 2,  /* some rule or filter.allow asks for the sets of the source */
+	RULES_DST_SETS = 4,
+	RULES_ALLOW = 8,     /* filter.allow is configured: set bit 0 */
+};
+
+struct rule_group {
+	__u64 src_mask[2];   /* host order, [0] the high half; v4: in the low 32 bits of [1], [0] = 0 */
+	__u64 dst_mask[2];
+	__u32 min_record;    /* no record of this group is before it */
+	__u32 key_mask;      /* ANDed with sport << 16 | dport */
+	__u8 proto_mask;     /* 0 or 0xff */
+	__u8 families;       /* bit FAMILY_V4, bit FAMILY_V6: packets it can match */
+	__u16 pad0;
+	__u32 pad1;
+	__u64 pad2[2];
+};
+/* Hash of a packet in a group, all in host order, v4 addresses as their 32-bit value:
+ *   meta = (sport << 16 | dport) & key_mask | (u64)(proto & proto_mask) << 32 | (u64)group << 40 | (u64)family << 48
+ *   v4:  mix2((src & mask) << 32 | (dst & mask), meta)
+ *   v6:  mix5(src[0] & m, src[1] & m, dst[0] & m, dst[1] & m, meta)
+ * A group without address masks and for both families is entered once a family.
+ * mix(h, x) = ((h ^ x) * 0x9E3779B97F4A7C15) folded by h ^= h >> 32; mixN starts at MIX_SEED and takes its words in order.
+ * A packet without ports has sport = dport = 0 and matches no group with a nonzero key_mask. */
+#define MIX_SEED 0x243F6A8885A308D3ull
+
+struct rule_record {
+	__u64 src[2];        /* masked value, host order as in rule_group */
+	__u64 dst[2];
+	__u32 id;            /* index of rule_counters */
+	__u16 conditions;    /* RULE_* : present parts */
+	__u16 negated;       /* the same bits: that part is negated */
+	__u8 src_plen;       /* 0 to 32 or 0 to 128 */
+	__u8 dst_plen;
+	__u8 proto;
+	__u8 verdict;        /* enum verdict */
+	__u16 sport_lo, sport_hi;
+	__u16 dport_lo, dport_hi;
+	__u16 src_set, dst_set; /* bit in the class line; 0 cannot be (filter.allow) and means none */
+	__u32 ext;           /* first struct rule_extra of this record, line within ext area; valid with RULE_EXT */
+	__u32 pad;
+};
+enum rule_conditions {
+	RULE_V4 = 1,         /* only IPv4 packets (src or dst is a v4 prefix, or the field needs it) */
+	RULE_V6 = 2,
+	RULE_SRC = 4,
+	RULE_DST = 8,
+	RULE_PROTO = 16,
+	RULE_SPORT = 32,     /* sport_lo <= sport <= sport_hi */
+	RULE_DPORT = 64,
+	RULE_SRC_SET = 128,
+	RULE_DST_SET = 256,
+	RULE_EXT = 512,
+};
+/* Further conditions of a record on any number field, ANDed: five a line, `more` = 1 when the next line goes on. A condition
+ * that lists several ranges, or a port set, is a bitmap in the ext area instead: lo = its first line, 65536 bits. */
+struct rule_extra {
+	struct {
+		__u8 field;      /* enum field */
+		__u8 flags;      /* EXT_* */
+		__u16 pad;
+		__u32 lo, hi;    /* lo <= fact <= hi */
+	} cond[5];
+	__u16 count;
+	__u16 more;
+};
+enum ext_flags { EXT_NEGATED = 1, EXT_BITMAP = 2 };
+
+/* ---- TABLE_SETS --------------------------------------------------------------------------------------------
+ * Address -> class, class -> line of SET_BITS bits (word b / 64, bit b % 64): which sets the address is in. Class 0 is "none" (an all-zero line).
+ * v4: code = 2 bits a /24, u64 word (a >> 8) / 32, bit pair (a >> 8) % 32:
+ *     0 class 0;  1 class = l16[a >> 16] (u16);  2 look into the buckets.
+ *     Bucket by mix2(a >> 8, 4); slots of u64: kind << 60 | (a >> 8) << 36 | payload. No slot matches: class 0.
+ *     Every slot of a /24 is in the same bucket or the ones it overflows into; UNIFORM of a /24 is the class of the addresses
+ *     that no HOST slot of that /24 names; DENSE alone decides its /24.
+ * v6: for each used prefix length, longest first: h = mix3(hi & mask, lo & mask, 6 | len << 8); bloom word (h >> 40) & bloom_mask must have the
+ *     bits 1 << (h & 63), 1 << (h >> 6 & 63), 1 << (h >> 12 & 63); then bucket (h >> 18) & mask. The first hit decides (its class holds
+ *     what shorter prefixes add).
+ */
+struct sets_head {
+	__u32 class_off;     /* one line a class */
+	__u32 classes;
+	__u32 v4_code_off;
+	__u32 v4_l16_off;
+	__u32 v4_bucket_off;
+	__u32 v4_bucket_mask;
+	__u32 v4_dense_off;  /* 8 lines (256 u16 classes) each */
+	__u32 v6_bloom_off;  /* u64 words */
+	__u32 v6_bloom_mask; /* words - 1 */
+	__u32 v6_bucket_off; /* struct sets_bucket6 */
+	__u32 v6_bucket_mask;
+	__u32 v6_lens;       /* number of used lengths */
+	__u32 v6_len_off;    /* u8 lengths, descending, up to 128 in two lines */
+	__u32 pad[3];
+};
+/* v4 slot kinds, bits 60..63 of the u64; 0 ends the bucket. Bit 35 of slot 0: entries went on into the next bucket. */
+enum v4_slot { V4_END, V4_HOST /* payload: host << 16 | class */, V4_UNIFORM /* class */, V4_DENSE /* dense index, 32 bits */ };
+#define V4_SLOT_OVERFLOW (1ull << 35)
+
+struct sets_bucket6 {
+	struct {
+		__u64 hi, lo;    /* masked, host order */
+	} key[3];
+	__u16 class[3];
+	__u8 len[3];         /* prefix length; 0 = empty slot */
+	__u8 overflow;       /* entries went on into the next bucket */
+	__u16 pad[3];
+};
+
+/* ---- TABLE_SERVICES ----------------------------------------------------------------------------------------
+ * Address filter: bit mix2(hi ^ lo, family) >> 32 & filter_mask must be set, else the address is no service's.
+ * Then two lookups in one bucket area: h = mix4(hi, lo, meta, 1) with meta = port << 16 | proto << 8 | family for services with
+ * one port; h = mix4(hi, lo, family, 2) for the address itself (refs: every record of that address; it also finds
+ * ranges and answers ARP, ND, ping). v4: hi = 0, lo = 0xffff00000000 | address. Records are verified.
+ */
+struct services_head {
+	__u32 services;
+	__u32 service_off;   /* struct service_record, one line each */
+	__u32 filter_off;    /* bits, u64 words */
+	__u32 filter_mask;   /* bits - 1 */
+	__u32 bucket_off;
+	__u32 bucket_mask;
+	__u32 chain_off;
+	__u32 ring_size;     /* slots of a ring, a prime */
+	__u32 pad[8];
+};
+struct service_record {
+	__u64 addr[2];       /* host order, v4 mapped */
+	__u8 family;
+	__u8 proto;
+	__u8 mode;           /* enum mode */
+	__u8 flags;          /* SERVICE_* */
+	__u16 port_lo, port_hi;
+	__u16 id;
+	__u16 pad0;
+	__u32 ring;          /* index of `rings` */
+	__u64 pad1[4];
+};
+enum service_flags { SERVICE_ARP = 1 /* answer ARP and ND */, SERVICE_AFFINITY_SOURCE = 2 };
+/* A ring is an array of lines as well: u16 backend ids, ring_size of them; slot = (u64)(u32)h * ring_size >> 32 with
+ * h = hash >> 32 of mix5(src hi, src lo, dst hi, dst lo, sport << 32 | dport << 16 | proto) (affinity flow) or
+ * mix2(src hi, src lo) (affinity source). No secret in it: two boxes choose alike. */
+
+/* ---- Runtime state, outside the generations ---------------------------------------------------------------- */
+
+/* One line of settings that change while running. Written by the daemon through mmap, word by word. */
+struct control {
+	__u32 generation;    /* THE index: read once per hook traversal. 0 = nothing applied: pass everything */
+	__u32 block_epoch;   /* grows when a block is added */
+	__u32 flow_slot;     /* which of flow_tables is in use */
+	__u32 flow_mask[2];  /* buckets a CPU - 1, of each flow table */
+	__u32 flow_old;      /* 1: look into the other flow table on a miss */
+	__u32 abi_version;
+	__u32 health;        /* entries in health_flows: 0 skips the lookup */
+	__u64 hash_key[2];   /* secret of the flow hash, random, fixed for the life of the maps */
+	__u64 block_lens4;   /* bit n: some block has a v4 prefix of length n */
+	__u64 block_lens6[3]; /* likewise, bit n of word n / 64 */
+	__u64 pad[6];
+};
+
+struct block_key {
+	__u8 addr[16];       /* masked, network order, v4 mapped */
+	__u8 plen;           /* within its family: 1 to 32, 1 to 128 */
+	__u8 family;
+	__u16 pad;
+};
+struct block {
+	__u64 expires;       /* CLOCK_MONOTONIC ns; 0 = never */
+	__u64 packets;
+	__u64 bytes;         /* frame lengths */
+	__u64 created;       /* CLOCK_REALTIME ns */
+};
+struct block_note {      /* for people only; the data plane doesn't read it */
+	char text[NOTE_BYTES]; /* "origin\0why\0", NUL padded */
+};
+
+/* One backend of one service, runtime state. Written by the daemon: seq odd, fields, seq even. */
+struct backend {
+	__u32 seq;
+	__u8 state;          /* BACKEND_* bits */
+	__u8 mode;           /* enum mode */
+	__u8 family;         /* of `address` and `source`: the outer family for ipip */
+	__u8 pad0;
+	__u16 service;
+	__u16 mtu;           /* of the way out, bytes of IP; 0 = unknown, not checked */
+	__u32 ifindex;
+	__u8 dmac[6], smac[6];
+	__u8 address[16], source[16]; /* network order, v4 mapped; source 0 = not known */
+	__u32 pad1;
+};
+enum backend_state {
+	BACKEND_USED = 1,    /* the entry is valid */
+	BACKEND_UP = 2,      /* forward flows that are on it */
+	BACKEND_HOP = 4,     /* ifindex, dmac, smac, mtu are valid; else ask the FIB */
+};
+
+struct interface {
+	__u8 mac[6];
+	__u8 flags;          /* INTERFACE_* */
+	__u8 zone;
+};
+enum interface_flags { INTERFACE_INGRESS = 1 /* gardu counts flows where they come in here */ };
+
+/* ---- Flows -------------------------------------------------------------------------------------------------- */
+struct flow_key {
+	__u8 saddr[16], daddr[16];
+	__be16 be_sport, be_dport; /* ICMP echo: both the identifier; other ICMP, later fragments, no ports: 0 */
+	__u8 proto;
+	__u8 zone;
+	__u16 tag;           /* FLOW_* flags << 12 | VLAN id (0 = untagged); 0 = the record is free */
+};
+enum flow_tag { FLOW_OUT = 1, FLOW_V6 = 2, FLOW_LATER = 4 /* later fragments */, FLOW_USED = 8 };
+
+struct flow_value {
+	__u64 packets;       /* wire packets */
+	__u64 bytes;         /* IP lengths */
+	__u32 last;          /* jiffies, low 32 bits */
+	__u32 generation;    /* verdict, rule, service, backend were found under it; 0 = judge again */
+	__u32 rule;          /* decider */
+	__u32 block_epoch;
+	__u16 backend;
+	__u16 service;
+	__u8 verdict;
+	__u8 reason;
+	__u8 tcp_flags;      /* OR of all seen */
+	__u8 state;          /* FLOW_STATE_* */
+	__u64 first;         /* CLOCK_MONOTONIC ns, coarse */
+	__u32 ifindex;       /* where it came in (or left, with FLOW_OUT) */
+	__u8 ttl_min, ttl_max;
+	__u8 dscp;           /* of the first packet */
+	__u8 spilled;        /* record 0 of a bucket: some flow of it went to the LRU map */
+	__u64 room[4];
+};
+enum flow_state { FLOW_STATE_ESTABLISHED = 1 /* TCP: a segment without SYN; else a second packet */, FLOW_STATE_CLOSED = 2 /* FIN or RST */ };
+
+struct flow_record {
+	struct flow_key key;
+	struct flow_value value;
+};
+struct flow_bucket {
+	struct flow_record record[FLOW_WAYS];
+};
+
+/* Per-CPU totals of flow accounting, packets and IP bytes. accounted = in records + in LRU + unattributed + lru_lost. */
+struct flow_totals {
+	__u64 accounted, accounted_bytes;
+	__u64 evicted, evicted_bytes;     /* one-packet records that gave way: unattributed */
+	__u64 refused, refused_bytes;     /* no room, or over the LRU insert budget: unattributed */
+	__u64 spilled, spilled_bytes;     /* moved into the LRU map */
+	__u64 returned, returned_bytes;   /* and back */
+	__u64 created;                    /* records made */
+	__u64 sent, sent_bytes;           /* packets seen at tc egress, frame bytes */
+	__u32 tick, budget;               /* LRU inserts left in this tick */
+};
+
+struct counter {
+	__u64 packets;
+	__u64 bytes;         /* frame lengths */
+};
+struct rule_counter {
+	__u64 packets, bytes; /* matched */
+	__u64 decided;
+	__u64 shadow;
+};
+struct backend_counter {
+	__u64 packets, bytes;
+	__u64 flows;         /* flows assigned to it */
+};
+
+/* Our own health check's connection, local end first. */
+struct health_key {
+	__u8 laddr[16], raddr[16];
+	__be16 be_lport, be_rport;
+	__u8 proto, family;
+	__u16 pad;
+};
+
+/* ---- Trace (explain): written only with cfg_trace ----------------------------------------------------------- */
+enum step {
+	STEP_PARSE, STEP_FLOW, STEP_ALLOW, STEP_BLOCK, STEP_RULE, STEP_DEFAULT, STEP_SERVICE, STEP_BACKEND, STEP_NEXT_HOP, STEP_LEAVE,
+	STEP_COUNT
+};
+struct trace_step {
+	__u16 step;          /* enum step */
+	__u16 result;        /* STEP_LEAVE: reason; others: 0 no, 1 yes */
+	__u32 arg;           /* rule id, service id, backend id, ifindex, by step */
+};
+struct trace {
+	__u32 steps;
+	__u32 reason;
+	__u32 rule;          /* decider */
+	__u16 service, backend;
+	__u32 ifindex;       /* where it leaves; 0 = not sent by gardu */
+	__u32 pad;
+	struct trace_step step[TRACE_STEPS];
+};
+
+struct clock {
+	__u64 jiffies;
+	__u64 monotonic;     /* ns, bpf_ktime_get_ns */
+};
+
+#define ABI_SIZE(type, size) _Static_assert(sizeof(type) == (size), #type " is not " #size " bytes")
+ABI_SIZE(struct line, 64);
+ABI_SIZE(struct bucket, 64);
+ABI_SIZE(struct rules_head, 64);
+ABI_SIZE(struct rule_group, 64);
+ABI_SIZE(struct rule_record, 64);
+ABI_SIZE(struct rule_extra, 64);
+ABI_SIZE(struct sets_head, 64);
+ABI_SIZE(struct sets_bucket6, 64);
+ABI_SIZE(struct services_head, 64);
+ABI_SIZE(struct service_record, 64);
+ABI_SIZE(struct control, 128);
+ABI_SIZE(struct backend, 64);
+ABI_SIZE(struct flow_key, 40);
+ABI_SIZE(struct flow_value, 88);
+ABI_SIZE(struct flow_record, 128);
+ABI_SIZE(struct block_key, 20);
+ABI_SIZE(struct health_key, 40);

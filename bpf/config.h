@@ -1,0 +1,14 @@
+/* SPDX-License-Identifier: BSD-2-Clause OR GPL-2.0 */
+/* Load-time constants. What is 0 here is removed by the verifier's dead-code pass and costs nothing a packet.
+ * Go finds them by name in the object (spec.Variables) and the feature matrix test loads every combination of two. */
+#pragma once
+
+#define CONFIG(type, name, help) volatile const type name SEC(".rodata.config") = 1
+
+CONFIG(__u8, cfg_rules, "judge by rules");
+CONFIG(__u8, cfg_sets, "look up sets and filter.allow for source and destination");
+CONFIG(__u8, cfg_blocks, "look up blocks");
+CONFIG(__u8, cfg_services, "balance services");
+CONFIG(__u8, cfg_flows, "keep flow records");
+CONFIG(__u8, cfg_health, "let answers to health checks through a filter that would drop them");
+volatile const __u8 cfg_trace SEC(".rodata.config") = 0; /* record each step for explain; never on in live programs */

@@ -1,0 +1,110 @@
+/* SPDX-License-Identifier: BSD-2-Clause OR GPL-2.0 */
+/* Every map. Above each: who writes, who reads, what happens when it is full.
+ * All programs share one set of maps, pinned under the bpffs directory by these names. */
+#pragma once
+#include "abi.h"
+
+#define MAP(name, map_type, key_type, value_type, entries) \
+	struct {                                           \
+		__uint(type, map_type);                    \
+		__type(key, key_type);                     \
+		__type(value, value_type);                 \
+		__uint(max_entries, entries);              \
+	} name SEC(".maps")
+
+/* An outer map whose inner maps are arrays of lines, each as long as it needs to be. */
+#define LINES_OUTER(name, entries)                                    \
+	struct {                                                      \
+		__uint(type, BPF_MAP_TYPE_ARRAY_OF_MAPS);             \
+		__type(key, __u32);                                   \
+		__uint(max_entries, entries);                         \
+		__array(values, struct {                              \
+			__uint(type, BPF_MAP_TYPE_ARRAY);             \
+			__type(key, __u32);                           \
+			__type(value, struct line);                   \
+			__uint(max_entries, 1);                       \
+			__uint(map_flags, BPF_F_MMAPABLE | BPF_F_INNER_MAP); \
+		});                                                   \
+	} name SEC(".maps")
+
+/* Daemon writes (mmap), all programs read: the index of the generation and what changes while running. One entry. */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__type(key, __u32);
+	__type(value, struct control);
+	__uint(max_entries, 1);
+	__uint(map_flags, BPF_F_MMAPABLE);
+} control SEC(".maps");
+
+/* Daemon writes, programs read. Key: slot * TABLE_COUNT + table. Inner maps are immutable once the index points to them. */
+LINES_OUTER(tables, GENERATION_SLOTS * TABLE_COUNT);
+
+/* Daemon writes, programs read. Key: ring id. A changed ring is a new inner map, put here in one store. Missing: no-backend. */
+LINES_OUTER(rings, RINGS);
+
+/* Daemon writes (health, next hops), programs read. Key: backend id. */
+MAP(backends, BPF_MAP_TYPE_ARRAY, __u32, struct backend, BACKEND_IDS);
+
+/* Daemon adds and removes; programs read and count hits. Full: `gardu block` fails and says so. */
+MAP(blocks, BPF_MAP_TYPE_HASH, struct block_key, struct block, 262144);
+
+/* Daemon only: origin and reason of a block, kept here so that they survive a crash as the block does. */
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__type(key, struct block_key);
+	__type(value, struct block_note);
+	__uint(max_entries, 262144);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+} block_notes SEC(".maps");
+
+/* Daemon's health checkers add and remove; programs read when the filter would drop. Full: the check's answer may be dropped; the checker logs it. */
+MAP(health_flows, BPF_MAP_TYPE_HASH, struct health_key, __u32, 8192);
+
+/* Daemon writes, programs read. Key: ifindex. Full: attach fails. */
+MAP(interfaces, BPF_MAP_TYPE_HASH, __u32, struct interface, 1024);
+
+/* Programs write, daemon reads. Per CPU, index: enum reason. */
+MAP(reasons, BPF_MAP_TYPE_PERCPU_ARRAY, __u32, struct counter, REASON_SLOTS);
+
+/* Programs write, daemon reads (and zeroes the counters of an id before it gets a new owner). Index: enum decider, rule ids. */
+MAP(rule_counters, BPF_MAP_TYPE_PERCPU_ARRAY, __u32, struct rule_counter, RULE_IDS);
+
+/* As rule_counters. Index: backend id; 0 = packets for a service that found no backend. */
+MAP(backend_counters, BPF_MAP_TYPE_PERCPU_ARRAY, __u32, struct backend_counter, BACKEND_IDS);
+
+/* As rule_counters. Index: bit of a set (SET_BITS): packets whose deciding rule asked for that set. */
+MAP(set_counters, BPF_MAP_TYPE_PERCPU_ARRAY, __u32, struct counter, SET_BITS);
+
+/* Programs write, daemon reads. One entry: totals of flow accounting. */
+MAP(flow_totals, BPF_MAP_TYPE_PERCPU_ARRAY, __u32, struct flow_totals, 1);
+
+/* Programs write (each CPU only its own region), daemon reads by mmap. Key: control.flow_slot. Inner index: cpu * buckets + bucket.
+ * Full: see admit() in flow.h. Two entries so that flows.max can change while running. */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY_OF_MAPS);
+	__type(key, __u32);
+	__uint(max_entries, 2);
+	__array(values, struct {
+		__uint(type, BPF_MAP_TYPE_ARRAY);
+		__type(key, __u32);
+		__type(value, struct flow_bucket);
+		__uint(max_entries, 1);
+		__uint(map_flags, BPF_F_MMAPABLE | BPF_F_INNER_MAP);
+	});
+} flow_tables SEC(".maps");
+
+/* Programs write (spill, return), daemon reads. Key: control.flow_slot. Full: the kernel evicts the least recently used. */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY_OF_MAPS);
+	__type(key, __u32);
+	__uint(max_entries, 2);
+	__array(values, struct {
+		__uint(type, BPF_MAP_TYPE_LRU_HASH);
+		__type(key, struct flow_key);
+		__type(value, struct flow_value);
+		__uint(max_entries, 1);
+	});
+} flow_lru SEC(".maps");
+
+/* Written only with cfg_trace, by the sibling programs of explain. */
+MAP(trace, BPF_MAP_TYPE_ARRAY, __u32, struct trace, 1);

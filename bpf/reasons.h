@@ -1,0 +1,30 @@
+/* SPDX-License-Identifier: BSD-2-Clause OR GPL-2.0 */
+/* Why a packet left the way it did. One row a reason: X(name, verdict, text, help).
+ * The name on the screen, in metrics and in JSON is `text`; Go reads this table through BTF and
+ * the string table in abi.c, so a new row needs no Go edit.
+ * Verdicts: PASS to the kernel, DROP, REJECT, REDIRECT (a frame gardu answers or diverts), FORWARD to a backend.
+ */
+#pragma once
+
+#define REASONS(X)                                                                                              \
+	X(NONE, PASS, "none", "not decided; never counted")                                                    \
+	X(DEFAULT_PASS, PASS, "default-pass", "no rule decided and filter.default is pass")                    \
+	X(RULE_PASS, PASS, "rule-pass", "a rule with action pass decided")                                     \
+	X(ALLOWED, PASS, "allowed", "the source is in filter.allow")                                           \
+	X(NOT_IP, PASS, "not-ip", "neither IPv4 nor IPv6 (ARP and other ethertypes)")                          \
+	X(CONTROL, PASS, "control", "neighbour discovery or MLD, passed although filter.default is drop")      \
+	X(HEALTH_REPLY, PASS, "health-reply", "an answer to gardu's own health check")                         \
+	X(RULE_DROP, DROP, "rule-drop", "a rule with action drop decided")                                     \
+	X(DEFAULT_DROP, DROP, "default-drop", "no rule decided and filter.default is drop")                    \
+	X(BLOCKED, DROP, "blocked", "a block covers the source")                                               \
+	X(MALFORMED, DROP, "malformed", "headers are cut short or contradict each other")                      \
+	X(NO_BACKEND, DROP, "no-backend", "the service has no backend that is up")                             \
+	X(NO_NEXT_HOP, DROP, "no-next-hop", "the way to the backend is not known")                             \
+	X(TOO_BIG, DROP, "too-big", "larger than the MTU towards the backend")                                 \
+	X(SERVICE_FRAGMENT, DROP, "service-fragment", "a fragment for a service address")                      \
+	X(ENCAP_FAILED, DROP, "encap-failed", "the kernel refused room for the outer header")                  \
+	X(NO_TABLES, DROP, "no-tables", "cannot happen: the generation's tables are missing")                  \
+	X(FORWARD, FORWARD, "forward", "sent to a backend")                                                    \
+	X(ARP_REPLY, REDIRECT, "arp-reply", "answered an ARP request for a service address")                   \
+	X(ND_REPLY, REDIRECT, "nd-reply", "answered a neighbour solicitation for a service address")           \
+	X(ECHO_REPLY, REDIRECT, "echo-reply", "answered a ping to a service address")

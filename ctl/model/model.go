@@ -1,0 +1,159 @@
+package model
+
+import (
+	"net/netip"
+	"time"
+)
+
+// Position is where a value stands in a configuration file. The zero value means "not from a file".
+type Position struct {
+	File   string `json:"file,omitempty"`
+	Line   int    `json:"line,omitempty"`   // from 1
+	Column int    `json:"column,omitempty"` // from 1, in bytes
+}
+
+// Snapshot is everything wanted. A revision is a snapshot that was applied.
+type Snapshot struct {
+	Interfaces []Interface
+	Sets       []Set
+	Filter     Filter
+	Services   []Service
+	Flows      Flows
+	API        API
+}
+
+// Path is where received packets of an interface are handled.
+type Path string
+
+const (
+	PathAuto       Path = "auto" // XDP where it is safe, else tc; status says which and why
+	PathXDP        Path = "xdp"
+	PathXDPGeneric Path = "xdp-generic"
+	PathTC         Path = "tc"
+)
+
+type Interface struct {
+	Name   string
+	Path   Path
+	Egress bool // also attach at tc egress: flows that the box itself sends
+	Pos    Position
+}
+
+// Set is a named group: of prefixes and addresses, or of ports. Exactly one of the two is in use.
+type Set struct {
+	Name     string
+	File     string         // absolute or relative to the configuration; "" when inline
+	Prefixes []netip.Prefix // masked; may hold duplicates and nested prefixes
+	Ports    []Range
+	IsPorts  bool
+	Pos      Position
+}
+
+// Range is lo to hi, both included.
+type Range struct{ Lo, Hi uint32 }
+
+// Action is what a rule or the default does.
+type Action string
+
+const (
+	Pass Action = "pass"
+	Drop Action = "drop"
+)
+
+type Filter struct {
+	Default Action // Pass when empty
+	Allow   string // name of an address set whose sources win over every block and rule; "" = none
+	Rules   []Rule // first match decides
+	Pos     Position
+}
+
+type Rule struct {
+	Name   string // unique; counters follow it
+	Match  []Condition
+	Action Action
+	Pos    Position
+}
+
+// Field names what a condition looks at: a row of rule.Fields ("src", "dport", ...).
+type Field string
+
+// Condition is one key of `match`. Conditions of a rule are ANDed, the values of one are ORed, Not negates it. A
+// packet without the field never matches, negated or not. Exactly one of Prefixes, Ranges, Set is in use.
+type Condition struct {
+	Field    Field
+	Not      bool
+	Prefixes []netip.Prefix // address fields; both families may be mixed
+	Ranges   []Range        // number fields; a single value has Lo == Hi
+	Set      string         // name of a set of the field's kind
+	Pos      Position
+}
+
+// Mode is how packets reach a backend: a row of lb.Modes ("dsr", "ipip").
+type Mode string
+
+type Service struct {
+	Name     string
+	Address  netip.Addr
+	Port     Range // 0-65535 for any
+	Proto    uint8 // IP protocol number; ProtoTCP or ProtoUDP
+	Forward  Mode
+	Affinity Affinity
+	ARP      bool // answer ARP and neighbour solicitations for Address
+	Backends []Backend
+	Health   *Health // nil: backends are always up
+	Pos      Position
+}
+
+const (
+	ProtoTCP = 6
+	ProtoUDP = 17
+)
+
+type Affinity string
+
+const (
+	AffinityFlow   Affinity = "flow"   // 5-tuple
+	AffinitySource Affinity = "source" // source address
+)
+
+type Backend struct {
+	Name    string
+	Address netip.Addr
+	Weight  int // 0 to 65535; 0 gets no new flows. 100 when not given
+	Pos     Position
+}
+
+// Health checks the backends of a service. Exactly one of TCP and HTTP is set.
+type Health struct {
+	TCP     bool
+	HTTP    string // request path
+	Port    uint16 // 0: the service's port
+	Every   time.Duration
+	Timeout time.Duration
+	Up      int // successes in a row before a backend is up
+	Down    int // failures in a row before it is down
+	Pos     Position
+}
+
+// Flows is the flow table's size and time-outs.
+type Flows struct {
+	Enabled bool          // `flows:` is present, or a service needs it
+	Max     int           // flows expected; the table has room for twice as many records
+	Idle    time.Duration // a flow not seen for so long has ended
+	Active  time.Duration // a longer flow is reported at least so often
+	Pos     Position
+}
+
+type API struct {
+	Socket string
+}
+
+// Set returns the set of that name.
+func (s *Snapshot) Set(name string) (*Set, bool) {
+	for i := range s.Sets {
+		if s.Sets[i].Name == name {
+			return &s.Sets[i], true
+		}
+	}
+	return nil, false
+}
