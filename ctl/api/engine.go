@@ -1,0 +1,36 @@
+package api
+
+import (
+	"context"
+	"net/netip"
+)
+
+// Engine answers the API. All methods may be called concurrently. An error that is, or wraps, a *Problem, or
+// config.Errors keeps its meaning on the way to the client; any other becomes an internal error with its text.
+type Engine interface {
+	Status(ctx context.Context) (Status, error)
+
+	// Rules returns the rules in the order in which they are tried.
+	Rules(ctx context.Context) ([]Rule, error)
+	Sets(ctx context.Context) ([]Set, error)
+	Services(ctx context.Context) ([]Service, error)
+	// Backends returns the backends of all services, a service after the other.
+	Backends(ctx context.Context) ([]Backend, error)
+	Blocks(ctx context.Context) ([]Block, error)
+
+	// Block adds or renews blocks, all or none, and returns them as they now stand. The server has checked
+	// that there is at least one, that prefixes are masked and that no duration is negative.
+	Block(ctx context.Context, requests []BlockRequest) ([]Block, error)
+	// Unblock removes blocks of exactly these prefixes. A prefix that isn't blocked is not an error.
+	Unblock(ctx context.Context, prefixes []netip.Prefix) (Unblocked, error)
+
+	// Flows calls yield for each flow, both directions joined, in no particular order, and stops at yield's
+	// first error, which it returns. Filtering, sorting and limits are the server's business.
+	Flows(ctx context.Context, yield func(Flow) error) error
+
+	// Apply replaces the snapshot, all or nothing. With Check it only says what it would say.
+	Apply(ctx context.Context, request ApplyRequest) (ApplyResult, error)
+
+	// Explain judges one frame without side effects. The server has turned request.Packet into request.Frame.
+	Explain(ctx context.Context, request ExplainRequest) (Explanation, error)
+}

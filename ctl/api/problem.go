@@ -1,0 +1,81 @@
+package api
+
+import (
+	"fmt"
+	"net/http"
+
+	"gardu/ctl/model"
+)
+
+// Problem is an error as it travels (RFC 9457, application/problem+json). Code is for programs, Detail for
+// people. Errors is there for an invalid configuration, which it describes completely.
+type Problem struct {
+	Type   string        `json:"type"` // always about:blank: Code tells problems apart
+	Title  string        `json:"title"`
+	Status int           `json:"status"` // HTTP status
+	Code   Code          `json:"code"`
+	Detail string        `json:"detail"`
+	Errors []ConfigError `json:"errors,omitempty"`
+}
+
+// Code names a kind of problem. Programs may rely on these values.
+type Code string
+
+const (
+	CodeInvalid  Code = "invalid"   // the request itself makes no sense
+	CodeConfig   Code = "config"    // the configuration is invalid: see Errors
+	CodeNotFound Code = "not-found" // no such path, interface, ...
+	CodeMethod   Code = "method"    // not with this HTTP method
+	CodeTooLarge Code = "too-large" // the request is over the size limit
+	CodeFull     Code = "full"      // a table has no room
+	CodeConflict Code = "conflict"  // not in this state: nothing applied yet, another apply is running
+	CodeInternal Code = "internal"
+	CodeNotReady Code = "not-ready" // the daemon is starting or ending
+)
+
+// ConfigError is one error of a configuration, with the line that it is in.
+type ConfigError struct {
+	model.Position
+	Message string `json:"message"`
+	Text    string `json:"text,omitempty"`    // the line
+	Allowed string `json:"allowed,omitempty"` // what would be right here
+}
+
+// Error returns the detail.
+func (p *Problem) Error() string { return p.Detail }
+
+// NewProblem makes a complete problem; the detail is formatted in the manner of fmt.Sprintf.
+func NewProblem(code Code, format string, args ...any) *Problem {
+	status := code.Status()
+	return &Problem{
+		Type:   "about:blank",
+		Title:  http.StatusText(status),
+		Status: status,
+		Code:   code,
+		Detail: fmt.Sprintf(format, args...),
+	}
+}
+
+// Status returns the HTTP status that goes with a code.
+func (c Code) Status() int {
+	switch c {
+	case CodeInvalid:
+		return http.StatusBadRequest
+	case CodeConfig:
+		return http.StatusUnprocessableEntity
+	case CodeNotFound:
+		return http.StatusNotFound
+	case CodeMethod:
+		return http.StatusMethodNotAllowed
+	case CodeTooLarge:
+		return http.StatusRequestEntityTooLarge
+	case CodeFull:
+		return http.StatusInsufficientStorage
+	case CodeConflict:
+		return http.StatusConflict
+	case CodeNotReady:
+		return http.StatusServiceUnavailable
+	default:
+		return http.StatusInternalServerError
+	}
+}

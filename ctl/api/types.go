@@ -1,0 +1,273 @@
+package api
+
+import (
+	"encoding/json"
+	"fmt"
+	"math"
+	"net/netip"
+	"time"
+
+	"gardu/ctl/model"
+)
+
+// Duration travels as a number of seconds.
+type Duration time.Duration
+
+// MarshalJSON writes seconds, with a fraction only when there is one.
+func (d Duration) MarshalJSON() ([]byte, error) {
+	return json.Marshal(time.Duration(d).Seconds())
+}
+
+// UnmarshalJSON reads seconds. What doesn't fit in a time.Duration (292 years) is an error.
+func (d *Duration) UnmarshalJSON(data []byte) error {
+	var seconds float64
+	if err := json.Unmarshal(data, &seconds); err != nil {
+		return err
+	}
+	if math.Abs(seconds) > math.MaxInt64/float64(time.Second) {
+		return fmt.Errorf("%v seconds is too long", seconds)
+	}
+	*d = Duration(seconds * float64(time.Second))
+	return nil
+}
+
+// Counter counts wire packets and bytes. Bytes are frame lengths, unless a field says IP bytes.
+type Counter struct {
+	Packets uint64 `json:"packets"`
+	Bytes   uint64 `json:"bytes"`
+}
+
+// Status is the state of the whole: where gardu is attached, what became of the packets, what is full or lost.
+type Status struct {
+	Version    string                   `json:"version"`
+	Revision   uint64                   `json:"revision"`   // of the applied snapshot; 0: none yet
+	Generation uint32                   `json:"generation"` // of the tables in force; grows with re-read set files too
+	Config     string                   `json:"config,omitempty"`
+	Applied    time.Time                `json:"applied,omitzero"`
+	Started    time.Time                `json:"started"` // of this daemon; the data plane may be older
+	Uptime     Duration                 `json:"uptime"`
+	Interfaces []Interface              `json:"interfaces"`
+	Reasons    map[string]ReasonCounter `json:"reasons"` // only those that were counted
+	Filter     FilterTotals             `json:"filter"`
+	Flows      FlowTotals               `json:"flows"`
+	Tables     []Fill                   `json:"tables"`
+	Warnings   []string                 `json:"warnings,omitempty"` // degraded, lost, refused: one sentence each
+}
+
+// Interface is one interface of the snapshot and how gardu is attached to it.
+type Interface struct {
+	Name     string     `json:"name"`
+	Ifindex  int        `json:"ifindex,omitempty"` // absent while the interface doesn't exist
+	Path     model.Path `json:"path,omitempty"`    // in force; absent while not attached
+	Want     model.Path `json:"want"`              // as configured
+	Why      string     `json:"why,omitempty"`     // why this path
+	Egress   bool       `json:"egress"`            // attached at tc egress too
+	Attached bool       `json:"attached"`
+	Error    string     `json:"error,omitempty"` // why it is not attached
+}
+
+// ReasonCounter counts the packets that left with one reason.
+type ReasonCounter struct {
+	Counter
+	Verdict string `json:"verdict"` // pass, drop, reject, redirect, forward
+}
+
+// FilterTotals are packets. Allowed + Blocked + Health + Decided + Default = Reached, exactly.
+type FilterTotals struct {
+	Reached uint64 `json:"reached"`
+	Allowed uint64 `json:"allowed"` // by filter.allow
+	Blocked uint64 `json:"blocked"` // by a block
+	Health  uint64 `json:"health"`  // answers to gardu's own health checks
+	Decided uint64 `json:"decided"` // by a rule
+	Default uint64 `json:"default"` // by filter.default
+}
+
+// FlowTotals is the state of the flow table. Packets in records + Unattributed = Accounted, exactly; losses of
+// the LRU map behind the table, which the kernel doesn't report, excepted.
+type FlowTotals struct {
+	Entries           uint64 `json:"entries"` // records in use, each direction and CPU one
+	Max               uint64 `json:"max"`     // records that fit
+	Spilled           uint64 `json:"spilled"` // entries in the LRU map behind the table
+	Created           uint64 `json:"created"`
+	Evicted           uint64 `json:"evicted"`            // one-packet records that gave way, packets
+	Refused           uint64 `json:"refused"`            // packets that found no room
+	Unattributed      uint64 `json:"unattributed"`       // packets without a record: evicted + refused
+	UnattributedBytes uint64 `json:"unattributed_bytes"` // IP bytes
+	Accounted         uint64 `json:"accounted"`          // packets that reached flow accounting
+	AccountedBytes    uint64 `json:"accounted_bytes"`    // IP bytes
+}
+
+// Fill is how full one table is.
+type Fill struct {
+	Name    string `json:"name"`
+	Entries uint64 `json:"entries"`
+	Max     uint64 `json:"max"`
+}
+
+// Ratio returns the part in use, 0 to 1.
+func (f Fill) Ratio() float64 {
+	if f.Max == 0 {
+		return 0
+	}
+	return float64(f.Entries) / float64(f.Max)
+}
+
+// Rule is one rule and its counters.
+type Rule struct {
+	Name    string         `json:"name"`
+	Match   string         `json:"match"` // as rule.Format writes it; empty matches everything
+	Action  model.Action   `json:"action"`
+	Packets uint64         `json:"packets"` // matched
+	Bytes   uint64         `json:"bytes"`   // matched
+	Decided uint64         `json:"decided"` // packets whose verdict it decided
+	Shadow  uint64         `json:"shadow"`  // packets that it would have decided, were it not a shadow
+	Pos     model.Position `json:"position,omitzero"`
+}
+
+// Set is one named set.
+type Set struct {
+	Name    string    `json:"name"`
+	Kind    string    `json:"kind"`           // addresses, ports
+	Entries int       `json:"entries"`        // prefixes or port ranges as given
+	File    string    `json:"file,omitempty"` // absent: inline
+	Loaded  time.Time `json:"loaded,omitzero"`
+	Error   string    `json:"error,omitempty"` // why the last re-read failed; the entries before it are in force
+	Packets uint64    `json:"packets"`         // packets whose deciding rule asked for the set
+	Bytes   uint64    `json:"bytes"`
+}
+
+// Service is one balanced service and the sums of its backends.
+type Service struct {
+	Name       string         `json:"name"`
+	Address    netip.Addr     `json:"address"`
+	Port       string         `json:"port"`  // 443, 8000-8099, any
+	Proto      string         `json:"proto"` // tcp, udp
+	Forward    model.Mode     `json:"forward"`
+	Affinity   model.Affinity `json:"affinity"`
+	Backends   int            `json:"backends"`
+	BackendsUp int            `json:"backends_up"`
+	Packets    uint64         `json:"packets"`
+	Bytes      uint64         `json:"bytes"`
+	Flows      uint64         `json:"flows"` // ever assigned to a backend
+}
+
+// Backend is one backend of one service. A server behind two services is two backends.
+type Backend struct {
+	Service string     `json:"service"`
+	Name    string     `json:"name"`
+	Address netip.Addr `json:"address"`
+	Weight  int        `json:"weight"`
+	State   string     `json:"state"`              // up, down, checking (not known yet)
+	Why     string     `json:"why,omitempty"`      // what the last health check said
+	Since   time.Time  `json:"since,omitzero"`     // of the state
+	NextHop string     `json:"next_hop,omitempty"` // "eth1 02:00:00:00:00:01"; absent while not resolved
+	Packets uint64     `json:"packets"`
+	Bytes   uint64     `json:"bytes"`
+	Flows   uint64     `json:"flows"` // ever assigned to it
+}
+
+// Block drops everything from a prefix until it expires.
+type Block struct {
+	Prefix  netip.Prefix `json:"prefix"`
+	Created time.Time    `json:"created"`
+	Expires time.Time    `json:"expires,omitzero"` // absent: never
+	Packets uint64       `json:"packets"`
+	Bytes   uint64       `json:"bytes"`
+	Origin  string       `json:"origin"` // who added it: cli, api, ...
+	Why     string       `json:"why,omitempty"`
+}
+
+// BlockRequest asks for one block.
+type BlockRequest struct {
+	Prefix netip.Prefix `json:"prefix"`
+	For    Duration     `json:"for,omitempty"` // 0: until it is removed
+	Why    string       `json:"why,omitempty"`
+	Origin string       `json:"origin,omitempty"` // "api" when not given
+}
+
+// Unblocked is what became of a request to remove blocks.
+type Unblocked struct {
+	Removed []netip.Prefix `json:"removed"`
+	Missing []netip.Prefix `json:"missing"` // were not blocked
+}
+
+// Flow is one flow, both directions joined: the first columns are those of the direction that opened it.
+type Flow struct {
+	Src          netip.Addr `json:"src"`
+	Dst          netip.Addr `json:"dst"`
+	Sport        uint16     `json:"sport"` // 0 where the protocol has none
+	Dport        uint16     `json:"dport"`
+	Proto        string     `json:"proto"` // tcp, udp, icmp, icmpv6, else the number
+	Packets      uint64     `json:"packets"`
+	Bytes        uint64     `json:"bytes"` // IP bytes
+	PacketsReply uint64     `json:"packets_reply"`
+	BytesReply   uint64     `json:"bytes_reply"`
+	First        time.Time  `json:"first"`
+	Last         time.Time  `json:"last"`
+	Verdict      string     `json:"verdict"` // of the last packet: pass, drop, reject, redirect, forward
+	Reason       string     `json:"reason"`
+	Rule         string     `json:"rule"` // that decided; empty: none
+	Service      string     `json:"service"`
+	Backend      string     `json:"backend"`
+	State        string     `json:"state"` // new, established, closed
+	Flags        string     `json:"flags"` // TCP flags seen, as letters: SA, SAF
+	Interface    string     `json:"interface"`
+	Vlan         uint16     `json:"vlan,omitempty"`
+}
+
+// ApplyRequest is a whole configuration.
+type ApplyRequest struct {
+	Name  string `json:"name"`            // of the file, for messages
+	Dir   string `json:"dir,omitempty"`   // absolute; set files are relative to it
+	YAML  string `json:"yaml"`            // its text
+	Check bool   `json:"check,omitempty"` // only validate
+}
+
+// ApplyResult says what is in force now, or with Check would be.
+type ApplyResult struct {
+	Revision uint64    `json:"revision"`
+	Changed  bool      `json:"changed"` // false: the same snapshot was in force already
+	Warnings []Warning `json:"warnings,omitempty"`
+	Rules    int       `json:"rules"`
+	Sets     int       `json:"sets"`
+	Services int       `json:"services"`
+}
+
+// Warning is a remark on a configuration that is valid.
+type Warning struct {
+	Pos     model.Position `json:"position,omitzero"`
+	Message string         `json:"message"`
+}
+
+// ExplainRequest asks what would become of one frame that arrives on an interface.
+type ExplainRequest struct {
+	Packet    string `json:"packet,omitempty"`    // as text; either this or Frame
+	Frame     Hex    `json:"frame,omitempty"`     // from the Ethernet header on
+	Interface string `json:"interface,omitempty"` // default: the first of the snapshot
+}
+
+// Explanation is the way of one packet. Parts that don't apply are left out.
+type Explanation struct {
+	Verdict   string     `json:"verdict"` // pass, drop, reject, redirect, forward
+	Reason    string     `json:"reason"`
+	Help      string     `json:"help,omitempty"` // what the reason means
+	Rule      string     `json:"rule,omitempty"` // that decided
+	Service   string     `json:"service,omitempty"`
+	Backend   string     `json:"backend,omitempty"`
+	Interface string     `json:"interface,omitempty"` // that received it
+	Steps     []Step     `json:"steps"`
+	Out       []OutFrame `json:"out,omitempty"` // what gardu sends
+}
+
+// Step is one step of the packet path and what came of it.
+type Step struct {
+	Step   string `json:"step"` // parse, flow, allow, block, rule, default, service, backend, next-hop, leave
+	Result string `json:"result"`
+}
+
+// OutFrame is a frame as it leaves.
+type OutFrame struct {
+	Interface string `json:"interface"`
+	Hex       Hex    `json:"hex"`
+	Text      string `json:"text"` // decoded, for people
+}
