@@ -1,0 +1,83 @@
+# gardu. `make` alone lists the targets. On Debian 12 with Go, git and make nothing else is needed beforehand:
+# a target installs the packages that it misses (as root).
+
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := help
+
+export CGO_ENABLED := 0
+export GOFLAGS ?= -buildvcs=false
+
+VERSION := $(shell git describe --tags --always --dirty 2>/dev/null || echo devel)
+FUZZTIME ?= 20s
+PREFIX ?= /usr/local
+
+# Debian packages by use. clang is pinned: the committed objects are those of clang-19.
+GENERATE_PACKAGES := clang-19 llvm-19 libbpf-dev linux-libc-dev
+TEST_PACKAGES := curl nginx-light
+VM_PACKAGES := qemu-system-x86 xz-utils
+
+# What `make generate` writes; committed, so that a build needs no clang.
+GENERATED := '*_bpfel.go' '*_bpfel.o' ctl/abi/types.go
+
+.PHONY: help
+help: ## show the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-15s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+.PHONY: demo
+demo: build ## see all of it on this machine alone, in network namespaces of its own (root)
+	bin/gardu demo
+
+.PHONY: test
+test: deps-test build lint ## run every test; as root nothing is skipped
+	go run .ci/gotest.go -allow .ci/skips.txt ./...
+
+.PHONY: build
+build: ## build bin/gardu: one static binary, without clang
+	go build -trimpath -ldflags '-s -w -X main.version=$(VERSION)' -o bin/gardu ./ctl/cmd/gardu
+
+.PHONY: lint
+lint: ## go vet and gofmt
+	go vet ./... .ci/gotest.go
+	@unformatted=$$(gofmt -l $$(git ls-files '*.go')); \
+	if [ -n "$$unformatted" ]; then echo "gofmt these: $$unformatted" >&2; exit 1; fi
+
+.PHONY: generate
+generate: deps-generate ## compile the eBPF C and regenerate the Go that belongs to it (clang-19)
+	go generate ./...
+
+.PHONY: generate-check
+generate-check: generate ## regenerate and fail when the committed files differ
+	git diff --exit-code --stat -- $(GENERATED)
+	@echo "generated files are what their sources say"
+
+.PHONY: fuzz
+fuzz: build ## a million packets through model and programs, then every fuzz target for FUZZTIME
+	GARDU_FUZZ=1000000 go test -count=1 -timeout 60m -run Differential -v ./ctl/explain
+	.ci/fuzz $(FUZZTIME)
+
+.PHONY: test-vm
+test-vm: deps-vm build ## boot Debian's 6.1 and 6.12 kernels in QEMU: load, attach, packet tests, demo
+	go run ./ctl/vmtest
+
+.PHONY: bench
+bench: build ## ns a packet, case by case, into bench/results (BENCH=quick for a look)
+	go run ./bench $(if $(filter quick,$(BENCH)),-quick)
+
+.PHONY: install
+install: build ## copy bin/gardu to PREFIX/sbin
+	install -D -m 0755 bin/gardu $(DESTDIR)$(PREFIX)/sbin/gardu
+
+.PHONY: clean
+clean: ## remove what was built
+	rm -rf bin dist
+
+.PHONY: deps deps-test deps-generate deps-vm
+deps: ## install every package that some target needs and this machine misses
+	@.ci/deps $(GENERATE_PACKAGES) $(TEST_PACKAGES) $(VM_PACKAGES)
+deps-test:
+	@.ci/deps $(TEST_PACKAGES)
+deps-generate:
+	@.ci/deps $(GENERATE_PACKAGES)
+deps-vm:
+	@.ci/deps $(VM_PACKAGES)
