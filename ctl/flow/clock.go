@@ -1,0 +1,40 @@
+package flow
+
+import (
+	"time"
+
+	"gardu/ctl/abi"
+)
+
+// Clock places the kernel's two clocks on the wall: all three taken at one moment.
+type Clock struct {
+	kernel abi.Clock
+	hz     int64
+	wall   time.Time
+}
+
+// ahead is how far a record may be younger than the clock reading before it is taken for a very old one instead.
+const ahead = time.Hour
+
+// NewClock takes a reading of the kernel's clocks, the jiffies in a second, and the time of that reading.
+func NewClock(kernel abi.Clock, hz int, wall time.Time) Clock {
+	return Clock{kernel: kernel, hz: int64(hz), wall: wall}
+}
+
+// Monotonic turns CLOCK_MONOTONIC nanoseconds into wall time; the zero time for 0.
+func (c Clock) Monotonic(ns uint64) time.Time {
+	if ns == 0 {
+		return time.Time{}
+	}
+	return c.wall.Add(time.Duration(int64(ns - c.kernel.Monotonic)))
+}
+
+// Jiffies turns the low 32 bits of jiffies into wall time. They wrap, so a time more than 198 days back (at 250 Hz)
+// can't be told from a later one.
+func (c Clock) Jiffies(low uint32) time.Time {
+	age := int64(uint32(c.kernel.Jiffies) - low)
+	if age > 1<<32-int64(ahead/time.Second)*c.hz {
+		age -= 1 << 32
+	}
+	return c.wall.Add(-time.Duration(age) * time.Second / time.Duration(c.hz))
+}

@@ -1,0 +1,364 @@
+package flow
+
+import (
+	"errors"
+	"net/netip"
+	"sync/atomic"
+	"testing"
+	"time"
+	"unsafe"
+
+	"github.com/cilium/ebpf"
+
+	"gardu/ctl/abi"
+)
+
+// Plain memory in the shape of the mapped array, and a slice in that of the LRU map.
+type fixture struct {
+	buckets []abi.FlowBucket
+	lru     fakeLRU
+	next    int
+}
+
+func newFixture(buckets int) *fixture { return &fixture{buckets: make([]abi.FlowBucket, buckets)} }
+
+func (f *fixture) table(t testing.TB) []*Table {
+	t.Helper()
+	size := len(f.buckets) * int(unsafe.Sizeof(abi.FlowBucket{}))
+	table, err := NewTable(unsafe.Slice((*byte)(unsafe.Pointer(unsafe.SliceData(f.buckets))), size), &f.lru)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return []*Table{table}
+}
+
+// put stores a record in the next free place of the array.
+func (f *fixture) put(r abi.FlowRecord) {
+	f.buckets[f.next/int(abi.FlowWays)].Record[f.next%int(abi.FlowWays)] = r
+	f.next++
+}
+
+// fakeLRU gives its records two at a time, as the kernel gives them a batch at a time.
+type fakeLRU struct {
+	records []abi.FlowRecord
+	at      int
+	fail    error
+	begin   func()
+}
+
+func (l *fakeLRU) BatchLookup(_ *ebpf.MapBatchCursor, keys, values any, _ *ebpf.BatchOptions) (int, error) {
+	if l.fail != nil {
+		return 0, l.fail
+	}
+	if l.at == 0 && l.begin != nil {
+		l.begin()
+	}
+	n := 0
+	for ; n < 2 && l.at < len(l.records); n++ {
+		keys.([]abi.FlowKey)[n], values.([]abi.FlowValue)[n] = l.records[l.at].Key, l.records[l.at].Value
+		l.at++
+	}
+	if l.at == len(l.records) {
+		l.at = 0
+		return n, ebpf.ErrKeyNotExist
+	}
+	return n, nil
+}
+
+// raw makes a TCP record; first and last are seconds after boot on a machine with 250 jiffies a second.
+func raw(src, dst string, packets, first, last uint64) abi.FlowRecord {
+	s, d := netip.MustParseAddrPort(src), netip.MustParseAddrPort(dst)
+	tag := abi.FlowUsed
+	if s.Addr().Is6() {
+		tag |= abi.FlowV6
+	}
+	var r abi.FlowRecord
+	r.Key = abi.FlowKey{
+		Saddr: s.Addr().As16(), Daddr: d.Addr().As16(),
+		BeSport: abi.Htons(s.Port()), BeDport: abi.Htons(d.Port()),
+		Proto: 6, Tag: uint16(tag) << tagFlags,
+	}
+	r.Value = abi.FlowValue{Packets: packets, Bytes: packets * 100, First: first * 1e9, Last: uint32(last * 250)}
+	return r
+}
+
+var (
+	wall  = time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
+	clock = NewClock(abi.Clock{Jiffies: 1000 * 250, Monotonic: 1000e9}, 250, wall)
+)
+
+// at is the wall time of a second after boot.
+func at(second int) time.Time { return wall.Add(time.Duration(second-1000) * time.Second) }
+
+func collect(t *testing.T, tables []*Table, limit int) map[Key]Flow {
+	t.Helper()
+	got := map[Key]Flow{}
+	if err := flows(tables, clock, limit, func(f *Flow) bool {
+		if _, twice := got[f.Key]; twice {
+			t.Errorf("flow %v given twice", f.Key)
+		}
+		got[f.Key] = *f
+		return true
+	}); err != nil {
+		t.Fatal(err)
+	}
+	return got
+}
+
+func only(t *testing.T, tables []*Table) Flow {
+	t.Helper()
+	got := collect(t, tables, joinMax)
+	if len(got) != 1 {
+		t.Fatalf("%d flows, want 1: %v", len(got), got)
+	}
+	for _, f := range got {
+		return f
+	}
+	panic("unreachable")
+}
+
+const client, server = "198.51.100.7:40000", "192.0.2.10:443"
+
+func TestNewRecord(t *testing.T) {
+	r := raw("[2001:db8::1]:40000", "[2001:db8::2]:443", 3, 900, 950)
+	r.Key.Tag |= uint16(abi.FlowOut)<<tagFlags | 7
+	r.Value.Verdict, r.Value.Reason = uint8(abi.VerdictForward), uint8(abi.ReasonForward)
+	r.Value.Rule, r.Value.Service, r.Value.Backend = 17, 2, 3
+	got := NewRecord(&r, clock)
+	want := Record{
+		Key: Key{Src: netip.MustParseAddrPort("[2001:db8::1]:40000"), Dst: netip.MustParseAddrPort("[2001:db8::2]:443"),
+			Proto: 6, VLAN: 7, Out: true},
+		Packets: 3, Bytes: 300, First: at(900), Last: at(950),
+		Verdict: abi.VerdictForward, Reason: abi.ReasonForward, Rule: 17, Service: 2, Backend: 3,
+	}
+	if got != want {
+		t.Errorf("got  %+v\nwant %+v", got, want)
+	}
+}
+
+func TestMappedAddressStaysIPv6(t *testing.T) {
+	r := raw(client, server, 1, 1, 1)
+	r.Key.Tag |= uint16(abi.FlowV6) << tagFlags
+	if got := NewRecord(&r, clock); !got.Src.Addr().Is4In6() {
+		t.Errorf("source %v of an IPv6 packet", got.Src)
+	}
+}
+
+func TestJiffiesWrap(t *testing.T) {
+	c := NewClock(abi.Clock{Jiffies: 1<<32 + 250, Monotonic: 1e9}, 250, wall)
+	for _, tc := range []struct {
+		low  uint32
+		want time.Duration
+	}{
+		{250, 0},
+		{0, -time.Second},
+		{0xffffffff - 249, -2 * time.Second}, // before the wrap
+		{500, time.Second},                   // written after the clock was read
+		{0x80000000 + 250, -2 * 4294967296 * time.Second / 1000}, // 99 days ago
+	} {
+		if got := c.Jiffies(tc.low).Sub(wall); got != tc.want {
+			t.Errorf("jiffies %#x: %v, want %v", tc.low, got, tc.want)
+		}
+	}
+}
+
+func TestJoin(t *testing.T) {
+	f := newFixture(4)
+	open, reply := raw(client, server, 5, 100, 110), raw(server, client, 4, 101, 120)
+	open.Value.TcpFlags, reply.Value.TcpFlags = 0x02, 0x12
+	reply.Key.Tag |= uint16(abi.FlowOut) << tagFlags // answered by the box itself
+	reply.Key.Zone = 1
+	f.put(reply)
+	f.put(open)
+	f.put(raw("198.51.100.7:40001", server, 1, 100, 100))
+	got := collect(t, f.table(t), joinMax)
+	if len(got) != 2 {
+		t.Fatalf("%d flows, want 2: %v", len(got), got)
+	}
+	joined := got[newKey(&open.Key)]
+	if joined.Packets != 5 || joined.PacketsReply != 4 || joined.BytesReply != 400 ||
+		joined.TCPFlags != 0x02 || joined.TCPFlagsReply != 0x12 || joined.First != at(100) || joined.Last != at(120) {
+		t.Errorf("joined: %+v", joined)
+	}
+}
+
+func TestOpenerOfATie(t *testing.T) {
+	f := newFixture(1)
+	f.put(raw(server, client, 1, 100, 100))
+	f.put(raw(client, server, 1, 100, 100))
+	if got := only(t, f.table(t)); got.Dst.Port() != 443 {
+		t.Errorf("opened by %v", got.Src)
+	}
+}
+
+func TestRecordsOfOneKeyAreAdded(t *testing.T) {
+	f := newFixture(4)
+	a, b, c := raw(client, server, 5, 100, 110), raw(client, server, 7, 90, 120), raw(client, server, 11, 80, 95)
+	a.Value.Backend, b.Value.Backend = 1, 2
+	a.Value.TtlMin, a.Value.TtlMax = 60, 64
+	b.Value.TtlMin, b.Value.TtlMax = 58, 58
+	c.Value.TtlMin, c.Value.TtlMax = 59, 59
+	f.put(a)
+	f.put(b)
+	f.lru.records = []abi.FlowRecord{c}
+	got := only(t, f.table(t))
+	if got.Packets != 23 || got.Bytes != 2300 || got.First != at(80) || got.Last != at(120) || got.Backend != 2 ||
+		got.TTLMin != 58 || got.TTLMax != 64 {
+		t.Errorf("%+v", got)
+	}
+}
+
+// A record that goes to the LRU map after its place in the array was read is one record, not two.
+func TestMovedDuringSweep(t *testing.T) {
+	f := newFixture(1)
+	f.put(raw(client, server, 5, 100, 110))
+	f.lru.records = []abi.FlowRecord{raw(client, server, 6, 100, 111)}
+	if got := only(t, f.table(t)); got.Packets != 11 {
+		t.Errorf("two records that are both there: %d packets, want 11", got.Packets)
+	}
+	f.lru.begin = func() { f.buckets[0].Record[0] = abi.FlowRecord{} }
+	if got := only(t, f.table(t)); got.Packets != 6 {
+		t.Errorf("moved: %d packets, want 6", got.Packets)
+	}
+}
+
+// However few flows fit in memory, each is given exactly once with both directions.
+func TestFlowsInParts(t *testing.T) {
+	f := newFixture(1000)
+	for i := range 1000 {
+		src := netip.AddrPortFrom(netip.AddrFrom4([4]byte{198, 51, byte(i >> 8), byte(i)}), 1024).String()
+		f.put(raw(src, server, 1, 10, 20))
+		f.lru.records = append(f.lru.records, raw(server, src, 2, 11, 20))
+	}
+	for _, limit := range []int{100, 999, 1000, joinMax} {
+		got := collect(t, f.table(t), limit)
+		if len(got) != 1000 {
+			t.Errorf("limit %d: %d flows", limit, len(got))
+		}
+		for _, flow := range got {
+			if flow.Packets != 1 || flow.PacketsReply != 2 {
+				t.Fatalf("limit %d: %+v", limit, flow)
+			}
+		}
+	}
+}
+
+func TestFlowsStop(t *testing.T) {
+	f := newFixture(2)
+	f.put(raw(client, server, 1, 1, 1))
+	f.put(raw("198.51.100.7:40001", server, 1, 1, 1))
+	n := 0
+	if err := Flows(f.table(t), clock, func(*Flow) bool { n++; return false }); err != nil || n != 1 {
+		t.Errorf("%d flows after the first said stop, error %v", n, err)
+	}
+}
+
+func TestTotal(t *testing.T) {
+	f := newFixture(4)
+	f.put(raw(client, server, 5, 1, 1))
+	f.put(raw(server, client, 4, 1, 1))
+	f.lru.records = []abi.FlowRecord{raw("198.51.100.8:1", server, 3, 1, 1), raw("198.51.100.9:1", server, 2, 1, 1), raw("198.51.100.10:1", server, 2, 1, 1)}
+	got, err := Total(f.table(t), abi.FlowTotals{
+		Accounted: 30, AccountedBytes: 3000, Evicted: 1, EvictedBytes: 100, Refused: 2, RefusedBytes: 200,
+		Spilled: 20, SpilledBytes: 2000, Returned: 2, ReturnedBytes: 200, // 18 went behind and stayed, 7 are there
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got.Capacity != 16 || got.Records != (Sum{2, 9, 900}) || got.LRU != (Sum{3, 7, 700}) ||
+		got.Lost != (Count{11, 1100}) || got.Unattributed != (Count{14, 1400}) {
+		t.Errorf("%+v", got)
+	}
+	if sum := got.Records.Packets + got.LRU.Packets + got.Unattributed.Packets; sum != got.Accounted.Packets {
+		t.Errorf("%d packets found, %d accounted", sum, got.Accounted.Packets)
+	}
+}
+
+func TestErrors(t *testing.T) {
+	if _, err := NewTable(make([]byte, 100), nil); err == nil {
+		t.Error("half a bucket is accepted")
+	}
+	broken := errors.New("no such map")
+	f := newFixture(1)
+	f.lru.fail = broken
+	if err := Flows(f.table(t), clock, func(*Flow) bool { return true }); !errors.Is(err, broken) {
+		t.Errorf("error %v", err)
+	}
+}
+
+// A writer replaces records as the programs do while the reader sweeps: no copy may mix two flows. The fields of
+// each flow are derived from one number, so that a mixture shows.
+func TestNoTornReads(t *testing.T) {
+	var (
+		slot words
+		stop atomic.Bool
+		done = make(chan struct{})
+	)
+	go func() {
+		defer close(done)
+		for n := uint64(1); !stop.Load(); n++ {
+			atomic.StoreUint64(&slot[tagWord], 0)
+			for i := range slot {
+				if i != tagWord {
+					atomic.StoreUint64(&slot[i], n)
+				}
+			}
+			atomic.StoreUint64(&slot[tagWord], 1<<63|n&(1<<tagShift-1))
+		}
+	}()
+	var copied words
+	read := 0
+	for deadline := time.Now().Add(200 * time.Millisecond); time.Now().Before(deadline); {
+		if !load(&slot, &copied) {
+			continue
+		}
+		read++
+		for i, w := range copied {
+			if i != tagWord && w != copied[0] {
+				t.Fatalf("torn: word %d is of %d, the first of %d", i, w, copied[0])
+			}
+		}
+	}
+	stop.Store(true)
+	<-done
+	if read == 0 {
+		t.Error("nothing was read")
+	}
+	t.Logf("%d reads", read)
+}
+
+func BenchmarkSweep1M(b *testing.B) {
+	f := fill(b, 1_000_000)
+	tables := f.table(b)
+	b.ResetTimer()
+	for range b.N {
+		n := 0
+		if err := Sweep(tables, func(*abi.FlowRecord) bool { n++; return true }); err != nil || n != 1_000_000 {
+			b.Fatal(n, err)
+		}
+	}
+}
+
+func BenchmarkFlows1M(b *testing.B) {
+	f := fill(b, 1_000_000)
+	tables := f.table(b)
+	b.ResetTimer()
+	for range b.N {
+		n := 0
+		if err := Flows(tables, clock, func(*Flow) bool { n++; return true }); err != nil || n != 1_000_000 {
+			b.Fatal(n, err)
+		}
+	}
+}
+
+func fill(b *testing.B, n int) *fixture {
+	b.Helper()
+	f := newFixture(n / int(abi.FlowWays) * 2) // half full, as a table of the right size is
+	for i := range n {
+		r := raw(client, server, 1, 1, 1)
+		r.Key.Saddr[13], r.Key.Saddr[14], r.Key.Saddr[15] = byte(i>>16), byte(i>>8), byte(i)
+		f.put(r)
+		f.next++
+	}
+	return f
+}
