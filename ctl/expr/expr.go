@@ -1,0 +1,220 @@
+package expr
+
+import (
+	"fmt"
+	"strings"
+)
+
+// Limits of an expression: far above what a person writes, low enough that hostile ones are cheap.
+const (
+	maxLength = 4096
+	maxDepth  = 64
+)
+
+// Expr is a parsed expression.
+type Expr struct {
+	text  string
+	match predicate
+}
+
+// predicate is pure: it doesn't change the flow and depends on nothing else.
+type predicate func(*Flow) bool
+
+// Match says whether the expression holds for the flow.
+func (e *Expr) Match(flow *Flow) bool { return e.match(flow) }
+
+// String returns the text that was parsed.
+func (e *Expr) String() string { return e.text }
+
+// Error is an expression that makes no sense, and where.
+type Error struct {
+	Text    string // the expression
+	Offset  int    // in bytes, of the first wrong one; len(Text) at the end
+	Message string
+	Allowed string // what would be right there; may be empty
+}
+
+// Error prints the message, the expression, a caret under the place and what is allowed there.
+func (e *Error) Error() string {
+	var b strings.Builder
+	fmt.Fprintf(&b, "%s\n  %s\n  %s^", e.Message, e.Text, indent(e.Text[:e.Offset]))
+	if e.Allowed != "" {
+		fmt.Fprintf(&b, "\nallowed here: %s", e.Allowed)
+	}
+	return b.String()
+}
+
+// indent is as wide as text on a terminal: tabs stay tabs.
+func indent(text string) string {
+	return strings.Map(func(r rune) rune {
+		if r == '\t' {
+			return r
+		}
+		return ' '
+	}, text)
+}
+
+// Parse reads an expression. An empty one matches every flow. The error is an *Error.
+func Parse(text string) (*Expr, error) {
+	if len(text) > maxLength {
+		return nil, &Error{Text: text[:40] + "...", Offset: 40, Message: fmt.Sprintf("the expression is longer than %d bytes", maxLength)}
+	}
+	if at := strings.IndexFunc(text, func(r rune) bool { return r != '\t' && r < ' ' }); at >= 0 {
+		return nil, &Error{Text: strings.Map(printable, text), Offset: at, Message: "a control character"}
+	}
+	p := &parser{text: text}
+	p.next()
+	if p.token.kind == tokenEnd {
+		return &Expr{text: text, match: func(*Flow) bool { return true }}, nil
+	}
+	match, err := p.expression()
+	if err != nil {
+		return nil, err
+	}
+	if p.token.kind != tokenEnd {
+		return nil, p.fail("this doesn't belong here", `"and", "or", or the end`)
+	}
+	return &Expr{text: text, match: match}, nil
+}
+
+func printable(r rune) rune {
+	if r < ' ' {
+		return ' '
+	}
+	return r
+}
+
+// parser is a recursive descent over the grammar in doc.go. token is the one that is looked at.
+type parser struct {
+	text  string
+	at    int // end of token in text
+	token token
+	depth int
+}
+
+func (p *parser) next() {
+	p.token = scan(p.text, p.at)
+	p.at = p.token.end
+}
+
+func (p *parser) fail(message, allowed string) *Error {
+	return &Error{Text: p.text, Offset: p.token.start, Message: message, Allowed: allowed}
+}
+
+func (p *parser) expression() (predicate, error) {
+	left, err := p.and()
+	if err != nil {
+		return nil, err
+	}
+	for p.token.is("or") {
+		p.next()
+		right, err := p.and()
+		if err != nil {
+			return nil, err
+		}
+		a := left
+		left = func(f *Flow) bool { return a(f) || right(f) }
+	}
+	return left, nil
+}
+
+func (p *parser) and() (predicate, error) {
+	left, err := p.unary()
+	if err != nil {
+		return nil, err
+	}
+	for p.token.is("and") {
+		p.next()
+		right, err := p.unary()
+		if err != nil {
+			return nil, err
+		}
+		a := left
+		left = func(f *Flow) bool { return a(f) && right(f) }
+	}
+	return left, nil
+}
+
+func (p *parser) unary() (predicate, error) {
+	if p.depth++; p.depth > maxDepth {
+		return nil, p.fail(fmt.Sprintf("nested deeper than %d", maxDepth), "")
+	}
+	defer func() { p.depth-- }()
+	switch {
+	case p.token.is("not"):
+		p.next()
+		inner, err := p.unary()
+		if err != nil {
+			return nil, err
+		}
+		return func(f *Flow) bool { return !inner(f) }, nil
+	case p.token.is("("):
+		p.next()
+		inner, err := p.expression()
+		if err != nil {
+			return nil, err
+		}
+		if !p.token.is(")") {
+			return nil, p.fail("the parenthesis is not closed", `"and", "or", ")"`)
+		}
+		p.next()
+		return inner, nil
+	}
+	return p.test()
+}
+
+// test reads a key, an operator and its values.
+func (p *parser) test() (predicate, error) {
+	row, found := lookup(p.token.text)
+	if p.token.kind != tokenWord || !found {
+		message := "something is missing at the end"
+		if p.token.kind != tokenEnd {
+			message = fmt.Sprintf("%q is not a key", p.token.text)
+		}
+		return nil, p.fail(message, `"not", "(", `+keyNames())
+	}
+	p.next()
+	op := operator("in")
+	if p.token.kind == tokenOperator || p.token.is("in") {
+		op = operator(p.token.text)
+		if op.orders() && !row.ordered {
+			return nil, p.fail(fmt.Sprintf("%s has no order", row.Name), "in, =, !=")
+		}
+		p.next()
+	}
+	var values []predicate
+	for {
+		if p.token.kind != tokenWord && p.token.kind != tokenQuoted {
+			return nil, p.fail("a value is missing", row.Values)
+		}
+		match, ok := row.value(op, p.token.text)
+		if !ok {
+			return nil, p.fail(fmt.Sprintf("%q is not a value of %s", p.token.text, row.Name), row.Values)
+		}
+		values = append(values, match)
+		p.next()
+		if !p.token.is(",") {
+			break
+		}
+		if op.orders() {
+			return nil, p.fail(fmt.Sprintf("%s takes one value", op), `"and", "or", or the end`)
+		}
+		p.next()
+	}
+	return combine(values, op == "!="), nil
+}
+
+// combine holds when one of the predicates does, or with negate when none does.
+func combine(values []predicate, negate bool) predicate {
+	if len(values) == 1 && !negate {
+		return values[0]
+	}
+	return func(f *Flow) bool {
+		for _, match := range values {
+			if match(f) {
+				return !negate
+			}
+		}
+		return negate
+	}
+}

@@ -1,0 +1,25 @@
+package expr
+
+import (
+	"net/netip"
+	"time"
+)
+
+// Flow is what an expression can see of a flow. Absent parts are zero.
+type Flow struct {
+	Src, Dst     netip.Addr
+	Sport, Dport uint16
+	Proto        string // tcp, udp, icmp, icmpv6, else the number
+	Vlan         uint16
+	Packets      uint64        // of both directions
+	Bytes        uint64        // of both directions
+	Age          time.Duration // since its last packet
+	Duration     time.Duration // from its first packet to its last
+	Verdict      string
+	Reason       string
+	Rule         string
+	Service      string
+	Backend      string
+	State        string
+	Interface    string
+}
