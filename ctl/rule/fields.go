@@ -1,0 +1,120 @@
+package rule
+
+import (
+	"slices"
+
+	"gardu/ctl/model"
+)
+
+// Kind is the kind of values that a field takes.
+type Kind uint8
+
+const (
+	Address Kind = iota // prefixes and addresses of both families: Condition.Prefixes
+	Number              // numbers from 0 to Max: Condition.Ranges
+)
+
+// SetKind is the kind of sets that a field takes as @NAME.
+type SetKind uint8
+
+const (
+	NoSet SetKind = iota
+	AddressSet
+	PortSet
+)
+
+func (k SetKind) String() string {
+	return [...]string{"no set", "a set of addresses", "a set of ports"}[k]
+}
+
+// IP protocol numbers that fields depend on.
+const (
+	ProtoICMP   = 1
+	ProtoICMPv6 = 58
+	ProtoSCTP   = 132
+)
+
+// FieldInfo is a row of Fields.
+type FieldInfo struct {
+	Name model.Field
+	Help string // one line, with the unit
+	Kind Kind
+	Sets SetKind
+
+	Max   uint32 // largest number; 0 for addresses
+	Names []Name // words that stand for numbers; nil when there are none
+
+	// Key tells that the flow's key determines the value, so that a verdict may be remembered with the flow.
+	Key bool
+	// Protocols are the IP protocols whose packets have the field; nil means all packets have it.
+	Protocols []uint32
+}
+
+// Name is a word that stands for a number.
+type Name struct {
+	Text  string
+	Value uint32
+}
+
+// Fields holds a row for each field, in the order of bpf/fields.h: the index is the field's number on the border.
+// It is read-only.
+var Fields = []FieldInfo{
+	{Name: "src", Kind: Address, Sets: AddressSet, Key: true, Help: "source address"},
+	{Name: "dst", Kind: Address, Sets: AddressSet, Key: true, Help: "destination address"},
+	{Name: "proto", Kind: Number, Max: 255, Names: protocols, Key: true,
+		Help: "IP protocol, the one behind IPv6 extension headers"},
+	{Name: "sport", Kind: Number, Max: 65535, Sets: PortSet, Protocols: withPorts, Key: true, Help: "source port"},
+	{Name: "dport", Kind: Number, Max: 65535, Sets: PortSet, Protocols: withPorts, Key: true, Help: "destination port"},
+	{Name: "icmp-type", Kind: Number, Max: 255, Protocols: withICMP, Help: "ICMP or ICMPv6 type"},
+	{Name: "icmp-code", Kind: Number, Max: 255, Protocols: withICMP, Help: "ICMP or ICMPv6 code"},
+	{Name: "ttl", Kind: Number, Max: 255, Help: "IPv4 time to live or IPv6 hop limit"},
+	{Name: "dscp", Kind: Number, Max: 63, Names: codePoints, Help: "differentiated services code point (RFC 2474)"},
+	{Name: "length", Kind: Number, Max: 65535, Help: "bytes of the IP packet, header included"},
+}
+
+var (
+	withPorts = []uint32{model.ProtoTCP, model.ProtoUDP, ProtoSCTP}
+	withICMP  = []uint32{ProtoICMP, ProtoICMPv6}
+)
+
+var protocols = []Name{
+	{"icmp", ProtoICMP}, {"igmp", 2}, {"ipip", 4}, {"tcp", model.ProtoTCP}, {"udp", model.ProtoUDP}, {"dccp", 33},
+	{"ipv6", 41}, {"gre", 47}, {"esp", 50}, {"ah", 51}, {"icmpv6", ProtoICMPv6}, {"ospf", 89}, {"vrrp", 112},
+	{"sctp", ProtoSCTP}, {"udplite", 136},
+}
+
+// codePoints are the registered names of RFC 2474, 2597, 3246, 5865 and 8622.
+var codePoints = []Name{
+	{"cs0", 0}, {"le", 1}, {"cs1", 8}, {"af11", 10}, {"af12", 12}, {"af13", 14}, {"cs2", 16}, {"af21", 18},
+	{"af22", 20}, {"af23", 22}, {"cs3", 24}, {"af31", 26}, {"af32", 28}, {"af33", 30}, {"cs4", 32}, {"af41", 34},
+	{"af42", 36}, {"af43", 38}, {"cs5", 40}, {"va", 44}, {"ef", 46}, {"cs6", 48}, {"cs7", 56},
+}
+
+// Lookup returns the row of a field.
+func Lookup(name model.Field) (FieldInfo, bool) {
+	for _, field := range Fields {
+		if field.Name == name {
+			return field, true
+		}
+	}
+	return FieldInfo{}, false
+}
+
+// Protocol returns the number of an IP protocol's name ("tcp").
+func Protocol(name string) (uint8, bool) {
+	value, ok := number(protocols, name)
+	return uint8(value), ok
+}
+
+// ProtocolName returns the name of an IP protocol, or its number as text when it has none here.
+func ProtocolName(proto uint8) string {
+	return formatNumber(protocols, uint32(proto))
+}
+
+func number(names []Name, text string) (uint32, bool) {
+	i := slices.IndexFunc(names, func(n Name) bool { return n.Text == text })
+	if i < 0 {
+		return 0, false
+	}
+	return names[i].Value, true
+}

@@ -1,0 +1,84 @@
+package rule
+
+import (
+	"net/netip"
+	"strconv"
+	"strings"
+
+	"gardu/ctl/model"
+)
+
+// Format prints a rule on one line as it could stand in a configuration, without its name:
+//
+//	drop {src: @known-bad, proto: tcp, dport: [22, 8000-8099]}
+func Format(r model.Rule) string {
+	var b strings.Builder
+	b.WriteString(string(r.Action))
+	b.WriteString(" {")
+	for i, c := range r.Match {
+		if i > 0 {
+			b.WriteString(", ")
+		}
+		b.WriteString(FormatCondition(c))
+	}
+	b.WriteByte('}')
+	return b.String()
+}
+
+// FormatCondition prints a condition as the key and value of `match`. ParseKey and Add read it back.
+func FormatCondition(c model.Condition) string {
+	key := string(c.Field)
+	if c.Not {
+		key = not + key
+	}
+	values := FormatValues(c)
+	if len(values) == 1 {
+		return key + ": " + values[0]
+	}
+	return key + ": [" + strings.Join(values, ", ") + "]"
+}
+
+// FormatValues prints each value of a condition; Add reads each back.
+func FormatValues(c model.Condition) []string {
+	if c.Set != "" {
+		return []string{"@" + c.Set}
+	}
+	field, _ := Lookup(c.Field)
+	var values []string
+	for _, p := range c.Prefixes {
+		values = append(values, FormatPrefix(p))
+	}
+	for _, r := range c.Ranges {
+		values = append(values, formatRange(field.Names, r))
+	}
+	return values
+}
+
+// FormatPrefix prints a prefix, and one of full length as an address.
+func FormatPrefix(p netip.Prefix) string {
+	if p.IsSingleIP() {
+		return p.Addr().String()
+	}
+	return p.String()
+}
+
+// FormatPortRange prints a port or a range of ports.
+func FormatPortRange(r model.Range) string {
+	return formatRange(nil, r)
+}
+
+func formatRange(names []Name, r model.Range) string {
+	if r.Lo == r.Hi {
+		return formatNumber(names, r.Lo)
+	}
+	return strconv.FormatUint(uint64(r.Lo), 10) + "-" + strconv.FormatUint(uint64(r.Hi), 10)
+}
+
+func formatNumber(names []Name, value uint32) string {
+	for _, name := range names {
+		if name.Value == value {
+			return name.Text
+		}
+	}
+	return strconv.FormatUint(uint64(value), 10)
+}

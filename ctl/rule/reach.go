@@ -1,0 +1,156 @@
+package rule
+
+import (
+	"fmt"
+	"net/netip"
+	"slices"
+	"strings"
+
+	"gardu/ctl/model"
+)
+
+// Contradiction says why no packet can match the rule, and which condition of it to blame: ports of a protocol
+// without ports, an IPv4 source with an IPv6 destination. why is "" when a packet might match. Sets are taken to
+// hold anything, for their files change.
+func Contradiction(r model.Rule) (blame model.Condition, why string) {
+	families := [2]bool{true, true}
+	var limited model.Field
+	for _, c := range r.Match {
+		if c.Not || c.Prefixes == nil {
+			continue
+		}
+		v4 := slices.ContainsFunc(c.Prefixes, func(p netip.Prefix) bool { return p.Addr().Is4() })
+		v6 := slices.ContainsFunc(c.Prefixes, func(p netip.Prefix) bool { return p.Addr().Is6() })
+		before := families
+		families = [2]bool{families[0] && v4, families[1] && v6}
+		if families == [2]bool{} {
+			return c, fmt.Sprintf("%s is %s and %s is %s: no packet is both", limited, familyName(before), c.Field, familyName([2]bool{v4, v6}))
+		}
+		if families != before {
+			limited = c.Field
+		}
+	}
+
+	left := protocolsOf(r)
+	for _, c := range r.Match {
+		field, ok := Lookup(c.Field)
+		if !ok || field.Protocols == nil {
+			continue
+		}
+		possible := slices.ContainsFunc(field.Protocols, func(proto uint32) bool {
+			return left[proto] && families[0] && proto != ProtoICMPv6 || left[proto] && families[1] && proto != ProtoICMP
+		})
+		if !possible {
+			return c, fmt.Sprintf("only packets of %s have %s, and the rest of this rule excludes them", protocolList(field.Protocols), c.Field)
+		}
+	}
+	return model.Condition{}, ""
+}
+
+func familyName(families [2]bool) string {
+	if families[0] {
+		return "IPv4"
+	}
+	return "IPv6"
+}
+
+// protocolsOf returns the protocols that the proto conditions of a rule leave.
+func protocolsOf(r model.Rule) (left [256]bool) {
+	for proto := range left {
+		left[proto] = true
+		for _, c := range r.Match {
+			if c.Field == "proto" && c.Not == inRanges(c.Ranges, uint32(proto)) {
+				left[proto] = false
+			}
+		}
+	}
+	return left
+}
+
+func inRanges(ranges []model.Range, value uint32) bool {
+	return slices.ContainsFunc(ranges, func(r model.Range) bool { return r.Lo <= value && value <= r.Hi })
+}
+
+func protocolList(protos []uint32) string {
+	names := make([]string, len(protos))
+	for i, proto := range protos {
+		names[i] = ProtocolName(uint8(proto))
+	}
+	return strings.Join(names, ", ")
+}
+
+// Shadow says that Rule is never reached because By, before it, matches all that it matches. Both are indexes.
+type Shadow struct{ Rule, By int }
+
+// Shadowed finds rules that are never reached: repetitions of an earlier rule anywhere, and rules that one earlier
+// rule obviously covers. The search for the latter compares pairs and stops after a bounded effort, so it looks at
+// the first few thousand rules only; it is a help, not a proof.
+func Shadowed(rules []model.Rule) []Shadow {
+	var found []Shadow
+	first := make(map[string]int, len(rules))
+	effort := 5_000_000
+	for i, r := range rules {
+		if by, ok := first[canonical(r)]; ok {
+			found = append(found, Shadow{Rule: i, By: by})
+			continue
+		}
+		first[canonical(r)] = i
+		for j := 0; j < i && effort > 0; j++ {
+			if covers(rules[j], r, &effort) {
+				found = append(found, Shadow{Rule: i, By: j})
+				break
+			}
+		}
+	}
+	return found
+}
+
+// canonical is equal for rules with the same conditions in any order.
+func canonical(r model.Rule) string {
+	conditions := make([]string, len(r.Match))
+	for i, c := range r.Match {
+		conditions[i] = FormatCondition(c)
+	}
+	slices.Sort(conditions)
+	return strings.Join(conditions, "\n")
+}
+
+// covers tells whether wide obviously matches every packet that narrow matches: each condition of wide is implied by
+// one of narrow.
+func covers(wide, narrow model.Rule, effort *int) bool {
+	for _, w := range wide.Match {
+		if !slices.ContainsFunc(narrow.Match, func(n model.Condition) bool { return implies(n, w, effort) }) {
+			return false
+		}
+	}
+	return true
+}
+
+// implies tells whether a packet that fulfils a obviously fulfils b.
+func implies(a, b model.Condition, effort *int) bool {
+	*effort--
+	if a.Field != b.Field || a.Not != b.Not {
+		return false
+	}
+	if a.Not {
+		a, b = b, a
+	}
+	if a.Set != "" || b.Set != "" {
+		return a.Set == b.Set
+	}
+	*effort -= len(a.Prefixes)*len(b.Prefixes) + len(a.Ranges)*len(b.Ranges)
+	if *effort < 0 {
+		return false
+	}
+	for _, p := range a.Prefixes {
+		if !slices.ContainsFunc(b.Prefixes, func(q netip.Prefix) bool { return q.Bits() <= p.Bits() && q.Contains(p.Addr()) }) {
+			return false
+		}
+	}
+	for _, r := range a.Ranges {
+		if !slices.ContainsFunc(b.Ranges, func(s model.Range) bool { return s.Lo <= r.Lo && r.Hi <= s.Hi }) {
+			return false
+		}
+	}
+	return true
+}
