@@ -11,7 +11,7 @@ import (
 func sample() *Flow {
 	return &Flow{
 		Src: netip.MustParseAddr("198.51.100.7"), Dst: netip.MustParseAddr("192.0.2.10"),
-		Sport: 40000, Dport: 443, Proto: "tcp", Vlan: 12,
+		Sport: 40000, Dport: 443, Proto: 6, Vlan: 12,
 		Packets: 1500, Bytes: 2_500_000, Age: 10 * time.Second, Duration: 5 * time.Minute,
 		Verdict: "forward", Reason: "forward", Service: "web", Backend: "b1", State: "established", Interface: "eth0",
 	}
@@ -48,7 +48,8 @@ func TestMatch(t *testing.T) {
 		{"port 40000", true},
 		{"proto tcp", true},
 		{"proto 6", true},
-		{"proto udp,132", false},
+		{"proto udp,sctp", false},
+		{"proto 1-6", true},
 		{"vlan 12", true},
 		{"interface eth0", true},
 		{"verdict forward", true},
@@ -88,7 +89,7 @@ func TestMatch(t *testing.T) {
 }
 
 func TestZeroFlow(t *testing.T) {
-	for _, text := range []string{"not src 0.0.0.0/0", "not dst ::/0", "dport 0", "packets 0", `proto != tcp`} {
+	for _, text := range []string{"not src 0.0.0.0/0", "not dst ::/0", "dport 0", "packets 0", "proto != tcp"} {
 		e, err := Parse(text)
 		if err != nil {
 			t.Fatal(err)
@@ -118,6 +119,7 @@ func TestErrors(t *testing.T) {
 		{"src 192.0.2.1/33", 4, `"192.0.2.1/33" is not a value of src`},
 		{"src fe80::1%eth0", 4, `"fe80::1%eth0" is not a value of src`},
 		{"verdict accept", 8, `"accept" is not a value of verdict`},
+		{"dport @web-ports", 6, `"@web-ports" is not a value of dport`},
 		{"proto 256", 6, `"256" is not a value of proto`},
 		{"proto xyz", 6, `"xyz" is not a value of proto`},
 		{"age 5", 4, `"5" is not a value of age`},

@@ -9,7 +9,7 @@ import (
 type Flow struct {
 	Src, Dst     netip.Addr
 	Sport, Dport uint16
-	Proto        string // tcp, udp, icmp, icmpv6, else the number
+	Proto        uint8
 	Vlan         uint16
 	Packets      uint64        // of both directions
 	Bytes        uint64        // of both directions

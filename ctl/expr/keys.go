@@ -9,6 +9,9 @@ import (
 	"strconv"
 	"strings"
 	"time"
+
+	"gardu/ctl/model"
+	"gardu/ctl/rule"
 )
 
 // Key is something that an expression can ask a flow for.
@@ -28,14 +31,16 @@ func Keys() []Key { return slices.Clone(keys) }
 var keys = vocabulary()
 
 func vocabulary() []Key {
-	src := address("src", "source of the flow's opener", func(f *Flow) netip.Addr { return f.Src })
-	dst := address("dst", "destination of the flow's opener", func(f *Flow) netip.Addr { return f.Dst })
-	sport := number("sport", "source port", port, func(f *Flow) uint64 { return uint64(f.Sport) })
-	dport := number("dport", "destination port", port, func(f *Flow) uint64 { return uint64(f.Dport) })
+	src := address("src", func(f *Flow) netip.Addr { return f.Src })
+	dst := address("dst", func(f *Flow) netip.Addr { return f.Dst })
+	sport := field("sport", func(f *Flow) uint64 { return uint64(f.Sport) })
+	dport := field("dport", func(f *Flow) uint64 { return uint64(f.Dport) })
+	verdicts := []string{"pass", "drop", "reject", "redirect", "forward"}
+	states := []string{"new", "established", "closed"}
 	return []Key{
-		src, dst, either("host", "source or destination", src, dst),
+		src, dst, either("host", "source or destination address", src, dst),
 		sport, dport, either("port", "source or destination port", sport, dport),
-		protocol("proto", "IP protocol", func(f *Flow) string { return f.Proto }),
+		field("proto", func(f *Flow) uint64 { return uint64(f.Proto) }),
 		number("vlan", "VLAN id, 0 when untagged", vlan, func(f *Flow) uint64 { return uint64(f.Vlan) }),
 		name("interface", "where it came in", nil, func(f *Flow) string { return f.Interface }),
 		name("verdict", "what became of its last packet", verdicts, func(f *Flow) string { return f.Verdict }),
@@ -47,7 +52,8 @@ func vocabulary() []Key {
 		number("packets", "packets of both directions", size, func(f *Flow) uint64 { return f.Packets }),
 		number("bytes", "IP bytes of both directions", size, func(f *Flow) uint64 { return f.Bytes }),
 		number("age", "time since its last packet", span, func(f *Flow) uint64 { return uint64(max(0, f.Age)) }),
-		number("duration", "time from its first packet to its last", span, func(f *Flow) uint64 { return uint64(max(0, f.Duration)) }),
+		number("duration", "time from its first packet to its last", span,
+			func(f *Flow) uint64 { return uint64(max(0, f.Duration)) }),
 	}
 }
 
@@ -86,85 +92,86 @@ func (op operator) compare(a, b uint64) bool {
 	}
 }
 
-func address(key, help string, get func(*Flow) netip.Addr) Key {
-	return Key{Name: key, Help: help, Values: "an address or a prefix, like 192.0.2.1 or 2001:db8::/32",
+// address is a key that rules know too: its help is that of rule.Fields.
+func address(key model.Field, get func(*Flow) netip.Addr) Key {
+	info, _ := rule.Lookup(key)
+	return Key{Name: string(key), Help: info.Help, Values: "an address or a prefix, like 192.0.2.1 or 2001:db8::/32",
 		value: func(_ operator, word string) (predicate, bool) {
-			prefix, ok := parsePrefix(word)
-			return func(f *Flow) bool { return prefix.Contains(get(f)) }, ok
+			prefix, err := rule.ParsePrefix(word)
+			return func(f *Flow) bool { return prefix.Contains(get(f)) }, err == nil
 		}}
 }
 
-// parsePrefix takes an address for the prefix that holds just it.
-func parsePrefix(word string) (netip.Prefix, bool) {
-	if prefix, err := netip.ParsePrefix(word); err == nil {
-		return prefix, true
+// field is a number that rules know too: its help, bounds and names are those of rule.Fields.
+func field(key model.Field, get func(*Flow) uint64) Key {
+	info, _ := rule.Lookup(key)
+	values := fmt.Sprintf("0 to %d, or a range lo-hi", info.Max)
+	if info.Names != nil {
+		values = "a name like tcp or udp, " + values
 	}
-	addr, err := netip.ParseAddr(word)
-	return netip.PrefixFrom(addr, addr.BitLen()), err == nil && addr.Zone() == ""
+	return number(string(key), info.Help, form{values, func(word string) (lo, hi uint64, ok bool) {
+		var c model.Condition
+		if err := info.Add(&c, word); err != nil || c.Set != "" {
+			return 0, 0, false
+		}
+		return uint64(c.Ranges[0].Lo), uint64(c.Ranges[0].Hi), true
+	}}, get)
 }
 
-// form is how the numbers of a key are written.
+// form is how the numbers of a key are written: a word is one number or a range.
 type form struct {
 	values string
-	parse  func(word string) (uint64, bool)
-}
-
-func plain(limit uint64, what string) form {
-	return form{fmt.Sprintf("%s from 0 to %d, or a range lo-hi", what, limit), func(word string) (uint64, bool) {
-		n, err := strconv.ParseUint(word, 10, 64)
-		return n, err == nil && n <= limit
-	}}
+	parse  func(word string) (lo, hi uint64, ok bool)
 }
 
 var (
-	verdicts = []string{"pass", "drop", "reject", "redirect", "forward"}
-	states   = []string{"new", "established", "closed"}
-
-	port = plain(65535, "a port")
-	vlan = plain(4095, "a VLAN id")
-	size = form{"a number, like 1500, 10k, 2.5M or 1G, or a range lo-hi", parseSize}
-	span = form{"a time, like 90s, 5m or 1h, or a range lo-hi", func(word string) (uint64, bool) {
+	size = form{"a number like 1500, 10k, 2.5M or 1G, or a range lo-hi", ranges(parseSize)}
+	span = form{"a time like 90s, 5m or 1h, or a range lo-hi", ranges(func(word string) (uint64, bool) {
 		d, err := time.ParseDuration(word)
 		return uint64(d), err == nil && d >= 0
-	}}
+	})}
+	vlan = form{"0 to 4095, or a range lo-hi", ranges(func(word string) (uint64, bool) {
+		n, err := strconv.ParseUint(word, 10, 12)
+		return n, err == nil
+	})}
 )
+
+// ranges makes a parser of ranges from one of numbers.
+func ranges(parse func(word string) (uint64, bool)) func(word string) (lo, hi uint64, ok bool) {
+	return func(word string) (uint64, uint64, bool) {
+		from, to, isRange := strings.Cut(word, "-")
+		if !isRange {
+			to = from
+		}
+		lo, okLo := parse(from)
+		hi, okHi := parse(to)
+		return lo, hi, okLo && okHi && lo <= hi
+	}
+}
 
 // parseSize reads a number with an optional power of 1000.
 func parseSize(word string) (uint64, bool) {
-	factor := 1.0
-	if n := len(word); n > 0 {
-		switch word[n-1] {
-		case 'k', 'K':
-			factor = 1e3
-		case 'M':
-			factor = 1e6
-		case 'G':
-			factor = 1e9
+	if n, err := strconv.ParseUint(word, 10, 64); err == nil {
+		return n, true
+	}
+	for suffix, factor := range map[string]float64{"k": 1e3, "M": 1e6, "G": 1e9} {
+		if mantissa, found := strings.CutSuffix(word, suffix); found {
+			f, err := strconv.ParseFloat(mantissa, 64)
+			f *= factor
+			return uint64(f), err == nil && f >= 0 && f < math.MaxUint64
 		}
 	}
-	if factor == 1 {
-		n, err := strconv.ParseUint(word, 10, 64)
-		return n, err == nil
-	}
-	f, err := strconv.ParseFloat(word[:len(word)-1], 64)
-	product := f * factor
-	return uint64(product), err == nil && product >= 0 && product < math.MaxUint64
+	return 0, false
 }
 
 func number(key, help string, form form, get func(*Flow) uint64) Key {
 	return Key{Name: key, Help: help, Values: form.values, ordered: true,
 		value: func(op operator, word string) (predicate, bool) {
+			lo, hi, ok := form.parse(word)
 			if op.orders() {
-				n, ok := form.parse(word)
-				return func(f *Flow) bool { return op.compare(get(f), n) }, ok
+				return func(f *Flow) bool { return op.compare(get(f), lo) }, ok && lo == hi
 			}
-			from, to, isRange := strings.Cut(word, "-")
-			if !isRange {
-				to = from
-			}
-			lo, okLo := form.parse(from)
-			hi, okHi := form.parse(to)
-			return func(f *Flow) bool { n := get(f); return lo <= n && n <= hi }, okLo && okHi && lo <= hi
+			return func(f *Flow) bool { n := get(f); return lo <= n && n <= hi }, ok
 		}}
 }
 
@@ -178,30 +185,6 @@ func name(key, help string, allowed []string, get func(*Flow) string) Key {
 		value: func(_ operator, word string) (predicate, bool) {
 			return func(f *Flow) bool { return get(f) == word }, allowed == nil || slices.Contains(allowed, word)
 		}}
-}
-
-// protocol takes names and numbers for the same thing.
-func protocol(key, help string, get func(*Flow) string) Key {
-	return Key{Name: key, Help: help, Values: "tcp, udp, icmp, icmpv6, or a number from 0 to 255",
-		value: func(_ operator, word string) (predicate, bool) {
-			want, ok := protocolName(word)
-			return func(f *Flow) bool { return get(f) == want }, ok
-		}}
-}
-
-func protocolName(word string) (string, bool) {
-	switch word {
-	case "icmp", "1":
-		return "icmp", true
-	case "tcp", "6":
-		return "tcp", true
-	case "udp", "17":
-		return "udp", true
-	case "icmpv6", "58":
-		return "icmpv6", true
-	}
-	n, err := strconv.ParseUint(word, 10, 8)
-	return strconv.FormatUint(n, 10), err == nil
 }
 
 // either holds when one of two keys of the same kind does.
