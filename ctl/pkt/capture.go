@@ -1,0 +1,67 @@
+package pkt
+
+import (
+	"bufio"
+	"encoding/binary"
+	"fmt"
+	"io"
+	"time"
+
+	"github.com/google/gopacket"
+	"github.com/google/gopacket/layers"
+	"github.com/google/gopacket/pcapgo"
+)
+
+// Captured is one packet of a capture.
+type Captured struct {
+	Time   time.Time
+	Frame  []byte // as much of it as was captured
+	Length int    // on the wire; more than len(Frame) when the capture cut it
+}
+
+// Capture reads the packets of a pcap or pcapng file in order. It is for one goroutine.
+type Capture struct {
+	source gopacket.PacketDataSource
+	number int
+}
+
+// magicNG begins every pcapng file, in either byte order.
+const magicNG = 0x0a0d0d0a
+
+// NewCapture tells pcap from pcapng and reads the file's head. Only Ethernet captures are accepted.
+func NewCapture(r io.Reader) (*Capture, error) {
+	buffered := bufio.NewReader(r)
+	magic, err := buffered.Peek(4)
+	if err != nil {
+		return nil, fmt.Errorf("read capture: %w", err)
+	}
+	var source interface {
+		gopacket.PacketDataSource
+		LinkType() layers.LinkType
+	}
+	if binary.BigEndian.Uint32(magic) == magicNG {
+		source, err = pcapgo.NewNgReader(buffered, pcapgo.DefaultNgReaderOptions)
+	} else {
+		source, err = pcapgo.NewReader(buffered)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("read capture: %w", err)
+	}
+	if link := source.LinkType(); link != layers.LinkTypeEthernet {
+		return nil, fmt.Errorf("read capture: link type is %s, only Ethernet can be read", link)
+	}
+	return &Capture{source: source}, nil
+}
+
+// Next returns the next packet, io.EOF after the last.
+func (c *Capture) Next() (Captured, error) {
+	frame, info, err := c.source.ReadPacketData()
+	if err == io.EOF {
+		return Captured{}, io.EOF
+	}
+	c.number++
+	if err != nil {
+		return Captured{}, fmt.Errorf("read capture: packet %d: %w", c.number, err)
+	}
+	return Captured{Time: info.Timestamp, Frame: frame, Length: info.Length}, nil
+}

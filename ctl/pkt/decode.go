@@ -1,0 +1,315 @@
+package pkt
+
+import (
+	"bytes"
+	"encoding/binary"
+	"encoding/hex"
+	"fmt"
+	"net/netip"
+	"strings"
+)
+
+// Describe writes a frame as a PACKET on one line. It never fails, and [Parse] turns the text back into the same
+// bytes: each layer is put in words only when these give exactly its bytes.
+func Describe(frame []byte) string {
+	if p := decodeFrame(frame); p != nil {
+		return p.String()
+	}
+	return "hex " + hex.EncodeToString(frame)
+}
+
+// Summary is Describe for people: long runs of hex are cut, so that it may not parse back.
+func Summary(frame []byte) string {
+	const longest = 64
+	words := strings.Fields(Describe(frame))
+	for i, word := range words {
+		if len(word) > longest {
+			words[i] = fmt.Sprintf("%s...(%d bytes)", word[:longest], len(word)/2)
+		}
+	}
+	return strings.Join(words, " ")
+}
+
+// String writes the PACKET.
+func (p *packet) String() string {
+	out := []string{p.headText()}
+	for bit, name := range tcpFlags {
+		if p.kind == kindTCP && p.tcpFlags>>bit&1 == 1 {
+			out = append(out, name)
+		}
+	}
+	for _, o := range options {
+		if o.show == nil || o.on&p.kind == 0 || p.carried && o.on == kindsAll {
+			continue
+		}
+		if text := o.show(p); text != "" {
+			out = append(out, text)
+		}
+	}
+	if p.kind == kindIPIP {
+		out = append(out, carries, p.inner.String())
+	}
+	return strings.Join(out, " ")
+}
+
+func (p *packet) headText() string {
+	var name string
+	for _, h := range heads {
+		if h.kind == p.kind {
+			name = h.name
+		}
+	}
+	switch p.kind {
+	case kindTCP, kindUDP, kindSCTP:
+		return fmt.Sprintf("%s %s > %s", name, netip.AddrPortFrom(p.src, p.sport), netip.AddrPortFrom(p.dst, p.dport))
+	case kindICMP, kindICMPv6:
+		for _, known := range icmpNames(p.kind) {
+			if known.number == p.icmpType {
+				return fmt.Sprintf("%s %s > %s %s", name, p.src, p.dst, known.text)
+			}
+		}
+		return fmt.Sprintf("%s %s > %s %d", name, p.src, p.dst, p.icmpType)
+	case kindIP:
+		return fmt.Sprintf("%s %s > %s proto %d", name, p.src, p.dst, p.proto)
+	case kindIPIP:
+		return fmt.Sprintf("%s %s > %s", name, p.src, p.dst)
+	case kindEther:
+		return fmt.Sprintf("%s %#04x", name, p.etherType)
+	}
+	switch asked := p.asked(); {
+	case p.reply:
+		return fmt.Sprintf("%s reply %s is-at %s to %s", name, asked, p.hardware, p.dst)
+	case p.kind == kindND && p.dst != solicitedNode(asked):
+		return fmt.Sprintf("%s who-has %s tell %s to %s", name, asked, p.src, p.dst)
+	default:
+		return fmt.Sprintf("%s who-has %s tell %s", name, asked, p.src)
+	}
+}
+
+// asked is the address that ARP or neighbour discovery is about.
+func (p *packet) asked() netip.Addr {
+	switch {
+	case p.kind == kindND:
+		return p.target
+	case p.reply:
+		return p.src
+	}
+	return p.dst
+}
+
+// decodeFrame returns nil when no PACKET but hex gives these bytes.
+func decodeFrame(frame []byte) *packet {
+	if len(frame) < 14 {
+		return nil
+	}
+	var tags []tag
+	at := 12
+	for len(frame) >= at+6 && isTag(binary.BigEndian.Uint16(frame[at:])) {
+		tags = append(tags, tag{binary.BigEndian.Uint16(frame[at:]), binary.BigEndian.Uint16(frame[at+2:])})
+		at += 4
+	}
+	etherType, body := binary.BigEndian.Uint16(frame[at:]), frame[at+2:]
+
+	plain := newPacket(kindEther)
+	plain.etherType, plain.payload = etherType, body
+	for _, p := range []*packet{decodeBody(etherType, body), plain} {
+		if p == nil {
+			continue
+		}
+		p.tags = tags
+		copy(p.destination[:], frame)
+		copy(p.source[:], frame[6:])
+		if bytes.Equal(p.frame(), frame) {
+			return p
+		}
+	}
+	return nil
+}
+
+func isTag(etherType uint16) bool {
+	return etherType == typeVLAN || etherType == typeQinQ || etherType == 0x9100
+}
+
+func decodeBody(etherType uint16, body []byte) *packet {
+	switch etherType {
+	case typeARP:
+		return decodeARP(body)
+	case typeIPv4, typeIPv6:
+		p, total := decodeIP(body)
+		if p != nil {
+			p.pad = len(body) - total
+		}
+		return p
+	}
+	return nil
+}
+
+func decodeARP(b []byte) *packet {
+	if len(b) < 28 {
+		return nil
+	}
+	p := newPacket(kindARP)
+	p.reply = b[7] == 2
+	copy(p.hardware[:], b[8:])
+	p.src, p.dst = netip.AddrFrom4([4]byte(b[14:18])), netip.AddrFrom4([4]byte(b[24:28]))
+	p.pad = len(b) - 28
+	return p
+}
+
+// decodeIP decodes the IP packet at the head of b and gives its length, or nil.
+func decodeIP(b []byte) (*packet, int) {
+	base, upper, total := decodeHeader(b)
+	if base == nil {
+		return nil, 0
+	}
+	plain := *base
+	plain.payload = upper
+	for _, p := range append(decodeUpper(base, upper), &plain) {
+		if bytes.Equal(p.ip(), b[:total]) {
+			return p, total
+		}
+	}
+	return nil, 0
+}
+
+// decodeHeader decodes the IP header and IPv6 extension headers into a packet of kindIP.
+func decodeHeader(b []byte) (p *packet, upper []byte, total int) {
+	p = newPacket(kindIP)
+	switch {
+	case len(b) >= 20 && b[0]>>4 == 4:
+		header := int(b[0]&0xf) * 4
+		total = int(binary.BigEndian.Uint16(b[2:]))
+		if header < 20 || total < header || total > len(b) {
+			return nil, nil, 0
+		}
+		p.tos, p.ttl, p.proto = b[1], b[8], int(b[9])
+		p.id = uint32(binary.BigEndian.Uint16(b[4:]))
+		field := binary.BigEndian.Uint16(b[6:])
+		p.df = field&0x4000 != 0
+		if field&0x3fff != 0 {
+			p.extensions = []extension{{protoFragment, field & 0x1fff, field&0x2000 != 0}}
+		}
+		p.src, p.dst = netip.AddrFrom4([4]byte(b[12:16])), netip.AddrFrom4([4]byte(b[16:20]))
+		p.ipOptions = b[20:header]
+		bare := append(append([]byte{}, b[:10]...), 0, 0)
+		if sum := ^onesSum(0, append(bare, b[12:header]...)); sum != binary.BigEndian.Uint16(b[10:]) {
+			p.headerSum = int(binary.BigEndian.Uint16(b[10:]))
+		}
+		return p, b[header:total], total
+	case len(b) >= 40 && b[0]>>4 == 6:
+		total = 40 + int(binary.BigEndian.Uint16(b[4:]))
+		if total > len(b) {
+			return nil, nil, 0
+		}
+		first := binary.BigEndian.Uint32(b)
+		p.tos, p.label, p.ttl = uint8(first>>20), first&0xfffff, b[7]
+		p.src, p.dst = netip.AddrFrom16([16]byte(b[8:24])), netip.AddrFrom16([16]byte(b[24:40]))
+		upper = p.decodeExtensions(b[6], b[40:total])
+		return p, upper, total
+	}
+	return nil, nil, 0
+}
+
+// decodeExtensions walks the extension headers that a PACKET can have, sets proto to what follows and returns its bytes.
+func (p *packet) decodeExtensions(next uint8, b []byte) []byte {
+	for {
+		e := extension{number: next}
+		if next == protoFragment && len(b) >= 8 {
+			field := binary.BigEndian.Uint16(b[2:])
+			e.offset, e.more = field>>3, field&1 != 0
+			p.id = binary.BigEndian.Uint32(b[4:])
+		}
+		switch next {
+		case protoHopByHop, protoDest, protoRouting, protoAH, protoFragment:
+		default:
+			p.proto = int(next)
+			return b
+		}
+		if len(b) == 0 || !bytes.HasPrefix(b, e.bytes(b[0], p.id)) {
+			p.proto = int(next)
+			return b
+		}
+		p.extensions = append(p.extensions, e)
+		next, b = b[0], b[len(e.bytes(0, 0)):]
+	}
+}
+
+// decodeUpper lists the packets that the bytes behind the IP header may be, best first.
+func decodeUpper(base *packet, b []byte) []*packet {
+	p := *base
+	number := uint8(p.proto)
+	p.proto = right
+	switch {
+	case number == protoTCP && len(b) >= 20:
+		p.kind = kindTCP
+		p.seq, p.ack = binary.BigEndian.Uint32(b[4:]), binary.BigEndian.Uint32(b[8:])
+		header := int(b[12]>>4) * 4
+		if header < 20 || header > len(b) {
+			return nil
+		}
+		p.tcpFlags, p.window = b[13], binary.BigEndian.Uint16(b[14:])
+		p.tcpOptions, p.payload = b[20:header], b[header:]
+		p.decodeSum(b, 16)
+	case number == protoUDP && len(b) >= 8:
+		p.kind = kindUDP
+		p.payload = b[8:]
+		if length := int(binary.BigEndian.Uint16(b[4:])); length != len(b) {
+			p.udpLength = length
+		}
+		p.decodeSum(b, 6)
+	case number == protoSCTP && len(b) >= 12:
+		p.kind = kindSCTP
+		p.tagSCTP, p.payload = binary.BigEndian.Uint32(b[4:]), b[12:]
+		if sum := int(binary.LittleEndian.Uint32(b[8:])); sum != int(sumSCTP(b)) {
+			p.sum = sum
+		}
+	case number == protoICMP && p.src.Is4() && len(b) >= 8, number == protoICMPv6 && p.src.Is6() && len(b) >= 8:
+		return decodeICMP(p, b)
+	case number == protoIPv4 || number == protoIPv6:
+		inner, total := decodeIP(b)
+		if inner == nil || total != len(b) {
+			return nil
+		}
+		inner.carried = true
+		p.kind, p.inner = kindIPIP, inner
+		return []*packet{&p}
+	default:
+		return nil
+	}
+	p.sport, p.dport = binary.BigEndian.Uint16(b), binary.BigEndian.Uint16(b[2:])
+	return []*packet{&p}
+}
+
+func decodeICMP(p packet, b []byte) []*packet {
+	p.kind = kindICMP
+	if p.src.Is6() {
+		p.kind = kindICMPv6
+	}
+	p.icmpType, p.icmpCode = b[0], b[1]
+	p.rest = [2]uint16{binary.BigEndian.Uint16(b[4:]), binary.BigEndian.Uint16(b[6:])}
+	p.payload = b[8:]
+	p.decodeSum(b, 2)
+	if p.kind == kindICMP || b[0] != icmpv6Solicitation && b[0] != icmpv6Advertisement || len(b) < 24 {
+		return []*packet{&p}
+	}
+	nd := p
+	nd.kind, nd.reply, nd.payload = kindND, b[0] == icmpv6Advertisement, nil
+	nd.target = netip.AddrFrom16([16]byte(b[8:24]))
+	nd.hardware = nd.source
+	if len(b) == 32 {
+		copy(nd.hardware[:], b[26:])
+	}
+	if nd.reply && nd.target != nd.src {
+		return []*packet{&p} // no words for it
+	}
+	return []*packet{&nd, &p}
+}
+
+// decodeSum keeps the checksum at that offset of b when it is wrong.
+func (p *packet) decodeSum(b []byte, at int) {
+	bare := bytes.Clone(b)
+	bare[at], bare[at+1] = 0, 0
+	if sum := binary.BigEndian.Uint16(b[at:]); sum != upperSum(p.upperProtocol(), p.src, p.dst, bare) {
+		p.sum = int(sum)
+	}
+}

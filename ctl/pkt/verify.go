@@ -1,0 +1,65 @@
+package pkt
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+
+	"github.com/google/gopacket"
+	"github.com/google/gopacket/layers"
+)
+
+// Verify decodes a frame with gopacket, which shares no code with this package, and checks every length and
+// checksum in it, inside tunnels too. Fragments are checked up to their IP header. nil says that the frame is right.
+func Verify(frame []byte) error {
+	packet := gopacket.NewPacket(frame, layers.LayerTypeEthernet, gopacket.NoCopy)
+	failure := packet.ErrorLayer()
+	switch {
+	case failure != nil && packet.TransportLayer() == nil: // behind it, what UDP and TCP carry is free
+		return fmt.Errorf("decode %s: %w", failure.LayerType(), failure.Error())
+	case failure == nil && packet.Metadata().Truncated:
+		return errors.New("decode: the frame is shorter than its headers say")
+	}
+	var network gopacket.NetworkLayer
+	var wrong []error
+	for _, layer := range packet.Layers() {
+		if ip, ok := layer.(gopacket.NetworkLayer); ok {
+			network = ip
+		}
+		if err := verifyLayer(layer, network); err != nil {
+			wrong = append(wrong, err)
+		}
+	}
+	return errors.Join(wrong...)
+}
+
+// verifyLayer encodes a layer anew, checksum included, and compares.
+func verifyLayer(layer gopacket.Layer, network gopacket.NetworkLayer) error {
+	if udp, ok := layer.(*layers.UDP); ok && udp.Checksum == 0 && network.LayerType() == layers.LayerTypeIPv4 {
+		return nil // RFC 768: none
+	}
+	if pseudo, ok := layer.(interface {
+		SetNetworkLayerForChecksum(gopacket.NetworkLayer) error
+	}); ok {
+		if err := pseudo.SetNetworkLayerForChecksum(network); err != nil {
+			return fmt.Errorf("check %s: %w", layer.LayerType(), err)
+		}
+	}
+	switch layer.(type) {
+	case *layers.IPv4, *layers.TCP, *layers.UDP, *layers.ICMPv4, *layers.ICMPv6:
+	default:
+		return nil
+	}
+	want := append(bytes.Clone(layer.LayerContents()), layer.LayerPayload()...)
+	buffer := gopacket.NewSerializeBuffer()
+	payload := gopacket.Payload(layer.LayerPayload())
+	options := gopacket.SerializeOptions{ComputeChecksums: true}
+	if err := gopacket.SerializeLayers(buffer, options, layer.(gopacket.SerializableLayer), payload); err != nil {
+		return fmt.Errorf("check %s: %w", layer.LayerType(), err)
+	}
+	if !bytes.Equal(buffer.Bytes(), want) {
+		header := len(layer.LayerContents())
+		return fmt.Errorf("%s header is %x, should be %x", layer.LayerType(), want[:header], buffer.Bytes()[:header])
+	}
+	return nil
+}
