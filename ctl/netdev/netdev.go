@@ -3,6 +3,7 @@ package netdev
 import (
 	"errors"
 	"fmt"
+	"net"
 	"net/netip"
 
 	"github.com/vishvananda/netlink"
@@ -125,8 +126,8 @@ func (h *Handle) describe(l netlink.Link, name string) (Link, error) {
 		Name:     name,
 		Index:    attrs.Index,
 		MTU:      attrs.MTU,
-		Up:       attrs.Flags&unix.IFF_UP != 0,
-		Loopback: attrs.Flags&unix.IFF_LOOPBACK != 0,
+		Up:       attrs.Flags&net.FlagUp != 0,
+		Loopback: attrs.Flags&net.FlagLoopback != 0,
 		Ethernet: attrs.EncapType == "ether" || attrs.EncapType == "loopback",
 	}
 	copy(link.MAC[:], attrs.HardwareAddr)

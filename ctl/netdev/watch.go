@@ -63,12 +63,11 @@ func Watch(ctx context.Context) (<-chan Event, error) {
 				socket.Close()
 			}
 		}()
-		w := watcher{events: events}
 		for {
 			messages, from, err := socket.Receive()
 			switch {
 			case errors.Is(err, unix.ENOBUFS):
-				w.lost = true
+				report(events, Event{Kind: Overrun})
 			case err != nil:
 				return // closed
 			case from.Pid != 0:
@@ -76,41 +75,22 @@ func Watch(ctx context.Context) (<-chan Event, error) {
 			}
 			for _, m := range messages {
 				if event, ok := parseEvent(m.Header.Type, m.Data); ok {
-					w.send(event)
+					report(events, event)
 				}
 			}
-			w.flush()
 		}
 	}()
 	return events, nil
 }
 
-// watcher hands events on without ever waiting for the reader.
-type watcher struct {
-	events chan<- Event
-	lost   bool
-}
-
-func (w *watcher) send(e Event) {
-	if w.lost {
-		return // the Overrun to come covers it
-	}
-	select {
-	case w.events <- e:
-	default:
-		w.lost = true
-	}
-}
-
-// flush tells of what was lost as soon as there is room.
-func (w *watcher) flush() {
-	if !w.lost {
-		return
-	}
-	select {
-	case w.events <- Event{Kind: Overrun}:
-		w.lost = false
-	default:
+// report hands an event on without ever waiting for the reader. The last place in the channel is kept for an Overrun,
+// which covers everything that finds the channel full.
+func report(events chan<- Event, e Event) {
+	switch room := cap(events) - len(events); {
+	case room > 1:
+		events <- e
+	case room == 1:
+		events <- Event{Kind: Overrun}
 	}
 }
 
