@@ -1,0 +1,200 @@
+package health
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/netip"
+	"net/url"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// Conn is a check's TCP connection.
+type Conn struct{ Local, Remote netip.AddrPort }
+
+// bodyLimit is how much of an answer is read, in bytes; the rest is of no interest.
+const bodyLimit = 64 << 10
+
+// statusError is an HTTP answer that means "not well".
+type statusError int
+
+func (e statusError) Error() string {
+	return fmt.Sprintf("HTTP %d %s", int(e), http.StatusText(int(e)))
+}
+
+// unregisteredError is a failure that may be our own fault.
+type unregisteredError struct{ check, register error }
+
+func (e *unregisteredError) Error() string {
+	return fmt.Sprintf("%v (the filter may have dropped the answer: %v)", e.check, e.register)
+}
+
+func (e *unregisteredError) Unwrap() error { return e.check }
+
+// prober does one check.
+type prober struct {
+	register func(Conn) (release func(), err error)
+}
+
+// probe returns what it saw of a backend that is well, or why it isn't. ctx bounds all of it.
+func (p prober) probe(ctx context.Context, t Target) (seen string, err error) {
+	conn := connection{remote: t.Address, register: p.register}
+	defer func() {
+		conn.close()
+		if err != nil && conn.refused != nil {
+			err = &unregisteredError{check: err, register: conn.refused}
+		}
+	}()
+	if t.Check.HTTP != "" {
+		return get(ctx, &conn, t)
+	}
+	if _, err := conn.dial(ctx, "tcp", t.Address.String()); err != nil {
+		return "", err
+	}
+	return "connected", nil
+}
+
+// get asks for the target's path. Any answer of 2xx or 3xx is well; redirects are not followed.
+func get(ctx context.Context, conn *connection, t Target) (string, error) {
+	path, err := url.ParseRequestURI(t.Check.HTTP)
+	if err != nil {
+		return "", err
+	}
+	target := &url.URL{Scheme: "http", Host: t.Address.String(), Path: path.Path, RawPath: path.RawPath, RawQuery: path.RawQuery}
+	request, err := http.NewRequestWithContext(ctx, http.MethodGet, target.String(), nil)
+	if err != nil {
+		return "", err
+	}
+	request.Host = t.Host
+	request.Header.Set("User-Agent", "gardu-health")
+	transport := &http.Transport{DialContext: conn.dial, DisableKeepAlives: true, MaxResponseHeaderBytes: bodyLimit}
+	defer transport.CloseIdleConnections()
+	response, err := transport.RoundTrip(request)
+	if err != nil {
+		return "", err
+	}
+	defer response.Body.Close()
+	if _, err := io.CopyN(io.Discard, response.Body, bodyLimit); err != nil && err != io.EOF {
+		return "", err
+	}
+	if response.StatusCode < 200 || response.StatusCode > 399 {
+		return "", statusError(response.StatusCode)
+	}
+	return fmt.Sprintf("HTTP %d", response.StatusCode), nil
+}
+
+// connection is a TCP connection whose ports are registered before the first packet leaves.
+type connection struct {
+	remote   netip.AddrPort
+	register func(Conn) (release func(), err error)
+
+	conn    *net.TCPConn
+	release func()
+	refused error // why it could not be registered
+}
+
+// dial has the signature of http.Transport.DialContext.
+func (c *connection) dial(ctx context.Context, network, address string) (net.Conn, error) {
+	var dialer net.Dialer
+	if c.register != nil {
+		source, err := sourceTowards(ctx, c.remote)
+		if err != nil {
+			return nil, err
+		}
+		dialer.ControlContext = func(_ context.Context, _, _ string, raw syscall.RawConn) error {
+			return c.bind(raw, source)
+		}
+	}
+	conn, err := dialer.DialContext(ctx, network, address)
+	if err != nil {
+		return nil, err
+	}
+	c.conn = conn.(*net.TCPConn)
+	// No lingering: thousands of backends would fill the machine's ports with closed connections.
+	_ = c.conn.SetLinger(0)
+	return conn, nil
+}
+
+// bind gives the socket its local port, and tells of it before it connects.
+func (c *connection) bind(raw syscall.RawConn, source netip.Addr) error {
+	var local netip.AddrPort
+	var bindErr error
+	err := raw.Control(func(fd uintptr) { local, bindErr = bindTo(int(fd), source) })
+	if err = errors.Join(err, bindErr); err != nil {
+		return fmt.Errorf("bind to %s: %w", source, err)
+	}
+	c.release, c.refused = c.register(Conn{Local: local, Remote: c.remote})
+	return nil
+}
+
+func (c *connection) close() {
+	if c.conn != nil {
+		c.conn.Close()
+	}
+	if c.release != nil {
+		c.release()
+	}
+}
+
+func bindTo(fd int, source netip.Addr) (netip.AddrPort, error) {
+	var address unix.Sockaddr
+	if source.Is4() {
+		address = &unix.SockaddrInet4{Addr: source.As4()}
+	} else {
+		address = &unix.SockaddrInet6{Addr: source.As16()}
+	}
+	if err := unix.Bind(fd, address); err != nil {
+		return netip.AddrPort{}, err
+	}
+	bound, err := unix.Getsockname(fd)
+	if err != nil {
+		return netip.AddrPort{}, err
+	}
+	switch bound := bound.(type) {
+	case *unix.SockaddrInet4:
+		return netip.AddrPortFrom(source, uint16(bound.Port)), nil
+	case *unix.SockaddrInet6:
+		return netip.AddrPortFrom(source, uint16(bound.Port)), nil
+	}
+	return netip.AddrPort{}, unix.EAFNOSUPPORT
+}
+
+// sourceTowards returns the address that the kernel would send from: connecting a UDP socket sends nothing.
+func sourceTowards(ctx context.Context, remote netip.AddrPort) (netip.Addr, error) {
+	var dialer net.Dialer
+	conn, err := dialer.DialContext(ctx, "udp", remote.String())
+	if err != nil {
+		return netip.Addr{}, err
+	}
+	defer conn.Close()
+	return conn.LocalAddr().(*net.UDPAddr).AddrPort().Addr().Unmap(), nil
+}
+
+// explain says in a few words why a check failed.
+func explain(err error, timeout time.Duration) string {
+	var unregistered *unregisteredError
+	if errors.As(err, &unregistered) {
+		return (&unregisteredError{errors.New(explain(unregistered.check, timeout)), unregistered.register}).Error()
+	}
+	var failed *net.OpError
+	var network net.Error
+	switch {
+	case errors.Is(err, context.DeadlineExceeded), errors.As(err, &network) && network.Timeout():
+		return fmt.Sprintf("no answer within %s", timeout)
+	case errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF):
+		return "the answer was cut short"
+	case errors.Is(err, unix.ECONNREFUSED):
+		return "connection refused"
+	case errors.Is(err, unix.ECONNRESET):
+		return "connection reset"
+	case errors.As(err, &failed):
+		return failed.Err.Error()
+	}
+	return err.Error()
+}

@@ -1,0 +1,57 @@
+package health
+
+import (
+	"net/netip"
+	"strconv"
+
+	"gardu/ctl/model"
+)
+
+// Target is one backend of one service to check.
+type Target struct {
+	Service, Backend string         // names; together they tell targets apart
+	Address          netip.AddrPort // to connect to
+	Host             string         // of HTTP requests: the service's address
+	Check            model.Health   // its position is of no interest
+}
+
+// Targets returns what a snapshot wants checked: the backends of services with `health`.
+func Targets(s *model.Snapshot) []Target {
+	var targets []Target
+	for _, service := range s.Services {
+		if service.Health == nil {
+			continue
+		}
+		check := *service.Health
+		check.Pos = model.Position{}
+		if check.Port == 0 {
+			check.Port = uint16(service.Port.Lo)
+		}
+		for _, backend := range service.Backends {
+			targets = append(targets, Target{
+				Service: service.Name,
+				Backend: backend.Name,
+				Address: netip.AddrPortFrom(backend.Address, check.Port),
+				Host:    host(service),
+				Check:   check,
+			})
+		}
+	}
+	return targets
+}
+
+// host is what a browser would send for the service.
+func host(s model.Service) string {
+	text := s.Address.String()
+	if s.Address.Is6() {
+		text = "[" + text + "]"
+	}
+	if s.Port.Lo == 80 {
+		return text
+	}
+	return text + ":" + strconv.Itoa(int(s.Port.Lo))
+}
+
+func (t Target) key() key { return key{t.Service, t.Backend} }
+
+type key struct{ service, backend string }
