@@ -60,7 +60,7 @@ func (f FieldInfo) Allowed() string {
 	if f.Kind == Address {
 		b.WriteString("an address or prefix such as 198.51.100.0/24 or 2001:db8::/32")
 	} else {
-		fmt.Fprintf(&b, "0 to %d, a range such as %d-%d", f.Max, f.Max/2, f.Max)
+		fmt.Fprintf(&b, "0 to %d, a range LOW-HIGH", f.Max)
 		if f.Names != nil {
 			b.WriteString(", or one of")
 			for _, name := range f.Names {

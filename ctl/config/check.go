@@ -1,0 +1,208 @@
+package config
+
+import (
+	"cmp"
+	"errors"
+	"net/netip"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"gardu/ctl/abi"
+	"gardu/ctl/model"
+	"gardu/ctl/rule"
+)
+
+// AllowSet names the set of a filter.allow that is written as a list. No set of a user can have this name.
+const AllowSet = "filter:allow"
+
+// How much of each the data plane has room for.
+const (
+	maxRules = int(abi.RuleIds) - int(abi.FirstRuleId)
+	maxSets  = int(abi.SetBits) - 1 // bit 0 is filter.allow
+)
+
+// check makes the snapshot of a document: it reads the set files, and finds what a key alone can't know.
+func (d *decoder) check(doc document) *model.Snapshot {
+	s := &model.Snapshot{
+		Interfaces: doc.interfaces,
+		Sets:       doc.sets,
+		Filter:     doc.filter.Filter,
+		Services:   doc.services,
+		Flows:      doc.flows,
+		API:        doc.api,
+	}
+	if len(s.Interfaces) == 0 {
+		d.warn(model.Position{File: d.file, Line: 1, Column: 1}, "no interfaces: nothing is attached, no packet is seen")
+	}
+	if len(s.Services) > 0 {
+		s.Flows.Enabled = true
+	}
+	for i := range s.Sets {
+		d.checkSet(&s.Sets[i])
+	}
+	if len(s.Sets) > maxSets {
+		d.fail(s.Sets[maxSets].Pos, "", "there are %d sets; at most %d fit", len(s.Sets), maxSets)
+	}
+
+	used := make(map[string]bool)
+	if doc.filter.allow.Set != "" {
+		d.checkReference(s, doc.filter.allow, used)
+		s.Filter.Allow = doc.filter.allow.Set
+	} else if doc.filter.allow.Prefixes != nil {
+		s.Filter.Allow = AllowSet
+	}
+	d.checkRules(s, used)
+	for _, set := range s.Sets {
+		if !used[set.Name] {
+			d.warn(set.Pos, "no rule asks for the set %s", set.Name)
+		}
+	}
+	if s.Filter.Allow == AllowSet {
+		s.Sets = append(s.Sets, model.Set{Name: AllowSet, Prefixes: doc.filter.allow.Prefixes, Pos: doc.filter.allow.Pos})
+	}
+	d.checkServices(s)
+	return s
+}
+
+// checkSet makes sure that a set holds one thing, and reads its file.
+func (d *decoder) checkSet(set *model.Set) {
+	set.IsPorts = set.Ports != nil
+	if d.broken[set.Pos] {
+		return
+	}
+	given := 0
+	for _, is := range []bool{set.File != "", set.Prefixes != nil, set.Ports != nil} {
+		if is {
+			given++
+		}
+	}
+	if given != 1 {
+		problem := "has no content"
+		if given > 1 {
+			problem = "has more than one kind of content"
+		}
+		d.fail(set.Pos, "exactly one of "+strings.Join(sets.names(), ", "), "the set %s %s", set.Name, problem)
+		return
+	}
+	if set.File == "" {
+		return
+	}
+	at := d.valueAt(set.Pos, "file")
+	if !filepath.IsAbs(set.File) {
+		set.File = filepath.Join(d.dir, set.File)
+	}
+	prefixes, warnings, err := readSet(set.File)
+	var wrong Errors
+	switch {
+	case errors.As(err, &wrong):
+		d.errors = append(d.errors, wrong...)
+	case err != nil:
+		d.fail(at, "", "%s", err)
+	}
+	d.warnings = append(d.warnings, warnings...)
+	set.Prefixes = prefixes
+}
+
+// checkReference makes sure that the set of a condition exists and is of the right kind.
+func (d *decoder) checkReference(s *model.Snapshot, c model.Condition, used map[string]bool) {
+	used[c.Set] = true
+	field, _ := rule.Lookup(c.Field)
+	set, ok := s.Set(c.Set)
+	if !ok {
+		var names []string
+		for _, set := range s.Sets {
+			if kindOf(set) == field.Sets {
+				names = append(names, set.Name)
+			}
+		}
+		slices.Sort(names)
+		allowed := strings.Join(names, ", ")
+		if len(names) > 20 {
+			allowed = strings.Join(names[:20], ", ") + ", ..."
+		}
+		d.fail(c.Pos, cmp.Or(allowed, field.Sets.String()+" under sets"), "there is no set %s%s", quoted(c.Set), didYouMean(c.Set, names))
+		return
+	}
+	if !d.broken[set.Pos] && kindOf(*set) != field.Sets {
+		d.fail(c.Pos, field.Sets.String(), "%s takes %s, and %s is %s", c.Field, field.Sets, c.Set, kindOf(*set))
+	}
+}
+
+func kindOf(set model.Set) rule.SetKind {
+	if set.IsPorts {
+		return rule.PortSet
+	}
+	return rule.AddressSet
+}
+
+func (d *decoder) checkRules(s *model.Snapshot, used map[string]bool) {
+	all := s.Filter.Rules
+	if len(all) > maxRules {
+		d.fail(all[maxRules].Pos, "", "there are %d rules; at most %d fit", len(all), maxRules)
+	}
+	d.unique(len(all), "rule", func(i int) (string, model.Position) { return all[i].Name, d.valueAt(all[i].Pos, "name") })
+	for _, r := range all {
+		for _, c := range r.Match {
+			if c.Set != "" {
+				d.checkReference(s, c, used)
+			}
+		}
+		if d.broken[r.Pos] {
+			continue
+		}
+		if blame, why := rule.Contradiction(r); why != "" {
+			d.fail(blame.Pos, "", "the rule %s can match nothing: %s", r.Name, why)
+		}
+		d.warnFamily(r)
+	}
+	if d.errors != nil {
+		return
+	}
+	for _, shadow := range rule.Shadowed(all) {
+		by := all[shadow.By]
+		d.warn(all[shadow.Rule].Pos, "the rule %s is never reached: %s in line %d matches all that it matches", all[shadow.Rule].Name, by.Name, by.Pos.Line)
+	}
+	passes := slices.ContainsFunc(all, func(r model.Rule) bool { return r.Action == model.Pass })
+	if s.Filter.Default == model.Drop && !passes && s.Filter.Allow == "" {
+		d.warn(d.valueAt(s.Filter.Pos, "default"), "every IPv4 and IPv6 packet is dropped: no rule passes any, and filter.allow is absent")
+	}
+}
+
+// warnFamily warns of the commonest slip with ICMP, whose protocol number differs by family.
+func (d *decoder) warnFamily(r model.Rule) {
+	for _, c := range r.Match {
+		if c.Field != "proto" || c.Not || len(c.Ranges) != 1 || c.Ranges[0].Lo != c.Ranges[0].Hi {
+			continue
+		}
+		for _, a := range r.Match {
+			if a.Prefixes == nil || a.Not {
+				continue
+			}
+			v4 := a.Prefixes[0].Addr().Is4()
+			mixed := slices.ContainsFunc(a.Prefixes, func(p netip.Prefix) bool { return p.Addr().Is4() != v4 })
+			switch {
+			case mixed:
+			case v4 && c.Ranges[0].Lo == rule.ProtoICMPv6:
+				d.warn(c.Pos, "%s is IPv4 and icmpv6 the ICMP of IPv6; of IPv4 it is icmp", a.Field)
+			case !v4 && c.Ranges[0].Lo == rule.ProtoICMP:
+				d.warn(c.Pos, "%s is IPv6 and icmp the ICMP of IPv4; of IPv6 it is icmpv6", a.Field)
+			}
+		}
+	}
+}
+
+// unique reports names that occur twice among n things.
+func (d *decoder) unique(n int, what string, at func(i int) (string, model.Position)) {
+	first := make(map[string]model.Position, n)
+	for i := range n {
+		name, pos := at(i)
+		switch before, ok := first[name]; {
+		case name == "":
+		case ok:
+			d.fail(pos, "", "the %s %s occurs twice; the first is in line %d", what, name, before.Line)
+		default:
+			first[name] = pos
+		}
+	}
+}

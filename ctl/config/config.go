@@ -1,0 +1,145 @@
+package config
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"sort"
+	"strings"
+	"unicode/utf8"
+
+	"go.yaml.in/yaml/v3"
+
+	"gardu/ctl/model"
+)
+
+// maxBytes bounds a configuration. 100,000 rules take about 10 MiB.
+const maxBytes = 64 << 20
+
+// Load reads a configuration and the set files that it names, which are relative to its own directory. The snapshot is
+// complete: every default is filled in. Warnings come without an error only.
+//
+// The error is Errors, all that is wrong, if the file could be read.
+func Load(path string) (*model.Snapshot, []Warning, error) {
+	file, err := os.Open(path)
+	if err != nil {
+		return nil, nil, fmt.Errorf("open configuration: %w", err)
+	}
+	defer file.Close()
+	data, err := io.ReadAll(io.LimitReader(file, maxBytes+1))
+	if err != nil {
+		return nil, nil, fmt.Errorf("read configuration: %w", err)
+	}
+	return Parse(path, data, filepath.Dir(path))
+}
+
+// Parse is Load for a configuration that is already in memory: name stands for its path in positions, and the paths
+// of set files are relative to dir. It is safe for any data.
+func Parse(name string, data []byte, dir string) (*model.Snapshot, []Warning, error) {
+	d := &decoder{
+		file:    name,
+		dir:     dir,
+		objects: make(map[model.Position]*yaml.Node),
+		broken:  make(map[model.Position]bool),
+	}
+	if len(data) > maxBytes {
+		return nil, nil, Errors{{Pos: model.Position{File: name}, Msg: fmt.Sprintf("the configuration is larger than %d MiB", maxBytes>>20)}}
+	}
+	d.lines = lineEnd.Split(string(data), -1)
+
+	var snapshot *model.Snapshot
+	if top := d.parseYAML(data); top != nil {
+		doc, _ := root.read(d, top, top)
+		snapshot = d.check(doc)
+	}
+	if d.errors != nil {
+		sortErrors(d.errors, name)
+		if d.unkept > 0 {
+			d.errors = append(d.errors, &Error{Pos: model.Position{File: name}, Msg: fmt.Sprintf("%d more errors", d.unkept)})
+		}
+		return nil, nil, d.errors
+	}
+	slices.SortStableFunc(d.warnings, func(a, b Warning) int { return comparePositions(a.Pos, b.Pos, name) })
+	return snapshot, d.warnings, nil
+}
+
+// lineEnd is what YAML counts as the end of a line.
+var lineEnd = regexp.MustCompile("\r\n|[\r\n\u0085\u2028\u2029]")
+
+// parseYAML returns the top node of the only document, or nil after an error.
+func (d *decoder) parseYAML(data []byte) *yaml.Node {
+	if !utf8.Valid(data) {
+		line := slices.IndexFunc(d.lines, func(l string) bool { return !utf8.ValidString(l) })
+		d.failLine(max(line, 0)+1, "UTF-8 text", "the file is not UTF-8 text")
+		return nil
+	}
+	top, err := decodeYAML(data)
+	switch {
+	case errors.Is(err, io.EOF), err == nil && isNull(top):
+		d.failLine(1, "", "the configuration is empty")
+	case errors.Is(err, errSecondDocument):
+		d.fail(d.at(top), "", "a second document starts here; a configuration is one")
+	case err != nil:
+		d.failSyntax(data, err)
+	default:
+		return top
+	}
+	return nil
+}
+
+var errSecondDocument = errors.New("second document")
+
+// decodeYAML returns the top node of the first document. With errSecondDocument it returns that of the second.
+func decodeYAML(data []byte) (top *yaml.Node, err error) {
+	defer func() {
+		if broken := recover(); broken != nil { // the library panics on states that it holds for impossible
+			err = fmt.Errorf("%v", broken)
+		}
+	}()
+	decoder := yaml.NewDecoder(bytes.NewReader(data))
+	var first, second yaml.Node
+	if err := decoder.Decode(&first); err != nil {
+		return nil, err
+	}
+	switch err := decoder.Decode(&second); {
+	case err == nil:
+		return &second, errSecondDocument
+	case !errors.Is(err, io.EOF):
+		return nil, err
+	}
+	return first.Content[0], nil
+}
+
+// libraryPrefix is what the YAML library puts before its messages. Its line is often a line or more off.
+var libraryPrefix = regexp.MustCompile(`^yaml: (line \d+: )?`)
+
+// failSyntax reports what isn't YAML. The line is the first one with which the document fails as it does, found by
+// bisection.
+func (d *decoder) failSyntax(data []byte, failure error) {
+	last := len(d.lines)
+	if len(data) <= 1<<20 {
+		last = 1 + sort.Search(len(d.lines)-1, func(i int) bool {
+			_, err := decodeYAML([]byte(strings.Join(d.lines[:i+1], "\n") + "\n"))
+			return err != nil && err.Error() == failure.Error()
+		})
+	}
+	line := d.lines[last-1]
+	indent := line[:len(line)-len(strings.TrimLeft(line, " \t"))]
+	allowed := ""
+	if strings.Contains(indent, "\t") {
+		allowed = "spaces to indent, not tabs"
+	}
+	d.failLine(last, allowed, "not YAML: %s", libraryPrefix.ReplaceAllString(failure.Error(), ""))
+}
+
+// failLine reports an error at the first character of a line.
+func (d *decoder) failLine(number int, allowed, format string, args ...any) {
+	line := d.lines[number-1]
+	column := 1 + len(line) - len(strings.TrimLeft(line, " \t"))
+	d.fail(model.Position{File: d.file, Line: number, Column: column}, allowed, format, args...)
+}

@@ -1,0 +1,208 @@
+package config
+
+import (
+	"net/netip"
+	"time"
+
+	"gardu/ctl/lb"
+	"gardu/ctl/model"
+)
+
+// What can be written, object by object. A row is a key with its kind and bounds, its place in the model, its help
+// and its default. All of it is read-only.
+
+// document is the whole file.
+type document struct {
+	interfaces []model.Interface
+	sets       []model.Set
+	filter     filter
+	services   []model.Service
+	flows      model.Flows
+	api        model.API
+}
+
+// filter is the filter before filter.allow is resolved to a set.
+type filter struct {
+	model.Filter
+	allow model.Condition
+}
+
+var root = object[document]{
+	what: "the configuration",
+	keys: []key[document]{
+		in("interfaces", named(interfaceName, interfaces, func(i *model.Interface) *string { return &i.Name }),
+			func(d *document) *[]model.Interface { return &d.interfaces },
+			"the network interfaces to attach to, by name"),
+		in("sets", named(name, sets, func(s *model.Set) *string { return &s.Name }),
+			func(d *document) *[]model.Set { return &d.sets },
+			"named groups of prefixes or ports, which rules name as @NAME"),
+		in("filter", filters.kind(), func(d *document) *filter { return &d.filter },
+			"which packets may pass").orDefaults(),
+		in("services", named(name, services, func(s *model.Service) *string { return &s.Name }),
+			func(d *document) *[]model.Service { return &d.services },
+			"virtual addresses whose packets go to backends, by name"),
+		in("flows", enabled(flows.kind()), func(d *document) *model.Flows { return &d.flows },
+			"the flow table; flows are recorded when this key is present or there is a service").orDefaults(),
+		in("api", apis.kind(), func(d *document) *model.API { return &d.api },
+			"how clients reach the daemon").orDefaults(),
+	},
+}
+
+var interfaces = object[model.Interface]{
+	what: "an interface",
+	pos:  func(i *model.Interface) *model.Position { return &i.Pos },
+	keys: []key[model.Interface]{
+		in("path", choiceOf([]model.Path{model.PathAuto, model.PathXDP, model.PathXDPGeneric, model.PathTC}),
+			func(i *model.Interface) *model.Path { return &i.Path },
+			"where received packets are handled; auto takes xdp where it is safe and else tc").or("auto"),
+		in("egress", boolean, func(i *model.Interface) *bool { return &i.Egress },
+			"whether to see at tc egress what the kernel sends, for both directions of flows").or("false"),
+	},
+}
+
+var sets = object[model.Set]{
+	what: "a set",
+	pos:  func(s *model.Set) *model.Position { return &s.Pos },
+	keys: []key[model.Set]{
+		in("file", filePath, func(s *model.Set) *string { return &s.File },
+			"a file with an address or prefix a line, relative to this file; re-read when it changes"),
+		in("entries", list(prefix, false, "a list of addresses and prefixes"),
+			func(s *model.Set) *[]netip.Prefix { return &s.Prefixes },
+			"addresses and prefixes of both families"),
+		in("ports", list(ports, false, "a list of ports and ranges of ports"),
+			func(s *model.Set) *[]model.Range { return &s.Ports },
+			"ports, 1 to 65535, and ranges of ports"),
+	},
+}
+
+var filters = object[filter]{
+	what: "the filter",
+	pos:  func(f *filter) *model.Position { return &f.Pos },
+	keys: []key[filter]{
+		in("default", action, func(f *filter) *model.Action { return &f.Default },
+			"what happens to an IPv4 or IPv6 packet that no rule decides").or("pass"),
+		in("allow", allow, func(f *filter) *model.Condition { return &f.allow },
+			"sources that pass whatever blocks and rules say: @SET, or addresses and prefixes"),
+		in("rules", list(rules.kind(), true, "a list of rules"), func(f *filter) *[]model.Rule { return &f.Rules },
+			"rules from top to bottom; the first that matches decides"),
+	},
+}
+
+var action = choiceOf([]model.Action{model.Pass, model.Drop}, "reject", "redirect", "mirror", "count")
+
+var rules = object[model.Rule]{
+	what: "a rule",
+	pos:  func(r *model.Rule) *model.Position { return &r.Pos },
+	keys: []key[model.Rule]{
+		in("name", name, func(r *model.Rule) *string { return &r.Name },
+			"its name, unique among rules; its counters follow the name").must(),
+		in("match", match, func(r *model.Rule) *[]model.Condition { return &r.Match },
+			"what it matches: all keys must hold, one value of each; {} is every packet").must(),
+		in("action", action, func(r *model.Rule) *model.Action { return &r.Action },
+			"what happens to the packets that it matches: pass or drop").must(),
+	},
+	later: []string{"limit", "log", "sample", "count", "shadow", "direction", "state", "mirror"},
+}
+
+var services = object[model.Service]{
+	what: "a service",
+	pos:  func(s *model.Service) *model.Position { return &s.Pos },
+	keys: []key[model.Service]{
+		in("address", hostAddress, func(s *model.Service) *netip.Addr { return &s.Address },
+			"the address that clients use").must(),
+		in("port", servicePorts, func(s *model.Service) *model.Range { return &s.Port },
+			"a port, 1 to 65535, a range such as 8000-8099, or any").must(),
+		in("proto", choice([]string{"tcp", "udp"}, []uint8{model.ProtoTCP, model.ProtoUDP}, "sctp", "any"),
+			func(s *model.Service) *uint8 { return &s.Proto },
+			"the protocol: tcp or udp").must(),
+		in("forward", choiceOf(modeNames(), "gue", "nat"), func(s *model.Service) *model.Mode { return &s.Forward },
+			"how packets reach a backend: dsr rewrites the destination MAC, ipip wraps in IPv4 or IPv6").must(),
+		in("affinity", choiceOf([]model.Affinity{model.AffinityFlow, model.AffinitySource}),
+			func(s *model.Service) *model.Affinity { return &s.Affinity },
+			"what stays on one backend: a flow (5-tuple), or all flows of a source address").or("flow"),
+		in("announce", as(announces.kind(), func(a announce) bool { return a.arp }), func(s *model.Service) *bool { return &s.ARP },
+			"how the address becomes known").orDefaults(),
+		in("backends", list(backends.kind(), false, "a list of backends"),
+			func(s *model.Service) *[]model.Backend { return &s.Backends },
+			"the hosts that serve it, at least one").must(),
+		in("health", as(healths.kind(), func(h model.Health) *model.Health { return &h }), func(s *model.Service) **model.Health { return &s.Health },
+			"how to find out which backends are up; without it all are"),
+	},
+}
+
+func modeNames() []model.Mode {
+	var names []model.Mode
+	for _, mode := range lb.Modes() {
+		names = append(names, mode.Name)
+	}
+	return names
+}
+
+// announce is the value of a service's key of that name.
+type announce struct{ arp bool }
+
+var announces = object[announce]{
+	what: "announce",
+	keys: []key[announce]{
+		in("arp", boolean, func(a *announce) *bool { return &a.arp },
+			"whether the data plane answers ARP requests, neighbour solicitations and pings for the address").or("true"),
+	},
+	later: []string{"bgp"},
+}
+
+var backends = object[model.Backend]{
+	what: "a backend",
+	pos:  func(b *model.Backend) *model.Position { return &b.Pos },
+	keys: []key[model.Backend]{
+		in("name", name, func(b *model.Backend) *string { return &b.Name },
+			"its name, unique within the service; its counters follow the name").must(),
+		in("address", hostAddress, func(b *model.Backend) *netip.Addr { return &b.Address },
+			"its address, unique within the service").must(),
+		in("weight", whole[int](0, 65535), func(b *model.Backend) *int { return &b.Weight },
+			"its share of new flows relative to the other backends, 0 to 65535; 0 gets none").or("100"),
+	},
+}
+
+var healths = object[model.Health]{
+	what: "health",
+	pos:  func(h *model.Health) *model.Position { return &h.Pos },
+	keys: []key[model.Health]{
+		in("tcp", boolean, func(h *model.Health) *bool { return &h.TCP },
+			"true: a backend is up when it accepts a TCP connection").or("false"),
+		in("http", requestPath, func(h *model.Health) *string { return &h.HTTP },
+			"the path to GET; a backend is up when it answers with a status of 200 to 399"),
+		in("port", whole[uint16](1, 65535), func(h *model.Health) *uint16 { return &h.Port },
+			"the port to check, 1 to 65535; default: the port of the service"),
+		in("every", period(100*time.Millisecond, time.Hour), func(h *model.Health) *time.Duration { return &h.Every },
+			"time between checks, 100ms to 1h").or("2s"),
+		in("timeout", period(10*time.Millisecond, time.Minute), func(h *model.Health) *time.Duration { return &h.Timeout },
+			"how long a check may take, 10ms to 1m and at most every").or("1s"),
+		in("up", whole[int](1, 100), func(h *model.Health) *int { return &h.Up },
+			"successes in a row that bring a backend up, 1 to 100").or("2"),
+		in("down", whole[int](1, 100), func(h *model.Health) *int { return &h.Down },
+			"failures in a row that take a backend down, 1 to 100").or("3"),
+	},
+}
+
+var flows = object[model.Flows]{
+	what: "flows",
+	pos:  func(f *model.Flows) *model.Position { return &f.Pos },
+	keys: []key[model.Flows]{
+		in("max", whole[int](1000, 50_000_000), func(f *model.Flows) *int { return &f.Max },
+			"flows expected, 1000 to 50000000; the table takes about 256 bytes for each").or("1000000"),
+		in("idle", period(time.Second, time.Hour), func(f *model.Flows) *time.Duration { return &f.Idle },
+			"a flow not seen for so long has ended, 1s to 1h").or("60s"),
+		in("active", period(time.Second, 24*time.Hour), func(f *model.Flows) *time.Duration { return &f.Active },
+			"a flow that lasts is reported at least so often, 1s to 24h").or("5m"),
+	},
+	later: []string{"export"},
+}
+
+var apis = object[model.API]{
+	what: "api",
+	keys: []key[model.API]{
+		in("socket", socketPath, func(a *model.API) *string { return &a.Socket },
+			"the Unix socket of the API, an absolute path of at most 107 bytes").or("/run/gardu/gardu.sock"),
+	},
+	later: []string{"listen", "tls", "token"},
+}

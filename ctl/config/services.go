@@ -1,0 +1,134 @@
+package config
+
+import (
+	"cmp"
+	"fmt"
+	"net/netip"
+	"slices"
+
+	"gardu/ctl/abi"
+	"gardu/ctl/lb"
+	"gardu/ctl/model"
+	"gardu/ctl/rule"
+)
+
+// How much of each the data plane has room for; id 0 is none.
+const (
+	maxServices = int(abi.ServiceIds) - 1
+	maxBackends = int(abi.BackendIds) - 1
+)
+
+func (d *decoder) checkServices(s *model.Snapshot) {
+	if len(s.Services) > maxServices {
+		d.fail(s.Services[maxServices].Pos, "", "there are %d services; at most %d fit", len(s.Services), maxServices)
+	}
+	addresses := make(map[netip.Addr]string, len(s.Services))
+	for _, service := range s.Services {
+		if service.Address.IsValid() {
+			addresses[service.Address] = service.Name
+		}
+	}
+	backends := 0
+	for _, service := range s.Services {
+		d.checkBackends(service, addresses)
+		if service.Health != nil {
+			d.checkHealth(service)
+		}
+		if backends += len(service.Backends); backends > maxBackends && backends-len(service.Backends) <= maxBackends {
+			d.fail(service.Pos, "", "there are more than %d backends up to here; no more fit", maxBackends)
+		}
+	}
+	d.checkOverlaps(s.Services)
+}
+
+func (d *decoder) checkBackends(service model.Service, services map[netip.Addr]string) {
+	mode, modeOK := lb.FindMode(service.Forward)
+	addresses := make(map[netip.Addr]string, len(service.Backends))
+	weights, broken := 0, false
+	for _, backend := range service.Backends {
+		weights += backend.Weight
+		broken = broken || d.broken[backend.Pos]
+		if !backend.Address.IsValid() {
+			continue
+		}
+		at := d.valueAt(backend.Pos, "address")
+		if other, ok := services[backend.Address]; ok {
+			d.fail(at, "an address that is not a service's", "the backend %s has the address of the service %s", backend.Name, other)
+		}
+		if other, ok := addresses[backend.Address]; ok {
+			d.fail(at, "", "the backends %s and %s have the same address", other, backend.Name)
+		}
+		addresses[backend.Address] = backend.Name
+		if modeOK && service.Address.IsValid() && !mode.Carries(service.Address, backend.Address) {
+			d.fail(at, fmt.Sprintf("an %s address, or a mode that wraps packets, such as ipip", family(service.Address)),
+				"%s cannot reach an %s backend from an %s service", mode.Name, family(backend.Address), family(service.Address))
+		}
+	}
+	d.unique(len(service.Backends), "backend", func(i int) (string, model.Position) {
+		return service.Backends[i].Name, d.valueAt(service.Backends[i].Pos, "name")
+	})
+	if weights == 0 && !broken && len(service.Backends) > 0 {
+		d.fail(d.valueAt(service.Pos, "backends"), "a weight above 0 for at least one", "every backend of %s has weight 0", service.Name)
+	}
+}
+
+func (d *decoder) checkHealth(service model.Service) {
+	health := service.Health
+	if d.broken[health.Pos] {
+		return
+	}
+	if health.TCP == (health.HTTP != "") {
+		d.fail(health.Pos, "exactly one of tcp: true and http: /PATH", "health has to say how a backend is checked")
+	}
+	if health.Timeout > health.Every {
+		d.fail(d.valueAt(health.Pos, "timeout"), "at most "+formatPeriod(health.Every)+", the time between checks",
+			"a check would take longer than the time until the next one")
+	}
+	switch {
+	case health.Port != 0 || !located(service):
+	case service.Port.Lo != service.Port.Hi:
+		d.fail(health.Pos, "the key port", "health needs a port: the service has more than one")
+	case service.Proto != model.ProtoTCP:
+		d.fail(health.Pos, "the key port", "health needs a TCP port: the service is %s", rule.ProtocolName(service.Proto))
+	}
+}
+
+// checkOverlaps reports services that claim the same packets. Sorted by port, a service need only be compared with
+// the one before it that reaches furthest.
+func (d *decoder) checkOverlaps(services []model.Service) {
+	sorted := slices.Clone(services)
+	slices.SortStableFunc(sorted, func(a, b model.Service) int {
+		return cmp.Or(a.Address.Compare(b.Address), cmp.Compare(a.Proto, b.Proto), cmp.Compare(a.Port.Lo, b.Port.Lo))
+	})
+	var furthest model.Service
+	for _, service := range sorted {
+		same := service.Address == furthest.Address && service.Proto == furthest.Proto
+		if !located(service) {
+			continue
+		}
+		if same && service.Port.Lo <= furthest.Port.Hi {
+			first, second := furthest, service
+			if first.Pos.Line > second.Pos.Line {
+				first, second = second, first
+			}
+			d.fail(d.valueAt(second.Pos, "port"), "ports that no other service has at this address",
+				"the services %s and %s overlap at %s %s; %s is in line %d", first.Name, second.Name,
+				service.Address, rule.ProtocolName(service.Proto), first.Name, d.valueAt(first.Pos, "port").Line)
+		}
+		if !same || service.Port.Hi > furthest.Port.Hi {
+			furthest = service
+		}
+	}
+}
+
+// located tells whether address, port and protocol were understood.
+func located(service model.Service) bool {
+	return service.Address.IsValid() && service.Proto != 0 && service.Port != model.Range{}
+}
+
+func family(addr netip.Addr) string {
+	if addr.Is4() {
+		return "IPv4"
+	}
+	return "IPv6"
+}

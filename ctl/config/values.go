@@ -1,0 +1,221 @@
+package config
+
+import (
+	"errors"
+	"fmt"
+	"net/netip"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"go.yaml.in/yaml/v3"
+
+	"gardu/ctl/model"
+	"gardu/ctl/rule"
+)
+
+// choice is one of a few words. Those of later are words of gardu that this version lacks; one that takes an
+// argument, {redirect: eth1}, is recognized as well.
+func choice[T any](words []string, values []T, later ...string) kind[T] {
+	allowed := strings.Join(words, ", ")
+	return kind[T]{schema{"enum": words}, func(d *decoder, n, owner *yaml.Node) (value T, ok bool) {
+		if m := resolve(n); m.Kind == yaml.MappingNode && len(m.Content) == 2 && slices.Contains(later, m.Content[0].Value) {
+			d.unknown(m.Content[0], "value", "", words, later)
+			return value, false
+		}
+		word, ok := d.word(n, owner, allowed)
+		if !ok {
+			return value, false
+		}
+		if i := slices.Index(words, word); i >= 0 {
+			return values[i], true
+		}
+		d.unknown(resolve(n), "value", " for "+owner.Value, words, later)
+		return value, false
+	}}
+}
+
+// choiceOf is a choice whose words are the values.
+func choiceOf[T ~string](values []T, later ...string) kind[T] {
+	words := make([]string, len(values))
+	for i, value := range values {
+		words[i] = string(value)
+	}
+	return choice(words, values, later...)
+}
+
+var boolean = scalar("true or false", schema{"type": "boolean"}, func(word string) (bool, error) {
+	switch word {
+	case "true":
+		return true, nil
+	case "false":
+		return false, nil
+	}
+	return false, fmt.Errorf("%s is neither true nor false", quoted(word))
+})
+
+// whole is a whole number from lo to hi.
+func whole[T ~int | ~uint16](lo, hi int) kind[T] {
+	s := schema{"type": "integer", "minimum": lo, "maximum": hi}
+	return scalar(fmt.Sprintf("a whole number from %d to %d", lo, hi), s, func(word string) (T, error) {
+		value, err := strconv.Atoi(word)
+		switch {
+		case errors.Is(err, strconv.ErrSyntax) || strings.HasPrefix(word, "+"):
+			return 0, fmt.Errorf("%s is not a whole number", quoted(word))
+		case err != nil || value < lo || value > hi:
+			return 0, fmt.Errorf("%s is out of range", shorten(word))
+		}
+		return T(value), nil
+	})
+}
+
+// period is a duration from lo to hi, written with its unit.
+func period(lo, hi time.Duration) kind[time.Duration] {
+	allowed := fmt.Sprintf("%s to %s, such as 500ms, 2s, 1m30s or 1h", formatPeriod(lo), formatPeriod(hi))
+	s := schema{"type": "string", "pattern": `^([0-9]+(\.[0-9]+)?(ms|s|m|h))+$`}
+	return scalar(allowed, s, func(word string) (time.Duration, error) {
+		value, err := time.ParseDuration(word)
+		if _, numberErr := strconv.ParseFloat(word, 64); err != nil && numberErr == nil {
+			return 0, fmt.Errorf("%s has no unit", quoted(word))
+		}
+		switch {
+		case err != nil:
+			return 0, fmt.Errorf("%s is not a duration", quoted(word))
+		case value < lo || value > hi:
+			return 0, fmt.Errorf("%s is out of range", shorten(word))
+		}
+		return value, nil
+	})
+}
+
+// formatPeriod prints a duration as people write it: 1m, not 1m0s.
+func formatPeriod(d time.Duration) string {
+	text := d.String()
+	if strings.HasSuffix(text, "m0s") {
+		text = strings.TrimSuffix(text, "0s")
+	}
+	if strings.HasSuffix(text, "h0m") {
+		text = strings.TrimSuffix(text, "0m")
+	}
+	return text
+}
+
+// named things: rules, sets, services, backends.
+const (
+	namePattern = `^[a-z0-9][a-z0-9._-]{0,62}$`
+	nameAllowed = "1 to 63 of a-z 0-9 . _ -, the first a letter or digit"
+)
+
+var nameRegexp = regexp.MustCompile(namePattern)
+
+var name = scalar(nameAllowed, schema{"type": "string", "pattern": namePattern}, func(word string) (string, error) {
+	if !nameRegexp.MatchString(word) {
+		return "", fmt.Errorf("%s is not a name", quoted(word))
+	}
+	return word, nil
+})
+
+// interfaceName is what Linux takes as the name of an interface.
+var interfaceName = scalar("1 to 15 characters without space, / and :", schema{"type": "string", "pattern": `^[^\s/:]{1,15}$`},
+	func(word string) (string, error) {
+		if word == "" || len(word) > 15 || strings.ContainsAny(word, "/: \t\n\v\f\r") || word == "." || word == ".." {
+			return "", fmt.Errorf("%s is not the name of an interface", quoted(word))
+		}
+		return word, nil
+	})
+
+// hostAddress is an address that packets can be sent to.
+var hostAddress = scalar("an address of one host, such as 192.0.2.10 or 2001:db8::10", schema{"type": "string"},
+	func(word string) (netip.Addr, error) {
+		addr, err := netip.ParseAddr(word)
+		switch {
+		case err != nil:
+			return addr, fmt.Errorf("%s is not an IP address", quoted(word))
+		case addr.Zone() != "":
+			return addr, fmt.Errorf("%s has a zone", quoted(word))
+		case addr.Is4In6():
+			return addr, fmt.Errorf("%s is an IPv4 address in IPv6 form; write %s", word, addr.Unmap())
+		case !addr.IsGlobalUnicast():
+			return addr, fmt.Errorf("%s is not the address of one host that others can reach", word)
+		}
+		return addr, nil
+	})
+
+// ports is a port from 1 or a range of them.
+var ports = scalar("1 to 65535 or a range such as 8000-8099", portSchema(schema{"pattern": `^[0-9]+(-[0-9]+)?$`}), parsePorts)
+
+// servicePorts is ports, or any.
+var servicePorts = scalar("1 to 65535, a range such as 8000-8099, or any", portSchema(schema{"pattern": `^(any|[0-9]+(-[0-9]+)?)$`}),
+	func(word string) (model.Range, error) {
+		if word == "any" {
+			return anyPort, nil
+		}
+		return parsePorts(word)
+	})
+
+var anyPort = model.Range{Lo: 0, Hi: 65535}
+
+func portSchema(text schema) schema {
+	text["type"] = "string"
+	return schema{"anyOf": []schema{{"type": "integer", "minimum": 1, "maximum": 65535}, text}}
+}
+
+func parsePorts(word string) (model.Range, error) {
+	r, err := rule.ParsePortRange(word)
+	if err == nil && r.Lo == 0 {
+		err = errors.New("no packet has port 0")
+	}
+	return r, err
+}
+
+// prefix is an entry of a set.
+var prefix = kind[netip.Prefix]{schema{"type": "string"}, func(d *decoder, n, owner *yaml.Node) (netip.Prefix, bool) {
+	const allowed = "an address or prefix such as 198.51.100.0/24 or 2001:db8::/32"
+	word, ok := d.word(n, owner, allowed)
+	if !ok {
+		return netip.Prefix{}, false
+	}
+	value, err := rule.ParsePrefix(word)
+	if err != nil {
+		d.fail(d.at(resolve(n)), allowed, "%s", err)
+		return value, false
+	}
+	d.warnHostBits(n, word, value)
+	return value, true
+}}
+
+func (d *decoder) warnHostBits(n *yaml.Node, word string, value netip.Prefix) {
+	if hasHostBits(word, value) {
+		d.warn(d.at(resolve(n)), "%s has bits set behind its length; it counts as %s", word, value)
+	}
+}
+
+// socketPath is where a Unix socket can be: 107 bytes are what struct sockaddr_un holds.
+var socketPath = scalar("an absolute path of at most 107 bytes", schema{"type": "string", "pattern": "^/", "maxLength": 107},
+	func(word string) (string, error) {
+		if !filepath.IsAbs(word) || len(word) > 107 || strings.HasSuffix(word, "/") || strings.Contains(word, "\x00") {
+			return "", fmt.Errorf("%s cannot be the path of a socket", quoted(word))
+		}
+		return filepath.Clean(word), nil
+	})
+
+var filePath = scalar("the path of a file, relative to this one or absolute", schema{"type": "string", "minLength": 1},
+	func(word string) (string, error) {
+		if word == "" || strings.Contains(word, "\x00") {
+			return "", fmt.Errorf("%s is not a path", quoted(word))
+		}
+		return word, nil
+	})
+
+// requestPath is the path of an HTTP request, with a query if need be.
+var requestPath = scalar("a path such as /healthz", schema{"type": "string", "pattern": `^/[!-~]*$`, "maxLength": 1024},
+	func(word string) (string, error) {
+		visible := !strings.ContainsFunc(word, func(r rune) bool { return r < '!' || r > '~' })
+		if !strings.HasPrefix(word, "/") || !visible || len(word) > 1024 {
+			return "", fmt.Errorf("%s is not the path of an HTTP request", quoted(word))
+		}
+		return word, nil
+	})
