@@ -30,7 +30,7 @@ var allowed = map[string]string{
 	"pkt":     "",
 	// Pure functions between values: they never touch the kernel.
 	"rule":    "model",
-	"config":  "model rule",
+	"config":  "abi lb model rule",
 	"lb":      "abi model",
 	"compile": "abi lb model rule",
 	// The kernel.
