@@ -1,0 +1,54 @@
+package lb
+
+import (
+	"net/netip"
+
+	"gardu/ctl/abi"
+	"gardu/ctl/model"
+)
+
+// ModeInfo describes one way in which packets reach a backend.
+type ModeInfo struct {
+	Name   model.Mode
+	ABI    abi.Mode
+	Help   string
+	Mixed  bool                 // a service of one family can have backends of the other
+	Header [abi.FamilyCount]int // bytes added to the packet, by the family of the backend's address
+}
+
+// Modes returns a row for each mode of bpf/modes.h, in its order.
+func Modes() []ModeInfo {
+	return []ModeInfo{
+		{
+			Name: "dsr", ABI: abi.ModeDsr,
+			Help: "rewrite the destination MAC; the backend owns the service address",
+		},
+		{
+			Name: "ipip", ABI: abi.ModeIpip,
+			Help:   "wrap in IPv4 or IPv6 (RFC 2003, 2473, 4213); the backend unwraps",
+			Mixed:  true,
+			Header: [abi.FamilyCount]int{abi.FamilyV4: 20, abi.FamilyV6: 40},
+		},
+	}
+}
+
+// FindMode returns the row of that name.
+func FindMode(name model.Mode) (ModeInfo, bool) {
+	for _, mode := range Modes() {
+		if mode.Name == name {
+			return mode, true
+		}
+	}
+	return ModeInfo{}, false
+}
+
+// Carries tells whether packets for service can reach backend in this mode.
+func (m ModeInfo) Carries(service, backend netip.Addr) bool {
+	return m.Mixed || service.Is4() == backend.Is4()
+}
+
+// Overhead is how many bytes the packet grows on the way to backend.
+func (m ModeInfo) Overhead(backend netip.Addr) int {
+	_, family := abi.PutAddr(backend)
+	return m.Header[family]
+}
