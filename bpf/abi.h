@@ -12,9 +12,6 @@
 #include "modes.h"
 #include "reasons.h"
 
-/* Raised when the meaning of anything pinned changes; a daemon refuses maps of another version. */
-#define ABI_VERSION 1
-
 enum verdict { VERDICT_PASS, VERDICT_DROP, VERDICT_REJECT, VERDICT_REDIRECT, VERDICT_FORWARD };
 
 #define REASON_ROW(name, verdict, text, help) REASON_##name,
@@ -33,6 +30,7 @@ enum family { FAMILY_V4, FAMILY_V6, FAMILY_COUNT };
 
 /* Sizes that both sides must agree on. */
 enum limits {
+	ABI_VERSION = 1,      /* raised when the meaning of anything pinned changes; a daemon refuses maps of another version */
 	GENERATION_SLOTS = 3, /* current, previous, being built: slot = generation % 3 */
 	RULE_IDS = 131072,    /* counters; ids below FIRST_RULE_ID are reserved, see enum decider */
 	SERVICE_IDS = 4096,   /* id 0: none */
@@ -42,6 +40,7 @@ enum limits {
 	GROUPS = 64,          /* mask groups of a ruleset: one bit each */
 	SET_BITS = 512,       /* address sets of a generation: one bit each in a class line; bit 0 is filter.allow */
 	BUCKET_SLOTS = 8,
+	BUCKET_HOPS = 4,      /* buckets an overflowing entry may be from its own, own included; the compiler grows the table else */
 	FLOW_WAYS = 4,        /* records a bucket */
 	TRACE_STEPS = 64,
 	NOTE_BYTES = 104,
@@ -108,7 +107,7 @@ struct rules_head {
 	__u8 cand_dst_bits;
 	__u8 flags;          /* RULES_* */
 	__u8 default_verdict; /* VERDICT_PASS or VERDICT_DROP */
-	__u64 family_groups_pad; /* 0 */
+	__u64 pad;
 };
 enum rules_flags {
 	RULES_REMEMBER = 1,  /* every rule depends on the flow's key alone: the verdict may be remembered */
@@ -268,7 +267,9 @@ struct control {
 	__u64 hash_key[2];   /* secret of the flow hash, random, fixed for the life of the maps */
 	__u64 block_lens4;   /* bit n: some block has a v4 prefix of length n */
 	__u64 block_lens6[3]; /* likewise, bit n of word n / 64 */
-	__u64 pad[6];
+	__u32 flow_guard;    /* jiffies that a flow must be idle before another may take its record */
+	__u32 flow_budget;   /* inserts into the LRU map that a CPU may make in a jiffy */
+	__u64 pad[5];
 };
 
 struct block_key {
@@ -362,6 +363,7 @@ struct flow_totals {
 	__u64 spilled, spilled_bytes;     /* moved into the LRU map */
 	__u64 returned, returned_bytes;   /* and back */
 	__u64 created;                    /* records made */
+	__u64 filtered;                   /* packets that reached the filter: counted on their own to check the deciders' sum */
 	__u64 sent, sent_bytes;           /* packets seen at tc egress, frame bytes */
 	__u32 tick, budget;               /* LRU inserts left in this tick */
 };

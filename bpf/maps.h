@@ -12,7 +12,8 @@
 		__uint(max_entries, entries);              \
 	} name SEC(".maps")
 
-/* An outer map whose inner maps are arrays of lines, each as long as it needs to be. */
+/* An outer map whose inner maps are arrays of lines, each as long as it needs to be. (Sizes, not types: clang keeps only a
+ * forward declaration of a type that is named in an inner map alone.) */
 #define LINES_OUTER(name, entries)                                    \
 	struct {                                                      \
 		__uint(type, BPF_MAP_TYPE_ARRAY_OF_MAPS);             \
@@ -20,8 +21,8 @@
 		__uint(max_entries, entries);                         \
 		__array(values, struct {                              \
 			__uint(type, BPF_MAP_TYPE_ARRAY);             \
-			__type(key, __u32);                           \
-			__type(value, struct line);                   \
+			__uint(key_size, sizeof(__u32));              \
+			__uint(value_size, sizeof(struct line));      \
 			__uint(max_entries, 1);                       \
 			__uint(map_flags, BPF_F_MMAPABLE | BPF_F_INNER_MAP); \
 		});                                                   \
@@ -72,9 +73,6 @@ MAP(rule_counters, BPF_MAP_TYPE_PERCPU_ARRAY, __u32, struct rule_counter, RULE_I
 /* As rule_counters. Index: backend id; 0 = packets for a service that found no backend. */
 MAP(backend_counters, BPF_MAP_TYPE_PERCPU_ARRAY, __u32, struct backend_counter, BACKEND_IDS);
 
-/* As rule_counters. Index: bit of a set (SET_BITS): packets whose deciding rule asked for that set. */
-MAP(set_counters, BPF_MAP_TYPE_PERCPU_ARRAY, __u32, struct counter, SET_BITS);
-
 /* Programs write, daemon reads. One entry: totals of flow accounting. */
 MAP(flow_totals, BPF_MAP_TYPE_PERCPU_ARRAY, __u32, struct flow_totals, 1);
 
@@ -86,8 +84,8 @@ struct {
 	__uint(max_entries, 2);
 	__array(values, struct {
 		__uint(type, BPF_MAP_TYPE_ARRAY);
-		__type(key, __u32);
-		__type(value, struct flow_bucket);
+		__uint(key_size, sizeof(__u32));
+		__uint(value_size, sizeof(struct flow_bucket));
 		__uint(max_entries, 1);
 		__uint(map_flags, BPF_F_MMAPABLE | BPF_F_INNER_MAP);
 	});
@@ -100,8 +98,8 @@ struct {
 	__uint(max_entries, 2);
 	__array(values, struct {
 		__uint(type, BPF_MAP_TYPE_LRU_HASH);
-		__type(key, struct flow_key);
-		__type(value, struct flow_value);
+		__uint(key_size, sizeof(struct flow_key));
+		__uint(value_size, sizeof(struct flow_value));
 		__uint(max_entries, 1);
 	});
 } flow_lru SEC(".maps");

@@ -29,7 +29,6 @@ const (
 	AbiMapReasons         = "reasons"
 	AbiMapRings           = "rings"
 	AbiMapRuleCounters    = "rule_counters"
-	AbiMapSetCounters     = "set_counters"
 	AbiMapTables          = "tables"
 	AbiMapTrace           = "trace"
 	AbiVarCfgBlocks       = "cfg_blocks"
@@ -106,7 +105,6 @@ type AbiMapSpecs struct {
 	Reasons         *ebpf.MapSpec `ebpf:"reasons"`
 	Rings           *ebpf.MapSpec `ebpf:"rings"`
 	RuleCounters    *ebpf.MapSpec `ebpf:"rule_counters"`
-	SetCounters     *ebpf.MapSpec `ebpf:"set_counters"`
 	Tables          *ebpf.MapSpec `ebpf:"tables"`
 	Trace           *ebpf.MapSpec `ebpf:"trace"`
 }
@@ -161,7 +159,6 @@ type AbiMaps struct {
 	Reasons         *ebpf.Map `ebpf:"reasons"`
 	Rings           *ebpf.Map `ebpf:"rings"`
 	RuleCounters    *ebpf.Map `ebpf:"rule_counters"`
-	SetCounters     *ebpf.Map `ebpf:"set_counters"`
 	Tables          *ebpf.Map `ebpf:"tables"`
 	Trace           *ebpf.Map `ebpf:"trace"`
 }
@@ -181,7 +178,6 @@ func (m *AbiMaps) Close() error {
 		m.Reasons,
 		m.Rings,
 		m.RuleCounters,
-		m.SetCounters,
 		m.Tables,
 		m.Trace,
 	)

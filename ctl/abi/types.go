@@ -84,7 +84,9 @@ type Control struct {
 	HashKey    [2]uint64
 	BlockLens4 uint64
 	BlockLens6 [3]uint64
-	Pad        [6]uint64
+	FlowGuard  uint32
+	FlowBudget uint32
+	Pad        [5]uint64
 }
 
 type Counter struct {
@@ -185,6 +187,7 @@ type FlowTotals struct {
 	Returned       uint64
 	ReturnedBytes  uint64
 	Created        uint64
+	Filtered       uint64
 	Sent           uint64
 	SentBytes      uint64
 	Tick           uint32
@@ -241,6 +244,7 @@ const (
 type Limits uint32
 
 const (
+	AbiVersion      Limits = 1
 	GenerationSlots Limits = 3
 	RuleIds         Limits = 131072
 	ServiceIds      Limits = 4096
@@ -250,6 +254,7 @@ const (
 	Groups          Limits = 64
 	SetBits         Limits = 512
 	BucketSlots     Limits = 8
+	BucketHops      Limits = 4
 	FlowWays        Limits = 4
 	TraceSteps      Limits = 64
 	NoteBytes       Limits = 104
@@ -377,25 +382,25 @@ const (
 )
 
 type RulesHead struct {
-	_               structs.HostLayout
-	Records         uint32
-	RecordOff       uint32
-	Groups          uint32
-	GroupOff        uint32
-	BucketOff       uint32
-	BucketMask      uint32
-	ChainOff        uint32
-	ExtOff          uint32
-	CandSrcOff      uint32
-	CandDstOff      uint32
-	CandSportOff    uint32
-	CandDportOff    uint32
-	CandProtoOff    uint32
-	CandSrcBits     uint8
-	CandDstBits     uint8
-	Flags           uint8
-	DefaultVerdict  uint8
-	FamilyGroupsPad uint64
+	_              structs.HostLayout
+	Records        uint32
+	RecordOff      uint32
+	Groups         uint32
+	GroupOff       uint32
+	BucketOff      uint32
+	BucketMask     uint32
+	ChainOff       uint32
+	ExtOff         uint32
+	CandSrcOff     uint32
+	CandDstOff     uint32
+	CandSportOff   uint32
+	CandDportOff   uint32
+	CandProtoOff   uint32
+	CandSrcBits    uint8
+	CandDstBits    uint8
+	Flags          uint8
+	DefaultVerdict uint8
+	Pad            uint64
 }
 
 type ServiceFlags uint32

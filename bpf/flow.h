@@ -1,0 +1,304 @@
+/* SPDX-License-Identifier: BSD-2-Clause OR GPL-2.0 */
+/* The flow table: one record a flow and direction in a region of each CPU's own, an LRU map behind it.
+ *
+ * A record is written only by its CPU, in soft interrupts, so that no lock or atomic is needed; readers copy it and check that
+ * its tag didn't change. A flow that is found only in the LRU map comes back into the array. Who gives way to a new flow, in
+ * order: a free record; the oldest with one packet, whose count goes to "evicted"; the oldest that was idle for longer
+ * than the guard, which moves into the LRU map with its counts; else the new flow is kept in the LRU map within a budget a
+ * jiffy, else it is only counted as "refused". So a flood of new flows takes nothing from flows that live.
+ */
+#pragma once
+#include "parse.h"
+#include "table.h"
+#include "verdict.h"
+
+struct flow_table {
+	struct flow_bucket *bucket; /* NULL cannot be */
+	void *lru;
+	struct flow_totals *totals;
+	__u32 way;                  /* where this flow is looked for first */
+	__u32 now;                  /* jiffies */
+	bool in_lru;                /* the flow's value is in the LRU map, which all CPUs share */
+};
+
+static __always_inline bool same_key(const struct flow_key *a, const struct flow_key *b)
+{
+	const __u64 *x = (const __u64 *)a, *y = (const __u64 *)b;
+
+	return !((x[4] ^ y[4]) | (x[3] ^ y[3]) | (x[1] ^ y[1]) | (x[2] ^ y[2]) | (x[0] ^ y[0]));
+}
+
+static __always_inline __u64 flow_hash(struct control *c, const struct pkt *p)
+{
+	const __u64 *word = (const __u64 *)&p->key;
+	__u64 h;
+
+	if (p->family == FAMILY_V4) {
+		h = mix(c->hash_key[0], (word[1] & ~0xffffffffull) | word[3] >> 32);
+	} else {
+		h = mix(c->hash_key[0], word[0]);
+		h = mix(h, word[1]);
+		h = mix(h, word[2]);
+		h = mix(h, word[3]);
+	}
+	return mix(mix(h, word[4]), c->hash_key[1]);
+}
+
+static __always_inline struct flow_bucket *flow_bucket(struct control *c, __u32 slot, __u64 hash)
+{
+	void *table = bpf_map_lookup_elem(&flow_tables, &slot);
+	__u32 mask = c->flow_mask[slot & 1];
+	__u32 index = bpf_get_smp_processor_id() * (mask + 1) + ((__u32)hash & mask);
+
+	return table ? bpf_map_lookup_elem(table, &index) : NULL;
+}
+
+static __always_inline struct flow_record *flow_in(struct flow_bucket *bucket, __u32 way, const struct flow_key *key)
+{
+#pragma unroll
+	for (int i = 0; i < FLOW_WAYS; i++) {
+		struct flow_record *record = &bucket->record[(way ^ i) & (FLOW_WAYS - 1)];
+
+		if (same_key(&record->key, key))
+			return record;
+	}
+	return NULL;
+}
+
+/* Put a flow that leaves the array into the LRU map, adding to what another CPU may have put there. */
+static __always_inline void flow_spill(struct flow_table *t, struct flow_record *record)
+{
+	struct flow_value *there;
+
+	there = bpf_map_lookup_elem(t->lru, &record->key);
+	if (there) {
+		__sync_fetch_and_add(&there->packets, record->value.packets);
+		__sync_fetch_and_add(&there->bytes, record->value.bytes);
+	} else if (bpf_map_update_elem(t->lru, &record->key, &record->value, BPF_NOEXIST)) {
+		t->totals->refused += record->value.packets;
+		t->totals->refused_bytes += record->value.bytes;
+		return;
+	}
+	t->totals->spilled += record->value.packets;
+	t->totals->spilled_bytes += record->value.bytes;
+	t->bucket->record[0].value.spilled = 1;
+}
+
+/* A record for a new flow, its tag 0; NULL when every record of the bucket is in use. */
+static __always_inline struct flow_record *flow_make_room(struct control *c, struct flow_table *t)
+{
+	struct flow_record *single = NULL, *idle = NULL, *record;
+	__u32 single_age = 0, idle_age = c->flow_guard, age;
+
+#pragma unroll
+	for (int i = 0; i < FLOW_WAYS; i++) {
+		record = &t->bucket->record[(t->way ^ i) & (FLOW_WAYS - 1)];
+		if (!record->key.tag)
+			return record;
+		age = t->now - record->value.last;
+		if (record->value.packets == 1 && (!single || age > single_age)) {
+			single = record;
+			single_age = age;
+		}
+		if (age > idle_age) {
+			idle = record;
+			idle_age = age;
+		}
+	}
+	if (single) {
+		t->totals->evicted += single->value.packets;
+		t->totals->evicted_bytes += single->value.bytes;
+		WRITE_ONCE(single->key.tag, 0);
+		return single;
+	}
+	if (idle) {
+		flow_spill(t, idle);
+		WRITE_ONCE(idle->key.tag, 0);
+	}
+	return idle;
+}
+
+/* Fill a free record; the tag comes last, so that a reader never takes a half-written one for whole. `value` NULL: zeros. */
+static __always_inline void flow_write(struct flow_record *record, const struct flow_key *key, const struct flow_value *value)
+{
+	__u8 spilled = record->value.spilled;
+	__u16 tag = key->tag;
+
+	if (value)
+		__builtin_memcpy(&record->value, value, sizeof(*value));
+	else
+		__builtin_memset(&record->value, 0, sizeof(record->value));
+	record->value.spilled = spilled;
+	__builtin_memcpy(&record->key, key, offsetof(struct flow_key, tag));
+	barrier();
+	WRITE_ONCE(record->key.tag, tag);
+}
+
+/* A flow that has no record here: in the table that flows.max replaced, or in the LRU map behind. Brings it back if there is room. */
+static __always_inline struct flow_value *flow_return(struct control *c, struct flow_table *t, const struct pkt *p, __u64 hash, __u32 slot)
+{
+	struct flow_record *old = NULL, *record;
+	struct flow_value *value = NULL;
+	struct flow_bucket *bucket;
+	__u32 other = slot ^ 1;
+	void *lru = t->lru;
+
+	if (c->flow_old) {
+		bucket = flow_bucket(c, other, hash);
+		if (bucket)
+			old = flow_in(bucket, t->way, &p->key);
+		if (old) {
+			value = &old->value;
+		} else {
+			lru = bpf_map_lookup_elem(&flow_lru, &other);
+			if (lru)
+				value = bpf_map_lookup_elem(lru, &p->key);
+		}
+	}
+	if (!value && t->bucket->record[0].value.spilled) {
+		lru = t->lru;
+		value = bpf_map_lookup_elem(lru, &p->key);
+	}
+	if (!value)
+		return NULL;
+	record = flow_make_room(c, t);
+	if (!record) {
+		t->in_lru = !old;
+		return value;
+	}
+	flow_write(record, &p->key, value);
+	if (old) {
+		WRITE_ONCE(old->key.tag, 0);
+	} else if (lru) {
+		t->totals->returned += value->packets;
+		t->totals->returned_bytes += value->bytes;
+		bpf_map_delete_elem(lru, &p->key);
+	}
+	return &record->value;
+}
+
+/* The flow's record, or NULL: it is new. Fills *t for flow_account(). */
+static __always_inline struct flow_value *flow_find(struct control *c, struct flow_table *t, const struct pkt *p)
+{
+	__u32 slot = READ_ONCE(c->flow_slot) & 1, zero = 0;
+	__u64 hash = flow_hash(c, p);
+	struct flow_record *record;
+
+	t->now = bpf_jiffies64();
+	t->way = hash >> 32;
+	t->bucket = flow_bucket(c, slot, hash);
+	t->lru = NULL;
+	t->in_lru = false;
+	if (!t->bucket)
+		return NULL;
+	record = flow_in(t->bucket, t->way, &p->key);
+	if (record)
+		return &record->value;
+	if (!c->flow_old && !t->bucket->record[0].value.spilled)
+		return NULL;
+	t->lru = bpf_map_lookup_elem(&flow_lru, &slot);
+	t->totals = bpf_map_lookup_elem(&flow_totals, &zero);
+	if (!t->lru || !t->totals)
+		return NULL;
+	return flow_return(c, t, p, hash, slot);
+}
+
+static const struct flow_value no_packets;
+
+/* A record for a new flow, or NULL: it is counted as refused. */
+static __always_inline struct flow_value *flow_create(struct control *c, struct flow_table *t, const struct pkt *p)
+{
+	__u32 slot = READ_ONCE(c->flow_slot) & 1;
+	struct flow_record *record;
+
+	if (!t->bucket)
+		return NULL;
+	t->lru = bpf_map_lookup_elem(&flow_lru, &slot);
+	if (!t->lru)
+		return NULL;
+	record = flow_make_room(c, t);
+	if (record) {
+		flow_write(record, &p->key, NULL);
+		return &record->value;
+	}
+	if (t->totals->tick != t->now) {
+		t->totals->tick = t->now;
+		t->totals->budget = c->flow_budget;
+	}
+	if (!t->totals->budget)
+		return NULL;
+	t->totals->budget--;
+	if (bpf_map_update_elem(t->lru, &p->key, &no_packets, BPF_NOEXIST))
+		return NULL;
+	t->bucket->record[0].value.spilled = 1;
+	t->in_lru = true;
+	return bpf_map_lookup_elem(t->lru, &p->key);
+}
+
+static __always_inline void flow_state(struct flow_value *value, const struct pkt *p)
+{
+	value->tcp_flags |= p->tcp_flags;
+	if (p->has & IS_SYN)
+		value->state &= ~FLOW_STATE_CLOSED;
+	else if (p->key.proto == PROTO_TCP || value->packets > 1)
+		value->state |= FLOW_STATE_ESTABLISHED;
+	if (p->key.proto == PROTO_TCP && p->tcp_flags & (TCP_FIN | TCP_RST))
+		value->state |= FLOW_STATE_CLOSED;
+	if (p->ttl < value->ttl_min)
+		value->ttl_min = p->ttl;
+	if (p->ttl > value->ttl_max)
+		value->ttl_max = p->ttl;
+}
+
+static __always_inline void flow_count(struct flow_table *t, struct flow_value *value, const struct pkt *p)
+{
+	if (t->in_lru) { /* counted as if it had passed through the array */
+		__sync_fetch_and_add(&value->packets, p->segments);
+		__sync_fetch_and_add(&value->bytes, p->ip_bytes);
+		t->totals->spilled += p->segments;
+		t->totals->spilled_bytes += p->ip_bytes;
+	} else {
+		value->packets += p->segments;
+		value->bytes += p->ip_bytes;
+	}
+	value->last = t->now;
+	flow_state(value, p);
+}
+
+/* Count a packet that goes on its way, and remember what was found about its flow. value: what flow_find() gave. */
+static __always_inline void flow_account(ctx_t *ctx, struct control *c, struct flow_table *t, struct flow_value *value, const struct pkt *p,
+					 enum reason reason)
+{
+	struct flow_totals *totals;
+	__u32 zero = 0;
+
+	totals = bpf_map_lookup_elem(&flow_totals, &zero);
+	if (!totals)
+		return;
+	t->totals = totals;
+	totals->accounted += p->segments;
+	totals->accounted_bytes += p->ip_bytes;
+	if (!value) {
+		value = flow_create(c, t, p);
+		if (!value) {
+			totals->refused += p->segments;
+			totals->refused_bytes += p->ip_bytes;
+			return;
+		}
+		totals->created++;
+		value->first = bpf_ktime_get_coarse_ns();
+		value->ifindex = ctx_ifindex(ctx);
+		value->ttl_min = value->ttl_max = p->ttl;
+		value->dscp = p->tos >> 2;
+	}
+	flow_count(t, value, p);
+	if (p->remembered)
+		return;
+	value->rule = p->rule;
+	value->service = p->service;
+	value->backend = p->backend;
+	value->reason = reason;
+	value->verdict = verdict_of(reason);
+	value->block_epoch = p->block_epoch;
+	value->generation = p->remember ? p->generation : 0;
+}

@@ -1,0 +1,348 @@
+/* SPDX-License-Identifier: BSD-2-Clause OR GPL-2.0 */
+/* Bytes to facts. The only place that checks header bounds on input. Whatever the bytes are, the answer is
+ * REASON_NONE with a struct pkt that is true, REASON_NOT_IP, or REASON_MALFORMED.
+ *
+ * What is malformed: a header cut short, IP lengths that contradict each other or the frame, more than EXT_HEADERS
+ * IPv6 extension headers, and a first or only fragment that doesn't hold its whole L4 header (RFC 1858, RFC 7112).
+ */
+#pragma once
+#include "pkt.h"
+
+enum {
+	EXT_HEADERS = 8,
+	LINEAR_BYTES = 512, /* tc: as much of a frame is made directly readable */
+	ETHERTYPE_VLAN = 0x8100,
+	ETHERTYPE_QINQ = 0x88a8,
+	ETHERTYPE_IPV4 = 0x0800,
+	ETHERTYPE_IPV6 = 0x86dd,
+	ETHERTYPE_ARP = 0x0806,
+	PROTO_HOPOPT = 0,
+	PROTO_ICMP = 1,
+	PROTO_IPIP = 4,
+	PROTO_TCP = 6,
+	PROTO_UDP = 17,
+	PROTO_IPV6 = 41,
+	PROTO_ROUTING = 43,
+	PROTO_FRAGMENT = 44,
+	PROTO_AH = 51,
+	PROTO_ICMPV6 = 58,
+	PROTO_DSTOPTS = 60,
+	PROTO_SCTP = 132,
+	ICMP_ECHO_REPLY = 0,
+	ICMP_ECHO_REQUEST = 8,
+	ICMP6_ECHO_REQUEST = 128,
+	ICMP6_ECHO_REPLY = 129,
+	ICMP6_MLD_FIRST = 130,
+	ICMP6_SOLICIT = 135,
+	ICMP6_ADVERT = 136,
+	ICMP6_ND_LAST = 137,
+	ICMP6_MLD2_REPORT = 143,
+	TCP_FIN = 1,
+	TCP_SYN = 2,
+	TCP_RST = 4,
+	TCP_ACK = 16,
+};
+
+struct eth_header {
+	__u8 dst[6], src[6];
+	__be16 be_type;
+} __attribute__((packed));
+
+struct vlan_header {
+	__be16 be_tci, be_type;
+};
+
+struct ipv4_header {
+	__u8 version_ihl, tos;
+	__be16 be_length, be_id, be_fragment; /* be_fragment: 3 flag bits, 13 bits of offset in units of 8 bytes */
+	__u8 ttl, proto;
+	__u16 csum;
+	__be32 saddr, daddr;
+};
+
+struct ipv6_header {
+	__be32 be_flow; /* version 4, traffic class 8, flow label 20 bits */
+	__be16 be_length;
+	__u8 next, hop_limit;
+	__u8 saddr[16], daddr[16];
+};
+
+struct tcp_header {
+	__be16 be_sport, be_dport;
+	__be32 be_seq, be_ack;
+	__u8 doff, flags; /* doff: header length in 4 bytes, high half */
+	__be16 be_window;
+	__u16 csum;
+	__be16 be_urgent;
+};
+
+struct icmp_header {
+	__u8 type, code;
+	__u16 csum;
+	__be16 be_id, be_sequence;
+};
+
+static __always_inline bool is_extension(__u8 next)
+{
+	return next == PROTO_HOPOPT || next == PROTO_ROUTING || next == PROTO_DSTOPTS || next == PROTO_AH || next == PROTO_FRAGMENT;
+}
+
+/* Ethernet and up to two VLAN tags (802.1Q, 802.1ad); p->be_type is what they carry, 0 if that is cut short. */
+static __always_inline void parse_link(ctx_t *ctx, void *data, void *data_end, struct pkt *p)
+{
+	struct eth_header *eth = data;
+	struct vlan_header *tag;
+	__u16 vlan = 0;
+
+	if (data + sizeof(*eth) > data_end)
+		return;
+	p->be_type = eth->be_type;
+	p->l3 = sizeof(*eth);
+#ifdef HOOK_TC
+	if (ctx->vlan_present)
+		vlan = ctx->vlan_tci & 0xfff;
+#endif
+#pragma unroll
+	for (int i = 0; i < 2; i++) {
+		if (p->be_type != bpf_htons(ETHERTYPE_VLAN) && p->be_type != bpf_htons(ETHERTYPE_QINQ))
+			break;
+		tag = header_at(data, p->l3);
+		if ((void *)(tag + 1) > data_end) {
+			p->be_type = 0;
+			return;
+		}
+		if (!vlan)
+			vlan = bpf_ntohs(tag->be_tci) & 0xfff;
+		p->be_type = tag->be_type;
+		p->l3 += sizeof(*tag);
+		p->tags++;
+	}
+	p->key.tag = FLOW_USED << 12 | vlan;
+}
+
+static __always_inline enum reason parse_ipv4(void *data, void *data_end, struct pkt *p, __u32 *ip_end)
+{
+	struct ipv4_header *ip = header_at(data, p->l3);
+	__u32 header, length;
+	__u16 fragment;
+
+	if ((void *)(ip + 1) > data_end)
+		return REASON_MALFORMED;
+	header = (ip->version_ihl & 15) * 4;
+	length = bpf_ntohs(ip->be_length);
+	if (ip->version_ihl >> 4 != 4 || header < sizeof(*ip))
+		return REASON_MALFORMED;
+#ifdef HOOK_TC
+	if (!length && p->segments != 1) /* a bundle of more than 64 KB */
+		length = p->frame_bytes - p->l3;
+#endif
+	if (length < header || p->l3 + length > p->frame_bytes)
+		return REASON_MALFORMED;
+	p->family = FAMILY_V4;
+	p->length = length;
+	p->ttl = ip->ttl;
+	p->tos = ip->tos;
+	p->key.proto = ip->proto;
+	p->l4 = p->l3 + header;
+	((__u64 *)p->key.saddr)[0] = 0;
+	((__u64 *)p->key.daddr)[0] = 0;
+	((__u32 *)p->key.saddr)[2] = bpf_htonl(0xffff);
+	((__u32 *)p->key.daddr)[2] = bpf_htonl(0xffff);
+	((__u32 *)p->key.saddr)[3] = ip->saddr;
+	((__u32 *)p->key.daddr)[3] = ip->daddr;
+	fragment = bpf_ntohs(ip->be_fragment);
+	if (fragment & 0x3fff)
+		p->has |= fragment & 0x1fff ? IS_FRAGMENT | IS_LATER : IS_FRAGMENT;
+	*ip_end = p->l3 + length;
+	return REASON_NONE;
+}
+
+static __always_inline enum reason parse_ipv6(void *data, void *data_end, struct pkt *p, __u32 *ip_end)
+{
+	struct ipv6_header *ip = header_at(data, p->l3);
+	__u32 off = p->l3 + sizeof(*ip), length, size;
+	__u8 next, *ext;
+
+	if ((void *)(ip + 1) > data_end)
+		return REASON_MALFORMED;
+	if ((bpf_ntohl(ip->be_flow) >> 28) != 6)
+		return REASON_MALFORMED;
+	length = sizeof(*ip) + bpf_ntohs(ip->be_length);
+	next = ip->next;
+	if (length == sizeof(*ip)) {
+#ifdef HOOK_TC
+		if (p->segments != 1)
+			length = p->frame_bytes - p->l3;
+#endif
+		if (next == PROTO_HOPOPT) /* a jumbogram (RFC 2675), or nonsense */
+			return REASON_MALFORMED;
+	}
+	if (p->l3 + length > p->frame_bytes)
+		return REASON_MALFORMED;
+	p->family = FAMILY_V6;
+	p->length = length;
+	p->ttl = ip->hop_limit;
+	p->tos = bpf_ntohl(ip->be_flow) >> 20;
+	__builtin_memcpy(p->key.saddr, ip->saddr, 16);
+	__builtin_memcpy(p->key.daddr, ip->daddr, 16);
+	p->key.tag |= FLOW_V6 << 12;
+	*ip_end = p->l3 + length;
+	for (int i = 0; i < EXT_HEADERS && is_extension(next); i++) {
+		ext = header_at(data, off);
+		if ((void *)(ext + 8) > data_end || off + 8 > *ip_end)
+			return REASON_MALFORMED;
+		size = (ext[1] + 1) * 8;
+		if (next == PROTO_AH)
+			size = (ext[1] + 2) * 4;
+		if (next == PROTO_FRAGMENT) {
+			size = 8;
+			if (ext[2] | (ext[3] & 0xf9)) /* an atomic fragment is none (RFC 6946) */
+				p->has |= IS_FRAGMENT;
+			if (ext[2] | (ext[3] & 0xf8)) {
+				p->has |= IS_LATER;
+				p->key.proto = ext[0];
+				return REASON_NONE;
+			}
+		}
+		next = ext[0];
+		off += size;
+		if (off > *ip_end)
+			return REASON_MALFORMED;
+	}
+	if (is_extension(next))
+		return REASON_MALFORMED;
+	p->key.proto = next;
+	p->l4 = off;
+	return REASON_NONE;
+}
+
+/* Ports, ICMP type, TCP flags. room: bytes of IP payload from l4 on. *header: bytes of the L4 header. */
+static __always_inline enum reason parse_transport(void *data, void *data_end, struct pkt *p, __u32 room, __u32 *header)
+{
+	void *l4 = header_at(data, p->l4);
+	struct tcp_header *tcp = l4;
+	struct icmp_header *icmp = l4;
+	bool is_icmp = p->key.proto == (p->family == FAMILY_V4 ? PROTO_ICMP : PROTO_ICMPV6);
+	__u32 need = 0;
+
+	if (p->key.proto == PROTO_TCP)
+		need = sizeof(*tcp);
+	else if (p->key.proto == PROTO_UDP || is_icmp)
+		need = 8;
+	else if (p->key.proto == PROTO_SCTP)
+		need = 12;
+	if (!need)
+		return REASON_NONE;
+	if (room < need || l4 + 8 > data_end)
+		return REASON_MALFORMED;
+	*header = need;
+	if (is_icmp) {
+		p->has |= HAS_ICMP;
+		p->icmp_type = icmp->type;
+		p->icmp_code = icmp->code;
+		if (p->family == FAMILY_V4 ? icmp->type == ICMP_ECHO_REQUEST || icmp->type == ICMP_ECHO_REPLY
+					   : icmp->type == ICMP6_ECHO_REQUEST || icmp->type == ICMP6_ECHO_REPLY)
+			p->key.be_sport = p->key.be_dport = icmp->be_id;
+		return REASON_NONE;
+	}
+	p->has |= HAS_PORTS;
+	p->key.be_sport = tcp->be_sport;
+	p->key.be_dport = tcp->be_dport;
+	if (p->key.proto == PROTO_TCP) {
+		if ((void *)(tcp + 1) > data_end)
+			return REASON_MALFORMED;
+		*header = (tcp->doff >> 4) * 4;
+		if (*header < sizeof(*tcp) || *header > room)
+			return REASON_MALFORMED;
+		p->tcp_flags = tcp->flags;
+		if ((tcp->flags & (TCP_SYN | TCP_ACK)) == TCP_SYN)
+			p->has |= IS_SYN;
+	}
+	return REASON_NONE;
+}
+
+/* Verified on its own (a global function), since the ways through the headers would multiply with all that follows.
+ * Fills a zeroed *p; p->be_type is the ethertype also for what isn't IP. */
+__noinline int parse(ctx_t *ctx, struct pkt *p)
+{
+	void *data, *data_end;
+	__u32 ip_end = 0, header = 0;
+	enum reason reason;
+
+	if (!p)
+		return REASON_MALFORMED;
+	p->segments = 1;
+	p->frame_bytes = ctx_length(ctx);
+#ifdef HOOK_TC
+	if (ctx->gso_size)
+		p->segments = ctx->gso_segs;
+	if (ctx_data(ctx) + LINEAR_BYTES > ctx_data_end(ctx) && p->frame_bytes > ctx->data_end - ctx->data)
+		bpf_skb_pull_data(ctx, p->frame_bytes < LINEAR_BYTES ? p->frame_bytes : LINEAR_BYTES);
+#endif
+	data = ctx_data(ctx);
+	data_end = ctx_data_end(ctx);
+	parse_link(ctx, data, data_end, p);
+	if (p->be_type == bpf_htons(ETHERTYPE_IPV4))
+		reason = parse_ipv4(data, data_end, p, &ip_end);
+	else if (p->be_type == bpf_htons(ETHERTYPE_IPV6))
+		reason = parse_ipv6(data, data_end, p, &ip_end);
+	else
+		return p->be_type ? REASON_NOT_IP : REASON_MALFORMED;
+	if (reason)
+		return reason;
+	p->ip_bytes = p->bundle_bytes = p->length;
+	if (p->has & IS_LATER) {
+		p->key.tag |= FLOW_LATER << 12;
+		return REASON_NONE;
+	}
+	reason = parse_transport(data, data_end, p, ip_end - p->l4, &header);
+#ifdef HOOK_TC
+	/* What the wire carried of a bundle: every segment repeats the headers (RFC 9293 over IP; for UDP likewise). */
+	if (!reason && ctx->gso_size) {
+		__u32 headers = p->l4 + header, payload = ip_end - headers;
+
+		if (!p->segments)
+			p->segments = (payload + ctx->gso_size - 1) / ctx->gso_size;
+		p->ip_bytes += (p->segments - 1) * (headers - p->l3);
+		p->frame_bytes += (p->segments - 1) * headers;
+		if (payload > ctx->gso_size)
+			p->length = headers - p->l3 + ctx->gso_size;
+	}
+#endif
+	if (!p->segments)
+		p->segments = 1;
+	return reason;
+}
+
+/* The number fields of fields.h: false when the packet doesn't have the field. */
+static __always_inline bool fact(const struct pkt *p, enum field field, __u32 *value)
+{
+	switch (field) {
+	case FIELD_PROTO:
+		*value = p->key.proto;
+		return true;
+	case FIELD_SPORT:
+		*value = bpf_ntohs(p->key.be_sport);
+		return p->has & HAS_PORTS;
+	case FIELD_DPORT:
+		*value = bpf_ntohs(p->key.be_dport);
+		return p->has & HAS_PORTS;
+	case FIELD_ICMP_TYPE:
+		*value = p->icmp_type;
+		return p->has & HAS_ICMP;
+	case FIELD_ICMP_CODE:
+		*value = p->icmp_code;
+		return p->has & HAS_ICMP;
+	case FIELD_TTL:
+		*value = p->ttl;
+		return true;
+	case FIELD_DSCP:
+		*value = p->tos >> 2;
+		return true;
+	case FIELD_LENGTH:
+		*value = p->length;
+		return true;
+	default:
+		return false;
+	}
+}

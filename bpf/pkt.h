@@ -1,0 +1,47 @@
+/* SPDX-License-Identifier: BSD-2-Clause OR GPL-2.0 */
+/* What is known of a packet once it is parsed. Made by parse(), never changed by a step except for the last part. */
+#pragma once
+#include "abi.h"
+#include "ctx.h"
+
+enum pkt_has {
+	HAS_PORTS = 1,   /* TCP, UDP, SCTP with their header in this packet */
+	HAS_ICMP = 2,    /* ICMP in IPv4, ICMPv6 in IPv6, likewise */
+	IS_FRAGMENT = 4, /* first or later */
+	IS_LATER = 8,    /* later fragment: no L4 header */
+	IS_SYN = 16,     /* TCP SYN without ACK */
+};
+
+struct pkt {
+	struct flow_key key __attribute__((aligned(8)));
+	__u32 length;      /* bytes of IP, of one wire packet */
+	__u32 bundle_bytes; /* bytes of IP as it stands here: a GRO or TSO bundle is longer */
+	__u32 segments;    /* wire packets: 1, or the segments of a GRO or TSO bundle */
+	__u32 ip_bytes;    /* IP lengths of all of them */
+	__u32 frame_bytes; /* frame lengths of all of them */
+	__u16 l3, l4;      /* offsets of the headers */
+	__be16 be_type;    /* ethertype behind the VLAN tags; 0: cut short */
+	__u16 pad;
+	__u8 family;       /* enum family */
+	__u8 has;          /* enum pkt_has */
+	__u8 ttl, tos;
+	__u8 icmp_type, icmp_code;
+	__u8 tcp_flags;
+	__u8 tags;         /* VLAN tags inside the frame (tc: without the one that the kernel took off) */
+
+	/* found on the way */
+	__u32 rule;        /* enum decider or a rule's id */
+	__u32 generation;
+	__u32 block_epoch;
+	__u16 service, backend;
+	__u8 remember;     /* the verdict depends on the flow's key alone */
+	__u8 remembered;   /* and was taken from the flow's record */
+	__u8 filtered;     /* it reached the filter: p->rule says what decided */
+	__u8 new_flow;     /* a backend was chosen for it */
+	__u32 out_ifindex;
+	int action;        /* set by a step that sends the frame */
+};
+
+static __always_inline const __u64 *addr64(const __u8 *addr) { return (const __u64 *)addr; }
+static __always_inline __u64 addr_hi(const __u8 *addr) { return bpf_be64_to_cpu(addr64(addr)[0]); }
+static __always_inline __u64 addr_lo(const __u8 *addr) { return bpf_be64_to_cpu(addr64(addr)[1]); }

@@ -1,0 +1,87 @@
+/* SPDX-License-Identifier: BSD-2-Clause OR GPL-2.0 */
+/* The one exit: count by reason, rule and backend, return the action. */
+#pragma once
+#include "pkt.h"
+#include "trace.h"
+
+#define VERDICT_ROW(name, verdict, text, help) [REASON_##name] = VERDICT_##verdict,
+static const __u8 verdict_by_reason[REASON_SLOTS] = {REASONS(VERDICT_ROW)};
+#undef VERDICT_ROW
+
+static __always_inline enum verdict verdict_of(enum reason reason)
+{
+	__u32 i = reason;
+
+	asm volatile("" : "+r"(i)); /* clang knows that the mask does nothing; the verifier must see it */
+	return verdict_by_reason[i & (REASON_SLOTS - 1)];
+}
+
+static __always_inline void count_rule(const struct pkt *p)
+{
+	struct rule_counter *counter;
+	struct flow_totals *totals;
+	__u32 zero = 0;
+
+	counter = bpf_map_lookup_elem(&rule_counters, &p->rule);
+	if (counter) {
+		counter->packets += p->segments;
+		counter->bytes += p->frame_bytes;
+		counter->decided += p->segments;
+	}
+	totals = bpf_map_lookup_elem(&flow_totals, &zero);
+	if (totals)
+		totals->filtered += p->segments;
+}
+
+static __always_inline void count_backend(const struct pkt *p)
+{
+	struct backend_counter *counter;
+	__u32 id = p->backend;
+
+	counter = bpf_map_lookup_elem(&backend_counters, &id);
+	if (!counter)
+		return;
+	counter->packets += p->segments;
+	counter->bytes += p->frame_bytes;
+	counter->flows += p->new_flow;
+}
+
+static __always_inline void trace_leave(const struct pkt *p, enum reason reason)
+{
+	struct trace *now = trace_now();
+
+	if (!now)
+		return;
+	trace_step(STEP_LEAVE, reason, p->out_ifindex);
+	now->reason = reason;
+	now->rule = p->rule;
+	now->service = p->service;
+	now->backend = p->backend;
+	now->ifindex = p->out_ifindex;
+}
+
+static __always_inline int leave(const struct pkt *p, enum reason reason)
+{
+	struct counter *counter;
+	__u32 key = reason;
+
+	counter = bpf_map_lookup_elem(&reasons, &key);
+	if (counter) {
+		counter->packets += p->segments;
+		counter->bytes += p->frame_bytes;
+	}
+	if (p->filtered)
+		count_rule(p);
+	if (p->service)
+		count_backend(p);
+	trace_leave(p, reason);
+	switch (verdict_of(reason)) {
+	case VERDICT_PASS:
+		return ACTION_PASS;
+	case VERDICT_REDIRECT:
+	case VERDICT_FORWARD:
+		return p->action;
+	default:
+		return ACTION_DROP;
+	}
+}

@@ -1,0 +1,40 @@
+package abi
+
+// Add adds another CPU's part.
+func (c *Counter) Add(o Counter) {
+	c.Packets += o.Packets
+	c.Bytes += o.Bytes
+}
+
+// Add adds another CPU's part.
+func (c *RuleCounter) Add(o RuleCounter) {
+	c.Packets += o.Packets
+	c.Bytes += o.Bytes
+	c.Decided += o.Decided
+	c.Shadow += o.Shadow
+}
+
+// Add adds another CPU's part.
+func (c *BackendCounter) Add(o BackendCounter) {
+	c.Packets += o.Packets
+	c.Bytes += o.Bytes
+	c.Flows += o.Flows
+}
+
+// Add adds another CPU's part; Tick and Budget are of a CPU alone and mean nothing in a sum.
+func (t *FlowTotals) Add(o FlowTotals) {
+	t.Accounted += o.Accounted
+	t.AccountedBytes += o.AccountedBytes
+	t.Filtered += o.Filtered
+	t.Evicted += o.Evicted
+	t.EvictedBytes += o.EvictedBytes
+	t.Refused += o.Refused
+	t.RefusedBytes += o.RefusedBytes
+	t.Spilled += o.Spilled
+	t.SpilledBytes += o.SpilledBytes
+	t.Returned += o.Returned
+	t.ReturnedBytes += o.ReturnedBytes
+	t.Created += o.Created
+	t.Sent += o.Sent
+	t.SentBytes += o.SentBytes
+}

@@ -1,0 +1,33 @@
+/* SPDX-License-Identifier: BSD-2-Clause OR GPL-2.0 */
+/* Received packets at tc ingress, for interfaces where XDP can't be or would send partial checksums; and what leaves, at tc egress. */
+#define HOOK_TC
+#include "../xdp/ingress.h"
+#include "egress.h"
+
+char LICENSE[] SEC("license") = "Dual BSD/GPL";
+
+SEC("tc")
+int gardu_ingress(struct __sk_buff *ctx)
+{
+	struct pkt p = {};
+	struct control *c;
+	__u32 zero = 0;
+
+	c = bpf_map_lookup_elem(&control, &zero);
+	if (!c)
+		return leave(&p, REASON_NO_TABLES);
+	return leave(&p, ingress(ctx, c, &p));
+}
+
+SEC("tc")
+int gardu_egress(struct __sk_buff *ctx)
+{
+	struct pkt p = {};
+	struct control *c;
+	__u32 zero = 0;
+
+	c = bpf_map_lookup_elem(&control, &zero);
+	if (c)
+		egress(ctx, c, &p);
+	return ACTION_PASS;
+}

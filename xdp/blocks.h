@@ -1,0 +1,88 @@
+/* SPDX-License-Identifier: BSD-2-Clause OR GPL-2.0 */
+/* Blocks: dynamic entries that drop a source until they expire, whether the daemon lives or not. */
+#pragma once
+#include "../bpf/maps.h"
+#include "../bpf/pkt.h"
+
+/* Where a search stands; in a map for the stack's sake. Programs only. */
+struct block_search {
+	struct block_key key;
+	__u32 packets, bytes;
+	__u64 hi, lo;      /* the source, host order */
+	__u64 lens[3];     /* prefix lengths still to try */
+	__u32 hit;
+	__u32 pad;
+};
+MAP(block_searches, BPF_MAP_TYPE_PERCPU_ARRAY, __u32, struct block_search, 1);
+
+struct find_block {
+	struct block_search *s;
+};
+
+/* The longest prefix length that is left: 1 ends the loop. */
+static long block_probe(__u64 i, void *arg)
+{
+	struct block_search *f = ((struct find_block *)arg)->s;
+	__u64 hi = f->hi, lo = f->lo;
+	struct block *block;
+	__u32 len;
+
+	if (f->lens[2]) {
+		f->lens[2] = 0;
+		len = 128;
+	} else if (f->lens[1]) {
+		len = lowest_bit(f->lens[1]);
+		f->lens[1] &= f->lens[1] - 1;
+		len += 64;
+	} else if (f->lens[0]) {
+		len = lowest_bit(f->lens[0]);
+		f->lens[0] &= f->lens[0] - 1;
+	} else {
+		return 1;
+	}
+	f->key.plen = len;
+	if (f->key.family == FAMILY_V4)
+		lo = lo >> (32 - len & 63) << (32 - len & 63);
+	else if (len <= 64)
+		hi = len ? hi >> (64 - len & 63) << (64 - len & 63) : 0, lo = 0;
+	else
+		lo = lo >> (128 - len & 63) << (128 - len & 63);
+	((__u64 *)f->key.addr)[0] = bpf_cpu_to_be64(hi);
+	((__u64 *)f->key.addr)[1] = bpf_cpu_to_be64(lo);
+	block = bpf_map_lookup_elem(&blocks, &f->key);
+	if (!block || (block->expires && block->expires <= bpf_ktime_get_ns()))
+		return 0;
+	__sync_fetch_and_add(&block->packets, f->packets);
+	__sync_fetch_and_add(&block->bytes, f->bytes);
+	f->hit = 1;
+	return 1;
+}
+
+static __always_inline bool is_blocked(struct control *c, struct pkt *p)
+{
+	struct find_block find;
+	struct block_search *f;
+	__u32 zero = 0;
+
+	f = bpf_map_lookup_elem(&block_searches, &zero);
+	if (!f)
+		return false;
+	__builtin_memset(f, 0, sizeof(*f));
+	f->key.family = p->family;
+	f->hi = addr_hi(p->key.saddr);
+	f->lo = addr_lo(p->key.saddr);
+	f->packets = p->segments;
+	f->bytes = p->frame_bytes;
+	if (p->family == FAMILY_V4) {
+		f->lens[0] = c->block_lens4;
+	} else {
+		f->lens[0] = c->block_lens6[0];
+		f->lens[1] = c->block_lens6[1];
+		f->lens[2] = c->block_lens6[2];
+	}
+	if (!(f->lens[0] | f->lens[1] | f->lens[2]))
+		return false;
+	find.s = f;
+	bpf_loop(33 + 129, block_probe, &find, 0);
+	return f->hit;
+}

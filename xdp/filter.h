@@ -1,0 +1,122 @@
+/* SPDX-License-Identifier: BSD-2-Clause OR GPL-2.0 */
+/* allow, blocks, rules, default: what the filter says of a packet, and what decided it. */
+#pragma once
+#include "../bpf/trace.h"
+#include "blocks.h"
+#include "rules.h"
+#include "sets.h"
+
+/* Neighbour discovery and MLD pass whatever the default is (RFC 4890, section 4.4.1). */
+static __always_inline bool is_control(const struct pkt *p)
+{
+	if (p->family != FAMILY_V6 || !(p->has & HAS_ICMP))
+		return false;
+	return (p->icmp_type >= ICMP6_MLD_FIRST && p->icmp_type <= ICMP6_ND_LAST) || p->icmp_type == ICMP6_MLD2_REPORT;
+}
+
+/* An answer to one of the daemon's own checks: exactly its connection, the other way round. */
+static __always_inline bool is_health_reply(struct control *c, const struct pkt *p)
+{
+	struct health_key key = {
+		.be_lport = p->key.be_dport,
+		.be_rport = p->key.be_sport,
+		.proto = p->key.proto,
+		.family = p->family,
+	};
+
+	if (!cfg_health || !c->health || !(p->has & HAS_PORTS))
+		return false;
+	__builtin_memcpy(key.laddr, p->key.daddr, 16);
+	__builtin_memcpy(key.raddr, p->key.saddr, 16);
+	return bpf_map_lookup_elem(&health_flows, &key) != NULL;
+}
+
+static __always_inline enum reason judge_default(struct rules_head *head, struct pkt *p)
+{
+	p->rule = DECIDER_DEFAULT;
+	trace_step(STEP_DEFAULT, head->default_verdict, 0);
+	if (head->default_verdict != VERDICT_DROP)
+		return REASON_DEFAULT_PASS;
+	return is_control(p) ? REASON_CONTROL : REASON_DEFAULT_DROP;
+}
+
+static __always_inline enum reason judge_rules(struct control *c, struct pkt *p)
+{
+	void *rules = table_of(p->generation, TABLE_RULES), *sets;
+	struct line *src_sets = NULL, *dst_sets = NULL;
+	struct sets_head *sets_head;
+	struct rule_record *record;
+	struct rules_head *head;
+
+	if (!rules)
+		return REASON_NO_TABLES;
+	head = line_at(rules, 0);
+	if (!head)
+		return REASON_NO_TABLES;
+	if (cfg_sets && head->flags & (RULES_SRC_SETS | RULES_DST_SETS)) {
+		sets = table_of(p->generation, TABLE_SETS);
+		if (!sets)
+			return REASON_NO_TABLES;
+		sets_head = line_at(sets, 0);
+		if (!sets_head)
+			return REASON_NO_TABLES;
+		if (head->flags & RULES_SRC_SETS)
+			src_sets = sets_of(sets, sets_head, p->family, p->key.saddr);
+		if (head->flags & RULES_DST_SETS)
+			dst_sets = sets_of(sets, sets_head, p->family, p->key.daddr);
+	}
+	if (head->flags & RULES_ALLOW) {
+		bool allowed = has_bit(src_sets, 0);
+
+		trace_step(STEP_ALLOW, allowed, 0);
+		if (allowed) {
+			p->rule = DECIDER_ALLOW;
+			p->remember = 1;
+			return REASON_ALLOWED;
+		}
+	}
+	if (cfg_blocks && is_blocked(c, p)) {
+		trace_step(STEP_BLOCK, 1, 0);
+		p->rule = DECIDER_BLOCK;
+		return REASON_BLOCKED;
+	}
+	p->remember = head->flags & RULES_REMEMBER;
+	if (!head->records)
+		return judge_default(head, p);
+	record = first_rule(rules, head, p, src_sets, dst_sets);
+	if (!record)
+		return judge_default(head, p);
+	p->rule = record->id;
+	trace_step(STEP_RULE, 1, record->id);
+	return record->verdict == VERDICT_DROP ? REASON_RULE_DROP : REASON_RULE_PASS;
+}
+
+/* Judge a packet that no remembered verdict covers. Sets p->rule, p->remember. */
+__noinline int filter(struct pkt *p)
+{
+	enum reason reason = REASON_DEFAULT_PASS;
+	struct control *c;
+	__u32 zero = 0;
+
+	c = bpf_map_lookup_elem(&control, &zero);
+	if (!p || !c)
+		return REASON_NO_TABLES;
+	p->remember = 1;
+	p->rule = DECIDER_DEFAULT;
+	if (cfg_rules) {
+		reason = judge_rules(c, p);
+	} else if (cfg_blocks && is_blocked(c, p)) {
+		trace_step(STEP_BLOCK, 1, 0);
+		p->rule = DECIDER_BLOCK;
+		return REASON_BLOCKED;
+	}
+	if (cfg_health && (reason == REASON_RULE_DROP || reason == REASON_DEFAULT_DROP) && is_health_reply(c, p)) {
+		p->rule = DECIDER_HEALTH;
+		p->remember = 0;
+		return REASON_HEALTH_REPLY;
+	}
+	/* What a fragment or an ICMP message is doesn't show in its key. */
+	if (p->has & (HAS_ICMP | IS_FRAGMENT))
+		p->remember = 0;
+	return reason;
+}

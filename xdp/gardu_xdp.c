@@ -1,0 +1,19 @@
+/* SPDX-License-Identifier: BSD-2-Clause OR GPL-2.0 */
+/* Received packets at XDP. */
+#define HOOK_XDP
+#include "ingress.h"
+
+char LICENSE[] SEC("license") = "Dual BSD/GPL";
+
+SEC("xdp.frags")
+int gardu_xdp(struct xdp_md *ctx)
+{
+	struct pkt p = {};
+	struct control *c;
+	__u32 zero = 0;
+
+	c = bpf_map_lookup_elem(&control, &zero);
+	if (!c)
+		return leave(&p, REASON_NO_TABLES);
+	return leave(&p, ingress(ctx, c, &p));
+}

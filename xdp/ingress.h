@@ -1,0 +1,84 @@
+/* SPDX-License-Identifier: BSD-2-Clause OR GPL-2.0 */
+/* The way of a received packet, the same at XDP and at tc ingress: parse, judge, balance, account, leave. */
+#pragma once
+#include "../bpf/flow.h"
+#include "filter.h"
+#include "lb.h"
+
+/* Does the flow's record say what to do? Its verdict stands while the generation does; when blocks came, only they are asked again. */
+static __always_inline bool remembered(struct control *c, struct pkt *p, struct flow_value *flow, enum reason *reason)
+{
+	if (!flow || flow->generation != p->generation || p->has & (HAS_ICMP | IS_FRAGMENT))
+		return false;
+	p->rule = flow->rule;
+	p->remember = p->remembered = 1;
+	*reason = flow->rule == DECIDER_ALLOW ? REASON_ALLOWED : flow->rule == DECIDER_DEFAULT ? REASON_DEFAULT_PASS : REASON_RULE_PASS;
+	if (flow->block_epoch == p->block_epoch)
+		return true;
+	if (cfg_blocks && flow->rule != DECIDER_ALLOW && is_blocked(c, p)) {
+		trace_step(STEP_BLOCK, 1, 0);
+		p->rule = DECIDER_BLOCK;
+		*reason = REASON_BLOCKED;
+	} else {
+		flow->block_epoch = p->block_epoch;
+	}
+	return true;
+}
+
+/* A remembered flow that is on a backend, or for no service, needs no look into the tables. False: look. */
+static __always_inline bool balance_remembered(struct pkt *p, struct flow_value *flow, enum reason *sent)
+{
+	*sent = REASON_NONE;
+	if (!flow->service)
+		return true;
+	if (p->has & IS_SYN && flow->state & FLOW_STATE_CLOSED)
+		return false;
+	if (!backend_of(flow->backend, flow->service))
+		return false;
+	p->service = flow->service;
+	p->backend = flow->backend;
+	trace_step(STEP_BACKEND, 1, p->backend);
+	*sent = REASON_FORWARD;
+	return true;
+}
+
+static __always_inline enum reason ingress(ctx_t *ctx, struct control *c, struct pkt *p)
+{
+	struct flow_value *flow = NULL;
+	struct flow_table table = {};
+	enum reason reason, sent = REASON_NONE;
+
+	p->generation = READ_ONCE(c->generation);
+	p->block_epoch = READ_ONCE(c->block_epoch);
+	reason = parse(ctx, p);
+	trace_step(STEP_PARSE, !reason, reason);
+	if (reason == REASON_NOT_IP && cfg_services && p->generation && p->be_type == bpf_htons(ETHERTYPE_ARP))
+		return balance_arp(ctx, p);
+	if (reason)
+		return reason;
+	p->filtered = 1;
+	if (!p->generation)
+		return REASON_DEFAULT_PASS;
+	if (cfg_flows)
+		flow = flow_find(c, &table, p);
+	trace_step(STEP_FLOW, !!flow, 0);
+	if (!remembered(c, p, flow, &reason))
+		reason = filter(p);
+	if (verdict_of(reason) != VERDICT_PASS)
+		return reason;
+	if (cfg_services && reason != REASON_HEALTH_REPLY) {
+		if (!flow || !p->remembered || !balance_remembered(p, flow, &sent)) {
+			p->remembered = 0;
+			sent = balance(ctx, p, flow);
+		}
+		if (sent == REASON_FORWARD)
+			sent = forward_to(ctx, p);
+		if (verdict_of(sent) == VERDICT_DROP)
+			return sent;
+		if (sent)
+			reason = sent;
+	}
+	if (cfg_flows)
+		flow_account(ctx, c, &table, flow, p, reason);
+	return reason;
+}

@@ -1,0 +1,113 @@
+/* SPDX-License-Identifier: BSD-2-Clause OR GPL-2.0 */
+/* Address -> line of set bits: which sets an address is in. TABLE_SETS in bpf/abi.h says how it is laid out. */
+#pragma once
+#include "../bpf/table.h"
+
+/* Class of an IPv4 /24 that the code table sends to the buckets. */
+static __always_inline __u16 sets_class24(void *sets, struct sets_head *head, __u32 addr)
+{
+	__u64 key24 = addr >> 8, slot;
+	__u32 bucket = mix(mix(MIX_SEED, key24), 4) & head->v4_bucket_mask;
+	__u16 class = 0;
+
+	for (int hop = 0; hop < BUCKET_HOPS; hop++) {
+		struct line *line = line_at(sets, head->v4_bucket_off + bucket);
+
+		if (!line)
+			return 0;
+		for (int i = 0; i < BUCKET_SLOTS; i++) {
+			slot = line->w[i];
+			if (slot >> 60 == V4_END)
+				break;
+			if ((slot >> 36 & 0xffffff) != key24)
+				continue;
+			if (slot >> 60 == V4_DENSE)
+				return u16_at(sets, head->v4_dense_off, (__u32)slot * 256 + (addr & 0xff));
+			if (slot >> 60 == V4_UNIFORM)
+				class = slot;
+			else if ((slot >> 16 & 0xff) == (addr & 0xff))
+				return slot;
+		}
+		if (!(line->w[0] & V4_SLOT_OVERFLOW))
+			break;
+		bucket = (bucket + 1) & head->v4_bucket_mask;
+	}
+	return class;
+}
+
+static __always_inline __u16 sets_class4(void *sets, struct sets_head *head, __u32 addr)
+{
+	if (!head->v4_code_off)
+		return 0;
+	switch (word_at(sets, head->v4_code_off, addr >> 13) >> (addr >> 8 & 31) * 2 & 3) {
+	case 0:
+		return 0;
+	case 1:
+		return u16_at(sets, head->v4_l16_off, addr >> 16);
+	default:
+		return sets_class24(sets, head, addr);
+	}
+}
+
+struct find6 {
+	void *sets;
+	struct sets_head *head;
+	__u64 hi, lo;
+	__u16 class;
+};
+
+/* One prefix length, the longest first: 1 ends the loop. */
+static long sets_probe6(__u64 i, void *arg)
+{
+	struct find6 *f = arg;
+	struct sets_head *head = f->head;
+	__u8 len = word_at(f->sets, head->v6_len_off, (__u32)i / 8) >> i % 8 * 8;
+	__u64 hi = f->hi, lo = f->lo, h, want;
+	__u32 bucket;
+
+	if (len <= 64) {
+		hi &= len ? ~0ull << ((64 - len) & 63) : 0;
+		lo = 0;
+	} else {
+		lo &= ~0ull << ((128 - len) & 63);
+	}
+	h = mix(mix(mix(MIX_SEED, hi), lo), 6 | (__u64)len << 8);
+	want = 1ull << (h & 63) | 1ull << (h >> 6 & 63) | 1ull << (h >> 12 & 63);
+	if ((word_at(f->sets, head->v6_bloom_off, h >> 40 & head->v6_bloom_mask) & want) != want)
+		return 0;
+	bucket = h >> 18 & head->v6_bucket_mask;
+	for (int hop = 0; hop < BUCKET_HOPS; hop++) {
+		struct sets_bucket6 *b = line_at(f->sets, head->v6_bucket_off + bucket);
+
+		if (!b)
+			return 1;
+#pragma unroll
+		for (int k = 0; k < 3; k++) {
+			if (b->len[k] == len && b->key[k].lo == lo && b->key[k].hi == hi) {
+				f->class = b->class[k];
+				return 1;
+			}
+		}
+		if (!b->overflow)
+			return 0;
+		bucket = (bucket + 1) & head->v6_bucket_mask;
+	}
+	return 0;
+}
+
+/* The bits of the sets that hold an address. NULL cannot be. */
+static __always_inline struct line *sets_of(void *sets, struct sets_head *head, __u8 family, const __u8 *addr)
+{
+	struct find6 f = {.sets = sets, .head = head};
+	__u16 class;
+
+	if (family == FAMILY_V4) {
+		class = sets_class4(sets, head, addr_lo(addr));
+	} else {
+		f.hi = addr_hi(addr);
+		f.lo = addr_lo(addr);
+		bpf_loop(head->v6_lens, sets_probe6, &f, 0);
+		class = f.class;
+	}
+	return line_at(sets, head->class_off + class);
+}
