@@ -30,8 +30,9 @@ var allowed = map[string]string{
 	"pkt":     "",
 	// Pure functions between values: they never touch the kernel.
 	"rule":    "model",
-	"config":  "abi lb model rule",
+	"expr":    "model rule",
 	"lb":      "abi model",
+	"config":  "abi lb model rule",
 	"compile": "abi lb model rule",
 	// The kernel.
 	"dataplane": "abi compile model",
@@ -42,23 +43,25 @@ var allowed = map[string]string{
 	"reconcile": "abi compile lb model",
 	"daemon":    everything,
 	// People and programs.
-	"explain":    "abi compile config dataplane lb model pkt rule",
-	"api":        "model",
+	"api":        "config expr model pkt rule",
 	"api/client": "api",
+	"explain":    "abi api compile config dataplane lb model pkt rule",
 	"cmd/gardu":  everything,
-	// Tests.
-	"testnet": "",
-	"vmtest":  "",
+	// Tests, and what is seen of them.
+	"api/apitest": "api model",
+	"testnet":     "netdev",
+	"demo":        "api api/client testnet",
+	"vmtest":      "",
 }
 
 // confined says which packages may use a library, tests included.
 var confined = map[string]string{
-	"github.com/cilium/ebpf":         "abi abi/gen dataplane flow event vmtest",
+	"github.com/cilium/ebpf":         "abi abi/gen dataplane flow event",
 	"github.com/vishvananda/netlink": "netdev testnet",
 	"github.com/vishvananda/netns":   "testnet",
 	"github.com/google/gopacket":     "pkt",
 	"github.com/spf13/cobra":         "cmd/gardu",
-	"go.yaml.in/yaml":                "config",
+	"go.yaml.in/yaml":                "cmd/gardu config",
 	"C":                              "",
 	"unsafe":                         "abi dataplane flow netdev",
 }
