@@ -1,10 +1,11 @@
 package api
 
 import (
+	"errors"
 	"fmt"
 	"net/http"
 
-	"gardu/ctl/model"
+	"gardu/ctl/config"
 )
 
 // Problem is an error as it travels (RFC 9457, application/problem+json). Code is for programs, Detail for
@@ -33,16 +34,29 @@ const (
 	CodeNotReady Code = "not-ready" // the daemon is starting or ending
 )
 
-// ConfigError is one error of a configuration, with the line that it is in.
-type ConfigError struct {
-	model.Position
-	Message string `json:"message"`
-	Text    string `json:"text,omitempty"`    // the line
-	Allowed string `json:"allowed,omitempty"` // what would be right here
-}
-
 // Error returns the detail.
 func (p *Problem) Error() string { return p.Detail }
+
+// Unwrap returns the config.Errors of an invalid configuration, which print the lines and carets; else nil.
+func (p *Problem) Unwrap() error {
+	if len(p.Errors) == 0 {
+		return nil
+	}
+	return configErrors(p.Errors)
+}
+
+// problemOf finds the problem that an error is.
+func problemOf(err error) *Problem {
+	if problem, ok := errors.AsType[*Problem](err); ok {
+		return problem
+	}
+	if wrong, ok := errors.AsType[config.Errors](err); ok {
+		problem := NewProblem(CodeConfig, "the configuration is invalid, %d errors", len(wrong))
+		problem.Errors = wireErrors(wrong)
+		return problem
+	}
+	return NewProblem(CodeInternal, "%v", err)
+}
 
 // NewProblem makes a complete problem; the detail is formatted in the manner of fmt.Sprintf.
 func NewProblem(code Code, format string, args ...any) *Problem {

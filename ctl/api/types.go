@@ -233,12 +233,6 @@ type ApplyResult struct {
 	Services int       `json:"services"`
 }
 
-// Warning is a remark on a configuration that is valid.
-type Warning struct {
-	Pos     model.Position `json:"position,omitzero"`
-	Message string         `json:"message"`
-}
-
 // ExplainRequest asks what would become of one frame that arrives on an interface.
 type ExplainRequest struct {
 	Packet    string `json:"packet,omitempty"`    // as text; either this or Frame

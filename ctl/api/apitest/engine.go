@@ -1,0 +1,223 @@
+// Package apitest has an Engine for tests of what stands before and behind the API: it answers with a small, complete
+// example and remembers what it was asked to change.
+package apitest
+
+import (
+	"context"
+	"net/netip"
+	"slices"
+	"sync"
+	"time"
+
+	"gardu/ctl/api"
+	"gardu/ctl/model"
+)
+
+// Now is the time of the example.
+var Now = time.Date(2026, 11, 23, 12, 0, 0, 0, time.UTC)
+
+// Engine answers from the example. The zero value is ready.
+type Engine struct {
+	// Fail, when set, is every method's answer.
+	Fail error
+	// FlowsFail is returned after all flows were yielded.
+	FlowsFail error
+	// Judge answers Explain; nil gives Forwarded.
+	Judge func(api.ExplainRequest) (api.Explanation, error)
+	// Change answers Apply; nil accepts.
+	Change func(api.ApplyRequest) (api.ApplyResult, error)
+
+	mu      sync.Mutex
+	blocked []api.BlockRequest
+	removed []netip.Prefix
+}
+
+// Blocked returns what Block was asked for so far.
+func (e *Engine) Blocked() []api.BlockRequest {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	return slices.Clone(e.blocked)
+}
+
+// Removed returns what Unblock was asked for so far.
+func (e *Engine) Removed() []netip.Prefix {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	return slices.Clone(e.removed)
+}
+
+// Status implements api.Engine.
+func (e *Engine) Status(context.Context) (api.Status, error) {
+	return api.Status{
+		Version:    "0.1.0",
+		Revision:   7,
+		Generation: 9,
+		Config:     "/etc/gardu/gardu.yaml",
+		Applied:    Now.Add(-time.Hour),
+		Started:    Now.Add(-26*time.Hour - 3*time.Minute),
+		Uptime:     api.Duration(26*time.Hour + 3*time.Minute),
+		Interfaces: []api.Interface{
+			{Name: "eth0", Ifindex: 2, Path: model.PathTC, Want: model.PathAuto, Attached: true,
+				Why: "veth with offloads on: XDP would send broken checksums"},
+			{Name: "eth1", Ifindex: 3, Path: model.PathXDP, Want: model.PathXDP, Egress: true, Attached: true},
+			{Name: "wan0", Want: model.PathAuto, Error: "no such interface; waiting for it"},
+		},
+		Reasons: map[string]api.ReasonCounter{
+			"default-pass": {Counter: api.Counter{Packets: 5_000, Bytes: 600_000}, Verdict: "pass"},
+			"rule-drop":    {Counter: api.Counter{Packets: 1_200, Bytes: 72_000}, Verdict: "drop"},
+			"blocked":      {Counter: api.Counter{Packets: 800, Bytes: 48_000}, Verdict: "drop"},
+			"forward":      {Counter: api.Counter{Packets: 3_000_000, Bytes: 4_200_000_000}, Verdict: "forward"},
+		},
+		Filter: api.FilterTotals{Reached: 3_007_000, Allowed: 10, Blocked: 800, Decided: 1_200, Default: 3_004_990},
+		Flows: api.FlowTotals{Entries: 850_000, Max: 1_000_000, Created: 900_000, Evicted: 12, Refused: 3, Unattributed: 15,
+			UnattributedBytes: 900, Accounted: 3_006_000, AccountedBytes: 4_200_000_000},
+		Tables: []api.Fill{
+			{Name: "flows", Entries: 850_000, Max: 1_000_000},
+			{Name: "blocks", Entries: 2, Max: 262_144},
+		},
+		Warnings: []string{"wan0 is not attached: no such interface"},
+	}, e.Fail
+}
+
+// Rules implements api.Engine.
+func (e *Engine) Rules(context.Context) ([]api.Rule, error) {
+	return []api.Rule{
+		{Name: "office-ssh", Match: "src: @office, proto: tcp, dport: 22", Action: model.Pass, Packets: 90, Bytes: 9_000, Decided: 90,
+			Pos: model.Position{File: "gardu.yaml", Line: 9, Column: 7}},
+		{Name: "ssh", Match: "proto: tcp, dport: 22", Action: model.Drop, Packets: 1_200, Bytes: 72_000, Decided: 1_200,
+			Pos: model.Position{File: "gardu.yaml", Line: 10, Column: 7}},
+	}, e.Fail
+}
+
+// Sets implements api.Engine.
+func (e *Engine) Sets(context.Context) ([]api.Set, error) {
+	return []api.Set{
+		{Name: "known-bad", Kind: "addresses", Entries: 1_000_000, File: "lists/drop.netset", Loaded: Now.Add(-time.Hour), Packets: 5, Bytes: 300},
+		{Name: "web-ports", Kind: "ports", Entries: 3},
+	}, e.Fail
+}
+
+// Services implements api.Engine.
+func (e *Engine) Services(context.Context) ([]api.Service, error) {
+	return []api.Service{{Name: "web", Address: netip.MustParseAddr("192.0.2.10"), Port: "443", Proto: "tcp", Forward: "ipip",
+		Affinity: model.AffinityFlow, Backends: 2, BackendsUp: 1, Packets: 3_000_000, Bytes: 4_200_000_000, Flows: 40_000}}, e.Fail
+}
+
+// Backends implements api.Engine.
+func (e *Engine) Backends(context.Context) ([]api.Backend, error) {
+	return []api.Backend{
+		{Service: "web", Name: "b1", Address: netip.MustParseAddr("10.0.0.11"), Weight: 100, State: "up", Since: Now.Add(-time.Hour),
+			Why: "HTTP 200 in 2ms", NextHop: "eth1 02:00:00:00:00:0b", Packets: 2_000_000, Bytes: 2_800_000_000, Flows: 26_000},
+		{Service: "web", Name: "b2", Address: netip.MustParseAddr("2001:db8::12"), Weight: 50, State: "down", Since: Now.Add(-time.Minute),
+			Why: "connection refused", Packets: 1_000_000, Bytes: 1_400_000_000, Flows: 14_000},
+	}, e.Fail
+}
+
+// Blocks implements api.Engine.
+func (e *Engine) Blocks(context.Context) ([]api.Block, error) {
+	return []api.Block{
+		{Prefix: netip.MustParsePrefix("203.0.113.7/32"), Created: Now.Add(-time.Minute), Expires: Now.Add(9 * time.Minute),
+			Packets: 800, Bytes: 48_000, Origin: "cli", Why: "scanner, again"},
+		{Prefix: netip.MustParsePrefix("2001:db8:bad::/48"), Created: Now.Add(-time.Hour), Origin: "api"},
+	}, e.Fail
+}
+
+// Block implements api.Engine.
+func (e *Engine) Block(_ context.Context, requests []api.BlockRequest) ([]api.Block, error) {
+	if e.Fail != nil {
+		return nil, e.Fail
+	}
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.blocked = append(e.blocked, requests...)
+	var blocks []api.Block
+	for _, request := range requests {
+		block := api.Block{Prefix: request.Prefix, Created: Now, Origin: request.Origin, Why: request.Why}
+		if request.For > 0 {
+			block.Expires = Now.Add(time.Duration(request.For))
+		}
+		blocks = append(blocks, block)
+	}
+	return blocks, nil
+}
+
+// Unblock implements api.Engine. Only what Blocks shows is there to be removed.
+func (e *Engine) Unblock(ctx context.Context, prefixes []netip.Prefix) (api.Unblocked, error) {
+	blocks, err := e.Blocks(ctx)
+	if err != nil {
+		return api.Unblocked{}, err
+	}
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.removed = append(e.removed, prefixes...)
+	var result api.Unblocked
+	for _, prefix := range prefixes {
+		if slices.ContainsFunc(blocks, func(b api.Block) bool { return b.Prefix == prefix }) {
+			result.Removed = append(result.Removed, prefix)
+		} else {
+			result.Missing = append(result.Missing, prefix)
+		}
+	}
+	return result, nil
+}
+
+// Flows implements api.Engine.
+func (e *Engine) Flows(_ context.Context, yield func(api.Flow) error) error {
+	if e.Fail != nil {
+		return e.Fail
+	}
+	for _, flow := range []api.Flow{
+		{Src: netip.MustParseAddr("198.51.100.7"), Dst: netip.MustParseAddr("192.0.2.10"), Sport: 40000, Dport: 443, Proto: "tcp",
+			Packets: 1_500, Bytes: 2_000_000, PacketsReply: 900, BytesReply: 500_000, First: Now.Add(-5 * time.Minute), Last: Now.Add(-time.Second),
+			Verdict: "forward", Reason: "forward", Service: "web", Backend: "b1", State: "established", Flags: "SA", Interface: "eth0"},
+		{Src: netip.MustParseAddr("203.0.113.9"), Dst: netip.MustParseAddr("192.0.2.1"), Sport: 50000, Dport: 22, Proto: "tcp",
+			Packets: 3, Bytes: 180, First: Now.Add(-time.Minute), Last: Now.Add(-30 * time.Second),
+			Verdict: "drop", Reason: "rule-drop", Rule: "ssh", State: "new", Flags: "S", Interface: "eth0"},
+		{Src: netip.MustParseAddr("2001:db8::1"), Dst: netip.MustParseAddr("2001:db8::2"), Proto: "132",
+			Packets: 10, Bytes: 1_000, First: Now.Add(-2 * time.Minute), Last: Now.Add(-2 * time.Second),
+			Verdict: "pass", Reason: "default-pass", State: "established", Interface: "eth1", Vlan: 12},
+	} {
+		if err := yield(flow); err != nil {
+			return err
+		}
+	}
+	return e.FlowsFail
+}
+
+// Apply implements api.Engine.
+func (e *Engine) Apply(_ context.Context, request api.ApplyRequest) (api.ApplyResult, error) {
+	if e.Fail != nil {
+		return api.ApplyResult{}, e.Fail
+	}
+	if e.Change != nil {
+		return e.Change(request)
+	}
+	return api.ApplyResult{Revision: 8, Changed: true, Rules: 2, Sets: 2, Services: 1}, nil
+}
+
+// Explain implements api.Engine.
+func (e *Engine) Explain(_ context.Context, request api.ExplainRequest) (api.Explanation, error) {
+	if e.Fail != nil {
+		return api.Explanation{}, e.Fail
+	}
+	if e.Judge != nil {
+		return e.Judge(request)
+	}
+	return Forwarded(request), nil
+}
+
+// Forwarded is the explanation of a packet that went to backend b1, and left as it came.
+func Forwarded(request api.ExplainRequest) api.Explanation {
+	return api.Explanation{
+		Verdict: "forward", Reason: "forward", Help: "sent to a backend", Service: "web", Backend: "b1", Interface: "eth0",
+		Steps: []api.Step{
+			{Step: "parse", Result: "tcp 198.51.100.7:40000 > 192.0.2.10:443"},
+			{Step: "block", Result: "no"},
+			{Step: "rule", Result: "no rule decides"},
+			{Step: "service", Result: "web"},
+			{Step: "backend", Result: "b1"},
+			{Step: "leave", Result: "forward"},
+		},
+		Out: []api.OutFrame{{Interface: "eth1", Hex: api.Hex(request.Frame), Text: "ipip 10.0.0.1 > 10.0.0.11 carries tcp 198.51.100.7:40000 > 192.0.2.10:443 syn"}},
+	}
+}

@@ -1,0 +1,189 @@
+package client
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/netip"
+	"net/url"
+	"strconv"
+	"strings"
+	"time"
+
+	"gardu/ctl/api"
+)
+
+// ErrUnreachable says that no daemon answers on the socket. The error that wraps it wraps the system's reason too:
+// fs.ErrNotExist, fs.ErrPermission, ECONNREFUSED.
+var ErrUnreachable = errors.New("the daemon can't be reached")
+
+// answerTimeout is how long the daemon may think before it begins to answer. An apply with large sets takes seconds.
+const answerTimeout = 2 * time.Minute
+
+// Client asks one daemon. It is safe for concurrent use.
+type Client struct {
+	http *http.Client
+}
+
+// New returns a client of the daemon on that socket. It connects when it is asked something.
+func New(socket string) *Client {
+	dial := func(ctx context.Context, _, _ string) (net.Conn, error) {
+		conn, err := new(net.Dialer).DialContext(ctx, "unix", socket)
+		if err != nil {
+			return nil, fmt.Errorf("%w: %w", ErrUnreachable, err)
+		}
+		return conn, nil
+	}
+	return &Client{&http.Client{Transport: &http.Transport{
+		DialContext:           dial,
+		ResponseHeaderTimeout: answerTimeout,
+		DisableCompression:    true,
+	}}}
+}
+
+// Close ends idle connections.
+func (c *Client) Close() { c.http.CloseIdleConnections() }
+
+// Status returns the state of the whole.
+func (c *Client) Status(ctx context.Context) (status api.Status, err error) {
+	return status, c.call(ctx, http.MethodGet, "/v1/status", nil, &status)
+}
+
+// Rules returns the rules in the order in which they are tried.
+func (c *Client) Rules(ctx context.Context) (rules []api.Rule, err error) {
+	return rules, c.call(ctx, http.MethodGet, "/v1/rules", nil, &rules)
+}
+
+// Sets returns the sets.
+func (c *Client) Sets(ctx context.Context) (sets []api.Set, err error) {
+	return sets, c.call(ctx, http.MethodGet, "/v1/sets", nil, &sets)
+}
+
+// Services returns the services.
+func (c *Client) Services(ctx context.Context) (services []api.Service, err error) {
+	return services, c.call(ctx, http.MethodGet, "/v1/services", nil, &services)
+}
+
+// Backends returns the backends of all services.
+func (c *Client) Backends(ctx context.Context) (backends []api.Backend, err error) {
+	return backends, c.call(ctx, http.MethodGet, "/v1/backends", nil, &backends)
+}
+
+// Blocks returns the blocks.
+func (c *Client) Blocks(ctx context.Context) (blocks []api.Block, err error) {
+	return blocks, c.call(ctx, http.MethodGet, "/v1/blocks", nil, &blocks)
+}
+
+// Block adds or renews blocks, all or none.
+func (c *Client) Block(ctx context.Context, requests []api.BlockRequest) (blocks []api.Block, err error) {
+	return blocks, c.call(ctx, http.MethodPost, "/v1/blocks", requests, &blocks)
+}
+
+// Unblock removes blocks of exactly these prefixes.
+func (c *Client) Unblock(ctx context.Context, prefixes []netip.Prefix) (unblocked api.Unblocked, err error) {
+	query := url.Values{}
+	for _, prefix := range prefixes {
+		query.Add("prefix", prefix.String())
+	}
+	return unblocked, c.call(ctx, http.MethodDelete, "/v1/blocks?"+query.Encode(), nil, &unblocked)
+}
+
+// Apply replaces the snapshot, or with Check only validates it.
+func (c *Client) Apply(ctx context.Context, request api.ApplyRequest) (result api.ApplyResult, err error) {
+	return result, c.call(ctx, http.MethodPut, "/v1/snapshot", request, &result)
+}
+
+// Explain judges one frame without side effects.
+func (c *Client) Explain(ctx context.Context, request api.ExplainRequest) (explanation api.Explanation, err error) {
+	return explanation, c.call(ctx, http.MethodPost, "/v1/explain", request, &explanation)
+}
+
+// Flows calls yield for each flow of the query as it arrives, and stops at yield's first error, which it returns.
+func (c *Client) Flows(ctx context.Context, query api.FlowQuery, yield func(api.Flow) error) error {
+	values := url.Values{}
+	if query.Filter != "" {
+		values.Set("filter", query.Filter)
+	}
+	if query.Sort != "" {
+		values.Set("sort", query.Sort)
+	}
+	if query.Limit != 0 {
+		values.Set("limit", strconv.Itoa(query.Limit))
+	}
+	response, err := c.do(ctx, http.MethodGet, "/v1/flows?"+values.Encode(), nil)
+	if err != nil {
+		return err
+	}
+	defer response.Body.Close()
+	for decoder := json.NewDecoder(response.Body); ; {
+		var flow api.Flow
+		if err := decoder.Decode(&flow); errors.Is(err, io.EOF) {
+			break
+		} else if err != nil {
+			return fmt.Errorf("read flows: %w", err)
+		}
+		if err := yield(flow); err != nil {
+			return err
+		}
+	}
+	if text := response.Trailer.Get(api.ProblemTrailer); text != "" {
+		return problem(strings.NewReader(text), response.Status)
+	}
+	return nil
+}
+
+// call sends a request, with body as JSON unless it is nil, and reads the answer.
+func (c *Client) call(ctx context.Context, method, path string, body, answer any) error {
+	response, err := c.do(ctx, method, path, body)
+	if err != nil {
+		return err
+	}
+	defer response.Body.Close()
+	if err := json.NewDecoder(response.Body).Decode(answer); err != nil {
+		return fmt.Errorf("read the daemon's answer: %w", err)
+	}
+	return nil
+}
+
+// do returns the response of a request that succeeded; the caller closes its body.
+func (c *Client) do(ctx context.Context, method, path string, body any) (*http.Response, error) {
+	var content io.Reader
+	if body != nil {
+		text, err := json.Marshal(body)
+		if err != nil {
+			return nil, err
+		}
+		content = bytes.NewReader(text)
+	}
+	request, err := http.NewRequestWithContext(ctx, method, "http://gardu"+path, content)
+	if err != nil {
+		return nil, err
+	}
+	request.Header.Set("Content-Type", "application/json")
+	response, err := c.http.Do(request)
+	if err != nil {
+		if wrapped, ok := errors.AsType[*url.Error](err); ok {
+			err = wrapped.Err // its own text is a URL that nobody typed
+		}
+		return nil, err
+	}
+	if response.StatusCode/100 != 2 {
+		defer response.Body.Close()
+		return nil, problem(response.Body, response.Status)
+	}
+	return response, nil
+}
+
+// problem reads an *api.Problem. What answers without one isn't gardu.
+func problem(body io.Reader, status string) error {
+	var p api.Problem
+	if err := json.NewDecoder(io.LimitReader(body, api.MaxRequest)).Decode(&p); err != nil || p.Code == "" {
+		return fmt.Errorf("the answer is not that of a gardu daemon: HTTP %s", status)
+	}
+	return &p
+}

@@ -1,0 +1,210 @@
+package api
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"io"
+	"log/slog"
+	"net/http"
+	"net/netip"
+	"strings"
+	"time"
+
+	"gardu/ctl/pkt"
+)
+
+// handler turns requests into calls of the Engine.
+type handler struct {
+	engine Engine
+	log    *slog.Logger
+}
+
+// Handler returns the API as an http.Handler.
+func Handler(engine Engine, log *slog.Logger) http.Handler {
+	h := &handler{engine, log}
+	routes := []struct {
+		method, path string
+		serve        func(w http.ResponseWriter, r *http.Request) error
+	}{
+		{"GET", "/v1/status", reader(engine.Status)},
+		{"GET", "/v1/rules", reader(list(engine.Rules))},
+		{"GET", "/v1/sets", reader(list(engine.Sets))},
+		{"GET", "/v1/services", reader(list(engine.Services))},
+		{"GET", "/v1/backends", reader(list(engine.Backends))},
+		{"GET", "/v1/blocks", reader(list(engine.Blocks))},
+		{"POST", "/v1/blocks", h.block},
+		{"DELETE", "/v1/blocks", h.unblock},
+		{"GET", "/v1/flows", h.flows},
+		{"PUT", "/v1/snapshot", writer(engine.Apply)},
+		{"POST", "/v1/explain", h.explain},
+	}
+	mux := http.NewServeMux()
+	methods := map[string][]string{}
+	for _, route := range routes {
+		mux.HandleFunc(route.method+" "+route.path, h.guard(route.serve))
+		methods[route.path] = append(methods[route.path], route.method)
+	}
+	for path, methods := range methods {
+		mux.HandleFunc(path, h.guard(func(w http.ResponseWriter, r *http.Request) error {
+			w.Header().Set("Allow", strings.Join(methods, ", "))
+			return NewProblem(CodeMethod, "%s takes %s, not %s", path, strings.Join(methods, " and "), r.Method)
+		}))
+	}
+	mux.HandleFunc("/", h.guard(func(_ http.ResponseWriter, r *http.Request) error {
+		return NewProblem(CodeNotFound, "there is no %s in this API", r.URL.Path)
+	}))
+	return mux
+}
+
+// guard limits the request's size and turns an error into a Problem.
+func (h *handler) guard(serve func(http.ResponseWriter, *http.Request) error) http.HandlerFunc {
+	return func(w http.ResponseWriter, r *http.Request) {
+		r.Body = http.MaxBytesReader(w, r.Body, MaxRequest)
+		err := serve(w, r)
+		if err == nil || r.Context().Err() != nil {
+			return
+		}
+		problem := problemOf(err)
+		if problem.Status == http.StatusInternalServerError {
+			h.log.Error("API request failed", "method", r.Method, "path", r.URL.Path, "error", err)
+		}
+		body, err := encode(problem)
+		if err != nil {
+			h.log.Error("API problem doesn't encode", "error", err)
+		}
+		w.Header().Set("Content-Type", "application/problem+json")
+		w.WriteHeader(problem.Status)
+		w.Write(body)
+	}
+}
+
+// reader answers with what get returns.
+func reader[T any](get func(context.Context) (T, error)) func(http.ResponseWriter, *http.Request) error {
+	return func(w http.ResponseWriter, r *http.Request) error {
+		value, err := get(r.Context())
+		return reply(w, value, err)
+	}
+}
+
+// list makes nothing an empty list, so that clients always find one.
+func list[T any](get func(context.Context) ([]T, error)) func(context.Context) ([]T, error) {
+	return func(ctx context.Context) ([]T, error) {
+		rows, err := get(ctx)
+		if rows == nil {
+			rows = []T{}
+		}
+		return rows, err
+	}
+}
+
+// writer hands the request's body to do and answers with what it returns.
+func writer[In, Out any](do func(context.Context, In) (Out, error)) func(http.ResponseWriter, *http.Request) error {
+	return func(w http.ResponseWriter, r *http.Request) error {
+		var in In
+		if err := decode(r.Body, &in); err != nil {
+			return err
+		}
+		out, err := do(r.Context(), in)
+		return reply(w, out, err)
+	}
+}
+
+func reply(w http.ResponseWriter, value any, err error) error {
+	if err != nil {
+		return err
+	}
+	body, err := encode(value)
+	if err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	// A client that stalls or has gone is no failure of ours.
+	http.NewResponseController(w).SetWriteDeadline(time.Now().Add(stallTimeout))
+	w.Write(body)
+	return nil
+}
+
+// encode writes a line of JSON in which > stays >: packets are full of them.
+func encode(value any) ([]byte, error) {
+	var b bytes.Buffer
+	encoder := json.NewEncoder(&b)
+	encoder.SetEscapeHTML(false)
+	err := encoder.Encode(value)
+	return b.Bytes(), err
+}
+
+// decode reads exactly one JSON value without unknown keys.
+func decode(body io.Reader, into any) error {
+	decoder := json.NewDecoder(body)
+	decoder.DisallowUnknownFields()
+	err := decoder.Decode(into)
+	if err == nil {
+		_, err = decoder.Token()
+		if errors.Is(err, io.EOF) {
+			return nil
+		}
+		if err == nil {
+			err = errors.New("something follows the JSON value")
+		}
+	}
+	if tooLarge, ok := errors.AsType[*http.MaxBytesError](err); ok {
+		return NewProblem(CodeTooLarge, "the request is larger than %d bytes", tooLarge.Limit)
+	}
+	return NewProblem(CodeInvalid, "the request's body is not what is expected: %v", err)
+}
+
+func (h *handler) block(w http.ResponseWriter, r *http.Request) error {
+	return writer(func(ctx context.Context, requests []BlockRequest) ([]Block, error) {
+		if len(requests) == 0 {
+			return nil, NewProblem(CodeInvalid, "nothing to block")
+		}
+		for i := range requests {
+			request := &requests[i]
+			if !request.Prefix.IsValid() {
+				return nil, NewProblem(CodeInvalid, "block %d of the request has no prefix", i+1)
+			}
+			if request.For < 0 {
+				return nil, NewProblem(CodeInvalid, "block %s for a negative time", request.Prefix)
+			}
+			request.Prefix = request.Prefix.Masked()
+			if request.Origin == "" {
+				request.Origin = "api"
+			}
+		}
+		return h.engine.Block(ctx, requests)
+	})(w, r)
+}
+
+func (h *handler) unblock(w http.ResponseWriter, r *http.Request) error {
+	var prefixes []netip.Prefix
+	for _, text := range r.URL.Query()["prefix"] {
+		prefix, err := netip.ParsePrefix(text)
+		if err != nil {
+			return NewProblem(CodeInvalid, "%q is not a prefix", text)
+		}
+		prefixes = append(prefixes, prefix.Masked())
+	}
+	if len(prefixes) == 0 {
+		return NewProblem(CodeInvalid, "nothing to unblock: ?prefix=P&prefix=P is missing")
+	}
+	unblocked, err := h.engine.Unblock(r.Context(), prefixes)
+	return reply(w, unblocked, err)
+}
+
+func (h *handler) explain(w http.ResponseWriter, r *http.Request) error {
+	return writer(func(ctx context.Context, request ExplainRequest) (Explanation, error) {
+		if (request.Packet == "") == (len(request.Frame) == 0) {
+			return Explanation{}, NewProblem(CodeInvalid, `either "packet" or "frame" must be given`)
+		}
+		if request.Packet != "" {
+			frame, err := pkt.Parse(request.Packet)
+			if err != nil {
+				return Explanation{}, NewProblem(CodeInvalid, "%v", err)
+			}
+			request.Frame = frame
+		}
+		return h.engine.Explain(ctx, request)
+	})(w, r)
+}
