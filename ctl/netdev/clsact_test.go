@@ -13,21 +13,24 @@ import (
 	"gardu/ctl/netdev"
 )
 
-// classifier loads the program "return 0" and returns its file descriptor.
-func classifier(t *testing.T) int {
+// classifier loads a program for tc.
+func classifier(t *testing.T) int { return load(t, unix.BPF_PROG_TYPE_SCHED_CLS) }
+
+// load loads the program "return 2", XDP_PASS or TC_ACT_SHOT, and returns its file descriptor.
+func load(t *testing.T, kind uint32) int {
 	t.Helper()
-	code := binary.NativeEndian.AppendUint64(nil, 0x00000000_000000b7) // r0 = 0
+	code := binary.NativeEndian.AppendUint64(nil, 0x00000002_000000b7) // r0 = 2
 	code = binary.NativeEndian.AppendUint64(code, 0x95)                // exit
 	license := []byte("Dual BSD/GPL\x00")
 	attr := struct { // the head of union bpf_attr for BPF_PROG_LOAD
 		kind, count   uint32
 		code, license unsafe.Pointer
 		rest          [96]byte
-	}{kind: unix.BPF_PROG_TYPE_SCHED_CLS, count: 2, code: unsafe.Pointer(&code[0]), license: unsafe.Pointer(&license[0])}
+	}{kind: kind, count: 2, code: unsafe.Pointer(&code[0]), license: unsafe.Pointer(&license[0])}
 	fd, _, errno := unix.Syscall(unix.SYS_BPF, unix.BPF_PROG_LOAD, uintptr(unsafe.Pointer(&attr)), unsafe.Sizeof(attr))
 	runtime.KeepAlive(&attr)
 	if errno != 0 {
-		t.Fatalf("load a classifier: %v", errno)
+		t.Fatalf("load a program: %v", errno)
 	}
 	t.Cleanup(func() { unix.Close(int(fd)) })
 	return int(fd)
