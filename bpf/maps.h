@@ -3,14 +3,7 @@
  * All programs share one set of maps, pinned under the bpffs directory by these names. */
 #pragma once
 #include "abi.h"
-
-#define MAP(name, map_type, key_type, value_type, entries) \
-	struct {                                           \
-		__uint(type, map_type);                    \
-		__type(key, key_type);                     \
-		__type(value, value_type);                 \
-		__uint(max_entries, entries);              \
-	} name SEC(".maps")
+#include "map.h"
 
 /* An outer map whose inner maps are arrays of lines, each as long as it needs to be. (Sizes, not types: clang keeps only a
  * forward declaration of a type that is named in an inner map alone.) */

@@ -1,0 +1,156 @@
+/* SPDX-License-Identifier: BSD-2-Clause OR GPL-2.0 */
+/* On a backend: take the outer IP header off what a balancer sent by ipip, for hosts without a tunnel device. Stands alone:
+ * shares no map with gardu. Two entries, one job: tc, which leaves the device's offloads as they are, and XDP, for kernels
+ * before 6.3, where tc can't change the family of a packet. */
+#define HOOK_TC
+#include "../bpf/csum.h"
+#include "../bpf/map.h"
+#include "../bpf/parse.h"
+
+char LICENSE[] SEC("license") = "Dual BSD/GPL";
+
+enum decap_count { DECAP_DONE, DECAP_ECN, DECAP_FAILED, DECAP_COUNTS };
+
+/* Programs write, `gardu decap` reads. Per CPU, index: enum decap_count. */
+MAP(decap_counters, BPF_MAP_TYPE_PERCPU_ARRAY, __u32, struct counter, DECAP_COUNTS);
+
+enum {
+	ECN_MASK = 3,
+	ECN_NOT_ECT = 0,
+	ECN_CE = 3,
+	/* linux/bpf.h since 6.3 */
+	DECAP_L3_IPV4 = 1 << 7,
+	DECAP_L3_IPV6 = 1 << 8,
+};
+
+struct outer {
+	__u32 bytes;      /* of the outer header; 0: not for us */
+	__be16 be_inner;  /* ethertype of what is inside */
+	bool same_family;
+	__u8 ecn;
+};
+
+static __always_inline int count(enum decap_count what, __u32 bytes, int action)
+{
+	struct counter *counter;
+	__u32 key = what;
+
+	counter = bpf_map_lookup_elem(&decap_counters, &key);
+	if (counter) {
+		counter->packets++;
+		counter->bytes += bytes;
+	}
+	return action;
+}
+
+/* An outer header without options or extension headers, not fragmented, around an IP header of the version it names. */
+static __always_inline struct outer outer_of(void *data, void *data_end)
+{
+	struct eth_header *eth = data;
+	struct ipv4_header *ip4 = (void *)(eth + 1);
+	struct ipv6_header *ip6 = (void *)(eth + 1);
+	struct outer none = {}, outer = {};
+	__u8 proto, *inner;
+	bool v4;
+
+	if ((void *)(ip4 + 1) + 1 > data_end)
+		return none;
+	v4 = eth->be_type == bpf_htons(ETHERTYPE_IPV4);
+	if (v4) {
+		if (ip4->version_ihl != 0x45 || ip4->be_fragment & bpf_htons(0x3fff))
+			return none;
+		proto = ip4->proto;
+		outer.bytes = sizeof(*ip4);
+		outer.ecn = ip4->tos & ECN_MASK;
+		inner = (void *)(ip4 + 1);
+	} else {
+		if (eth->be_type != bpf_htons(ETHERTYPE_IPV6) || (void *)(ip6 + 1) + 1 > data_end)
+			return none;
+		proto = ip6->next;
+		outer.bytes = sizeof(*ip6);
+		outer.ecn = bpf_ntohl(ip6->be_flow) >> 20 & ECN_MASK;
+		inner = (void *)(ip6 + 1);
+	}
+	if (proto == PROTO_IPIP && *inner >> 4 == 4)
+		outer.be_inner = bpf_htons(ETHERTYPE_IPV4);
+	else if (proto == PROTO_IPV6 && *inner >> 4 == 6)
+		outer.be_inner = bpf_htons(ETHERTYPE_IPV6);
+	else
+		return none;
+	outer.same_family = outer.be_inner == eth->be_type;
+	return outer;
+}
+
+/* RFC 6040, section 4.2: congestion that was met on the way in the tunnel reaches the inner header, or, where that can't
+ * carry it, the packet is dropped: false. */
+static __always_inline bool decap_ecn(void *data, void *data_end, struct outer *outer)
+{
+	struct ipv4_header *ip4 = data + sizeof(struct eth_header);
+	struct ipv6_header *ip6 = data + sizeof(struct eth_header);
+	__u8 tos;
+
+	if (outer->ecn != ECN_CE || (void *)(ip4 + 1) > data_end)
+		return true;
+	if (outer->be_inner == bpf_htons(ETHERTYPE_IPV4)) {
+		tos = ip4->tos;
+		if ((tos & ECN_MASK) == ECN_NOT_ECT)
+			return false;
+		ip4->tos = tos | ECN_CE;
+		ip4->csum = csum_replace(ip4->csum, bpf_htons(tos), bpf_htons(tos | ECN_CE));
+	} else {
+		if ((bpf_ntohl(ip6->be_flow) >> 20 & ECN_MASK) == ECN_NOT_ECT)
+			return false;
+		ip6->be_flow |= bpf_htonl(ECN_CE << 20);
+	}
+	return true;
+}
+
+SEC("tc")
+int decap_tc(struct __sk_buff *ctx)
+{
+	struct outer outer;
+	struct eth_header *eth;
+	__u64 flags = BPF_F_ADJ_ROOM_FIXED_GSO;
+
+	bpf_skb_pull_data(ctx, sizeof(struct eth_header) + 2 * sizeof(struct ipv6_header));
+	outer = outer_of(ctx_data(ctx), ctx_data_end(ctx));
+	if (!outer.bytes)
+		return TC_ACT_UNSPEC;
+	if (!outer.same_family)
+		flags |= outer.be_inner == bpf_htons(ETHERTYPE_IPV4) ? DECAP_L3_IPV4 : DECAP_L3_IPV6;
+	if (bpf_skb_adjust_room(ctx, -(int)outer.bytes, BPF_ADJ_ROOM_MAC, flags))
+		return count(DECAP_FAILED, ctx->len, TC_ACT_SHOT);
+	eth = ctx_data(ctx);
+	if ((void *)(eth + 1) > ctx_data_end(ctx))
+		return count(DECAP_FAILED, ctx->len, TC_ACT_SHOT);
+	eth->be_type = outer.be_inner;
+	if (!decap_ecn(ctx_data(ctx), ctx_data_end(ctx), &outer))
+		return count(DECAP_ECN, ctx->len, TC_ACT_SHOT);
+	return count(DECAP_DONE, ctx->len, TC_ACT_UNSPEC);
+}
+
+SEC("xdp.frags")
+int decap_xdp(struct xdp_md *ctx)
+{
+	void *data = (void *)(long)ctx->data, *data_end = (void *)(long)ctx->data_end;
+	struct outer outer = outer_of(data, data_end);
+	struct eth_header *eth = data, link;
+
+	if (!outer.bytes)
+		return XDP_PASS;
+	if ((void *)(eth + 1) > data_end)
+		return XDP_PASS;
+	link = *eth;
+	link.be_type = outer.be_inner;
+	if (bpf_xdp_adjust_head(ctx, outer.bytes))
+		return count(DECAP_FAILED, bpf_xdp_get_buff_len(ctx), XDP_DROP);
+	data = (void *)(long)ctx->data;
+	data_end = (void *)(long)ctx->data_end;
+	eth = data;
+	if ((void *)(eth + 1) > data_end)
+		return count(DECAP_FAILED, bpf_xdp_get_buff_len(ctx), XDP_DROP);
+	*eth = link;
+	if (!decap_ecn(data, data_end, &outer))
+		return count(DECAP_ECN, bpf_xdp_get_buff_len(ctx), XDP_DROP);
+	return count(DECAP_DONE, bpf_xdp_get_buff_len(ctx), XDP_PASS);
+}
