@@ -1,0 +1,9 @@
+// Package configs holds the configurations that the binary carries.
+package configs
+
+import _ "embed"
+
+// Demo is examples/demo.yaml, the snapshot of `gardu demo`.
+//
+//go:embed examples/demo.yaml
+var Demo []byte

@@ -1,0 +1,166 @@
+package demo
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/netip"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"gardu/ctl/testnet"
+)
+
+// workers is how many requests are under way at once.
+const workers = 8
+
+// requestTimeout bounds one request.
+const requestTimeout = 2 * time.Second
+
+// errBroken says that a connection was lost that should have lived.
+var errBroken = errors.New("the connection broke")
+
+// visitor sends HTTP requests from an address of a node.
+type visitor struct {
+	node   *testnet.Node
+	source netip.Addr // zero: as the kernel chooses
+}
+
+func (v visitor) dial(ctx context.Context, network, address string) (conn net.Conn, err error) {
+	err = v.node.Do(func() error {
+		var dialer net.Dialer
+		if v.source.IsValid() {
+			dialer.LocalAddr = net.TCPAddrFromAddrPort(netip.AddrPortFrom(v.source, 0))
+		}
+		conn, err = dialer.DialContext(ctx, network, address)
+		return err
+	})
+	return conn, err
+}
+
+// ask sends one request and returns the name of the backend that answered.
+func ask(ctx context.Context, transport http.RoundTripper, address string) (string, error) {
+	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
+	defer cancel()
+	request, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+net.JoinHostPort(address, "80")+"/", nil)
+	if err != nil {
+		return "", err
+	}
+	response, err := transport.RoundTrip(request)
+	if err != nil {
+		return "", err
+	}
+	defer response.Body.Close()
+	body, err := io.ReadAll(io.LimitReader(response.Body, 64))
+	if err != nil {
+		return "", err
+	}
+	return string(body), nil
+}
+
+// once sends one request over a connection of its own.
+func (v visitor) once(ctx context.Context, address string) (string, error) {
+	transport := &http.Transport{DialContext: v.dial, DisableKeepAlives: true}
+	defer transport.CloseIdleConnections()
+	return ask(ctx, transport, address)
+}
+
+// tally is what became of a number of requests.
+type tally struct {
+	served map[string]int // by backend
+	failed int
+	err    error // one of the failures
+}
+
+// many sends n requests, each over a connection of its own, some at once.
+func (v visitor) many(ctx context.Context, address string, n int) tally {
+	t := tally{served: make(map[string]int)}
+	var mu sync.Mutex
+	var left atomic.Int64
+	left.Store(int64(n))
+	var group sync.WaitGroup
+	for range workers {
+		group.Go(func() {
+			for left.Add(-1) >= 0 && ctx.Err() == nil {
+				name, err := v.once(ctx, address)
+				mu.Lock()
+				if err != nil {
+					t.failed++
+					t.err = err
+				} else {
+					t.served[name]++
+				}
+				mu.Unlock()
+			}
+		})
+	}
+	group.Wait()
+	return t
+}
+
+// conversation is one connection that is kept open, with a request every few milliseconds.
+type conversation struct {
+	backend string
+	stop    func()
+	answers atomic.Int64
+	broken  atomic.Pointer[error]
+}
+
+// converse opens a conversation with whatever backend the balancer chooses.
+func (v visitor) converse(ctx context.Context, address string) (*conversation, error) {
+	dialled := false
+	transport := &http.Transport{DialContext: func(ctx context.Context, network, address string) (net.Conn, error) {
+		if dialled {
+			return nil, errBroken
+		}
+		dialled = true
+		return v.dial(ctx, network, address)
+	}}
+	name, err := ask(ctx, transport, address)
+	if err != nil {
+		return nil, err
+	}
+	ctx, cancel := context.WithCancel(ctx)
+	var running sync.WaitGroup
+	c := &conversation{backend: name, stop: func() {
+		cancel()
+		running.Wait()
+	}}
+	running.Go(func() {
+		defer transport.CloseIdleConnections()
+		tick := time.NewTicker(20 * time.Millisecond)
+		defer tick.Stop()
+		for {
+			select {
+			case <-ctx.Done():
+				return
+			case <-tick.C:
+			}
+			answer, err := ask(ctx, transport, address)
+			if ctx.Err() != nil {
+				return
+			}
+			if err == nil && answer != name {
+				err = fmt.Errorf("%s answered on a connection to %s", answer, name)
+			}
+			if err != nil {
+				c.broken.Store(&err)
+				return
+			}
+			c.answers.Add(1)
+		}
+	})
+	return c, nil
+}
+
+// err says why the conversation ended, if it did by itself.
+func (c *conversation) err() error {
+	if err := c.broken.Load(); err != nil {
+		return *err
+	}
+	return nil
+}
