@@ -1,0 +1,138 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"runtime"
+	"slices"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// figure is what the rounds gave for one case, ns a packet.
+type figure struct {
+	Median float64 `json:"median"`
+	Min    float64 `json:"min"`
+	Max    float64 `json:"max"`
+}
+
+// subject is one line of the table: a program under test behind its generator.
+type subject struct {
+	scenario
+	*generator
+	counted func() (uint64, error) // packets that left for the expected reason; nil: the program doesn't count
+	samples []float64
+}
+
+// pin keeps the calling goroutine on one thread and one CPU, before other threads if the machine permits. It returns
+// the CPU and whether the thread has real-time priority.
+func pin() (cpu int, realtime bool, err error) {
+	runtime.LockOSThread()
+	var set unix.CPUSet
+	if err := unix.SchedGetaffinity(0, &set); err != nil {
+		return 0, false, fmt.Errorf("read the CPUs of this process: %w", err)
+	}
+	for cpu = len(set)*64 - 1; cpu > 0 && !set.IsSet(cpu); cpu-- {
+	}
+	set.Zero()
+	set.Set(cpu)
+	if err := unix.SchedSetaffinity(0, &set); err != nil {
+		return 0, false, fmt.Errorf("stay on CPU %d: %w", cpu, err)
+	}
+	attr := unix.SchedAttr{Size: unix.SizeofSchedAttr, Policy: unix.SCHED_FIFO, Priority: 1}
+	return cpu, unix.SchedSetAttr(0, &attr, 0) == nil, nil
+}
+
+// threadTime is the CPU time of the calling thread.
+func threadTime() (time.Duration, error) {
+	var ts unix.Timespec
+	if err := unix.ClockGettime(unix.CLOCK_THREAD_CPUTIME_ID, &ts); err != nil {
+		return 0, fmt.Errorf("read the thread's CPU time: %w", err)
+	}
+	return time.Duration(ts.Nano()), nil
+}
+
+// sample sends n packets and returns ns a packet. It fails when the program did something else than measured.
+func (s *subject) sample(n int) (float64, error) {
+	before, err := s.count()
+	if err != nil {
+		return 0, err
+	}
+	start, err := threadTime()
+	if err != nil {
+		return 0, err
+	}
+	action, err := s.send(n)
+	if err != nil {
+		return 0, err
+	}
+	end, err := threadTime()
+	if err != nil {
+		return 0, err
+	}
+	if action != s.action {
+		return 0, fmt.Errorf("the last packet's action is %d, want %d", action, s.action)
+	}
+	after, err := s.count()
+	if err != nil {
+		return 0, err
+	}
+	if s.counted != nil && after-before != uint64(n) {
+		return 0, fmt.Errorf("the program counted %d packets for the expected reasons, want %d", after-before, n)
+	}
+	return float64(end-start) / float64(n), nil
+}
+
+// passes is the smallest number of packets that is at least n and sends each of the subject's own equally often, so that
+// the last packet of a sample is always the same one.
+func (s *subject) passes(n int) int {
+	return (n + s.packets - 1) / s.packets * s.packets
+}
+
+func (s *subject) count() (uint64, error) {
+	if s.counted == nil {
+		return 0, nil
+	}
+	return s.counted()
+}
+
+// measure runs every subject once a round, in random order, and keeps the samples with each. A sample is at least
+// that many packets.
+func measure(subjects []*subject, rounds, packets int, progress func(round int)) error {
+	// Twice over all packets first: flows are known and caches are as full as they get.
+	for _, s := range subjects {
+		if _, err := s.sample(2 * s.passes(packets/10)); err != nil {
+			return fmt.Errorf("%s: %w", s.name, err)
+		}
+	}
+	order := slices.Clone(subjects)
+	for round := range rounds {
+		progress(round)
+		rand.Shuffle(len(order), func(i, j int) { order[i], order[j] = order[j], order[i] })
+		for _, s := range order {
+			ns, err := s.sample(s.passes(packets))
+			if err != nil {
+				return fmt.Errorf("%s: %w", s.name, err)
+			}
+			s.samples = append(s.samples, ns)
+		}
+	}
+	return nil
+}
+
+// figure sums the samples up; there is at least one.
+func (s *subject) figure() figure {
+	sorted := slices.Sorted(slices.Values(s.samples))
+	return figure{Median: sorted[len(sorted)/2], Min: sorted[0], Max: sorted[len(sorted)-1]}
+}
+
+// closeAll frees the subjects.
+func closeAll(subjects []*subject) error {
+	var errs []error
+	for _, s := range subjects {
+		errs = append(errs, s.generator.close())
+	}
+	return errors.Join(errs...)
+}

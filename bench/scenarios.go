@@ -1,0 +1,144 @@
+package main
+
+import (
+	"net/netip"
+
+	"gardu/ctl/abi"
+	"gardu/ctl/model"
+)
+
+// What XDP programs return, the same in every kernel (enum xdp_action).
+const (
+	xdpDrop     = 1
+	xdpPass     = 2
+	xdpTX       = 3
+	xdpRedirect = 4
+)
+
+// scenario is a case of the table before it is loaded: a program, or a snapshot for gardu's own, and packets.
+type scenario struct {
+	name, about string
+	program     string                 // of bench.c; "": gardu's XDP program
+	world       string                 // scenarios of the same world share its data plane
+	snapshot    func() *model.Snapshot // of the world
+	noFlows     bool                   // the world's programs are without flow accounting
+	tuples      func() []tuple         // the packets, in the order in which they are sent
+	action      uint32                 // of the last packet
+	reasons     []abi.Reason           // of all packets; none for programs of bench.c, which don't count
+	aim         float64                // ns net of the empty program; 0: none
+}
+
+// emptyName is the case that all others are compared with.
+const emptyName = "empty"
+
+// flowCounts are how many flows the packets of a case belong to, with the aim for everything together.
+var flowCounts = [...]struct {
+	flows int
+	name  string
+	aim   float64
+}{{1, "1 flow", 90}, {64_000, "64k flows", 350}, {500_000, "500k flows", 370}}
+
+// scenarios are the rows of the table, the empty program first.
+func scenarios() []scenario {
+	const many = 64_000
+	pass, drop := []abi.Reason{abi.ReasonDefaultPass}, []abi.Reason{abi.ReasonRuleDrop}
+	either, forward := []abi.Reason{abi.ReasonDefaultPass, abi.ReasonRuleDrop}, []abi.Reason{abi.ReasonForward}
+	ipip := func() *model.Snapshot { return balanced("ipip") }
+	dsr := func() *model.Snapshot { return balanced("dsr") }
+	list := []scenario{
+		{name: emptyName, about: "return XDP_DROP: the measuring loop and the generator",
+			program: benchProgEmpty, tuples: clients(1), action: xdpDrop},
+		{name: "floor ipip", about: "room for an IPv4 header and constant bytes in it: the least that wrapping costs",
+			program: benchProgFloorIpip, tuples: clients(1), action: xdpTX},
+		{name: "pass", about: "nothing configured: parse, count, pass",
+			world: "nothing", snapshot: nothing, tuples: clients(1), action: xdpPass, reasons: pass},
+		{name: "set 1M, miss", about: "a block list of 1M prefixes; no source is on it",
+			world: "set", snapshot: blocklist, tuples: sources(0), action: xdpPass, reasons: pass},
+		{name: "set 1M, half", about: "half of the sources are on it", aim: 350,
+			world: "set", snapshot: blocklist, tuples: sources(50), action: xdpPass, reasons: either},
+		{name: "set 1M, hit", about: "all sources are on it",
+			world: "set", snapshot: blocklist, tuples: sources(100), action: xdpDrop, reasons: drop},
+		{name: "rules 10", about: "10 rules of eight shapes, each packet hits one",
+			world: "few", snapshot: func() *model.Snapshot { return rules(10) }, tuples: hits(10), action: xdpDrop, reasons: drop},
+		{name: "rules 10,000", about: "10,000 rules of the same shapes",
+			world: "many", snapshot: func() *model.Snapshot { return rules(manyRules) }, tuples: hits(manyRules), action: xdpDrop, reasons: drop},
+		{name: "no service", about: "64 services, packets for another address, without flow accounting",
+			world: "stateless", snapshot: ipip, noFlows: true, tuples: strangers(many), action: xdpPass, reasons: pass},
+		{name: "service, stateless", about: "64 services by ipip, the backend by hash alone, without flow accounting, 64k flows",
+			world: "stateless", snapshot: ipip, noFlows: true, tuples: clients(many), action: xdpRedirect, reasons: forward},
+		{name: "service dsr, 64k flows", about: "64 services by dsr and flow accounting",
+			world: "dsr", snapshot: dsr, tuples: clients(many), action: xdpRedirect, reasons: forward},
+	}
+	for _, n := range flowCounts {
+		list = append(list, scenario{name: "flows, " + n.name, about: "flow accounting alone",
+			world: "flows", snapshot: flowsOnly, tuples: clients(n.flows), action: xdpPass, reasons: pass})
+	}
+	for _, n := range flowCounts {
+		list = append(list, scenario{name: "service, " + n.name, about: "64 services by ipip and flow accounting",
+			world: "service", snapshot: ipip, tuples: clients(n.flows), action: xdpRedirect, reasons: forward})
+	}
+	for _, n := range flowCounts {
+		list = append(list, scenario{name: "all, " + n.name, about: "10,000 rules, 64 services by ipip, flow accounting", aim: n.aim,
+			world: "all", snapshot: all, tuples: clients(n.flows), action: xdpRedirect, reasons: forward})
+	}
+	return list
+}
+
+// clients returns n flows to the service.
+func clients(n int) func() []tuple { return flowsTo(serviceAddress, n) }
+
+// strangers returns n flows to an address that is no service's.
+func strangers(n int) func() []tuple { return flowsTo(otherAddress, n) }
+
+// flowsTo draws n different flows from 198.18.0.0/15 (RFC 2544).
+func flowsTo(dst netip.Addr, n int) func() []tuple {
+	return func() []tuple {
+		r := random()
+		drawn := make(map[tuple]bool, n)
+		tuples := make([]tuple, 0, n)
+		for len(tuples) < n {
+			t := tuple{src: addr4(198<<24 | 18<<16 | r.Uint32N(1<<17)), dst: dst, sport: uint16(1024 + r.Uint32N(60000)), dport: 443}
+			if !drawn[t] {
+				drawn[t] = true
+				tuples = append(tuples, t)
+			}
+		}
+		return tuples
+	}
+}
+
+// sources draws packets of which the given part, in percent, comes from the block list, in random order but for the last
+// one, which doesn't unless all do.
+func sources(percent int) func() []tuple {
+	return func() []tuple {
+		const n = 256_000
+		prefixes, member := listed()
+		r := random()
+		tuples := make([]tuple, n)
+		for i := range tuples {
+			src := addr4(r.Uint32())
+			if i < n*percent/100 {
+				src = prefixes[r.IntN(len(prefixes))].Addr()
+			} else {
+				for member(src) {
+					src = addr4(r.Uint32())
+				}
+			}
+			tuples[i] = tuple{src: src, dst: serviceAddress, sport: 40000, dport: 443}
+		}
+		r.Shuffle(n-1, func(i, j int) { tuples[i], tuples[j] = tuples[j], tuples[i] })
+		return tuples
+	}
+}
+
+// hits returns packets for each of n rules, in random order.
+func hits(n int) func() []tuple {
+	return func() []tuple {
+		tuples := make([]tuple, n)
+		for i := range tuples {
+			tuples[i] = hit(i)
+		}
+		random().Shuffle(n, func(i, j int) { tuples[i], tuples[j] = tuples[j], tuples[i] })
+		return tuples
+	}
+}

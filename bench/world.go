@@ -1,0 +1,144 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+
+	"gardu/ctl/abi"
+	"gardu/ctl/compile"
+	"gardu/ctl/dataplane"
+	"gardu/ctl/lb"
+	"gardu/ctl/model"
+)
+
+// flowsMax is what the flow table of every world is made for: the flows of the largest case.
+const flowsMax = 500_000
+
+// world is a private data plane with one snapshot in force. Cases that differ in their traffic alone share one.
+type world struct {
+	*dataplane.Dataplane
+}
+
+// lab holds the worlds that were made so far, by name.
+type lab map[string]*world
+
+// subject loads what a scenario measures.
+func (l lab) subject(s scenario) (*subject, error) {
+	if s.program != "" {
+		g, err := newGenerator(s.tuples())
+		if err != nil {
+			return nil, err
+		}
+		return &subject{scenario: s, generator: g}, g.put(g.own[s.program])
+	}
+	w, ok := l[s.world]
+	if !ok {
+		var err error
+		if w, err = newWorld(s.snapshot(), s.noFlows); err != nil {
+			return nil, fmt.Errorf("world %q: %w", s.world, err)
+		}
+		l[s.world] = w
+	}
+	g, err := newGenerator(s.tuples())
+	if err != nil {
+		return nil, err
+	}
+	counted := func() (uint64, error) { return w.counted(s.reasons) }
+	return &subject{scenario: s, generator: g, counted: counted}, g.put(w.Program(dataplane.HookXDP))
+}
+
+func (l lab) close() error {
+	var errs []error
+	for _, w := range l {
+		errs = append(errs, w.Close())
+	}
+	return errors.Join(errs...)
+}
+
+// newWorld compiles a snapshot and loads it. withoutFlows takes flow accounting out of the programs,
+// also where services would bring it in.
+func newWorld(snapshot *model.Snapshot, withoutFlows bool) (w *world, err error) {
+	ids, _, err := compile.IDs{}.Assign(snapshot)
+	if err != nil {
+		return nil, err
+	}
+	tables, err := compile.Compile(snapshot, ids)
+	if err != nil {
+		return nil, err
+	}
+	if withoutFlows {
+		tables.Features.Flows = false
+	}
+	max := 1
+	if tables.Features.Flows {
+		max = flowsMax
+	}
+	plane, err := dataplane.OpenPrivate(tables.Features, max)
+	if err != nil {
+		return nil, err
+	}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, plane.Close())
+		}
+	}()
+	if err := fill(plane, tables); err != nil {
+		return nil, err
+	}
+	return &world{plane}, nil
+}
+
+// fill puts the tables in force as generation 1, with all backends up.
+func fill(plane *dataplane.Dataplane, tables *compile.Tables) error {
+	for _, b := range tables.Backends {
+		if err := plane.PutBackend(b.ID, entry(b)); err != nil {
+			return err
+		}
+	}
+	for _, r := range tables.Rings {
+		if err := plane.PutRing(r.ID, lb.Ring(r.Members, lb.RingSize)); err != nil {
+			return err
+		}
+	}
+	var loaded dataplane.Tables
+	for table, lines := range map[abi.Table][]abi.Line{
+		abi.TableSets: tables.Sets, abi.TableRules: tables.Rules, abi.TableServices: tables.Services,
+	} {
+		var err error
+		if loaded[table], err = plane.NewTable(lines); err != nil {
+			return err
+		}
+	}
+	return plane.Commit(1, loaded)
+}
+
+// entry is a backend that is up, with a next hop. Nothing is sent: BPF_PROG_TEST_RUN only notes where a packet would go.
+func entry(b compile.Backend) abi.Backend {
+	address, family := abi.PutAddr(b.Address)
+	source, _ := abi.PutAddr(addr4(10<<24 | 1))
+	return abi.Backend{
+		State:   uint8(abi.BackendUsed | abi.BackendUp | abi.BackendHop),
+		Mode:    uint8(b.Mode),
+		Family:  uint8(family),
+		Service: b.Service,
+		Mtu:     1500,
+		Ifindex: 2, // another one than the loopback, where test packets come in
+		Dmac:    [6]uint8{2, 0, 0, 0, 1, 1},
+		Smac:    [6]uint8{2, 0, 0, 0, 1, 2},
+		Address: address,
+		Source:  source,
+	}
+}
+
+// counted returns how many packets left for one of the reasons.
+func (w *world) counted(reasons []abi.Reason) (uint64, error) {
+	counters, err := w.Reasons()
+	if err != nil {
+		return 0, fmt.Errorf("read the counters: %w", err)
+	}
+	var sum uint64
+	for _, reason := range reasons {
+		sum += counters[reason].Packets
+	}
+	return sum, nil
+}
