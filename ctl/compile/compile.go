@@ -1,0 +1,134 @@
+package compile
+
+import (
+	"fmt"
+	"net/netip"
+
+	"gardu/ctl/abi"
+	"gardu/ctl/lb"
+	"gardu/ctl/model"
+)
+
+// Tables is a compiled snapshot: plain values, never changed once built.
+type Tables struct {
+	Sets, Rules, Services []abi.Line // never empty: line 0 is the head
+	Rings                 []Ring     // a ring a service, in the snapshot's order
+	Backends              []Backend  // of all services, in the snapshot's order
+	Features              Features
+	Cost                  Cost
+}
+
+// Ring says what a service's ring is made of. Members has the weights of the snapshot; Live the current ones.
+type Ring struct {
+	ID      uint32
+	Service string
+	Members []lb.Member
+}
+
+// Backend is one backend of one service.
+type Backend struct {
+	ID, Service       uint16
+	Name, ServiceName string
+	Address           netip.Addr
+	Mode              abi.Mode
+}
+
+// Features are the load-time constants of bpf/config.h that a snapshot needs: a cfg_ constant each.
+type Features struct {
+	Rules, Sets, Blocks, Services, Flows, Health, Trace bool
+}
+
+// Cost is what the snapshot costs: memory, and the most that a packet can meet in the rules.
+type Cost struct {
+	Records       int // rule records; one rule may need several
+	Groups        int // mask groups
+	LongestChain  int // most records under one key
+	Probes        int // most groups that a packet can have to look into
+	Verifications int // most records that a packet can have to compare; an upper bound
+	Classes       int // combinations of sets that an address can be in, "none" included
+	Bytes         [abi.TableCount]int
+}
+
+// Runtime is what is known of a backend outside the snapshot. The zero value changes nothing.
+type Runtime struct {
+	Down    bool // by its health check
+	Drained bool
+	Weight  *int // in place of the snapshot's
+}
+
+// Live returns the members to feed to lb.Ring in the present state, by backend id: who is down or drained has
+// weight 0, so that new flows go elsewhere.
+func (r Ring) Live(state map[uint16]Runtime) []lb.Member {
+	members := make([]lb.Member, len(r.Members))
+	for i, m := range r.Members {
+		now := state[m.ID]
+		if now.Weight != nil {
+			m.Weight = *now.Weight
+		}
+		if now.Down || now.Drained {
+			m.Weight = 0
+		}
+		members[i] = m
+	}
+	return members
+}
+
+// Compile builds the tables of a checked snapshot with ids from IDs.Assign of the same snapshot. It fails with
+// a *LimitError when the snapshot is too large, and on what package config would have refused.
+func Compile(snapshot *model.Snapshot, ids IDs) (*Tables, error) {
+	rules, err := lowerRules(snapshot, ids)
+	if err != nil {
+		return nil, err
+	}
+	t := &Tables{}
+	var classes int
+	if t.Sets, classes, err = setsTable(rules.sets); err != nil {
+		return nil, err
+	}
+	if t.Rules, t.Cost, err = rulesTable(rules); err != nil {
+		return nil, err
+	}
+	if t.Services, err = servicesTable(snapshot.Services, ids); err != nil {
+		return nil, err
+	}
+	if t.Rings, t.Backends, err = backends(snapshot.Services, ids); err != nil {
+		return nil, err
+	}
+	t.Features = features(snapshot, rules)
+	t.Cost.Classes = classes
+	for table, lines := range map[abi.Table][]abi.Line{
+		abi.TableSets: t.Sets, abi.TableRules: t.Rules, abi.TableServices: t.Services,
+	} {
+		t.Cost.Bytes[table] = len(lines) * lineBytes
+	}
+	return t, nil
+}
+
+func features(snapshot *model.Snapshot, rules *lowered) Features {
+	filter := &snapshot.Filter
+	f := Features{
+		Rules:    len(filter.Rules) > 0 || filter.Default == model.Drop || filter.Allow != "",
+		Sets:     rules.flags&(abi.RulesSrcSets|abi.RulesDstSets) != 0,
+		Blocks:   true, // they come while running
+		Services: len(snapshot.Services) > 0,
+		Flows:    snapshot.Flows.Enabled || len(snapshot.Services) > 0,
+	}
+	for i := range snapshot.Services {
+		f.Health = f.Health || snapshot.Services[i].Health != nil
+	}
+	return f
+}
+
+// LimitError tells that a snapshot has more of something than the data plane has room for.
+type LimitError struct {
+	What  string // "rules", "backends", ...
+	Name  string // the first one beyond the limit; "" when it has no name
+	Limit int
+}
+
+func (e *LimitError) Error() string {
+	if e.Name == "" {
+		return fmt.Sprintf("too many %s: at most %d", e.What, e.Limit)
+	}
+	return fmt.Sprintf("too many %s: no room for %q, at most %d", e.What, e.Name, e.Limit)
+}

@@ -1,0 +1,64 @@
+package compile
+
+import (
+	"math/bits"
+
+	"gardu/ctl/abi"
+)
+
+const (
+	lineBytes = 64
+	lineWords = lineBytes / 8
+)
+
+// table collects the sections of a table. Line 0 is left for the head, so that offset 0 can mean "absent".
+type table struct{ lines []abi.Line }
+
+func newTable() *table { return &table{lines: make([]abi.Line, 1)} }
+
+// add appends a section and returns its offset, 0 for an empty one.
+func (t *table) add(section []abi.Line) uint32 {
+	if len(section) == 0 {
+		return 0
+	}
+	offset := uint32(len(t.lines))
+	t.lines = append(t.lines, section...)
+	return offset
+}
+
+// array is a section of numbers, little endian as the lines' words are.
+type array []abi.Line
+
+// newArray has room for n numbers of that many bits.
+func newArray(n, bits int) array { return make(array, (n*bits/8+lineBytes-1)/lineBytes) }
+
+func (a array) word(i int) uint64       { return a[i/lineWords].W[i%lineWords] }
+func (a array) setWord(i int, v uint64) { a[i/lineWords].W[i%lineWords] = v }
+func (a array) or(i int, v uint64)      { a[i/lineWords].W[i%lineWords] |= v }
+
+// setU32 and setU16 write a number that is 0 so far; likewise setU8.
+func (a array) setU32(i int, v uint32) { a.or(i/2, uint64(v)<<(i%2*32)) }
+func (a array) setU16(i int, v uint16) { a.or(i/4, uint64(v)<<(i%4*16)) }
+func (a array) setU8(i int, v uint8)   { a.or(i/8, uint64(v)<<(i%8*8)) }
+
+func (a array) u32(i int) uint32 { return uint32(a.word(i/2) >> (i % 2 * 32)) }
+func (a array) u16(i int) uint16 { return uint16(a.word(i/4) >> (i % 4 * 16)) }
+func (a array) u8(i int) uint8   { return uint8(a.word(i/8) >> (i % 8 * 8)) }
+
+const (
+	mixSeed  = 0x243F6A8885A308D3
+	mixPrime = 0x9E3779B97F4A7C15
+)
+
+// mix is mixN of bpf/abi.h.
+func mix(words ...uint64) uint64 {
+	h := uint64(mixSeed)
+	for _, x := range words {
+		h = (h ^ x) * mixPrime
+		h ^= h >> 32
+	}
+	return h
+}
+
+// powerOfTwo returns the smallest power of two that is at least n, and 1 for 0.
+func powerOfTwo(n int) int { return 1 << bits.Len(uint(max(n, 1)-1)) }

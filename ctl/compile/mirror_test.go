@@ -1,0 +1,338 @@
+package compile
+
+import (
+	"math/bits"
+	"net/netip"
+
+	"gardu/ctl/abi"
+)
+
+// packet is what the data plane knows of a packet when it judges it.
+type packet struct {
+	src, dst     netip.Addr // of one family
+	proto        uint8
+	ports        bool // has ports
+	sport, dport uint16
+	icmp         bool
+	icmpType     uint8
+	icmpCode     uint8
+	ttl, dscp    uint8
+	length       uint16
+}
+
+func (p *packet) family() abi.Family {
+	_, family := abi.PutAddr(p.src)
+	return family
+}
+
+// fact is fact() of bpf/parse.h.
+func (p *packet) fact(field abi.Field) (uint32, bool) {
+	switch field {
+	case abi.FieldProto:
+		return uint32(p.proto), true
+	case abi.FieldSport:
+		return uint32(p.sport), p.ports
+	case abi.FieldDport:
+		return uint32(p.dport), p.ports
+	case abi.FieldIcmpType:
+		return uint32(p.icmpType), p.icmp
+	case abi.FieldIcmpCode:
+		return uint32(p.icmpCode), p.icmp
+	case abi.FieldTtl:
+		return uint32(p.ttl), true
+	case abi.FieldDscp:
+		return uint32(p.dscp), true
+	case abi.FieldLength:
+		return uint32(p.length), true
+	}
+	return 0, false
+}
+
+// mirror reads tables as the programs do: by offset and number, from xdp/sets.h, xdp/rules.h and xdp/lb.h. It counts
+// what a lookup reads.
+type mirror struct {
+	*Tables
+	probes, verified int // of the last first()
+}
+
+func area(lines []abi.Line, off uint32) array { return array(lines[off:]) }
+
+// setsOf returns the class line of an address.
+func (m *mirror) setsOf(addr netip.Addr) abi.Line {
+	head := abi.FromLine[abi.SetsHead](m.Sets[0])
+	var class uint16
+	if addr.Is4() {
+		class = m.class4(&head, uint32(hostOrder(addr)[1]))
+	} else {
+		at := hostOrder(addr)
+		class = m.class6(&head, at[0], at[1])
+	}
+	return m.Sets[head.ClassOff+uint32(class)]
+}
+
+func (m *mirror) class4(head *abi.SetsHead, addr uint32) uint16 {
+	if head.V4CodeOff == 0 {
+		return 0
+	}
+	switch area(m.Sets, head.V4CodeOff).word(int(addr>>13)) >> (addr >> 8 & 31 * 2) & 3 {
+	case 0:
+		return 0
+	case 1:
+		return area(m.Sets, head.V4L16Off).u16(int(addr >> 16))
+	}
+	key24 := uint64(addr >> 8)
+	bucket := uint32(mix(key24, 4)) & head.V4BucketMask
+	var class uint16
+	for range abi.BucketHops {
+		line := m.Sets[head.V4BucketOff+bucket]
+		for _, slot := range line.W {
+			kind := abi.V4Slot(slot >> 60)
+			if kind == abi.V4End {
+				break
+			}
+			if slot>>36&0xffffff != key24 {
+				continue
+			}
+			switch {
+			case kind == abi.V4Dense:
+				return area(m.Sets, head.V4DenseOff).u16(int(uint32(slot)*256 + addr&0xff))
+			case kind == abi.V4Uniform:
+				class = uint16(slot)
+			case uint32(slot>>16&0xff) == addr&0xff:
+				return uint16(slot)
+			}
+		}
+		if line.W[0]&(1<<35) == 0 {
+			break
+		}
+		bucket = (bucket + 1) & head.V4BucketMask
+	}
+	return class
+}
+
+func (m *mirror) class6(head *abi.SetsHead, hi, lo uint64) uint16 {
+	for i := range head.V6Lens {
+		length := area(m.Sets, head.V6LenOff).u8(int(i))
+		mhi, mlo := hi, lo
+		if length <= 64 {
+			mhi &= ^uint64(0) << (64 - length)
+			mlo = 0
+		} else {
+			mlo &= ^uint64(0) << (128 - length)
+		}
+		h := mix(mhi, mlo, 6|uint64(length)<<8)
+		want := uint64(1)<<(h&63) | 1<<(h>>6&63) | 1<<(h>>12&63)
+		if area(m.Sets, head.V6BloomOff).word(int(h>>40&uint64(head.V6BloomMask)))&want != want {
+			continue
+		}
+		bucket := uint32(h>>18) & head.V6BucketMask
+		for range abi.BucketHops {
+			b := abi.FromLine[abi.SetsBucket6](m.Sets[head.V6BucketOff+bucket])
+			for k := range b.Key {
+				if b.Len[k] == length && b.Key[k].Hi == mhi && b.Key[k].Lo == mlo {
+					return b.Class[k]
+				}
+			}
+			if b.Overflow == 0 {
+				break
+			}
+			bucket = (bucket + 1) & head.V6BucketMask
+		}
+	}
+	return 0
+}
+
+func hasBit(line abi.Line, bit uint16) bool { return line.W[bit/64]>>(bit%64)&1 != 0 }
+
+// judge returns the decider of a packet and the filter's verdict.
+func (m *mirror) judge(p *packet) (uint32, abi.Verdict) {
+	head := abi.FromLine[abi.RulesHead](m.Rules[0])
+	var src, dst abi.Line
+	flags := abi.RulesFlags(head.Flags)
+	if m.Features.Sets && flags&abi.RulesSrcSets != 0 {
+		src = m.setsOf(p.src)
+	}
+	if m.Features.Sets && flags&abi.RulesDstSets != 0 {
+		dst = m.setsOf(p.dst)
+	}
+	if flags&abi.RulesAllow != 0 && hasBit(src, 0) {
+		return uint32(abi.DeciderAllow), abi.VerdictPass
+	}
+	if head.Records > 0 {
+		if record := m.first(&head, p, src, dst); record != noRecord {
+			r := abi.FromLine[abi.RuleRecord](m.Rules[head.RecordOff+record])
+			return r.Id, abi.Verdict(r.Verdict)
+		}
+	}
+	return uint32(abi.DeciderDefault), abi.Verdict(head.DefaultVerdict)
+}
+
+const noRecord = ^uint32(0)
+
+// first returns the first record that matches.
+func (m *mirror) first(head *abi.RulesHead, p *packet, srcSets, dstSets abi.Line) uint32 {
+	src, dst := hostOrder(p.src), hostOrder(p.dst)
+	var ports uint32
+	if p.ports {
+		ports = uint32(p.sport)<<16 | uint32(p.dport)
+	}
+	groups := ^uint64(0) >> (64 - head.Groups)
+	candidates := func(off uint32, areaBits uint8, addr [2]uint64) uint64 {
+		switch {
+		case off == 0:
+			return ^uint64(0)
+		case p.family() == abi.FamilyV4:
+			return area(m.Rules, off).word(int(addr[1] >> (32 - areaBits)))
+		}
+		return area(m.Rules, off).word(1<<areaBits + int(addr[0]>>(64-areaBits)))
+	}
+	groups &= candidates(head.CandSrcOff, head.CandSrcBits, src)
+	groups &= candidates(head.CandDstOff, head.CandDstBits, dst)
+	if head.CandProtoOff != 0 {
+		groups &= area(m.Rules, head.CandProtoOff).word(int(p.proto))
+	}
+	if head.CandDportOff != 0 {
+		groups &= area(m.Rules, head.CandDportOff).word(int(ports & 0xffff))
+	}
+	if head.CandSportOff != 0 {
+		groups &= area(m.Rules, head.CandSportOff).word(int(ports >> 16))
+	}
+	best := noRecord
+	m.probes, m.verified = 0, 0
+	verify := func(record uint32) {
+		m.verified++
+		if record < best && m.matches(head, record, p, src, dst, srcSets, dstSets) {
+			best = record
+		}
+	}
+	for ; groups != 0; groups &= groups - 1 {
+		index := bits.TrailingZeros64(groups)
+		group := abi.FromLine[abi.RuleGroup](m.Rules[head.GroupOff+uint32(index)])
+		if group.MinRecord >= best {
+			break
+		}
+		if group.Families>>p.family()&1 == 0 {
+			continue
+		}
+		m.probes++
+		h := hashing{src: group.SrcMask, dst: group.DstMask, ports: group.KeyMask, proto: group.ProtoMask, group: index}
+		m.bucket(m.Rules, head.BucketOff, head.BucketMask, head.ChainOff, h.hash(p.family(), src, dst, p.proto, ports), verify)
+	}
+	return best
+}
+
+// bucket calls found for each record that a bucket table has for a hash.
+func (m *mirror) bucket(lines []abi.Line, off, mask, chainOff uint32, hash uint64, found func(uint32)) {
+	at := uint32(hash) & mask
+	tag := (uint32(hash>>32) | 1) & 0x7fffffff
+	for range abi.BucketHops {
+		bucket := abi.FromLine[abi.Bucket](lines[off+at])
+		for _, slot := range bucket.Slot {
+			if slot.Tag&^0x80000000 != tag {
+				continue
+			}
+			if slot.Ref&0x80000000 != 0 {
+				found(slot.Ref &^ 0x80000000)
+				continue
+			}
+			chain := area(lines, chainOff)
+			for i := range chain.u32(int(slot.Ref)) {
+				found(chain.u32(int(slot.Ref + 1 + i)))
+			}
+		}
+		if bucket.Slot[0].Tag&0x80000000 == 0 {
+			return
+		}
+		at = (at + 1) & mask
+	}
+}
+
+func prefixMatch(family abi.Family, addr, want [2]uint64, plen uint8) bool {
+	if family == abi.FamilyV4 {
+		return (addr[1]^want[1])>>(32-plen) == 0
+	}
+	if plen > 64 {
+		return addr[0] == want[0] && (addr[1]^want[1])>>(128-plen) == 0
+	}
+	return (addr[0]^want[0])>>(64-plen) == 0
+}
+
+func (m *mirror) matches(head *abi.RulesHead, record uint32, p *packet, src, dst [2]uint64, srcSets, dstSets abi.Line) bool {
+	r := abi.FromLine[abi.RuleRecord](m.Rules[head.RecordOff+record])
+	asked := abi.RuleConditions(r.Conditions)
+	if asked&(abi.RuleSport|abi.RuleDport) != 0 && !p.ports {
+		return false
+	}
+	fits := abi.RuleExt
+	for _, part := range []struct {
+		flag abi.RuleConditions
+		fits bool
+	}{
+		{abi.RuleV4, p.family() == abi.FamilyV4},
+		{abi.RuleV6, p.family() == abi.FamilyV6},
+		{abi.RuleSrc, prefixMatch(p.family(), src, r.Src, r.SrcPlen)},
+		{abi.RuleDst, prefixMatch(p.family(), dst, r.Dst, r.DstPlen)},
+		{abi.RuleProto, p.proto == r.Proto},
+		{abi.RuleSport, r.SportLo <= p.sport && p.sport <= r.SportHi},
+		{abi.RuleDport, r.DportLo <= p.dport && p.dport <= r.DportHi},
+		{abi.RuleSrcSet, hasBit(srcSets, r.SrcSet)},
+		{abi.RuleDstSet, hasBit(dstSets, r.DstSet)},
+	} {
+		if part.fits {
+			fits |= part.flag
+		}
+	}
+	fits ^= abi.RuleConditions(r.Negated)
+	return fits&asked == asked && (asked&abi.RuleExt == 0 || m.extra(head, r.Ext, p))
+}
+
+func (m *mirror) extra(head *abi.RulesHead, line uint32, p *packet) bool {
+	for ; ; line++ {
+		extra := abi.FromLine[abi.RuleExtra](m.Rules[head.ExtOff+line])
+		for _, c := range extra.Cond[:extra.Count] {
+			value, has := p.fact(abi.Field(c.Field))
+			hit := c.Lo <= value && value <= c.Hi
+			flags := abi.ExtFlags(c.Flags)
+			if flags&abi.ExtBitmap != 0 {
+				hit = area(m.Rules, head.ExtOff+c.Lo).word(int(value/64))>>(value%64)&1 != 0
+			}
+			if !has || hit == (flags&abi.ExtNegated != 0) {
+				return false
+			}
+		}
+		if extra.More == 0 {
+			return true
+		}
+	}
+}
+
+// service returns the service of a packet, and whether some service has its destination address, with its flags.
+func (m *mirror) service(p *packet) (id uint16, address bool, flags uint8) {
+	head := abi.FromLine[abi.ServicesHead](m.Services[0])
+	if head.Services == 0 {
+		return 0, false, 0
+	}
+	at, family := mapped(p.dst), uint64(p.family())
+	bit := uint32(mix(at[0]^at[1], family)>>32) & head.FilterMask
+	if area(m.Services, head.FilterOff).word(int(bit/64))>>(bit%64)&1 == 0 {
+		return 0, false, 0
+	}
+	try := func(record uint32) {
+		r := abi.FromLine[abi.ServiceRecord](m.Services[head.ServiceOff+record])
+		if r.Addr != at || uint64(r.Family) != family {
+			return
+		}
+		address = true
+		flags |= r.Flags
+		if id == 0 && p.ports && r.Proto == p.proto && r.PortLo <= p.dport && p.dport <= r.PortHi {
+			id = r.Id
+		}
+	}
+	lookup := func(hash uint64) {
+		m.bucket(m.Services, head.BucketOff, head.BucketMask, head.ChainOff, hash, try)
+	}
+	lookup(mix(at[0], at[1], uint64(p.dport)<<16|uint64(p.proto)<<8|family, 1))
+	flags = 0
+	lookup(mix(at[0], at[1], family, 2))
+	return id, address, flags
+}

@@ -1,0 +1,65 @@
+package compile
+
+import (
+	"net/netip"
+
+	"gardu/ctl/abi"
+	"gardu/ctl/model"
+)
+
+// naive judges a packet as PRODUCT.md says it: rule by rule, condition by condition.
+func naive(s *model.Snapshot, ids IDs, p *packet) (uint32, abi.Verdict) {
+	verdict := map[model.Action]abi.Verdict{"": abi.VerdictPass, model.Pass: abi.VerdictPass, model.Drop: abi.VerdictDrop}
+	if s.Filter.Allow != "" {
+		if set, _ := s.Set(s.Filter.Allow); holds(set.Prefixes, p.src) {
+			return uint32(abi.DeciderAllow), abi.VerdictPass
+		}
+	}
+	for i := range s.Filter.Rules {
+		r := &s.Filter.Rules[i]
+		if naiveMatch(s, r, p) {
+			return ids.Rules[r.Name], verdict[r.Action]
+		}
+	}
+	return uint32(abi.DeciderDefault), verdict[s.Filter.Default]
+}
+
+func naiveMatch(s *model.Snapshot, r *model.Rule, p *packet) bool {
+	for i := range r.Match {
+		c := &r.Match[i]
+		prefixes, ranges := c.Prefixes, c.Ranges
+		if c.Set != "" {
+			set, _ := s.Set(c.Set)
+			prefixes, ranges = set.Prefixes, set.Ports
+		}
+		field, _, _ := lookupField(c.Field)
+		var hit bool
+		switch field {
+		case abi.FieldSrc:
+			hit = holds(prefixes, p.src)
+		case abi.FieldDst:
+			hit = holds(prefixes, p.dst)
+		default:
+			value, has := p.fact(field)
+			if !has {
+				return false
+			}
+			for _, r := range ranges {
+				hit = hit || r.Lo <= value && value <= r.Hi
+			}
+		}
+		if hit == c.Not {
+			return false
+		}
+	}
+	return true
+}
+
+func holds(prefixes []netip.Prefix, addr netip.Addr) bool {
+	for _, prefix := range prefixes {
+		if prefix.Contains(addr) {
+			return true
+		}
+	}
+	return false
+}

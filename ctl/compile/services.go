@@ -1,0 +1,144 @@
+package compile
+
+import (
+	"fmt"
+
+	"gardu/ctl/abi"
+	"gardu/ctl/lb"
+	"gardu/ctl/model"
+)
+
+// filterBits is how many bits of the address filter an address gets: the share of packets for no service that
+// pass it is about the inverse.
+const filterBits = 16
+
+// servicesTable builds the table of services, a record each in the snapshot's order.
+func servicesTable(services []model.Service, ids IDs) ([]abi.Line, error) {
+	t := newTable()
+	if len(services) == 0 {
+		return t.lines, nil
+	}
+	records := make([]abi.ServiceRecord, len(services))
+	lines := make([]abi.Line, len(services))
+	for i := range services {
+		var err error
+		if records[i], err = serviceRecord(&services[i], ids); err != nil {
+			return nil, fmt.Errorf("service %q: %w", services[i].Name, err)
+		}
+		lines[i] = abi.ToLine(records[i])
+	}
+	byAddress := map[serviceAddress][]uint32{}
+	var entries []entry
+	for i := range records {
+		r := &records[i]
+		at := addressOf(r)
+		byAddress[at] = append(byAddress[at], uint32(i))
+		if r.PortLo == r.PortHi {
+			meta := uint64(r.PortLo)<<16 | uint64(r.Proto)<<8 | uint64(r.Family)
+			entries = append(entries, entry{hash: mix(at.hi, at.lo, meta, 1), ref: uint32(i)})
+		}
+	}
+	filter := newArray(powerOfTwo(filterBits*len(byAddress)), 1)
+	filterSize := uint64(len(filter) * lineBytes * 8)
+	for at, refs := range byAddress {
+		bit := mix(at.hi^at.lo, uint64(at.family)) >> 32 & (filterSize - 1)
+		filter.or(int(bit/64), 1<<(bit%64))
+		for _, ref := range addressRefs(records, refs) {
+			entries = append(entries, entry{hash: mix(at.hi, at.lo, uint64(at.family), 2), ref: ref})
+		}
+	}
+	buckets, err := newBucketTable(entries)
+	if err != nil {
+		return nil, err
+	}
+	head := abi.ServicesHead{Services: uint32(len(services)), RingSize: lb.RingSize}
+	head.ServiceOff = t.add(lines)
+	head.FilterOff, head.FilterMask = t.add(filter), uint32(filterSize-1)
+	head.BucketOff, head.BucketMask = t.add(buckets.buckets), buckets.mask()
+	head.ChainOff = t.add(buckets.chainLines())
+	t.lines[0] = abi.ToLine(head)
+	return t.lines, nil
+}
+
+// serviceAddress is a service's address as the table has it.
+type serviceAddress struct {
+	hi, lo uint64
+	family uint8
+}
+
+func addressOf(r *abi.ServiceRecord) serviceAddress {
+	return serviceAddress{r.Addr[0], r.Addr[1], r.Family}
+}
+
+// addressRefs returns which services of an address a lookup of the address alone must find: those with several
+// ports, which only it finds, and one that answers for the address. The others would make the lookup the longer,
+// the more services share the address.
+func addressRefs(records []abi.ServiceRecord, all []uint32) []uint32 {
+	var refs []uint32
+	answered := false
+	answers := func(ref uint32) bool { return records[ref].Flags&uint8(abi.ServiceArp) != 0 }
+	for _, ref := range all {
+		if records[ref].PortLo != records[ref].PortHi {
+			refs = append(refs, ref)
+			answered = answered || answers(ref)
+		}
+	}
+	for _, ref := range all {
+		if !answered && answers(ref) {
+			refs = append(refs, ref)
+			answered = true
+		}
+	}
+	if len(refs) == 0 {
+		refs = append(refs, all[0])
+	}
+	return refs
+}
+
+func serviceRecord(s *model.Service, ids IDs) (abi.ServiceRecord, error) {
+	id, ok := ids.Services[s.Name]
+	ring, ringOK := ids.Rings[ringKey(s)]
+	if !ok || !ringOK {
+		return abi.ServiceRecord{}, fmt.Errorf("no id")
+	}
+	mode, ok := lb.FindMode(s.Forward)
+	if !ok {
+		return abi.ServiceRecord{}, fmt.Errorf("unknown forward %q", s.Forward)
+	}
+	_, family := abi.PutAddr(s.Address)
+	r := abi.ServiceRecord{
+		Addr: mapped(s.Address), Family: uint8(family), Proto: s.Proto, Mode: uint8(mode.ABI),
+		PortLo: uint16(s.Port.Lo), PortHi: uint16(s.Port.Hi), Id: id, Ring: ring,
+	}
+	if s.ARP {
+		r.Flags |= uint8(abi.ServiceArp)
+	}
+	if s.Affinity == model.AffinitySource {
+		r.Flags |= uint8(abi.ServiceAffinitySource)
+	}
+	return r, nil
+}
+
+// backends returns the rings and backends of all services.
+func backends(services []model.Service, ids IDs) ([]Ring, []Backend, error) {
+	var rings []Ring
+	var all []Backend
+	for i := range services {
+		s := &services[i]
+		mode, _ := lb.FindMode(s.Forward)
+		ring := Ring{ID: ids.Rings[ringKey(s)], Service: s.Name, Members: make([]lb.Member, len(s.Backends))}
+		for j := range s.Backends {
+			b := &s.Backends[j]
+			id, ok := ids.Backends[backendKey(s, b)]
+			if !ok {
+				return nil, nil, fmt.Errorf("backend %s/%s has no id", s.Name, b.Name)
+			}
+			ring.Members[j] = lb.Member{Name: b.Name, ID: id, Weight: b.Weight}
+			all = append(all, Backend{
+				ID: id, Service: ids.Services[s.Name], Name: b.Name, ServiceName: s.Name, Address: b.Address, Mode: mode.ABI,
+			})
+		}
+		rings = append(rings, ring)
+	}
+	return rings, all, nil
+}

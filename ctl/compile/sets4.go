@@ -1,0 +1,281 @@
+package compile
+
+import (
+	"slices"
+
+	"gardu/ctl/abi"
+)
+
+// span is a range of IPv4 addresses of one class.
+type span struct {
+	first, last uint32
+	class       class
+}
+
+// sweep4 turns prefixes into spans, ascending and apart from each other, that leave out class 0. It sorts prefixes.
+func sweep4(prefixes []prefix4, c *classes) []span {
+	slices.Sort(prefixes)
+	spans := make([]span, 0, len(prefixes))
+	var at uint64 // what is before is done
+	emit := func(end uint64, class class) {
+		if at >= end {
+			return
+		}
+		if n := len(spans) - 1; n >= 0 && spans[n].class == class && uint64(spans[n].last)+1 == at {
+			spans[n].last = uint32(end - 1)
+		} else {
+			spans = append(spans, span{uint32(at), uint32(end - 1), class})
+		}
+	}
+	type open struct {
+		end   uint64
+		class class
+	}
+	var holding []open // the prefixes that hold the present address, the longest on top
+	closeUntil := func(addr uint64) {
+		for n := len(holding) - 1; n >= 0 && holding[n].end <= addr; n-- {
+			emit(holding[n].end, holding[n].class)
+			at = max(at, holding[n].end)
+			holding = holding[:n]
+		}
+	}
+	for _, p := range prefixes {
+		first := uint64(p.first())
+		closeUntil(first)
+		inside := class(0)
+		if n := len(holding) - 1; n >= 0 {
+			inside = holding[n].class
+			emit(first, inside)
+		}
+		at = first
+		holding = append(holding, open{uint64(p.last()) + 1, c.with(inside, p.use())})
+	}
+	closeUntil(1 << 32)
+	return spans
+}
+
+const (
+	codeUniform16 = 1 // the class is that of the /16
+	codeBuckets   = 2
+
+	// maxHosts is how many slots a /24 may take before it becomes dense: all of them in one bucket.
+	maxHosts = int(abi.BucketSlots) - 1
+	// slotsPerBucket is how many slots a bucket has in use at most, on average.
+	slotsPerBucket = 4
+)
+
+// sets4 is the IPv4 part of the table under construction.
+type sets4 struct {
+	codes, l16 array
+	slots      []uint64 // those of a /24 next to each other
+	dense      []abi.Line
+
+	block  uint32     // the /16 being built
+	full   [256]class // of its /24s with one class; 0: none or mixed
+	mixed  uint32     // the /24 being collected
+	pieces []span     // of it
+}
+
+// addSets4 adds the IPv4 part. Spans are those of sweep4.
+func (t *table) addSets4(head *abi.SetsHead, spans []span) {
+	if len(spans) == 0 {
+		return
+	}
+	s := &sets4{codes: newArray(1<<24, 2), l16: newArray(1<<16, 16), slots: make([]uint64, 0, len(spans))}
+	s.block = spans[0].first >> 16
+	for _, sp := range spans {
+		s.add(sp)
+	}
+	s.endBlock()
+	buckets := s.buckets()
+	head.V4CodeOff = t.add(s.codes)
+	head.V4L16Off = t.add(s.l16)
+	head.V4BucketOff, head.V4BucketMask = t.add(buckets), uint32(max(len(buckets), 1)-1)
+	head.V4DenseOff = t.add(s.dense)
+}
+
+// add splits a span at the borders of /16s and /24s.
+func (s *sets4) add(sp span) {
+	for first := uint64(sp.first); first <= uint64(sp.last); {
+		at := uint32(first)
+		if at>>16 != s.block {
+			s.endBlock()
+			s.block = at >> 16
+		}
+		switch {
+		case at&0xffff == 0 && sp.last-at >= 0xffff:
+			for i := range s.full {
+				s.full[i] = sp.class
+			}
+			first += 1 << 16
+		case at&0xff == 0 && sp.last-at >= 0xff:
+			s.full[at>>8&0xff] = sp.class
+			first += 1 << 8
+		default:
+			last := min(sp.last, at|0xff)
+			if at>>8 != s.mixed {
+				s.endMixed()
+				s.mixed = at >> 8
+			}
+			s.pieces = append(s.pieces, span{at, last, sp.class})
+			first = uint64(last) + 1
+		}
+	}
+}
+
+// endBlock writes the codes of the /16: its most frequent class is that of the l16 word.
+func (s *sets4) endBlock() {
+	s.endMixed()
+	common := mostFrequent(s.full[:])
+	if common == 0 {
+		return
+	}
+	s.l16.setU16(int(s.block), uint16(common))
+	for i, class := range s.full {
+		key24 := s.block<<8 | uint32(i)
+		switch class {
+		case 0:
+		case common:
+			s.setCode(key24, codeUniform16)
+		default:
+			s.setCode(key24, codeBuckets)
+			s.slots = append(s.slots, slot4(abi.V4Uniform, key24, uint64(class)))
+		}
+	}
+	s.full = [256]class{}
+}
+
+func (s *sets4) setCode(key24 uint32, code uint64) {
+	s.codes.or(int(key24/32), code<<(key24%32*2))
+}
+
+// mostFrequent returns the class that most have, of those that are not 0. Mostly there is but one.
+func mostFrequent(list []class) class {
+	var some class
+	alike := true
+	for _, class := range list {
+		if some == 0 {
+			some = class
+		}
+		alike = alike && (class == 0 || class == some)
+	}
+	if alike {
+		return some
+	}
+	sorted := slices.Sorted(slices.Values(list))
+	var best class
+	bestRun, run := 0, 0
+	for i, class := range sorted {
+		if i > 0 && class != sorted[i-1] {
+			run = 0
+		}
+		if run++; class != 0 && run > bestRun {
+			best, bestRun = class, run
+		}
+	}
+	return best
+}
+
+func slot4(kind abi.V4Slot, key24 uint32, payload uint64) uint64 {
+	return uint64(kind)<<60 | uint64(key24)<<36 | payload
+}
+
+// endMixed writes the slots of the /24 that has been collected.
+func (s *sets4) endMixed() {
+	if len(s.pieces) == 0 {
+		return
+	}
+	s.setCode(s.mixed, codeBuckets)
+	if !s.hosts() {
+		s.otherwise()
+	}
+	s.pieces = s.pieces[:0]
+}
+
+// hosts writes a /24 of few addresses: the frequent case, made short.
+func (s *sets4) hosts() bool {
+	addresses := 0
+	for _, p := range s.pieces {
+		addresses += int(p.last-p.first) + 1
+	}
+	if addresses > maxHosts {
+		return false
+	}
+	for _, p := range s.pieces {
+		for addr := p.first; ; addr++ {
+			s.host(addr, p.class)
+			if addr == p.last {
+				break
+			}
+		}
+	}
+	return true
+}
+
+func (s *sets4) host(addr uint32, class class) {
+	s.slots = append(s.slots, slot4(abi.V4Host, addr>>8, uint64(addr&0xff)<<16|uint64(class)))
+}
+
+// otherwise writes a /24 as its most frequent class and exceptions from it, or as a class for each address.
+func (s *sets4) otherwise() {
+	var list [256]class
+	for _, p := range s.pieces {
+		for i := p.first & 0xff; i <= p.last&0xff; i++ {
+			list[i] = p.class
+		}
+	}
+	uniform := mostFrequent(list[:])
+	exceptions := 0
+	for _, class := range list {
+		if class != uniform {
+			exceptions++
+		}
+	}
+	if exceptions < maxHosts {
+		s.slots = append(s.slots, slot4(abi.V4Uniform, s.mixed, uint64(uniform)))
+		for i, class := range list {
+			if class != uniform {
+				s.host(s.mixed<<8|uint32(i), class)
+			}
+		}
+		return
+	}
+	words := newArray(len(list), 16)
+	for i, class := range list {
+		words.setU16(i, uint16(class))
+	}
+	s.slots = append(s.slots, slot4(abi.V4Dense, s.mixed, uint64(len(s.dense)/len(words))))
+	s.dense = append(s.dense, words...)
+}
+
+// buckets places the slots.
+func (s *sets4) buckets() []abi.Line {
+	if len(s.slots) == 0 {
+		return nil
+	}
+	for n := powerOfTwo((len(s.slots) + slotsPerBucket - 1) / slotsPerBucket); ; n *= 2 {
+		if lines, ok := s.fill(n); ok {
+			return lines
+		}
+	}
+}
+
+func (s *sets4) fill(n int) ([]abi.Line, bool) {
+	room := newOccupancy(n, int(abi.BucketSlots))
+	lines := make(array, n)
+	for _, slot := range s.slots {
+		bucket, at, ok := room.place(mix(slot>>36&0xffffff, 4))
+		if !ok {
+			return nil, false
+		}
+		lines.setWord(bucket*lineWords+at, slot)
+	}
+	for i, over := range room.over {
+		if over {
+			lines.or(i*lineWords, v4SlotOverflow)
+		}
+	}
+	return lines, true
+}
+
+const v4SlotOverflow = 1 << 35 // V4_SLOT_OVERFLOW of bpf/abi.h
