@@ -1,0 +1,228 @@
+package dataplane
+
+import (
+	"errors"
+	"fmt"
+	"log/slog"
+	"path/filepath"
+	"sync"
+
+	"github.com/cilium/ebpf"
+	"github.com/cilium/ebpf/rlimit"
+
+	"gardu/ctl/abi"
+	"gardu/ctl/compile"
+)
+
+// Netlink is what dataplane asks of rtnetlink, which it doesn't speak itself.
+type Netlink interface {
+	// AttachFilter adds gardu's tc filter to the clsact qdisc of an interface, or replaces its program in one step.
+	AttachFilter(ifindex int, egress bool, program int) error
+	// DetachFilter removes it. It is no error when the filter or the interface is gone.
+	DetachFilter(ifindex int, egress bool) error
+	// XDPProgram is the id of the XDP program on an interface, whoever attached it; 0 = none.
+	XDPProgram(ifindex int) (uint32, error)
+	// DetachXDP removes an XDP program that was attached by netlink.
+	DetachXDP(ifindex int) error
+}
+
+// Options say what Open opens.
+type Options struct {
+	Dir      string           // bpffs directory of everything pinned; DefaultDir when empty
+	Features compile.Features // what the programs are made for; see SetFeatures
+	FlowsMax int              // flows expected; what is taken over keeps its size, see ResizeFlows
+	Netlink  Netlink          // nil: no fall-back to clsact, and the owner of a busy interface stays unknown
+	Log      *slog.Logger     // nil: silent
+}
+
+// Dataplane is the programs, maps and links of one instance.
+type Dataplane struct {
+	dir     string // "" = private: nothing is pinned
+	netlink Netlink
+	log     *slog.Logger
+	lock    *lock
+	noTCX   bool // tests: as if the kernel had no TCX
+
+	specs   map[string]*ebpf.MapSpec
+	maps    mapSet
+	control control
+	clock   *ebpf.Program
+
+	mu          sync.Mutex // guards what follows, and orders changes
+	programs    *programs
+	attachments map[string]*attachment // by interface name
+	slots       [abi.GenerationSlots]Tables
+
+	blocks blockLengths
+	flows  flowTables
+	run    sync.Mutex // the trace map serves one Run at a time
+}
+
+// Open takes over what is pinned under opts.Dir, or creates it. What was attached stays attached, and runs newly
+// loaded programs from then on, made for opts.Features and for whatever the generation in force needs besides.
+//
+// Errors: *LockedError when another process has the directory open, *VersionError when what is pinned doesn't fit
+// (nothing was changed), *KernelError when the machine lacks something.
+func Open(opts Options) (_ *Dataplane, err error) {
+	d, err := prepare(opts)
+	if err != nil {
+		return nil, err
+	}
+	defer func() {
+		if err != nil {
+			d.Close()
+		}
+	}()
+	d.dir = opts.Dir
+	if d.dir == "" {
+		d.dir = DefaultDir
+	}
+	mounted, err := makeDir(d.dir)
+	if err != nil {
+		return nil, err
+	}
+	if mounted {
+		d.log.Warn("mounted a bpffs, because there was none: what is pinned there lasts as long as this mount", "at", bpffsRoot)
+	}
+	if d.lock, err = lockDir(d.dir); err != nil {
+		return nil, err
+	}
+	if d.maps, err = openMaps(d.dir, d.specs); err != nil {
+		return nil, err
+	}
+	features := opts.Features
+	if d.maps == nil {
+		if err := d.create(opts.FlowsMax, nil); err != nil {
+			return nil, err
+		}
+	} else {
+		if err := d.takeOver(); err != nil {
+			return nil, err
+		}
+		if features, err = d.inUse(features); err != nil {
+			return nil, err
+		}
+	}
+	if d.programs, err = loadPrograms(d.maps, features); err != nil {
+		return nil, err
+	}
+	if err := d.takeOverLinks(); err != nil {
+		return nil, err
+	}
+	return d, nil
+}
+
+// OpenPrivate makes an instance of its own, pinned and attached nowhere: Run puts packets through it. It works
+// beside a daemon and without one. Its map of blocks is small (privateBlocks).
+func OpenPrivate(features compile.Features, flowsMax int) (_ *Dataplane, err error) {
+	d, err := prepare(Options{})
+	if err != nil {
+		return nil, err
+	}
+	defer func() {
+		if err != nil {
+			d.Close()
+		}
+	}()
+	d.specs[abi.AbiMapBlocks].MaxEntries = privateBlocks
+	if err := d.create(flowsMax, nil); err != nil {
+		return nil, err
+	}
+	if d.programs, err = loadPrograms(d.maps, features); err != nil {
+		return nil, err
+	}
+	return d, nil
+}
+
+// prepare makes a Dataplane without maps.
+func prepare(opts Options) (*Dataplane, error) {
+	if err := checkBTF(kernelBTF); err != nil {
+		return nil, err
+	}
+	if err := rlimit.RemoveMemlock(); err != nil {
+		return nil, permission("raise RLIMIT_MEMLOCK", err)
+	}
+	d := &Dataplane{netlink: opts.Netlink, log: opts.Log, attachments: map[string]*attachment{}}
+	if d.log == nil {
+		d.log = slog.New(slog.DiscardHandler)
+	}
+	var err error
+	if d.specs, err = mapSpecs(); err != nil {
+		return nil, err
+	}
+	if d.clock, err = loadClockProgram(); err != nil {
+		return nil, err
+	}
+	return d, nil
+}
+
+// create makes all maps but the shared ones, and pins them if there is a directory.
+func (d *Dataplane) create(flowsMax int, shared mapSet) (err error) {
+	if d.maps, err = createMaps(d.specs, shared); err != nil {
+		return err
+	}
+	if d.control, err = mapControl(d.maps[abi.AbiMapControl]); err != nil {
+		return err
+	}
+	if err := d.control.initialise(); err != nil {
+		return err
+	}
+	if err := d.createFlows(0, flowsMax); err != nil {
+		return err
+	}
+	if d.dir == "" {
+		return nil
+	}
+	return pinMaps(d.dir, d.maps)
+}
+
+// takeOver finds out what the pinned maps hold.
+func (d *Dataplane) takeOver() (err error) {
+	if d.control, err = mapControl(d.maps[abi.AbiMapControl]); err != nil {
+		return err
+	}
+	if err := d.openTables(); err != nil {
+		return err
+	}
+	if err := d.openFlows(); err != nil {
+		return err
+	}
+	if err := d.countBlocks(); err != nil {
+		return err
+	}
+	return d.forgetHealthFlows()
+}
+
+// Close frees what this process holds. Everything pinned stays, and stays attached; what is private is gone.
+func (d *Dataplane) Close() error {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	var errs []error
+	for _, a := range d.attachments {
+		errs = append(errs, a.close())
+	}
+	d.attachments = nil
+	if d.programs != nil {
+		errs = append(errs, d.programs.close())
+	}
+	errs = append(errs, d.closeTables(), d.closeFlows())
+	if d.control.memory != nil {
+		errs = append(errs, d.control.unmap())
+	}
+	d.maps.close()
+	if d.clock != nil {
+		errs = append(errs, d.clock.Close())
+	}
+	if d.lock != nil {
+		d.lock.release()
+	}
+	if err := errors.Join(errs...); err != nil {
+		return fmt.Errorf("close the data plane: %w", err)
+	}
+	return nil
+}
+
+// path is a pin's place, for a Dataplane that has a directory.
+func (d *Dataplane) path(parts ...string) string {
+	return filepath.Join(append([]string{d.dir}, parts...)...)
+}

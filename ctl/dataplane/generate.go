@@ -1,0 +1,6 @@
+package dataplane
+
+//go:generate go tool bpf2go -cc clang-19 -strip llvm-strip-19 -target bpfel -no-global-types -go-package dataplane -output-stem xdp xdp ../../xdp/gardu_xdp.c -- -O2 -g -Wall -Werror -mcpu=v3 -I../../bpf -I../../xdp -I/usr/include/x86_64-linux-gnu
+//go:generate go tool bpf2go -cc clang-19 -strip llvm-strip-19 -target bpfel -no-global-types -go-package dataplane -output-stem tc tc ../../tc/gardu_tc.c -- -O2 -g -Wall -Werror -mcpu=v3 -I../../bpf -I../../xdp -I/usr/include/x86_64-linux-gnu
+//go:generate go tool bpf2go -cc clang-19 -strip llvm-strip-19 -target bpfel -no-global-types -go-package dataplane -output-stem decap decap ../../tc/decap.c -- -O2 -g -Wall -Werror -mcpu=v3 -I../../bpf -I/usr/include/x86_64-linux-gnu
+//go:generate go tool bpf2go -cc clang-19 -strip llvm-strip-19 -target bpfel -no-global-types -go-package dataplane -output-stem clock clock ../../tc/clock.c -- -O2 -g -Wall -Werror -mcpu=v3 -I../../bpf -I/usr/include/x86_64-linux-gnu

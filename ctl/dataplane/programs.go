@@ -1,0 +1,163 @@
+package dataplane
+
+import (
+	"errors"
+	"fmt"
+
+	"github.com/cilium/ebpf"
+
+	"gardu/ctl/abi"
+	"gardu/ctl/compile"
+)
+
+// programs are one load of all programs that run on interfaces, made for the same features.
+type programs struct {
+	features compile.Features
+	xdp      *ebpf.Program
+	ingress  *ebpf.Program
+	egress   *ebpf.Program
+}
+
+// loadPrograms loads the programs with the constants that features ask for, on the given maps.
+func loadPrograms(shared mapSet, features compile.Features) (_ *programs, err error) {
+	p := &programs{features: features}
+	defer func() {
+		if err != nil {
+			p.close()
+		}
+	}()
+	spec, err := loadXdp()
+	if err != nil {
+		return nil, err
+	}
+	if err := load(spec, shared, features, map[string]**ebpf.Program{"gardu_xdp": &p.xdp}); err != nil {
+		return nil, err
+	}
+	if spec, err = loadTc(); err != nil {
+		return nil, err
+	}
+	if err := load(spec, shared, features, map[string]**ebpf.Program{"gardu_ingress": &p.ingress, "gardu_egress": &p.egress}); err != nil {
+		return nil, err
+	}
+	return p, nil
+}
+
+func (p *programs) close() error {
+	var errs []error
+	for _, one := range []*ebpf.Program{p.xdp, p.ingress, p.egress} {
+		if one != nil {
+			errs = append(errs, one.Close())
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// load loads one object and hands out its programs.
+func load(spec *ebpf.CollectionSpec, shared mapSet, features compile.Features, out map[string]**ebpf.Program) error {
+	if err := setConstants(spec, features); err != nil {
+		return err
+	}
+	replacements := map[string]*ebpf.Map{}
+	for name, mapSpec := range spec.Maps {
+		if m, ok := shared[name]; ok {
+			mapSpec.MaxEntries = m.MaxEntries() // a private instance has a smaller map of blocks
+			replacements[name] = m
+		}
+	}
+	collection, err := ebpf.NewCollectionWithOptions(spec, ebpf.CollectionOptions{MapReplacements: replacements})
+	if err != nil {
+		return permission("load the programs", err)
+	}
+	defer collection.Close()
+	for name, to := range out {
+		if *to = collection.DetachProgram(name); *to == nil {
+			return fmt.Errorf("load the programs: no %s in the object", name)
+		}
+	}
+	return nil
+}
+
+// setConstants sets the load-time constants of bpf/config.h.
+func setConstants(spec *ebpf.CollectionSpec, f compile.Features) error {
+	for name, on := range map[string]bool{
+		abi.AbiVarCfgRules:    f.Rules,
+		abi.AbiVarCfgSets:     f.Sets,
+		abi.AbiVarCfgBlocks:   f.Blocks,
+		abi.AbiVarCfgServices: f.Services,
+		abi.AbiVarCfgFlows:    f.Flows,
+		abi.AbiVarCfgHealth:   f.Health,
+		abi.AbiVarCfgTrace:    f.Trace,
+	} {
+		variable, ok := spec.Variables[name]
+		if !ok {
+			continue // no program of this object asks for it
+		}
+		var value uint8
+		if on {
+			value = 1
+		}
+		if err := variable.Set(value); err != nil {
+			return fmt.Errorf("set constant %s: %w", name, err)
+		}
+	}
+	return nil
+}
+
+// Features are what the programs are made for.
+func (d *Dataplane) Features() compile.Features {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.programs.features
+}
+
+// SetFeatures loads programs made for features and swaps them in on every hook, each in one step. Before a generation
+// that needs more is committed, set the union of both; afterwards, what the new one needs. On error all hooks run
+// what they ran before.
+func (d *Dataplane) SetFeatures(features compile.Features) error {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if features == d.programs.features {
+		return nil
+	}
+	next, err := loadPrograms(d.maps, features)
+	if err != nil {
+		return err
+	}
+	var done []*hook
+	for _, a := range d.attachments {
+		for _, h := range a.hooks {
+			if err := h.update(h.kind.program(next)); err != nil {
+				for _, h := range done {
+					err = errors.Join(err, h.update(h.kind.program(d.programs)))
+				}
+				return errors.Join(err, next.close())
+			}
+			done = append(done, h)
+		}
+	}
+	old := d.programs
+	d.programs = next
+	return old.close()
+}
+
+// inUse adds to features what the generation in force needs, so that taking over never switches a step off.
+func (d *Dataplane) inUse(features compile.Features) (compile.Features, error) {
+	if generation := d.control.generation(); generation != 0 {
+		tables := d.slots[slot(generation)]
+		rules, err := tables.rulesHead()
+		if err != nil {
+			return features, err
+		}
+		services, err := tables.servicesHead()
+		if err != nil {
+			return features, err
+		}
+		const sets = uint8(abi.RulesSrcSets | abi.RulesDstSets | abi.RulesAllow)
+		features.Rules = features.Rules || rules.Records > 0 || rules.DefaultVerdict != uint8(abi.VerdictPass)
+		features.Sets = features.Sets || rules.Flags&sets != 0
+		features.Services = features.Services || services.Services > 0
+	}
+	features.Blocks = features.Blocks || d.blocks.any()
+	features.Flows = features.Flows || d.FlowsMax() > 1
+	return features, nil
+}

@@ -1,0 +1,92 @@
+package dataplane
+
+import (
+	"errors"
+	"fmt"
+
+	"github.com/cilium/ebpf"
+
+	"gardu/ctl/abi"
+)
+
+// Hook is one of the places where the programs run.
+type Hook uint8
+
+const (
+	HookXDP Hook = iota
+	HookIngress
+	HookEgress
+)
+
+// Result is what a program did with a frame.
+type Result struct {
+	Action uint32    // as the hook's programs return it: XDP_*, or TC_ACT_* with -1 as 0xffffffff
+	Frame  []byte    // as it left the program
+	Trace  abi.Trace // zero without compile.Features.Trace
+}
+
+// frameGrowth is the most that a program adds to a frame: an IPv6 header, and some.
+const frameGrowth = 256
+
+// Run puts one frame through a program of a private instance, as if it were on the interface with that index in the
+// network namespace of the calling thread; 0 is the loopback. What the program counts, remembers and looks up is the
+// instance's own. Frames are of 14 bytes or more, and of one page less some headroom at most.
+func (d *Dataplane) Run(hook Hook, frame []byte, ifindex int) (Result, error) {
+	if d.dir != "" {
+		return Result{}, errors.New("run a frame: not on the live data plane, which it would change; use Sibling")
+	}
+	d.run.Lock()
+	defer d.run.Unlock()
+	if ifindex == 0 {
+		ifindex = 1
+	}
+	var result Result
+	if err := d.maps[abi.AbiMapTrace].Put(uint32(0), &result.Trace); err != nil {
+		return Result{}, fmt.Errorf("clear the trace: %w", err)
+	}
+	options := &ebpf.RunOptions{Data: frame, DataOut: make([]byte, len(frame)+frameGrowth)}
+	var program *ebpf.Program
+	switch hook {
+	case HookXDP:
+		program, options.Context = d.programs.xdp, &xdpContext{DataEnd: uint32(len(frame)), IngressIfindex: uint32(ifindex)}
+	case HookIngress:
+		program, options.Context = d.programs.ingress, &skbContext{Ifindex: uint32(ifindex), IngressIfindex: uint32(ifindex)}
+	case HookEgress:
+		program, options.Context = d.programs.egress, &skbContext{Ifindex: uint32(ifindex)}
+	}
+	var err error
+	if result.Action, err = program.Run(options); err != nil {
+		return Result{}, fmt.Errorf("run a frame of %d bytes on interface %d: %w", len(frame), ifindex, err)
+	}
+	result.Frame = options.DataOut
+	if err := d.maps[abi.AbiMapTrace].Lookup(uint32(0), &result.Trace); err != nil {
+		return Result{}, fmt.Errorf("read the trace: %w", err)
+	}
+	return result, nil
+}
+
+// Program is what runs at a hook, for who wants to put something in front of it. SetFeatures and Close end it.
+func (d *Dataplane) Program(hook Hook) *ebpf.Program {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	switch hook {
+	case HookXDP:
+		return d.programs.xdp
+	case HookIngress:
+		return d.programs.ingress
+	default:
+		return d.programs.egress
+	}
+}
+
+// xdpContext is the kernel's struct xdp_md.
+type xdpContext struct {
+	Data, DataEnd, DataMeta                     uint32
+	IngressIfindex, RxQueueIndex, EgressIfindex uint32
+}
+
+// skbContext is the beginning of the kernel's struct __sk_buff, from len to ifindex.
+type skbContext struct {
+	_                       [9]uint32
+	IngressIfindex, Ifindex uint32
+}
