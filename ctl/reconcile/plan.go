@@ -1,0 +1,188 @@
+package reconcile
+
+import (
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+
+	"gardu/ctl/abi"
+	"gardu/ctl/compile"
+)
+
+// Want is a generation to be.
+type Want struct {
+	Tables   *compile.Tables
+	FlowsMax int            // flows expected; 0 without flow accounting
+	Reused   compile.Reused // ids that had another owner: their counters start at 0
+}
+
+// Have is what the data plane holds, as far as it is known. The zero value is an empty one.
+type Have struct {
+	Tables   *compile.Tables  // of the generation in force; nil: none, or made by a daemon before this one
+	Features compile.Features // that the loaded programs serve
+	FlowsMax int
+	Rings    map[uint32]compile.Ring    // by id
+	Backends map[uint16]compile.Backend // by id
+}
+
+// Kind says what an operation does.
+type Kind int
+
+const (
+	ResetCounters Kind = iota
+	WidenFeatures
+	ResizeFlows
+	LoadTable
+	ShareTable
+	PutRing
+	PutBackend
+	Commit
+	NarrowFeatures
+	DeleteRing
+)
+
+// Op is one step of a plan. Only the members that its kind needs are set.
+type Op struct {
+	Kind     Kind
+	Reused   compile.Reused
+	Features compile.Features
+	FlowsMax int
+	Table    abi.Table
+	Lines    []abi.Line
+	Ring     compile.Ring
+	Backend  compile.Backend
+}
+
+// String is the operation in one line.
+func (o Op) String() string {
+	switch o.Kind {
+	case ResetCounters:
+		return "reset counters of reused ids"
+	case WidenFeatures:
+		return "swap in programs for both generations: " + describe(o.Features)
+	case ResizeFlows:
+		return fmt.Sprintf("resize flow table to %d", o.FlowsMax)
+	case LoadTable:
+		return fmt.Sprintf("load %s table of %d lines", tableName(o.Table), len(o.Lines))
+	case ShareTable:
+		return fmt.Sprintf("share %s table", tableName(o.Table))
+	case PutRing:
+		return fmt.Sprintf("put ring %d of %s", o.Ring.ID, o.Ring.Service)
+	case PutBackend:
+		return fmt.Sprintf("put backend %d, %s/%s at %s", o.Backend.ID, o.Backend.ServiceName, o.Backend.Name, o.Backend.Address)
+	case Commit:
+		return "commit"
+	case NarrowFeatures:
+		return "swap in programs for this generation: " + describe(o.Features)
+	case DeleteRing:
+		return fmt.Sprintf("delete ring %d of %s", o.Ring.ID, o.Ring.Service)
+	default:
+		return fmt.Sprintf("operation %d", int(o.Kind))
+	}
+}
+
+func tableName(t abi.Table) string {
+	return [abi.TableCount]string{abi.TableSets: "sets", abi.TableRules: "rules", abi.TableServices: "services"}[t]
+}
+
+// Plan returns the operations that lead from have to want, in the order in which they must happen.
+func Plan(have Have, want Want) []Op {
+	var ops []Op
+	if reused := want.Reused; len(reused.Rules)+len(reused.Backends) != 0 {
+		ops = append(ops, Op{Kind: ResetCounters, Reused: want.Reused})
+	}
+	if want.FlowsMax != have.FlowsMax && want.FlowsMax != 0 {
+		ops = append(ops, Op{Kind: ResizeFlows, FlowsMax: want.FlowsMax})
+	}
+	both := Union(have.Features, want.Tables.Features)
+	if both != have.Features {
+		ops = append(ops, Op{Kind: WidenFeatures, Features: both})
+	}
+	for t := range abi.TableCount {
+		lines := tableLines(want.Tables, t)
+		if have.Tables != nil && slices.Equal(lines, tableLines(have.Tables, t)) {
+			ops = append(ops, Op{Kind: ShareTable, Table: t})
+		} else {
+			ops = append(ops, Op{Kind: LoadTable, Table: t, Lines: lines})
+		}
+	}
+	// After a daemon that may have died half-way, rings and backends are put again, which is the same or a repair.
+	inherited := have.Tables == nil
+	for _, ring := range want.Tables.Rings {
+		if now, ok := have.Rings[ring.ID]; !ok || inherited || now.Service != ring.Service || !slices.Equal(now.Members, ring.Members) {
+			ops = append(ops, Op{Kind: PutRing, Ring: ring})
+		}
+	}
+	for _, backend := range want.Tables.Backends {
+		if now, ok := have.Backends[backend.ID]; !ok || now != backend || inherited {
+			ops = append(ops, Op{Kind: PutBackend, Backend: backend})
+		}
+	}
+	ops = append(ops, Op{Kind: Commit})
+	if both != want.Tables.Features {
+		ops = append(ops, Op{Kind: NarrowFeatures, Features: want.Tables.Features})
+	}
+	return append(ops, unusedRings(have, want)...)
+}
+
+func tableLines(tables *compile.Tables, t abi.Table) []abi.Line {
+	switch t {
+	case abi.TableSets:
+		return tables.Sets
+	case abi.TableRules:
+		return tables.Rules
+	default:
+		return tables.Services
+	}
+}
+
+// unusedRings deletes the rings of neither this generation nor the one before it. What the one before needs is not
+// known when another daemon made it; then all stay until the next plan.
+func unusedRings(have Have, want Want) []Op {
+	if have.Tables == nil {
+		return nil
+	}
+	used := map[uint32]bool{}
+	for _, tables := range []*compile.Tables{have.Tables, want.Tables} {
+		for _, ring := range tables.Rings {
+			used[ring.ID] = true
+		}
+	}
+	var ops []Op
+	for _, id := range slices.Sorted(maps.Keys(have.Rings)) {
+		if !used[id] {
+			ops = append(ops, Op{Kind: DeleteRing, Ring: have.Rings[id]})
+		}
+	}
+	return ops
+}
+
+// Union are the features that serve two generations.
+func Union(a, b compile.Features) compile.Features {
+	return compile.Features{
+		Rules:    a.Rules || b.Rules,
+		Sets:     a.Sets || b.Sets,
+		Blocks:   a.Blocks || b.Blocks,
+		Services: a.Services || b.Services,
+		Flows:    a.Flows || b.Flows,
+		Health:   a.Health || b.Health,
+		Trace:    a.Trace || b.Trace,
+	}
+}
+
+func describe(f compile.Features) string {
+	var on []string
+	for _, feature := range []struct {
+		name string
+		on   bool
+	}{
+		{"rules", f.Rules}, {"sets", f.Sets}, {"blocks", f.Blocks}, {"services", f.Services},
+		{"flows", f.Flows}, {"health", f.Health}, {"trace", f.Trace},
+	} {
+		if feature.on {
+			on = append(on, feature.name)
+		}
+	}
+	return strings.Join(on, " ")
+}

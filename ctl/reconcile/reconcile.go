@@ -1,0 +1,227 @@
+package reconcile
+
+import (
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"sync"
+
+	"gardu/ctl/abi"
+	"gardu/ctl/compile"
+)
+
+// Table is a table of lines in the kernel. A commit hands it over to the data plane; before that, Close frees it.
+type Table interface {
+	Close() error
+}
+
+// Kernel is what a Reconciler changes: a *dataplane.Dataplane, where T is *dataplane.Table and Tables dataplane.Tables.
+type Kernel[T Table, Tables ~[abi.TableCount]T] interface {
+	SetFeatures(compile.Features) error
+	ResizeFlows(max int) error
+	ResetRuleCounters(ids []uint32) error
+	ResetBackendCounters(ids []uint32) error
+	NewTable([]abi.Line) (T, error)
+	Commit(generation uint32, tables Tables) error
+	PutRing(id uint32, backends []uint16) error
+	DeleteRing(id uint32) error
+	PutBackend(id uint16, backend abi.Backend) error
+	Backend(id uint16) (abi.Backend, error)
+}
+
+// Reconciler knows what the data plane holds and is the only one to change it. It is safe for concurrent use.
+type Reconciler[T Table, Tables ~[abi.TableCount]T] struct {
+	kernel Kernel[T, Tables]
+
+	mu         sync.Mutex
+	generation uint32
+	have       Have
+	tables     Tables
+	states     map[uint16]State // of the backends in have
+}
+
+// New returns a Reconciler for a data plane at a generation (0: none yet). What a daemon before this one made is
+// described without Tables, as far as it is known; the state of its backends is read from the data plane.
+func New[T Table, Tables ~[abi.TableCount]T](kernel Kernel[T, Tables], generation uint32, have Have) (*Reconciler[T, Tables], error) {
+	r := &Reconciler[T, Tables]{kernel: kernel, generation: generation, have: have, states: map[uint16]State{}}
+	r.have.Rings, r.have.Backends = map[uint32]compile.Ring{}, map[uint16]compile.Backend{}
+	maps.Copy(r.have.Rings, have.Rings)
+	for id, backend := range have.Backends {
+		entry, err := kernel.Backend(id)
+		if err != nil {
+			return nil, fmt.Errorf("read backend %s/%s: %w", backend.ServiceName, backend.Name, err)
+		}
+		if abi.BackendState(entry.State)&abi.BackendUsed != 0 {
+			r.have.Backends[id], r.states[id] = backend, stateOf(entry)
+		}
+	}
+	return r, nil
+}
+
+// Generation is the number of the generation in force; 0: none.
+func (r *Reconciler[T, Tables]) Generation() uint32 {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.generation
+}
+
+// Have is what the data plane holds.
+func (r *Reconciler[T, Tables]) Have() Have {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	have := r.have
+	have.Rings, have.Backends = maps.Clone(have.Rings), maps.Clone(have.Backends)
+	return have
+}
+
+// UntidyError is what went wrong after a commit: the generation is in force and right, but something that it doesn't need is
+// still there.
+type UntidyError struct {
+	Err error
+}
+
+func (e *UntidyError) Error() string { return fmt.Sprintf("tidy up after the commit: %v", e.Err) }
+func (e *UntidyError) Unwrap() error { return e.Err }
+
+// Apply puts a generation in force, all or nothing. start gives the state of a backend that is new, or has a new
+// address. After an error, the generation before is in force as it was, unless the error is an *UntidyError.
+func (r *Reconciler[T, Tables]) Apply(want Want, start func(compile.Backend) State) error {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	states := maps.Clone(r.states)
+	for _, backend := range want.Tables.Backends {
+		if now, ok := r.have.Backends[backend.ID]; !ok || now != backend {
+			states[backend.ID] = start(backend)
+		}
+	}
+	a := &attempt[T, Tables]{r: r, states: states}
+	ops := Plan(r.have, want)
+	for i, op := range ops {
+		if err := a.do(op); err != nil {
+			return a.takeBack(fmt.Errorf("%s: %w", op, err))
+		}
+		if op.Kind == Commit {
+			r.adopt(want, a)
+			return r.tidy(ops[i+1:])
+		}
+	}
+	return nil
+}
+
+// adopt makes the committed generation the one in force.
+func (r *Reconciler[T, Tables]) adopt(want Want, a *attempt[T, Tables]) {
+	r.generation++
+	r.tables = a.tables
+	r.states = a.states
+	r.have.Tables = want.Tables
+	r.have.Features = Union(r.have.Features, want.Tables.Features)
+	for _, ring := range want.Tables.Rings {
+		r.have.Rings[ring.ID] = ring
+	}
+	for _, backend := range want.Tables.Backends {
+		r.have.Backends[backend.ID] = backend
+	}
+}
+
+// tidy does what may wait until after the commit. It goes on after an error.
+func (r *Reconciler[T, Tables]) tidy(ops []Op) error {
+	var errs []error
+	for _, op := range ops {
+		var err error
+		switch op.Kind {
+		case NarrowFeatures:
+			if err = r.kernel.SetFeatures(op.Features); err == nil {
+				r.have.Features = op.Features
+			}
+		case DeleteRing:
+			if err = r.kernel.DeleteRing(op.Ring.ID); err == nil {
+				delete(r.have.Rings, op.Ring.ID)
+			}
+		}
+		if err != nil {
+			errs = append(errs, fmt.Errorf("%s: %w", op, err))
+		}
+	}
+	if len(errs) == 0 {
+		return nil
+	}
+	return &UntidyError{errors.Join(errs...)}
+}
+
+// attempt is an Apply under way, before its commit.
+type attempt[T Table, Tables ~[abi.TableCount]T] struct {
+	r      *Reconciler[T, Tables]
+	states map[uint16]State
+	tables Tables
+	undo   []func() error // in the order of what was done
+}
+
+func (a *attempt[T, Tables]) do(op Op) error {
+	kernel, have := a.r.kernel, a.r.have
+	switch op.Kind {
+	case ResetCounters: // of ids that nobody has any more: nothing to take back
+		return errors.Join(kernel.ResetRuleCounters(op.Reused.Rules), kernel.ResetBackendCounters(wide(op.Reused.Backends)))
+	case WidenFeatures:
+		a.onFailure(func() error { return kernel.SetFeatures(have.Features) })
+		return kernel.SetFeatures(op.Features)
+	case ResizeFlows: // stays, whatever follows: a way back would lose the flows that are in the old table
+		err := kernel.ResizeFlows(op.FlowsMax)
+		if err == nil {
+			a.r.have.FlowsMax = op.FlowsMax
+		}
+		return err
+	case ShareTable:
+		a.tables[op.Table] = a.r.tables[op.Table]
+		return nil
+	case LoadTable:
+		table, err := kernel.NewTable(op.Lines)
+		if err == nil {
+			a.tables[op.Table] = table
+			a.onFailure(table.Close)
+		}
+		return err
+	case PutRing:
+		a.onFailure(func() error {
+			if before, known := have.Rings[op.Ring.ID]; known {
+				return putRing(kernel, before, a.r.states)
+			}
+			return kernel.DeleteRing(op.Ring.ID)
+		})
+		return putRing(kernel, op.Ring, a.states)
+	case PutBackend:
+		before, err := kernel.Backend(op.Backend.ID)
+		if err != nil {
+			return err
+		}
+		a.onFailure(func() error { return kernel.PutBackend(op.Backend.ID, before) })
+		return kernel.PutBackend(op.Backend.ID, entry(op.Backend, a.states[op.Backend.ID]))
+	case Commit:
+		return kernel.Commit(a.r.generation+1, a.tables)
+	default:
+		return errors.New("can't be done before the commit")
+	}
+}
+
+// onFailure remembers how to take back what is about to be done. An operation that fails may have been done in part, so it is
+// taken back as well.
+func (a *attempt[T, Tables]) onFailure(undo func() error) { a.undo = append(a.undo, undo) }
+
+// takeBack undoes everything, the last first, and returns what led to it with what went wrong on the way back.
+func (a *attempt[T, Tables]) takeBack(cause error) error {
+	errs := []error{cause}
+	for _, undo := range slices.Backward(a.undo) {
+		if err := undo(); err != nil {
+			errs = append(errs, fmt.Errorf("and on the way back: %w", err))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+func wide(ids []uint16) []uint32 {
+	wide := make([]uint32, len(ids))
+	for i, id := range ids {
+		wide[i] = uint32(id)
+	}
+	return wide
+}
