@@ -116,7 +116,7 @@ func (h *Handle) filters(ifindex int) ([]netlink.Filter, error) {
 	link := &netlink.GenericLink{LinkAttrs: netlink.LinkAttrs{Index: ifindex}}
 	var all []netlink.Filter
 	for _, parent := range []uint32{netlink.HANDLE_MIN_INGRESS, netlink.HANDLE_MIN_EGRESS} {
-		list, err := h.route.FilterList(link, parent)
+		list, err := dump(func() ([]netlink.Filter, error) { return h.route.FilterList(link, parent) })
 		if errors.Is(err, unix.EINVAL) || errors.Is(err, unix.ENOENT) {
 			continue // no such qdisc
 		}

@@ -65,7 +65,7 @@ type Link struct {
 	Kind       string         // of a virtual link: "veth", "bridge", "vlan"; "" for hardware and virtio
 	Driver     string         // as ethtool names it; "" when the link doesn't tell
 	Up         bool           // administratively
-	Loopback   bool           //
+	Loopback   bool
 	Ethernet   bool           // frames begin with an Ethernet header (the loopback's do, too)
 	Addresses  []netip.Prefix // with the host part
 	TxChecksum bool           // leaves checksums of what it sends to the device, which on veth and virtio means: undone
@@ -93,7 +93,7 @@ func (h *Handle) LinkByIndex(index int) (Link, error) {
 
 // Links returns all interfaces of the namespace, by index.
 func (h *Handle) Links() ([]Link, error) {
-	list, err := h.route.LinkList()
+	list, err := dump(h.route.LinkList)
 	if err != nil {
 		return nil, fmt.Errorf("list interfaces: %w", err)
 	}
@@ -146,7 +146,7 @@ func (h *Handle) describe(l netlink.Link, name string) (Link, error) {
 }
 
 func (h *Handle) addresses(l netlink.Link) ([]netip.Prefix, error) {
-	list, err := h.route.AddrList(l, netlink.FAMILY_ALL)
+	list, err := dump(func() ([]netlink.Addr, error) { return h.route.AddrList(l, netlink.FAMILY_ALL) })
 	if err != nil {
 		return nil, err
 	}
@@ -158,6 +158,19 @@ func (h *Handle) addresses(l netlink.Link) ([]netip.Prefix, error) {
 		}
 	}
 	return prefixes, nil
+}
+
+// dumpAttempts bounds the repetitions of a listing that a change interrupted.
+const dumpAttempts = 10
+
+// dump lists again what changed while it was listed.
+func dump[T any](list func() ([]T, error)) (all []T, err error) {
+	for range dumpAttempts {
+		if all, err = list(); !errors.Is(err, netlink.ErrDumpInterrupted) {
+			break
+		}
+	}
+	return all, err
 }
 
 // linkError turns the several ways of saying "not there" into ErrNoLink.
