@@ -60,11 +60,11 @@ func (h *Handle) Close() {
 type Link struct {
 	Name       string
 	Index      int
-	MAC        [6]byte        // zero when the link has none
-	MTU        int            // bytes of IP
-	Kind       string         // of a virtual link: "veth", "bridge", "vlan"; "" for hardware and virtio
-	Driver     string         // as ethtool names it; "" when the link doesn't tell
-	Up         bool           // administratively
+	MAC        [6]byte // zero when the link has none
+	MTU        int     // bytes of IP
+	Kind       string  // of a virtual link: "veth", "bridge", "vlan"; "" for hardware and virtio
+	Driver     string  // as ethtool names it; "" when the link doesn't tell
+	Up         bool    // administratively
 	Loopback   bool
 	Ethernet   bool           // frames begin with an Ethernet header (the loopback's do, too)
 	Addresses  []netip.Prefix // with the host part
