@@ -2,6 +2,7 @@ package compile
 
 import (
 	"math/bits"
+	"slices"
 
 	"gardu/ctl/abi"
 )
@@ -12,18 +13,25 @@ const (
 )
 
 // table collects the sections of a table. Line 0 is left for the head, so that offset 0 can mean "absent".
-type table struct{ lines []abi.Line }
-
-func newTable() *table { return &table{lines: make([]abi.Line, 1)} }
+type table struct {
+	sections [][]abi.Line
+	lines    int
+}
 
 // add appends a section and returns its offset, 0 for an empty one.
 func (t *table) add(section []abi.Line) uint32 {
 	if len(section) == 0 {
 		return 0
 	}
-	offset := uint32(len(t.lines))
-	t.lines = append(t.lines, section...)
+	offset := uint32(1 + t.lines)
+	t.sections = append(t.sections, section)
+	t.lines += len(section)
 	return offset
+}
+
+// finish puts the head before the sections.
+func (t *table) finish(head abi.Line) []abi.Line {
+	return slices.Concat(slices.Insert(t.sections, 0, []abi.Line{head})...)
 }
 
 // array is a section of numbers, little endian as the lines' words are.

@@ -37,7 +37,7 @@ func rulesTable(l *lowered) ([]abi.Line, Cost, error) {
 		return nil, Cost{}, err
 	}
 
-	t := newTable()
+	var t table
 	recordLines := make([]abi.Line, len(l.records))
 	for i := range l.records {
 		recordLines[i] = abi.ToLine(l.records[i])
@@ -48,14 +48,13 @@ func rulesTable(l *lowered) ([]abi.Line, Cost, error) {
 	head.ChainOff = t.add(buckets.chainLines())
 	head.ExtOff = t.add(l.extras.lines)
 	probes := t.addCandidates(&head, groups, l.records)
-	t.lines[0] = abi.ToLine(head)
 
 	slices.SortFunc(chains, func(a, b int) int { return b - a })
 	cost := Cost{Records: len(l.records), Groups: len(groups), LongestChain: buckets.longest, Probes: probes}
 	for _, chain := range chains[:probes] {
 		cost.Verifications += chain
 	}
-	return t.lines, cost, nil
+	return t.finish(abi.ToLine(head)), cost, nil
 }
 
 // longestRun returns how often the most frequent hash occurs.

@@ -14,9 +14,8 @@ const filterBits = 16
 
 // servicesTable builds the table of services, a record each in the snapshot's order.
 func servicesTable(services []model.Service, ids IDs) ([]abi.Line, error) {
-	t := newTable()
 	if len(services) == 0 {
-		return t.lines, nil
+		return make([]abi.Line, 1), nil
 	}
 	records := make([]abi.ServiceRecord, len(services))
 	lines := make([]abi.Line, len(services))
@@ -51,13 +50,13 @@ func servicesTable(services []model.Service, ids IDs) ([]abi.Line, error) {
 	if err != nil {
 		return nil, err
 	}
+	var t table
 	head := abi.ServicesHead{Services: uint32(len(services)), RingSize: lb.RingSize}
 	head.ServiceOff = t.add(lines)
 	head.FilterOff, head.FilterMask = t.add(filter), uint32(filterSize-1)
 	head.BucketOff, head.BucketMask = t.add(buckets.buckets), buckets.mask()
 	head.ChainOff = t.add(buckets.chainLines())
-	t.lines[0] = abi.ToLine(head)
-	return t.lines, nil
+	return t.finish(abi.ToLine(head)), nil
 }
 
 // serviceAddress is a service's address as the table has it.

@@ -10,24 +10,21 @@ import (
 // setsTable builds the table that maps an address to its class, and a class to the sets. It returns the number
 // of classes as well.
 func setsTable(uses []setUse) ([]abi.Line, int, error) {
-	t := newTable()
 	if len(uses) == 0 {
-		return t.lines, 0, nil
+		return make([]abi.Line, 1), 0, nil
 	}
+	var t table
 	c := newClasses(uses)
 	v4, v6 := prefixes(uses)
 	var head abi.SetsHead
 	t.addSets4(&head, sweep4(v4, c))
-	if err := t.addSets6(&head, sweep6(v6, c)); err != nil {
-		return nil, 0, err
-	}
+	t.addSets6(&head, sweep6(v6, c))
 	if c.err != nil {
 		return nil, 0, c.err
 	}
 	lines := c.finish(uses)
 	head.ClassOff, head.Classes = t.add(lines), uint32(len(lines))
-	t.lines[0] = abi.ToLine(head)
-	return t.lines, len(lines), nil
+	return t.finish(abi.ToLine(head)), len(lines), nil
 }
 
 // maxClasses is what the 16 bits of a class number can tell apart.
@@ -58,7 +55,7 @@ func newClasses(uses []setUse) *classes {
 	for i, use := range uses {
 		if use.in == 0 {
 			for _, bit := range use.bits {
-				array(c.uses[i : i+1]).or(int(bit/64), 1<<(bit%64))
+				array(c.uses[i:i+1]).or(int(bit/64), 1<<(bit%64))
 			}
 		}
 	}

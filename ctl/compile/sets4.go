@@ -69,6 +69,7 @@ type sets4 struct {
 	codes, l16 array
 	slots      []uint64 // those of a /24 next to each other
 	dense      []abi.Line
+	denseIndex map[[256]class]int // equal ones are stored once: most come from a prefix at some place in its /24
 
 	block  uint32     // the /16 being built
 	full   [256]class // of its /24s with one class; 0: none or mixed
@@ -81,7 +82,10 @@ func (t *table) addSets4(head *abi.SetsHead, spans []span) {
 	if len(spans) == 0 {
 		return
 	}
-	s := &sets4{codes: newArray(1<<24, 2), l16: newArray(1<<16, 16), slots: make([]uint64, 0, len(spans))}
+	s := &sets4{
+		codes: newArray(1<<24, 2), l16: newArray(1<<16, 16),
+		slots: make([]uint64, 0, len(spans)), denseIndex: map[[256]class]int{},
+	}
 	s.block = spans[0].first >> 16
 	for _, sp := range spans {
 		s.add(sp)
@@ -240,12 +244,17 @@ func (s *sets4) otherwise() {
 		}
 		return
 	}
-	words := newArray(len(list), 16)
-	for i, class := range list {
-		words.setU16(i, uint16(class))
+	index, ok := s.denseIndex[list]
+	if !ok {
+		index = len(s.denseIndex)
+		s.denseIndex[list] = index
+		words := newArray(len(list), 16)
+		for i, class := range list {
+			words.setU16(i, uint16(class))
+		}
+		s.dense = append(s.dense, words...)
 	}
-	s.slots = append(s.slots, slot4(abi.V4Dense, s.mixed, uint64(len(s.dense)/len(words))))
-	s.dense = append(s.dense, words...)
+	s.slots = append(s.slots, slot4(abi.V4Dense, s.mixed, uint64(index)))
 }
 
 // buckets places the slots.
@@ -261,16 +270,15 @@ func (s *sets4) buckets() []abi.Line {
 }
 
 func (s *sets4) fill(n int) ([]abi.Line, bool) {
-	room := newOccupancy(n, int(abi.BucketSlots))
 	lines := make(array, n)
-	for _, slot := range s.slots {
-		bucket, at, ok := room.place(mix(slot>>36&0xffffff, 4))
-		if !ok {
-			return nil, false
-		}
-		lines.setWord(bucket*lineWords+at, slot)
+	home := func(i int) uint64 { return mix(s.slots[i]>>36&0xffffff, 4) }
+	over, ok := placeAll(len(s.slots), n, int(abi.BucketSlots), home, func(i, bucket, slot int) {
+		lines.setWord(bucket*lineWords+slot, s.slots[i])
+	})
+	if !ok {
+		return nil, false
 	}
-	for i, over := range room.over {
+	for i, over := range over {
 		if over {
 			lines.or(i*lineWords, v4SlotOverflow)
 		}

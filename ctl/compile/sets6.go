@@ -66,9 +66,9 @@ const (
 )
 
 // addSets6 adds the IPv6 part. found is the result of sweep6.
-func (t *table) addSets6(head *abi.SetsHead, found []class6) error {
+func (t *table) addSets6(head *abi.SetsHead, found []class6) {
 	if len(found) == 0 {
-		return nil
+		return
 	}
 	var used [129]bool
 	bloom := make(array, max(1, powerOfTwo((len(found)+prefixesPerBloomWord-1)/prefixesPerBloomWord)/lineWords))
@@ -95,26 +95,23 @@ func (t *table) addSets6(head *abi.SetsHead, found []class6) error {
 	head.V6BloomOff, head.V6BloomMask = t.add(bloom), uint32(words-1)
 	head.V6BucketOff, head.V6BucketMask = t.add(buckets), uint32(len(buckets)-1)
 	head.V6LenOff = t.add(lengths)
-	return nil
 }
 
 // fill6 tries with n buckets; nil when some prefix would be too far from its own.
 func fill6(found []class6, hashes []uint64, n int) []abi.Line {
-	room := newOccupancy(n, slots6)
 	buckets := make([]abi.SetsBucket6, n)
-	for i := range found {
-		p := &found[i]
-		bucket, slot, ok := room.place(hashes[i] >> 18)
-		if !ok {
-			return nil
-		}
-		b := &buckets[bucket]
+	home := func(i int) uint64 { return hashes[i] >> 18 }
+	over, ok := placeAll(len(found), n, slots6, home, func(i, bucket, slot int) {
+		p, b := &found[i], &buckets[bucket]
 		b.Key[slot].Hi, b.Key[slot].Lo = p.hi, p.lo
 		b.Class[slot], b.Len[slot] = uint16(p.class), p.len
+	})
+	if !ok {
+		return nil
 	}
 	lines := make([]abi.Line, n)
 	for i := range buckets {
-		if room.over[i] {
+		if over[i] {
 			buckets[i].Overflow = 1
 		}
 		lines[i] = abi.ToLine(buckets[i])

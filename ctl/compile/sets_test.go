@@ -1,0 +1,229 @@
+package compile
+
+import (
+	"fmt"
+	"net/netip"
+	"testing"
+
+	"gardu/ctl/abi"
+	"gardu/ctl/model"
+)
+
+// usesOf gives each list of prefixes a bit, from 1.
+func usesOf(lists ...[]netip.Prefix) []setUse {
+	var uses []setUse
+	for i, list := range lists {
+		uses = append(uses, setUse{bits: []uint16{uint16(i + 1)}, prefixes: list})
+	}
+	return uses
+}
+
+func setsMirror(t testing.TB, uses []setUse) *mirror {
+	t.Helper()
+	lines, _, err := setsTable(uses)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return &mirror{Tables: &Tables{Sets: lines}}
+}
+
+// checkSets compares the bits of addresses with what the lists hold.
+func checkSets(t *testing.T, uses []setUse, addrs []netip.Addr) {
+	t.Helper()
+	m := setsMirror(t, uses)
+	for _, addr := range addrs {
+		var want abi.Line
+		for _, use := range uses {
+			in := holds(use.prefixes, addr)
+			if use.in != 0 {
+				in = hasBit(want, use.in) && !hasBit(want, use.out)
+			}
+			if in {
+				for _, bit := range use.bits {
+					want.W[bit/64] |= 1 << (bit % 64)
+				}
+			}
+		}
+		if got := m.setsOf(addr); got != want {
+			t.Fatalf("%s: bits %x, want %x, of %v", addr, got.W, want.W, uses)
+		}
+	}
+}
+
+// borders returns the first and last address of each prefix and those next to them.
+func borders(uses []setUse) []netip.Addr {
+	var addrs []netip.Addr
+	for _, use := range uses {
+		for _, prefix := range use.prefixes {
+			first := prefix.Masked().Addr()
+			bytes := first.AsSlice()
+			for bit := prefix.Bits(); bit < first.BitLen(); bit++ {
+				bytes[bit/8] |= 0x80 >> (bit % 8)
+			}
+			last, _ := netip.AddrFromSlice(bytes)
+			for _, addr := range []netip.Addr{first, last, first.Prev(), last.Next()} {
+				if addr.IsValid() {
+					addrs = append(addrs, addr)
+				}
+			}
+		}
+	}
+	return addrs
+}
+
+func TestSetsAgreeWithNaive(t *testing.T) {
+	for seed := range uint64(120) {
+		s := newSource(seed)
+		var lists [][]netip.Prefix
+		for range 1 + s.IntN(6) {
+			lists = append(lists, s.prefixes(1<<s.IntN(9)))
+		}
+		uses := usesOf(lists...)
+		uses[0].bits = append(uses[0].bits, 0)
+		if len(uses) > 1 {
+			uses = append(uses, setUse{bits: []uint16{511}, in: 1, out: 2})
+		}
+		addrs := borders(uses)
+		for range 2000 {
+			addrs = append(addrs, s.addr())
+		}
+		checkSets(t, uses, addrs)
+		if t.Failed() {
+			t.Fatalf("seed %d", seed)
+		}
+	}
+}
+
+func parsePrefixes(list ...string) []netip.Prefix {
+	var prefixes []netip.Prefix
+	for _, text := range list {
+		prefixes = append(prefixes, netip.MustParsePrefix(text))
+	}
+	return prefixes
+}
+
+func TestSetsCorners(t *testing.T) {
+	var hosts7, hosts8, scattered, hole []string
+	for i := range 8 {
+		if i < 7 {
+			hosts7 = append(hosts7, fmt.Sprintf("192.0.2.%d/32", 31*i))
+		}
+		hosts8 = append(hosts8, fmt.Sprintf("192.0.2.%d/32", 31*i))
+	}
+	for i := range 256 {
+		if i%2 == 0 {
+			scattered = append(scattered, fmt.Sprintf("192.0.2.%d/32", i))
+		}
+		if i != 77 {
+			hole = append(hole, fmt.Sprintf("192.0.2.%d/32", i))
+		}
+	}
+	for name, lists := range map[string][][]string{
+		"everything":           {{"0.0.0.0/0", "::/0"}},
+		"everything of one":    {{"0.0.0.0/0"}},
+		"all but a host":       {{"0.0.0.0/0"}, {"198.51.100.7/32"}},
+		"ends":                 {{"0.0.0.0/32", "255.255.255.255/32", "::/128", "ffff:ffff:ffff:ffff:ffff:ffff:ffff:ffff/128"}},
+		"halves":               {{"0.0.0.0/1"}, {"128.0.0.0/1"}, {"::/1"}, {"8000::/1"}},
+		"duplicates":           {{"192.0.2.0/24", "192.0.2.0/24"}, {"192.0.2.0/24"}, {"2001:db8::/32", "2001:db8::/32"}, {"2001:db8::/32"}},
+		"every length":         {everyLength("192.0.2.129"), everyLength("2001:db8::1:8001")},
+		"seven hosts":          {hosts7},
+		"eight hosts":          {hosts8},
+		"every other host":     {scattered},
+		"a hole":               {hole},
+		"exceptions":           {{"192.0.2.0/24"}, {"192.0.2.4/30"}},
+		"two classes of a /24": {{"192.0.2.0/25"}, {"192.0.2.128/25"}},
+		"many /24 of a /16":    {{"198.51.0.0/16"}, {"198.51.100.0/24"}, {"198.51.101.0/24", "198.51.101.128/25"}},
+		"v6 adds nothing":      {{"2001:db8::/32", "2001:db8:1::/48", "2001:db8:1::1/128"}, {"2001:db8:1::/48"}},
+		"v6 64 and 65":         {{"2001:db8::/64", "2001:db8:0:0:8000::/65"}, {"2001:db8::/65"}},
+		"mapped is v6":         {{"::ffff:192.0.2.0/120"}, {"192.0.2.0/25"}},
+		"empty":                {{}},
+		"empty among others":   {{}, {"192.0.2.1/32"}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			var parsed [][]netip.Prefix
+			for _, list := range lists {
+				parsed = append(parsed, parsePrefixes(list...))
+			}
+			uses := usesOf(parsed...)
+			addrs := borders(uses)
+			for i := range 256 {
+				addrs = append(addrs, netip.AddrFrom4([4]byte{192, 0, 2, byte(i)}), netip.AddrFrom4([4]byte{198, 51, byte(i), 9}))
+			}
+			addrs = append(addrs, netip.MustParseAddr("2001:db8::1"), netip.MustParseAddr("::ffff:192.0.2.1"))
+			checkSets(t, uses, addrs)
+		})
+	}
+}
+
+func everyLength(addr string) []string {
+	var list []string
+	a := netip.MustParseAddr(addr)
+	for length := range a.BitLen() + 1 {
+		prefix, _ := a.Prefix(length)
+		list = append(list, prefix.String())
+	}
+	return list
+}
+
+// A large list fills buckets until some run over.
+func TestSetsOverflow(t *testing.T) {
+	for _, v6 := range []bool{false, true} {
+		prefixes := randomPrefixes(60_000, v6)
+		uses := usesOf(prefixes)
+		m := setsMirror(t, uses)
+		for _, prefix := range prefixes {
+			if line := m.setsOf(prefix.Addr()); !hasBit(line, 1) {
+				t.Fatalf("%s isn't found", prefix)
+			}
+		}
+		for i, addr := range borders(uses) {
+			if i%50 != 0 {
+				continue
+			}
+			if got := hasBit(m.setsOf(addr), 1); got != holds(prefixes, addr) {
+				t.Fatalf("%s: found %t", addr, got)
+			}
+		}
+		over := false
+		head := abi.FromLine[abi.SetsHead](m.Sets[0])
+		for i := range head.V4BucketMask {
+			over = over || !v6 && m.Sets[head.V4BucketOff+i].W[0]&v4SlotOverflow != 0
+		}
+		for i := range head.V6BucketMask {
+			over = over || v6 && abi.FromLine[abi.SetsBucket6](m.Sets[head.V6BucketOff+i]).Overflow != 0
+		}
+		if !over {
+			t.Error("no bucket ran over: the test proves less than it means to")
+		}
+		t.Logf("v6 %t: %d lines", v6, len(m.Sets))
+	}
+}
+
+func TestTooManyClasses(t *testing.T) {
+	// Set n holds the addresses whose bit n is 1: 17 sets make 2^17 combinations.
+	var lists [][]netip.Prefix
+	for bit := range 17 {
+		var list []netip.Prefix
+		for i := range 1 << 17 {
+			if i>>bit&1 != 0 {
+				list = append(list, netip.PrefixFrom(netip.AddrFrom4([4]byte{10, byte(i >> 16), byte(i >> 8), byte(i)}), 32))
+			}
+		}
+		lists = append(lists, list)
+	}
+	_, _, err := setsTable(usesOf(lists...))
+	if limit, ok := err.(*LimitError); !ok || limit.Limit != maxClasses-1 {
+		t.Errorf("error %v, want a limit", err)
+	}
+}
+
+// What nobody asks for isn't in the table.
+func TestUnusedSets(t *testing.T) {
+	tables, ids := compiled(t, &model.Snapshot{Sets: []model.Set{{Name: "idle", Prefixes: parsePrefixes("192.0.2.0/24")}}})
+	if len(tables.Sets) != 1 || tables.Features.Sets {
+		t.Errorf("%d lines, features %+v", len(tables.Sets), tables.Features)
+	}
+	if _, ok := ids.Sets["idle"]; !ok {
+		t.Error("the set has no bit for its counter")
+	}
+}
