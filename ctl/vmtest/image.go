@@ -32,7 +32,10 @@ func buildPayload(ctx context.Context, dir string) (payload, error) {
 			return nil, err
 		}
 		files[testBinary(pkg)] = binary
-		files[path.Join(testDir(pkg), "testdata")] = filepath.Join("ctl", pkg, "testdata")
+		data := filepath.Join("ctl", pkg, "testdata")
+		if _, err := os.Stat(data); err == nil {
+			files[path.Join(testDir(pkg), "testdata")] = data
+		}
 	}
 	return files, nil
 }
@@ -84,13 +87,10 @@ type cpio struct {
 	err   error
 }
 
-// tree adds a file, or a directory with all below it; a source that doesn't exist adds nothing.
+// tree adds a file, or a directory with all below it.
 func (c *cpio) tree(target, source string) {
 	err := filepath.WalkDir(source, func(name string, entry fs.DirEntry, err error) error {
 		if err != nil {
-			if name == source && os.IsNotExist(err) {
-				return nil
-			}
 			return err
 		}
 		at := path.Join(target, filepath.ToSlash(strings.TrimPrefix(name, source)))
