@@ -170,6 +170,9 @@ func (d *Dataplane) Blocks() ([]Block, error) {
 	return blocks, err
 }
 
+// BlocksMax is how many blocks there is room for.
+func (d *Dataplane) BlocksMax() int { return int(d.maps[abi.AbiMapBlocks].MaxEntries()) }
+
 // ExpireBlocks removes the blocks whose time is over and returns them. The data plane ignores them already.
 func (d *Dataplane) ExpireBlocks() ([]Block, error) {
 	all, err := d.Blocks()

@@ -24,9 +24,9 @@ const (
 	decapDir  = "decap"
 )
 
-// makeDir makes dir and the directories below it on a bpffs, which it mounts at the usual place if it isn't there.
-// mounted says that it did.
-func makeDir(dir string) (mounted bool, err error) {
+// makeDir makes dir with subdirectories on a bpffs, which it mounts at the usual place if it isn't there. mounted says
+// that it did.
+func makeDir(dir string, subdirectories ...string) (mounted bool, err error) {
 	on, err := onBPFFS(dir)
 	if err != nil {
 		return false, err
@@ -39,7 +39,7 @@ func makeDir(dir string) (mounted bool, err error) {
 			return false, &KernelError{Tried: "mount bpffs at " + bpffsRoot, Lacks: "CAP_SYS_ADMIN and a kernel with BPF", Advice: "run as root, or mount it first with `mount -t bpf bpf " + bpffsRoot + "`", Err: err}
 		}
 	}
-	for _, sub := range []string{tablesDir, flowsDir, linksDir, decapDir} {
+	for _, sub := range subdirectories {
 		if err := os.MkdirAll(filepath.Join(dir, sub), 0o700); err != nil {
 			return !on, permission("make directory "+filepath.Join(dir, sub), err)
 		}

@@ -79,7 +79,7 @@ func counters[T any, P adder[T]](m *ebpf.Map, ids []uint32) ([]T, error) {
 		if err := m.Lookup(id, &parts); err != nil {
 			return nil, err
 		}
-		add[T, P](&sums[i], parts)
+		addParts[T, P](&sums[i], parts)
 	}
 	return sums, nil
 }
@@ -103,7 +103,7 @@ func batchedCounters[T any, P adder[T]](m *ebpf.Map, ids []uint32, n int) ([]T, 
 			return nil, err
 		}
 		for i := range min(got, n-read) {
-			add[T, P](&all[read+i], parts[i*cpus:(i+1)*cpus])
+			addParts[T, P](&all[read+i], parts[i*cpus:(i+1)*cpus])
 		}
 		if read += got; err != nil {
 			break
@@ -119,7 +119,7 @@ func batchedCounters[T any, P adder[T]](m *ebpf.Map, ids []uint32, n int) ([]T, 
 	return sums, nil
 }
 
-func add[T any, P adder[T]](sum *T, parts []T) {
+func addParts[T any, P adder[T]](sum *T, parts []T) {
 	for _, part := range parts {
 		P(sum).Add(part)
 	}

@@ -77,7 +77,7 @@ func Open(opts Options) (_ *Dataplane, err error) {
 	if d.dir == "" {
 		d.dir = DefaultDir
 	}
-	mounted, err := makeDir(d.dir)
+	mounted, err := makeDir(d.dir, tablesDir, flowsDir, linksDir)
 	if err != nil {
 		return nil, err
 	}

@@ -85,14 +85,30 @@ func (d *Dataplane) ResizeFlows(max int) error {
 // Resizing says whether a resize isn't finished.
 func (d *Dataplane) Resizing() bool { return atomic.LoadUint32(&d.control.FlowOld) != 0 }
 
-// FinishResize drops the old table with all that is still in it. Count that first.
-func (d *Dataplane) FinishResize() error {
+// FinishResize drops the old table with all that is still in it. count sees it when no program writes it any more, to keep
+// an account of what is lost; on its error the table stays. It does nothing when no resize is under way.
+func (d *Dataplane) FinishResize(count func(old FlowTable) error) error {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	d.flows.mu.Lock()
 	defer d.flows.mu.Unlock()
+	slot := 1 - d.control.FlowSlot
+	old := d.flows.pairs[slot]
+	if old == nil {
+		return nil
+	}
 	atomic.StoreUint32(&d.control.FlowOld, 0)
-	return d.dropFlows(1 - d.control.FlowSlot)
+	// Deleting from an outer map waits for the programs that run.
+	err := errors.Join(
+		absent(d.maps[abi.AbiMapFlowTables].Delete(slot), "drop a flow table"),
+		absent(d.maps[abi.AbiMapFlowLru].Delete(slot), "drop an LRU map"))
+	if err == nil {
+		err = count(*old)
+	}
+	if err != nil {
+		return err
+	}
+	return d.dropFlows(slot)
 }
 
 // createFlows makes the pair of a slot.

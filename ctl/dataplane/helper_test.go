@@ -3,6 +3,7 @@ package dataplane
 import (
 	"encoding/binary"
 	"fmt"
+	"io"
 	"net"
 	"net/netip"
 	"os"
@@ -61,7 +62,7 @@ func private(t *testing.T, features compile.Features) *Dataplane {
 	return d
 }
 
-func closeIt(t *testing.T, d *Dataplane) {
+func closeIt(t *testing.T, d io.Closer) {
 	t.Helper()
 	if err := d.Close(); err != nil {
 		t.Error(err)

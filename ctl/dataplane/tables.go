@@ -4,7 +4,6 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"unsafe"
 
 	"github.com/cilium/ebpf"
 	"golang.org/x/sys/unix"
@@ -191,10 +190,10 @@ func (d *Dataplane) closeTables() error {
 // rulesHead and servicesHead read line 0 of their tables as what it is.
 func (t Tables) rulesHead() (abi.RulesHead, error) {
 	line, err := t[abi.TableRules].head()
-	return *(*abi.RulesHead)(unsafe.Pointer(&line)), err
+	return abi.FromLine[abi.RulesHead](line), err
 }
 
 func (t Tables) servicesHead() (abi.ServicesHead, error) {
 	line, err := t[abi.TableServices].head()
-	return *(*abi.ServicesHead)(unsafe.Pointer(&line)), err
+	return abi.FromLine[abi.ServicesHead](line), err
 }

@@ -1,0 +1,171 @@
+package dataplane
+
+import (
+	"errors"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/cilium/ebpf"
+
+	"gardu/ctl/abi"
+	"gardu/ctl/model"
+)
+
+func TestSecondDaemonIsRefused(t *testing.T) {
+	dir := testDir(t)
+	d := open(t, dir)
+	defer closeIt(t, d)
+	_, err := Open(Options{Dir: dir})
+	var locked *LockedError
+	if !errors.Is(err, ErrLocked) || !errors.As(err, &locked) || locked.PID != os.Getpid() || locked.Dir != dir {
+		t.Errorf("second Open: %v", err)
+	}
+	if err := Remove(dir, nil); !errors.Is(err, ErrLocked) {
+		t.Errorf("Remove under a running daemon: %v", err)
+	}
+}
+
+func TestLockHolderIsFound(t *testing.T) {
+	const locks = `1: POSIX  ADVISORY  READ  620 00:1a:1234 0 EOF
+2: FLOCK  ADVISORY  WRITE 4711 00:1a:1234 0 EOF
+2: -> FLOCK  ADVISORY  WRITE 815 00:1a:1234 0 EOF
+`
+	if pid := holderIn(strings.NewReader(locks), 0x1a, 1234); pid != 4711 {
+		t.Errorf("pid %d", pid)
+	}
+	if pid := holderIn(strings.NewReader(locks), 0x1a, 1235); pid != 0 {
+		t.Errorf("another file's pid %d", pid)
+	}
+}
+
+func TestMapsOfAnotherVersionAreRefusedAndKept(t *testing.T) {
+	dir := testDir(t)
+	d := open(t, dir)
+	d.control.AbiVersion = 99
+	closeIt(t, d)
+	smaller, err := ebpf.NewMap(&ebpf.MapSpec{Name: "blocks", Type: ebpf.Hash, KeySize: 20, ValueSize: 24, MaxEntries: 7})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer smaller.Close()
+	if err := repin(smaller, filepath.Join(dir, abi.AbiMapBlocks)); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Remove(filepath.Join(dir, abi.AbiMapRings)); err != nil {
+		t.Fatal(err)
+	}
+
+	before := files(t, dir)
+	_, err = Open(Options{Dir: dir})
+	var version *VersionError
+	if !errors.As(err, &version) {
+		t.Fatalf("Open: %v", err)
+	}
+	for _, difference := range []string{"layout version 99, ours is 1", "no map rings", "blocks: ValueSize: 24 changed to 32, MaxEntries: 7 changed to 262144"} {
+		if !strings.Contains(err.Error(), difference) {
+			t.Errorf("%q isn't in %q", difference, err)
+		}
+	}
+	if after := files(t, dir); after != before {
+		t.Errorf("changed from\n%s\nto\n%s", before, after)
+	}
+}
+
+func TestWhatAFailedBeginningLeftIsNotTakenOver(t *testing.T) {
+	dir := testDir(t)
+	d := open(t, dir)
+	closeIt(t, d)
+	if err := os.Remove(filepath.Join(dir, abi.AbiMapControl)); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Remove(filepath.Join(dir, abi.AbiMapRings)); err != nil {
+		t.Fatal(err)
+	}
+	d = open(t, dir)
+	closeIt(t, d)
+}
+
+func TestRemoveLeavesNothing(t *testing.T) {
+	w := newWires(t)
+	dir := testDir(t)
+	d := open(t, dir)
+	w.attach(t, d, AttachOptions{Path: model.PathXDP, Egress: true})
+	commit(t, d, 1, 1, 2, 3)
+	closeIt(t, d)
+	w.do(t, func() error {
+		pinned, err := AttachDecap(DecapOptions{Name: "lo", Ifindex: 1, Pin: dir})
+		if err != nil {
+			return err
+		}
+		return pinned.Close()
+	})
+	if err := Remove(dir, nil); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := os.Stat(dir); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("the directory is still there: %v", err)
+	}
+	if id, err := w.netlink(t).XDPProgram(w.ifindex); err != nil || id != 0 {
+		t.Errorf("XDP program %d is still attached (%v)", id, err)
+	}
+	if err := Remove(dir, nil); err != nil {
+		t.Errorf("Remove where nothing is: %v", err)
+	}
+}
+
+func TestRemoveOnlyOnBPFFS(t *testing.T) {
+	dir := t.TempDir()
+	if err := Remove(dir, nil); err == nil {
+		t.Error("no error")
+	}
+	if _, err := os.Stat(dir); err != nil {
+		t.Error(err)
+	}
+	var kernel *KernelError
+	if _, err := makeDir(filepath.Join(dir, "gardu")); !errors.As(err, &kernel) {
+		t.Errorf("makeDir: %v", err)
+	}
+}
+
+func TestKernelErrorsSayWhatToDo(t *testing.T) {
+	var kernel *KernelError
+	if err := checkBTF("/nowhere/btf"); !errors.As(err, &kernel) || !strings.Contains(err.Error(), "CONFIG_DEBUG_INFO_BTF") {
+		t.Errorf("no BTF: %v", err)
+	}
+	if err := permission("create map blocks", os.ErrPermission); !errors.As(err, &kernel) || !strings.Contains(err.Error(), "run as root") {
+		t.Errorf("not root: %v", err)
+	}
+	if err := permission("create map blocks", os.ErrExist); errors.As(err, &kernel) || !errors.Is(err, os.ErrExist) {
+		t.Errorf("another error: %v", err)
+	}
+}
+
+func TestClock(t *testing.T) {
+	d := private(t, allOff())
+	first, hz, err := d.Clock()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if hz < 24 || hz > 10000 {
+		t.Errorf("%d jiffies a second", hz)
+	}
+	eventually(t, "the clocks go on", func() bool {
+		next, _, err := d.Clock()
+		return err == nil && next.Jiffies > first.Jiffies && next.Monotonic > first.Monotonic
+	})
+}
+
+func files(t *testing.T, dir string) string {
+	t.Helper()
+	var all []string
+	err := filepath.WalkDir(dir, func(path string, _ os.DirEntry, err error) error {
+		all = append(all, path)
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return strings.Join(all, "\n")
+}

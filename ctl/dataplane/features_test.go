@@ -1,0 +1,85 @@
+package dataplane
+
+import (
+	"fmt"
+	"reflect"
+	"testing"
+
+	"github.com/cilium/ebpf"
+
+	"gardu/ctl/compile"
+)
+
+// matrix is all features off, each alone, each two, and all on.
+func matrix() []compile.Features {
+	var all compile.Features
+	n := reflect.TypeFor[compile.Features]().NumField()
+	set := func(f *compile.Features, i int) { reflect.ValueOf(f).Elem().Field(i).SetBool(true) }
+	sets := []compile.Features{{}}
+	for i := range n {
+		set(&all, i)
+		for j := i; j < n; j++ {
+			var two compile.Features
+			set(&two, i)
+			set(&two, j)
+			sets = append(sets, two)
+		}
+	}
+	return append(sets, allOn(), all)
+}
+
+// featureNames lists what is on.
+func featureNames(f compile.Features) (names string) {
+	value := reflect.ValueOf(f)
+	for i := range value.NumField() {
+		if value.Field(i).Bool() {
+			names += "+" + value.Type().Field(i).Name
+		}
+	}
+	if names == "" {
+		return "none"
+	}
+	return names[1:]
+}
+
+// TestVerifierTakesEveryCombination prints what each costs: instructions left after dead code went, those that the
+// verifier walked through, and bytes of machine code.
+func TestVerifierTakesEveryCombination(t *testing.T) {
+	d := private(t, allOff())
+	for _, features := range matrix() {
+		p, err := loadPrograms(d.maps, features)
+		if err != nil {
+			t.Errorf("%s: %+v", featureNames(features), err)
+			continue
+		}
+		line := fmt.Sprintf("%-20s", featureNames(features))
+		for _, one := range []struct {
+			name    string
+			program *ebpf.Program
+		}{{"xdp", p.xdp}, {"ingress", p.ingress}, {"egress", p.egress}} {
+			line += "  " + one.name + " " + cost(t, one.program)
+		}
+		t.Log(line)
+		if err := p.close(); err != nil {
+			t.Error(err)
+		}
+	}
+}
+
+func cost(t *testing.T, program *ebpf.Program) string {
+	t.Helper()
+	info, err := program.Info()
+	if err != nil {
+		t.Fatal(err)
+	}
+	translated, err := info.TranslatedSize()
+	if err != nil {
+		t.Fatal(err)
+	}
+	jited, err := info.JitedSize()
+	if err != nil {
+		t.Fatal(err)
+	}
+	verified, _ := info.VerifiedInstructions()
+	return fmt.Sprintf("%5d insns %6d verified %6d bytes", translated/8, verified, jited)
+}

@@ -1,0 +1,176 @@
+package dataplane
+
+import (
+	"testing"
+
+	"gardu/ctl/abi"
+)
+
+// commit puts three tables in force that are told apart by a mark.
+func commit(t *testing.T, d *Dataplane, generation uint32, marks ...uint64) Tables {
+	t.Helper()
+	var tables Tables
+	for which, mark := range marks {
+		var err error
+		if tables[which], err = d.NewTable([]abi.Line{{}, line(mark)}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := d.Commit(generation, tables); err != nil {
+		t.Fatal(err)
+	}
+	return tables
+}
+
+// marks reads back what the programs find in force.
+func marks(t *testing.T, d *Dataplane) (marks [abi.TableCount]uint64) {
+	t.Helper()
+	slot := slot(d.control.generation())
+	for which := range abi.TableCount {
+		var got abi.Line
+		if err := d.slots[slot][which].array.Lookup(uint32(1), &got); err != nil {
+			t.Fatal(err)
+		}
+		marks[which] = got.W[7]
+		var inner uint32
+		if err := d.maps[abi.AbiMapTables].Lookup(slot*uint32(abi.TableCount)+uint32(which), &inner); err != nil {
+			t.Fatal(err)
+		}
+		info, err := d.slots[slot][which].array.Info()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if id, _ := info.ID(); uint32(id) != inner {
+			t.Errorf("table %d: the programs have map %d, we have %d", which, inner, id)
+		}
+	}
+	return marks
+}
+
+func TestCommitSharesAndReturns(t *testing.T) {
+	d := private(t, allOff())
+	if generation, _ := d.Current(); generation != 0 {
+		t.Errorf("generation %d before the first commit", generation)
+	}
+	if generation, _ := d.Previous(); generation != 0 {
+		t.Errorf("generation %d before none", generation)
+	}
+	first := commit(t, d, 1, 10, 20, 30)
+	replaced, err := d.NewTable([]abi.Line{{}, line(21)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	second := Tables{first[0], replaced, first[2]}
+	if err := d.Commit(2, second); err != nil {
+		t.Fatal(err)
+	}
+	if got := marks(t, d); got != [...]uint64{10, 21, 30} {
+		t.Errorf("second generation: %v", got)
+	}
+	if generation, tables := d.Previous(); generation != 1 || tables != first {
+		t.Errorf("previous: %d %v", generation, tables)
+	}
+	if err := d.Commit(3, first); err != nil {
+		t.Fatal(err)
+	}
+	if got := marks(t, d); got != [...]uint64{10, 20, 30} {
+		t.Errorf("back to the first: %v", got)
+	}
+	for generation := uint32(4); generation < 10; generation++ { // displaces, and closes, what no slot holds
+		mark := uint64(generation)
+		commit(t, d, generation, mark, mark+100, mark+200)
+		if got := marks(t, d); got != [...]uint64{mark, mark + 100, mark + 200} {
+			t.Errorf("generation %d: %v", generation, got)
+		}
+	}
+	if err := first[0].array.Lookup(uint32(0), new(abi.Line)); err == nil {
+		t.Error("a table that no generation holds is still open")
+	}
+}
+
+func TestCommitRefusesAWrongNumber(t *testing.T) {
+	d := private(t, allOff())
+	if err := d.Commit(0, Tables{}); err == nil {
+		t.Error("generation 0 was committed")
+	}
+	commit(t, d, 7, 1, 2, 3)
+	for _, generation := range []uint32{0, 6, 7, 9, 10} {
+		if err := d.Commit(generation, Tables{}); err == nil {
+			t.Errorf("generation %d was committed after 7", generation)
+		}
+	}
+	if got := marks(t, d); got != [...]uint64{1, 2, 3} {
+		t.Errorf("in force: %v", got)
+	}
+}
+
+func TestAbsentTablesAreOneLineOfZeros(t *testing.T) {
+	d := private(t, allOff())
+	if err := d.Commit(1, Tables{}); err != nil {
+		t.Fatal(err)
+	}
+	_, tables := d.Current()
+	for which, table := range tables {
+		head, err := table.head()
+		if err != nil || head != (abi.Line{}) || table.Lines() != 1 {
+			t.Errorf("table %d: %d lines, head %v, %v", which, table.Lines(), head, err)
+		}
+	}
+}
+
+func TestTablesAreTakenOver(t *testing.T) {
+	dir := testDir(t)
+	d := open(t, dir)
+	first := commit(t, d, 1, 10, 20, 30)
+	if err := d.Commit(2, Tables{first[0], nil, first[2]}); err != nil {
+		t.Fatal(err)
+	}
+	commit(t, d, 3, 11, 21, 31)
+	closeIt(t, d)
+
+	d = open(t, dir)
+	defer closeIt(t, d)
+	if generation, _ := d.Current(); generation != 3 {
+		t.Errorf("generation %d", generation)
+	}
+	if got := marks(t, d); got != [...]uint64{11, 21, 31} {
+		t.Errorf("in force: %v", got)
+	}
+	generation, previous := d.Previous()
+	if generation != 2 {
+		t.Errorf("previous generation %d", generation)
+	}
+	if err := d.Commit(4, previous); err != nil {
+		t.Fatal(err)
+	}
+	var got abi.Line
+	if err := previous[0].array.Lookup(uint32(1), &got); err != nil || got.W[7] != 10 {
+		t.Errorf("previous table: %v, %v", got, err)
+	}
+}
+
+func TestTakeOverSwitchesNoStepOff(t *testing.T) {
+	dir := testDir(t)
+	d := open(t, dir)
+	rules, err := d.NewTable([]abi.Line{abi.ToLine(abi.RulesHead{Records: 1, Flags: uint8(abi.RulesSrcSets)})})
+	if err != nil {
+		t.Fatal(err)
+	}
+	services, err := d.NewTable([]abi.Line{abi.ToLine(abi.ServicesHead{Services: 1})})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := d.Commit(1, Tables{abi.TableRules: rules, abi.TableServices: services}); err != nil {
+		t.Fatal(err)
+	}
+	closeIt(t, d)
+
+	d, err = Open(Options{Dir: dir})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer closeIt(t, d)
+	if f := d.Features(); !f.Rules || !f.Sets || !f.Services || !f.Flows || f.Blocks {
+		t.Errorf("features %+v", f)
+	}
+}
