@@ -160,8 +160,8 @@ func (d *decoder) checkRules(s *model.Snapshot, used map[string]bool) {
 		return
 	}
 	for _, shadow := range rule.Shadowed(all) {
-		by := all[shadow.By]
-		d.warn(all[shadow.Rule].Pos, "the rule %s is never reached: %s in line %d matches all that it matches", all[shadow.Rule].Name, by.Name, by.Pos.Line)
+		r, by := all[shadow.Rule], all[shadow.By]
+		d.warn(r.Pos, "the rule %s is never reached: %s in line %d matches all that it matches", r.Name, by.Name, by.Pos.Line)
 	}
 	passes := slices.ContainsFunc(all, func(r model.Rule) bool { return r.Action == model.Pass })
 	if s.Filter.Default == model.Drop && !passes && s.Filter.Allow == "" {

@@ -46,6 +46,7 @@ func Parse(name string, data []byte, dir string) (*model.Snapshot, []Warning, er
 		dir:     dir,
 		objects: make(map[model.Position]*yaml.Node),
 		broken:  make(map[model.Position]bool),
+		offsets: make(map[int][]int32),
 	}
 	if len(data) > maxBytes {
 		return nil, nil, Errors{{Pos: model.Position{File: name}, Msg: fmt.Sprintf("the configuration is larger than %d MiB", maxBytes>>20)}}
@@ -118,6 +119,9 @@ func decodeYAML(data []byte) (top *yaml.Node, err error) {
 // libraryPrefix is what the YAML library puts before its messages. Its line is often a line or more off.
 var libraryPrefix = regexp.MustCompile(`^yaml: (line \d+: )?`)
 
+// edgeColons finds an IPv6 address whose outer colons YAML takes for its own.
+var edgeColons = regexp.MustCompile(`(^|[\s\[,])::|::($|[\s\],}])`)
+
 // failSyntax reports what isn't YAML. The line is the first one with which the document fails as it does, found by
 // bisection.
 func (d *decoder) failSyntax(data []byte, failure error) {
@@ -131,8 +135,11 @@ func (d *decoder) failSyntax(data []byte, failure error) {
 	line := d.lines[last-1]
 	indent := line[:len(line)-len(strings.TrimLeft(line, " \t"))]
 	allowed := ""
-	if strings.Contains(indent, "\t") {
+	switch {
+	case strings.Contains(indent, "\t"):
 		allowed = "spaces to indent, not tabs"
+	case edgeColons.MatchString(line):
+		allowed = `quotes around an IPv6 address that starts or ends with a colon: "2001:db8::"`
 	}
 	d.failLine(last, allowed, "not YAML: %s", libraryPrefix.ReplaceAllString(failure.Error(), ""))
 }

@@ -12,7 +12,7 @@ import (
 )
 
 // maxValues bounds the values of a document after its anchors are expanded.
-const maxValues = 8_000_000
+const maxValues = 4_000_000
 
 // maxMerges bounds how deeply merge keys (<<) may nest.
 const maxMerges = 8
@@ -27,14 +27,15 @@ type decoder struct {
 	warnings []Warning
 	values   int                           // values read so far
 	objects  map[model.Position]*yaml.Node // the mapping of each object, by the object's Pos
-	broken   map[model.Position]bool       // objects with an error of their own
+	broken   map[model.Position]bool       // objects with an error in them
+	offsets  map[int][]int32               // characterOffsets of lines, as they are needed
 }
 
 // kind is a type of value: how to read it, and how the JSON schema describes it.
 type kind[T any] struct {
 	schema schema
-	// read reports what is wrong, and then returns false and as much as it understood. owner is the key or list item that the value belongs to; it
-	// is where something missing is reported.
+	// read reports what is wrong, and then returns false and as much as it understood. owner is the key or list item
+	// that the value belongs to; it is where something missing is reported.
 	read func(d *decoder, n, owner *yaml.Node) (T, bool)
 }
 
@@ -212,7 +213,7 @@ func (o object[T]) read(d *decoder, n, owner *yaml.Node) (value T, ok bool) {
 func named[T any](name kind[string], o object[T], nameOf func(*T) *string) kind[[]T] {
 	s := schema{"type": "object", "propertyNames": name.schema, "additionalProperties": o.schema()}
 	return kind[[]T]{s, func(d *decoder, n, owner *yaml.Node) ([]T, bool) {
-		n, ok := d.enter(n, owner, yaml.MappingNode, "a mapping from names to "+o.what)
+		n, ok := d.enter(n, owner, yaml.MappingNode, "NAME: {"+strings.Join(o.names(), ", ")+"}")
 		if !ok {
 			return nil, false
 		}
@@ -292,7 +293,7 @@ func (d *decoder) enter(n, owner *yaml.Node, want yaml.Kind, allowed string) (*y
 	case isNull(n):
 		d.fail(d.at(owner), allowed, "%s has no value", quoted(owner.Value))
 	case want == yaml.ScalarNode && n.Kind == yaml.MappingNode && looksLikeIPv6(n):
-		d.fail(d.at(n), allowed, `an IPv6 address that ends in a colon needs quotes: "2001:db8::"`)
+		d.fail(d.at(n), allowed, `an IPv6 address that starts or ends with a colon needs quotes: "2001:db8::"`)
 	default:
 		d.fail(d.at(n), allowed, "a %s stands where a %s belongs", kindName(n), kindName(&yaml.Node{Kind: want}))
 	}
@@ -337,27 +338,38 @@ func (d *decoder) warn(pos model.Position, format string, args ...any) {
 	d.warnings = append(d.warnings, Warning{Pos: pos, Msg: fmt.Sprintf(format, args...), Line: d.line(pos)})
 }
 
-// line returns the text of a position in the document.
+// line returns the text of a position in the document, for an error.
 func (d *decoder) line(pos model.Position) string {
 	if pos.File != d.file || pos.Line < 1 || pos.Line > len(d.lines) {
 		return ""
 	}
-	return d.lines[pos.Line-1]
+	return shownLine(d.lines[pos.Line-1])
 }
 
 // at returns where a node stands. YAML counts columns in characters, a Position in bytes.
 func (d *decoder) at(n *yaml.Node) model.Position {
-	pos := model.Position{File: d.file, Line: n.Line}
-	line := d.line(pos)
-	for range n.Column - 1 {
-		_, size := utf8.DecodeRuneInString(line[pos.Column:])
-		if size == 0 {
-			break
-		}
-		pos.Column += size
+	pos := model.Position{File: d.file, Line: n.Line, Column: n.Column}
+	offsets, ok := d.offsets[n.Line]
+	if !ok && n.Line >= 1 && n.Line <= len(d.lines) {
+		offsets = characterOffsets(d.lines[n.Line-1])
+		d.offsets[n.Line] = offsets
 	}
-	pos.Column++
+	if n.Column >= 1 && n.Column <= len(offsets) {
+		pos.Column = int(offsets[n.Column-1]) + 1
+	}
 	return pos
+}
+
+// characterOffsets returns at which byte each character of a line starts; nil if characters are bytes.
+func characterOffsets(line string) []int32 {
+	if utf8.RuneCountInString(line) == len(line) {
+		return nil
+	}
+	var offsets []int32
+	for i := range line {
+		offsets = append(offsets, int32(i))
+	}
+	return offsets
 }
 
 // valueAt returns where the value of a key of the object at pos stands; the object itself if it lacks the key.
@@ -383,7 +395,7 @@ func isNull(n *yaml.Node) bool {
 	return n.Kind == yaml.ScalarNode && n.Tag == nullTag
 }
 
-// looksLikeIPv6 recognizes {2001:db8:: : null}, what YAML makes of [2001:db8::].
+// looksLikeIPv6 recognizes {"2001:db8:": null}, what YAML makes of the list item 2001:db8::.
 func looksLikeIPv6(n *yaml.Node) bool {
 	return len(n.Content) == 2 && strings.HasSuffix(n.Content[0].Value, ":") && isNull(n.Content[1])
 }

@@ -16,7 +16,7 @@ type Error struct {
 	Pos     model.Position
 	Msg     string
 	Allowed string // what would be right here; "" when Msg says it
-	Line    string // the line of Pos, as it is in the file and without its end
+	Line    string // the line of Pos without its end; "" if it is longer than 4 KiB
 }
 
 // Error prints the place and the message; below them the line, a caret under the value, and what is allowed.
@@ -61,6 +61,15 @@ func (e Errors) Unwrap() []error {
 		all[i] = one
 	}
 	return all
+}
+
+// shownLine returns a line for an error to keep, unless it is too long for a person. A thousand errors in one huge line
+// must not take a thousand times its size.
+func shownLine(line string) string {
+	if len(line) > 4096 {
+		return ""
+	}
+	return line
 }
 
 // sortErrors orders by place, the configuration itself before the files that it names.

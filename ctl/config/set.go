@@ -111,7 +111,8 @@ func parseSet(path string, data []byte) ([]netip.Prefix, []Warning, error) {
 	}
 	var warnings []Warning
 	if masked > 0 {
-		warnings = []Warning{{firstMasked, fmt.Sprintf("%d entries have bits set behind the length of the prefix; they count as the whole prefix", masked), firstMaskedLine}}
+		msg := fmt.Sprintf("%d entries have bits set behind the length of the prefix; they count as the whole prefix", masked)
+		warnings = []Warning{{firstMasked, msg, firstMaskedLine}}
 	}
 	return prefixes, warnings, nil
 }
@@ -130,7 +131,7 @@ func setPosition(path string, number int, line []byte) model.Position {
 }
 
 func text(line []byte) string {
-	return strings.TrimSuffix(string(line), "\r")
+	return shownLine(strings.TrimSuffix(string(line), "\r"))
 }
 
 // parseEntry4 reads what nearly all entries of nearly all lists are, a.b.c.d or a.b.c.d/n, without garbage. ok is

@@ -7,7 +7,7 @@ import (
 
 // didYouMean names the known word that is closest to a wrong one; "" if none is close.
 func didYouMean(word string, known []string) string {
-	best, bestDistance := "", 1+min(len(word)/3, 2)
+	best, bestDistance := "", min(len(word)/3, 2)
 	for _, candidate := range known {
 		if d := distance(strings.ToLower(word), candidate, bestDistance); d <= bestDistance && (best == "" || d < bestDistance) {
 			best, bestDistance = candidate, d
