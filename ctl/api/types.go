@@ -91,6 +91,7 @@ type FlowTotals struct {
 	Created           uint64 `json:"created"`
 	Evicted           uint64 `json:"evicted"`            // one-packet records that gave way, packets
 	Refused           uint64 `json:"refused"`            // packets that found no room
+	Attributed        uint64 `json:"attributed"`         // packets of the records, those behind the table too
 	Unattributed      uint64 `json:"unattributed"`       // packets without a record: evicted + refused
 	UnattributedBytes uint64 `json:"unattributed_bytes"` // IP bytes
 	Accounted         uint64 `json:"accounted"`          // packets that reached flow accounting
@@ -115,7 +116,7 @@ func (f Fill) Ratio() float64 {
 // Rule is one rule and its counters.
 type Rule struct {
 	Name    string         `json:"name"`
-	Match   string         `json:"match"` // as rule.Format writes it; empty matches everything
+	Match   string         `json:"match"` // as rule.FormatCondition writes it, joined by commas; empty matches everything
 	Action  model.Action   `json:"action"`
 	Packets uint64         `json:"packets"` // matched
 	Bytes   uint64         `json:"bytes"`   // matched

@@ -22,17 +22,20 @@ type Totals struct {
 	Evicted      Count // one-packet flows that gave way to others
 	Refused      Count // flows that found no room
 	Lost         Count // flows that the kernel threw out of the LRU map
-	Unattributed Count // the three together: packets of no flow that can be shown
+	Dropped      Count // left in a table that was replaced by one of another size
+	Unattributed Count // the four together: packets of no flow that can be shown
 	Created      uint64
 	Sent         Count // seen at tc egress; bytes are frame lengths
 }
 
 // Count is packets and their bytes.
 type Count struct {
-	Packets, Bytes uint64
+	Packets uint64 `json:"packets"`
+	Bytes   uint64 `json:"bytes"`
 }
 
-func (c Count) plus(other Count) Count {
+// Plus adds.
+func (c Count) Plus(other Count) Count {
 	return Count{c.Packets + other.Packets, c.Bytes + other.Bytes}
 }
 
@@ -41,12 +44,14 @@ func (c Count) minus(other Count) Count {
 	return Count{c.Packets - min(c.Packets, other.Packets), c.Bytes - min(c.Bytes, other.Bytes)}
 }
 
-// Total sweeps the tables and closes the account with the counters of the programs, summed over CPUs.
-func Total(tables []*Table, counters abi.FlowTotals) (Totals, error) {
+// Total sweeps the tables and closes the account with the counters of the programs, summed over CPUs, and with what is
+// known to have been dropped.
+func Total(tables []*Table, counters abi.FlowTotals, dropped Count) (Totals, error) {
 	t := Totals{
 		Accounted: Count{counters.Accounted, counters.AccountedBytes},
 		Evicted:   Count{counters.Evicted, counters.EvictedBytes},
 		Refused:   Count{counters.Refused, counters.RefusedBytes},
+		Dropped:   dropped,
 		Created:   counters.Created,
 		Sent:      Count{counters.Sent, counters.SentBytes},
 	}
@@ -67,6 +72,16 @@ func Total(tables []*Table, counters abi.FlowTotals) (Totals, error) {
 	t.Lost = Count{counters.Spilled, counters.SpilledBytes}.
 		minus(Count{counters.Returned, counters.ReturnedBytes}).
 		minus(Count{t.LRU.Packets, t.LRU.Bytes})
-	t.Unattributed = t.Evicted.plus(t.Refused).plus(t.Lost)
+	t.Unattributed = t.Evicted.Plus(t.Refused).Plus(t.Lost).Plus(t.Dropped)
 	return t, nil
+}
+
+// Array adds up what is in the array, without the LRU map.
+func (t *Table) Array() Count {
+	var sum Sum
+	t.sweepArray(func(record *abi.FlowRecord, _ *words) bool {
+		sum.add(&record.Value)
+		return true
+	})
+	return Count{sum.Packets, sum.Bytes}
 }

@@ -1,0 +1,227 @@
+package daemon
+
+import (
+	"errors"
+	"fmt"
+	"math"
+	"slices"
+	"sync"
+	"time"
+
+	"gardu/ctl/compile"
+	"gardu/ctl/lb/health"
+	"gardu/ctl/model"
+	"gardu/ctl/netdev"
+	"gardu/ctl/reconcile"
+)
+
+const (
+	// hopPatience is how long a change waits for the neighbours of new backends to answer.
+	hopPatience = 300 * time.Millisecond
+	hopPause    = 10 * time.Millisecond
+	// hopEvery is how often all ways are looked at, whether or not the kernel told of a change.
+	hopEvery = 10 * time.Second
+)
+
+// hops are the ways to the backends, by backend id.
+type hops struct {
+	mu   sync.Mutex
+	byID map[uint16]way
+}
+
+// way is what was found about the way to one backend.
+type way struct {
+	hop netdev.Hop
+	mac [6]byte // the last that was known of this neighbour
+	err error
+}
+
+// find looks the way up, and has the kernel resolve it and keep it resolved. A neighbour that is silent for now
+// keeps the address that it had.
+func (d *Daemon) find(backend compile.Backend) way {
+	hop, err := d.netdev.NextHop(backend.Address)
+	d.hops.mu.Lock()
+	defer d.hops.mu.Unlock()
+	before := d.hops.byID[backend.ID]
+	next := way{hop: hop, err: err, mac: hop.DstMAC}
+	if errors.Is(err, netdev.ErrUnresolved) && before.hop.Ifindex == hop.Ifindex && before.hop.Neighbour == hop.Neighbour {
+		next.mac = before.mac
+	}
+	if err == nil || errors.Is(err, netdev.ErrUnresolved) {
+		if keep := d.netdev.Keep(hop); keep != nil && next.err == nil {
+			d.log.Debug("next hop is not kept resolved", "backend", name(backend), "error", keep)
+		}
+	}
+	if d.hops.byID == nil {
+		d.hops.byID = map[uint16]way{}
+	}
+	d.hops.byID[backend.ID] = next
+	return next
+}
+
+// known is the way as the data plane takes it.
+func (w way) known() reconcile.Hop {
+	if w.err != nil && !errors.Is(w.err, netdev.ErrUnresolved) {
+		return reconcile.Hop{}
+	}
+	return reconcile.Hop{
+		Ifindex: uint32(w.hop.Ifindex),
+		DstMAC:  w.mac,
+		SrcMAC:  w.hop.SrcMAC,
+		MTU:     uint16(min(w.hop.MTU, math.MaxUint16)),
+		Source:  w.hop.Source,
+	}
+}
+
+func name(backend compile.Backend) string { return backend.ServiceName + "/" + backend.Name }
+
+// resolveHops finds the ways to backends that are about to be used. It waits a little for those that are new.
+func (d *Daemon) resolveHops(backends []compile.Backend) {
+	var waiting []compile.Backend
+	for _, backend := range backends {
+		_, known := d.way(backend.ID)
+		if w := d.find(backend); !known && errors.Is(w.err, netdev.ErrUnresolved) {
+			waiting = append(waiting, backend)
+		}
+	}
+	for deadline := time.Now().Add(hopPatience); len(waiting) > 0 && time.Now().Before(deadline); {
+		time.Sleep(hopPause)
+		waiting = slices.DeleteFunc(waiting, func(backend compile.Backend) bool {
+			return !errors.Is(d.find(backend).err, netdev.ErrUnresolved)
+		})
+	}
+}
+
+func (d *Daemon) way(id uint16) (way, bool) {
+	d.hops.mu.Lock()
+	defer d.hops.mu.Unlock()
+	w, ok := d.hops.byID[id]
+	return w, ok
+}
+
+// syncHops looks again at the ways that may have changed.
+func (d *Daemon) syncHops(dirty changes) {
+	for _, backend := range d.current.Load().tables.Backends {
+		before, known := d.way(backend.ID)
+		if known && !dirty.concerns(before.hop) {
+			continue
+		}
+		w := d.find(backend)
+		if state := w.known(); (w.err == nil) != (before.err == nil) {
+			d.log.Info("next hop changed", "backend", name(backend), "interface", state.Ifindex, "resolved", w.err == nil, "error", w.err)
+		}
+		d.pushHop(backend, w)
+	}
+}
+
+// pushHop tells the data plane. What fails is tried again with the next look.
+func (d *Daemon) pushHop(backend compile.Backend, w way) {
+	err := d.reconciler.SetHop(backend.ID, w.known())
+	d.faults.set("next hop of "+name(backend), err)
+}
+
+// forgetHops tells the data plane the ways that were just found, and lets go of neighbours that no backend needs any more.
+func (d *Daemon) forgetHops(backends []compile.Backend) {
+	used := map[uint16]bool{}
+	neighbours := map[netdev.Event]bool{}
+	for _, backend := range backends {
+		used[backend.ID] = true
+		w, _ := d.way(backend.ID)
+		neighbours[netdev.Event{Ifindex: w.hop.Ifindex, Address: w.hop.Neighbour}] = true
+		d.pushHop(backend, w)
+	}
+	d.hops.mu.Lock()
+	defer d.hops.mu.Unlock()
+	for id, w := range d.hops.byID {
+		if used[id] {
+			continue
+		}
+		delete(d.hops.byID, id)
+		if !neighbours[netdev.Event{Ifindex: w.hop.Ifindex, Address: w.hop.Neighbour}] {
+			d.release(w)
+		}
+	}
+}
+
+// releaseHops lets go of all neighbours.
+func (d *Daemon) releaseHops() {
+	d.hops.mu.Lock()
+	defer d.hops.mu.Unlock()
+	for _, w := range d.hops.byID {
+		d.release(w)
+	}
+}
+
+func (d *Daemon) release(w way) {
+	if !w.hop.Neighbour.IsValid() {
+		return
+	}
+	if err := d.netdev.Release(w.hop); err != nil {
+		d.log.Debug("neighbour not released", "neighbour", w.hop.Neighbour, "error", err)
+	}
+}
+
+// startState is the state of a backend that is new to the data plane: up until a check says otherwise.
+func (d *Daemon) startState(backend compile.Backend) reconcile.State {
+	w, _ := d.way(backend.ID)
+	return reconcile.State{Hop: w.known()}
+}
+
+// knownHealth is what the daemon before this one knew of a backend.
+func (d *Daemon) knownHealth(service, backend string) health.State {
+	for _, b := range d.current.Load().tables.Backends {
+		if b.ServiceName != service || b.Name != backend || !d.inherited[b.ID] {
+			continue
+		}
+		if state, ok := d.reconciler.State(b.ID); ok && state.Down {
+			return health.Down
+		}
+		return health.Up
+	}
+	return health.Unknown
+}
+
+// healthChanged is told of each transition.
+func (d *Daemon) healthChanged(change health.Change) {
+	log := d.log.Info
+	if change.To == health.Down {
+		log = d.log.Warn
+	}
+	log("backend "+change.To.String(), "backend", change.Target.Service+"/"+change.Target.Backend, "was", change.From.String(), "why", change.Why)
+	for _, b := range d.current.Load().tables.Backends {
+		if b.ServiceName == change.Target.Service && b.Name == change.Target.Backend && b.Address == change.Target.Address.Addr() {
+			d.setUp(b, change.To != health.Down)
+		}
+	}
+}
+
+// syncHealth makes the data plane agree with the checks: after a change of the snapshot, and after a failed write.
+func (d *Daemon) syncHealth() {
+	for _, b := range d.current.Load().tables.Backends {
+		result, checked := d.health.Result(b.ServiceName, b.Name)
+		up := !checked || result.State != health.Down
+		if state, ok := d.reconciler.State(b.ID); ok && state.Down == up {
+			d.setUp(b, up)
+		}
+	}
+}
+
+func (d *Daemon) setUp(backend compile.Backend, up bool) {
+	err := d.reconciler.SetUp(backend.ID, up)
+	d.faults.set("state of "+name(backend), err)
+	if err != nil {
+		d.log.Error("backend state not written; it is tried again", "backend", name(backend), "up", up, "error", err)
+	}
+}
+
+// registerCheck lets the answers to a health check through the filter.
+func (d *Daemon) registerCheck(conn health.Conn) (release func(), err error) {
+	if err := d.plane.AddHealthFlow(conn.Local, conn.Remote, model.ProtoTCP); err != nil {
+		return nil, err
+	}
+	return func() {
+		if err := d.plane.RemoveHealthFlow(conn.Local, conn.Remote, model.ProtoTCP); err != nil {
+			d.log.Warn("health check not forgotten", "check", fmt.Sprintf("%s > %s", conn.Local, conn.Remote), "error", err)
+		}
+	}, nil
+}

@@ -1,0 +1,275 @@
+package daemon
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"path/filepath"
+	"slices"
+	"time"
+
+	"gardu/ctl/api"
+	"gardu/ctl/compile"
+	"gardu/ctl/config"
+	"gardu/ctl/lb/health"
+	"gardu/ctl/model"
+	"gardu/ctl/reconcile"
+)
+
+// candidate is a snapshot that may be put in force.
+type candidate struct {
+	snapshot *model.Snapshot
+	warnings []config.Warning
+	digest   string
+	name     string // of the file it came from
+	text     []byte // of that file
+	read     time.Time
+}
+
+// compiled is what a candidate becomes.
+type compiled struct {
+	ids    compile.IDs
+	reused compile.Reused
+	tables *compile.Tables
+	max    int // flows expected
+}
+
+// flowsMax is 0 without flow accounting.
+func (c compiled) flowsMax() int {
+	if !c.tables.Features.Flows {
+		return 0
+	}
+	return c.max
+}
+
+// applied is what is in force. It is never changed.
+type applied struct {
+	candidate
+	compiled
+	revision uint64
+	at       time.Time
+	rules    map[uint32]string // names of ids, also of those that are away
+	services map[uint16]string
+}
+
+func dirOf(file string) string { return filepath.Dir(file) }
+
+// parse reads a configuration.
+func (d *Daemon) parse(name string, text []byte, dir string) (candidate, error) {
+	read := time.Now()
+	snapshot, warnings, err := config.Parse(name, text, dir)
+	if err != nil {
+		return candidate{}, err
+	}
+	sum, err := digest(snapshot)
+	if err != nil {
+		return candidate{}, err
+	}
+	return candidate{snapshot: snapshot, warnings: warnings, digest: sum, name: name, text: text, read: read}, nil
+}
+
+// compile turns a candidate into tables, with the ids that are in use.
+func (d *Daemon) compile(c candidate) (compiled, error) {
+	ids, reused, err := d.saved.IDs.Assign(c.snapshot)
+	if err != nil {
+		return compiled{}, err
+	}
+	tables, err := compile.Compile(c.snapshot, ids)
+	if err != nil {
+		return compiled{}, err
+	}
+	return compiled{ids: ids, reused: reused, tables: tables, max: c.snapshot.Flows.Max}, nil
+}
+
+// have is what the daemon before this one left in the kernel.
+func (d *Daemon) have() reconcile.Have {
+	have := reconcile.Have{
+		Features: d.plane.Features(),
+		FlowsMax: d.plane.FlowsMax(),
+		Rings:    map[uint32]compile.Ring{},
+		Backends: map[uint16]compile.Backend{},
+	}
+	for _, ring := range d.saved.Rings {
+		have.Rings[ring.ID] = ring
+	}
+	for _, backend := range d.saved.Backends {
+		have.Backends[backend.ID] = backend
+	}
+	return have
+}
+
+// Apply replaces the snapshot, all or nothing.
+func (d *Daemon) Apply(_ context.Context, request api.ApplyRequest) (api.ApplyResult, error) {
+	result, err := d.apply(request.Name, []byte(request.YAML), request.Dir, request.Check)
+	if err == nil && result.Changed && !request.Check {
+		d.log.Info("applied", "configuration", request.Name, "revision", result.Revision)
+	}
+	return result, err
+}
+
+func (d *Daemon) apply(name string, text []byte, dir string, check bool) (api.ApplyResult, error) {
+	next, err := d.parse(name, text, dir)
+	if err != nil {
+		return api.ApplyResult{}, err
+	}
+	d.changing.Lock()
+	defer d.changing.Unlock()
+	if err := d.checkInterfaces(next); err != nil {
+		return api.ApplyResult{}, err
+	}
+	now := d.current.Load()
+	result := api.ApplyResult{
+		Revision: now.revision,
+		Changed:  next.digest != now.digest || !sameLists(next.snapshot, now.snapshot),
+		Warnings: api.Warnings(next.warnings),
+		Rules:    len(next.snapshot.Filter.Rules),
+		Sets:     len(next.snapshot.Sets),
+		Services: len(next.snapshot.Services),
+	}
+	if next.digest != now.digest {
+		result.Revision++
+	}
+	if !result.Changed && !check {
+		return result, nil
+	}
+	tables, err := d.compile(next)
+	if err != nil {
+		return api.ApplyResult{}, limited(err)
+	}
+	if check {
+		return result, nil
+	}
+	return result, d.commit(next, tables)
+}
+
+// limited tells a snapshot that is too large from a failure of ours.
+func limited(err error) error {
+	if limit, ok := errors.AsType[*compile.LimitError](err); ok {
+		return api.NewProblem(api.CodeConfig, "%v", limit)
+	}
+	return err
+}
+
+// commit puts a candidate in force, all or nothing. changing is held, or nobody else is there yet.
+func (d *Daemon) commit(next candidate, c compiled) error {
+	if err := d.beforeResize(c.flowsMax()); err != nil {
+		return err
+	}
+	restore, err := d.attachAll(next.snapshot.Interfaces)
+	if err != nil {
+		return errors.Join(err, restore())
+	}
+	saved := d.saved
+	promise := saved // what may be in the kernel from here on
+	promise.IDs = c.ids
+	promise.Rings, promise.Backends = union(d.reconciler.Have(), c.tables)
+	if err := promise.save(d.options.StateDir); err != nil {
+		return errors.Join(err, restore())
+	}
+	d.resolveHops(c.tables.Backends)
+	err = d.reconciler.Apply(reconcile.Want{Tables: c.tables, FlowsMax: c.flowsMax(), Reused: c.reused}, d.startState)
+	untidy, _ := errors.AsType[*reconcile.UntidyError](err)
+	if err != nil && untidy == nil {
+		return errors.Join(err, restore(), saved.save(d.options.StateDir))
+	}
+	if untidy != nil {
+		d.log.Warn("applied, with remains", "error", untidy)
+		d.faults.set("tidy up", untidy)
+	} else {
+		d.faults.set("tidy up", nil)
+	}
+	d.adopt(next, c)
+	return nil
+}
+
+// adopt is what follows a commit. Nothing in it can go wrong for a packet.
+func (d *Daemon) adopt(next candidate, c compiled) {
+	now := &applied{candidate: next, compiled: c, revision: d.saved.Revision, at: d.saved.Applied,
+		rules: turn(c.ids.Rules), services: turn(c.ids.Services)}
+	if next.digest != d.saved.Digest {
+		now.revision, now.at = d.saved.Revision+1, time.Now()
+	}
+	d.saved.IDs, d.saved.Revision, d.saved.Applied = c.ids, now.revision, now.at
+	d.saved.Digest, d.saved.Config = next.digest, next.name
+	d.saved.Rings, d.saved.Backends = union(d.reconciler.Have(), c.tables)
+	err := d.saved.save(d.options.StateDir)
+	d.faults.set("save state", err)
+	if err != nil {
+		d.log.Error("state not saved: the next daemon will know less", "error", err)
+	}
+	d.current.Store(now)
+	d.detachOthers(next.snapshot.Interfaces)
+	d.health.Set(health.Targets(next.snapshot), d.knownHealth)
+	d.syncHealth()
+	d.forgetHops(c.tables.Backends)
+	d.inherited = nil
+	d.lists.follow(next.snapshot.Sets, next.read)
+}
+
+// union lists the rings and backends that are in the kernel, or will be.
+func union(have reconcile.Have, tables *compile.Tables) ([]compile.Ring, []compile.Backend) {
+	for _, ring := range tables.Rings {
+		have.Rings[ring.ID] = ring
+	}
+	for _, backend := range tables.Backends {
+		have.Backends[backend.ID] = backend
+	}
+	return byID(have.Rings), byID(have.Backends)
+}
+
+func byID[K uint16 | uint32, V any](m map[K]V) []V {
+	values := make([]V, 0, len(m))
+	for _, id := range slices.Sorted(maps.Keys(m)) {
+		values = append(values, m[id])
+	}
+	return values
+}
+
+// turn maps ids to names.
+func turn[K uint16 | uint32](ids map[string]K) map[K]string {
+	names := make(map[K]string, len(ids))
+	for name, id := range ids {
+		names[id] = name
+	}
+	return names
+}
+
+func sorted(texts []string) []string {
+	slices.Sort(texts)
+	return texts
+}
+
+// checkInterfaces finds the interfaces that a candidate names and that don't exist, all of them. One that was there
+// before may be away for now: it is attached when it comes back.
+func (d *Daemon) checkInterfaces(c candidate) error {
+	known := d.links.names()
+	var wrong config.Errors
+	for _, want := range c.snapshot.Interfaces {
+		err := d.exists(want.Name)
+		if err == nil || known[want.Name] {
+			continue
+		}
+		wrong = append(wrong, &config.Error{
+			Pos:     want.Pos,
+			Msg:     fmt.Sprintf("interface %s: %v", want.Name, err),
+			Allowed: d.interfaceNames(),
+			Line:    line(c.text, want.Pos.Line),
+		})
+	}
+	if wrong == nil {
+		return nil
+	}
+	return wrong
+}
+
+// line is one line of a text, counted from 1.
+func line(text []byte, number int) string {
+	for i, line := range bytes.Split(text, []byte("\n")) {
+		if i == number-1 {
+			return string(bytes.TrimSuffix(line, []byte("\r")))
+		}
+	}
+	return ""
+}

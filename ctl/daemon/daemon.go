@@ -1,0 +1,335 @@
+package daemon
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"os"
+	"os/signal"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"time"
+
+	"gardu/ctl/api"
+	"gardu/ctl/config"
+	"gardu/ctl/dataplane"
+	"gardu/ctl/flow"
+	"gardu/ctl/lb/health"
+	"gardu/ctl/netdev"
+	"gardu/ctl/reconcile"
+)
+
+// Options say how to run. Only Config is required.
+type Options struct {
+	Config       string       // file; SIGHUP reads it again
+	BPFDir       string       // where everything in the kernel is pinned; dataplane.DefaultDir when empty
+	StateDir     string       // DefaultStateDir when empty
+	Socket       string       // of the API; what the configuration says when empty
+	Version      string       // for status
+	KeepAttached bool         // at the end, leave the data plane at work for the next run
+	Replace      bool         // take foreign XDP programs off
+	Log          *slog.Logger // slog.Default when nil
+}
+
+type reconciler = reconcile.Reconciler[*dataplane.Table, dataplane.Tables]
+
+// Daemon is a running gardu. It answers the API as an api.Engine.
+type Daemon struct {
+	options Options
+	log     *slog.Logger
+	started time.Time
+
+	plane      *dataplane.Dataplane
+	netdev     *netdev.Handle
+	reconciler *reconciler
+	health     *health.Checker
+	listener   net.Listener
+	events     <-chan netdev.Event
+
+	changing sync.Mutex              // one change of the snapshot or of attachments at a time
+	saved    state                   // guarded by changing
+	resized  time.Time               // guarded by changing: when the flow table got another size; zero: it has had it for long
+	current  atomic.Pointer[applied] // what is in force; never nil once started
+
+	inherited map[uint16]bool // backends that the daemon before this one knew; until the first commit
+
+	links   interfaces
+	hops    hops
+	lists   lists
+	totals  totalsCache
+	dropped atomic.Pointer[flow.Count] // packets of flow tables that others replaced
+	faults  faults
+}
+
+var _ api.Engine = (*Daemon)(nil)
+
+// Run loads the configuration, puts it in force, and serves until ctx ends. Then it takes everything off the
+// interfaces and out of the kernel, unless KeepAttached. SIGHUP reads the configuration again.
+//
+// What a daemon that died left in the kernel goes on while Run takes over. Errors before that touch nothing:
+// config.Errors, *dataplane.LockedError (another daemon), *dataplane.VersionError, *dataplane.KernelError,
+// api.ErrInUse.
+func Run(ctx context.Context, options Options) error {
+	ctx, stop := context.WithCancel(ctx)
+	defer stop()
+	reload := make(chan os.Signal, 1)
+	signal.Notify(reload, syscall.SIGHUP)
+	defer signal.Stop(reload)
+
+	d := newDaemon(options)
+	if err := d.start(ctx); err != nil {
+		return err
+	}
+	if err := notify("READY=1"); err != nil {
+		d.log.Warn("service manager not told that gardu is ready", "error", err)
+	}
+	err := d.serve(ctx, stop, reload)
+	if err := notify("STOPPING=1"); err != nil {
+		d.log.Warn("service manager not told that gardu ends", "error", err)
+	}
+	return errors.Join(err, d.end())
+}
+
+func newDaemon(options Options) *Daemon {
+	if options.BPFDir == "" {
+		options.BPFDir = dataplane.DefaultDir
+	}
+	if options.StateDir == "" {
+		options.StateDir = DefaultStateDir
+	}
+	if options.Log == nil {
+		options.Log = slog.Default()
+	}
+	return &Daemon{options: options, log: options.Log, started: time.Now()}
+}
+
+// start brings the data plane up. When it fails, a data plane that was there before is as it was, and one that wasn't
+// is gone again.
+func (d *Daemon) start(ctx context.Context) (err error) {
+	text, err := os.ReadFile(d.options.Config)
+	if err != nil {
+		return fmt.Errorf("read configuration: %w", err)
+	}
+	first, err := d.parse(d.options.Config, text, dirOf(d.options.Config))
+	if err != nil {
+		return err
+	}
+	if d.netdev, err = netdev.Open(); err != nil {
+		return err
+	}
+	fresh := false
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, d.abandon(fresh))
+		}
+	}()
+	if d.saved, err = loadState(d.options.StateDir); err != nil {
+		return err
+	}
+	next, err := d.compile(first)
+	if err != nil {
+		return err
+	}
+	if d.listener, err = api.Listen(d.socket(first)); err != nil {
+		return err
+	}
+	d.plane, err = dataplane.Open(dataplane.Options{
+		Dir:      d.options.BPFDir,
+		Features: next.tables.Features,
+		FlowsMax: next.flowsMax(),
+		Netlink:  d.netdev,
+		Log:      d.log,
+	})
+	if err != nil {
+		return err
+	}
+	generation, _ := d.plane.Current()
+	if fresh = generation == 0; fresh { // counters begin anew
+		d.saved.Rings, d.saved.Backends, d.saved.Dropped = nil, nil, flow.Count{}
+	}
+	dropped := d.saved.Dropped
+	d.dropped.Store(&dropped)
+	if d.reconciler, err = reconcile.New[*dataplane.Table](d.plane, generation, d.have()); err != nil {
+		return err
+	}
+	d.inherited = map[uint16]bool{}
+	for id := range d.reconciler.Have().Backends {
+		d.inherited[id] = true
+	}
+	d.takeOverLinks()
+	d.health = health.New(health.Options{Register: d.registerCheck, Changed: d.healthChanged})
+	if d.events, err = netdev.Watch(ctx); err != nil { // before the first look, so that nothing is missed between
+		return err
+	}
+	if err := d.checkInterfaces(first); err != nil {
+		return err
+	}
+	if err := d.commit(first, next); err != nil {
+		return err
+	}
+	if generation != 0 {
+		d.log.Info("took over a data plane at work", "generation", generation, "interfaces", len(d.plane.Attachments()))
+	}
+	return nil
+}
+
+// socket is where the API is served.
+func (d *Daemon) socket(c candidate) string {
+	switch {
+	case d.options.Socket != "":
+		return d.options.Socket
+	case c.snapshot.API.Socket != "":
+		return c.snapshot.API.Socket
+	default:
+		return api.DefaultSocket
+	}
+}
+
+// abandon closes what start opened.
+func (d *Daemon) abandon(fresh bool) error {
+	var errs []error
+	if d.listener != nil {
+		errs = append(errs, d.listener.Close())
+	}
+	if d.plane != nil {
+		errs = append(errs, d.plane.Close())
+		if fresh {
+			errs = append(errs, dataplane.Remove(d.options.BPFDir, d.netdev))
+		}
+	}
+	d.netdev.Close()
+	return errors.Join(errs...)
+}
+
+// serve runs what runs beside the packets, until ctx ends or one of them fails.
+func (d *Daemon) serve(ctx context.Context, stop context.CancelFunc, reload <-chan os.Signal) error {
+	parts := []func(context.Context) error{
+		func(ctx context.Context) error { return api.Serve(ctx, d.listener, d, d.log) },
+		d.health.Run,
+		func(ctx context.Context) error { return d.watchConfig(ctx, reload) },
+		d.watchNetwork,
+		d.housekeep,
+	}
+	var running sync.WaitGroup
+	errs := make([]error, len(parts))
+	for i, part := range parts {
+		running.Go(func() {
+			defer stop()
+			errs[i] = part(ctx)
+		})
+	}
+	d.log.Info("serving", "socket", d.socket(d.current.Load().candidate), "revision", d.current.Load().revision,
+		"generation", d.reconciler.Generation())
+	running.Wait()
+	return errors.Join(errs...)
+}
+
+// end leaves the data plane at work, or takes it off without a trace.
+func (d *Daemon) end() error {
+	defer d.netdev.Close()
+	if d.options.KeepAttached {
+		d.log.Info("ending; the data plane goes on")
+		return d.plane.Close()
+	}
+	d.log.Info("ending; detaching")
+	d.releaseHops()
+	return errors.Join(d.plane.DetachAll(), d.plane.Close(), dataplane.Remove(d.options.BPFDir, d.netdev))
+}
+
+// watchConfig reads the configuration again on SIGHUP, and set files when they change.
+func (d *Daemon) watchConfig(ctx context.Context, reload <-chan os.Signal) error {
+	ticker := time.NewTicker(listPoll)
+	defer ticker.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-reload:
+			d.reload()
+		case <-ticker.C:
+			d.rereadLists()
+		}
+	}
+}
+
+// reload is SIGHUP.
+func (d *Daemon) reload() {
+	text, err := os.ReadFile(d.options.Config)
+	var result api.ApplyResult
+	if err == nil {
+		result, err = d.apply(d.options.Config, text, dirOf(d.options.Config), false)
+	}
+	d.faults.set("reload", err)
+	if err != nil {
+		d.log.Error("configuration not applied; the one before stays in force", "file", d.options.Config, "error", err)
+		return
+	}
+	d.log.Info("configuration read again", "file", d.options.Config, "revision", result.Revision, "changed", result.Changed)
+}
+
+// housekeepEvery is how often blocks that have expired are removed, and a flow table that was resized is looked at.
+const housekeepEvery = 5 * time.Second
+
+func (d *Daemon) housekeep(ctx context.Context) error {
+	ticker := time.NewTicker(housekeepEvery)
+	defer ticker.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-ticker.C:
+		}
+		expired, err := d.plane.ExpireBlocks()
+		d.faults.set("expire blocks", err)
+		for _, block := range expired {
+			d.log.Info("block expired", "prefix", block.Prefix, "packets", block.Packets)
+		}
+		d.faults.set("finish resize of the flow table", d.finishResize())
+	}
+}
+
+// faults are errors of what runs by itself, by what was tried, until it succeeds.
+type faults struct {
+	mu   sync.Mutex
+	errs map[string]error
+}
+
+// set records how an attempt ended.
+func (f *faults) set(tried string, err error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.errs == nil {
+		f.errs = map[string]error{}
+	}
+	if err == nil {
+		delete(f.errs, tried)
+		return
+	}
+	f.errs[tried] = err
+}
+
+// all returns them as text, sorted.
+func (f *faults) all() []string {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	texts := make([]string, 0, len(f.errs))
+	for tried, err := range f.errs {
+		texts = append(texts, fmt.Sprintf("%s: %s", tried, summary(err)))
+	}
+	return sorted(texts)
+}
+
+// summary is an error in one line: of a wrong configuration, the first mistake.
+func summary(err error) string {
+	if wrong, ok := errors.AsType[config.Errors](err); ok && len(wrong) > 0 {
+		first := fmt.Sprintf("%s: %s", wrong[0].Pos, wrong[0].Msg)
+		if len(wrong) > 1 {
+			return fmt.Sprintf("%s, and %d more", first, len(wrong)-1)
+		}
+		return first
+	}
+	return err.Error()
+}

@@ -1,0 +1,201 @@
+package daemon
+
+import (
+	"context"
+	"fmt"
+	"strings"
+	"sync"
+	"time"
+
+	"gardu/ctl/abi"
+	"gardu/ctl/api"
+	"gardu/ctl/dataplane"
+	"gardu/ctl/flow"
+	"gardu/ctl/rule"
+)
+
+// readFlows calls read with the flow tables: the one in use, and after it the one before while a resize isn't finished.
+func (d *Daemon) readFlows(read func([]*flow.Table) error) error {
+	return d.plane.ReadFlows(func(memory []dataplane.FlowTable) error {
+		tables := make([]*flow.Table, len(memory))
+		for i, m := range memory {
+			var err error
+			if tables[i], err = flow.NewTable(m.Memory, m.LRU); err != nil {
+				return err
+			}
+		}
+		return read(tables)
+	})
+}
+
+// Flows gives every flow of the table, both directions joined.
+func (d *Daemon) Flows(ctx context.Context, yield func(api.Flow) error) error {
+	kernel, hz, err := d.plane.Clock()
+	if err != nil {
+		return err
+	}
+	clock := flow.NewClock(kernel, hz, time.Now())
+	names := d.flowNames()
+	var stopped error
+	err = d.readFlows(func(tables []*flow.Table) error {
+		return flow.Flows(tables, clock, func(f *flow.Flow) bool {
+			if stopped = ctx.Err(); stopped == nil {
+				stopped = yield(names.flow(f))
+			}
+			return stopped == nil
+		})
+	})
+	if err != nil {
+		return err
+	}
+	return stopped
+}
+
+// flowNames are what the ids in flow records mean, as far as that is known.
+type flowNames struct {
+	*applied
+	backends   map[uint16]string
+	interfaces map[uint32]string
+}
+
+func (d *Daemon) flowNames() flowNames {
+	names := flowNames{applied: d.current.Load(), backends: map[uint16]string{}, interfaces: map[uint32]string{}}
+	for id, backend := range d.reconciler.Have().Backends {
+		names.backends[id] = backend.Name
+	}
+	for index, name := range d.linkNames() {
+		names.interfaces[uint32(index)] = name
+	}
+	return names
+}
+
+// linkNames are the interfaces of this machine by index; empty when they can't be listed.
+func (d *Daemon) linkNames() map[int]string {
+	names := map[int]string{}
+	links, err := d.netdev.Links()
+	if err != nil {
+		d.log.Warn("interfaces not listed: they are shown by number", "error", err)
+	}
+	for _, link := range links {
+		names[link.Index] = link.Name
+	}
+	return names
+}
+
+func (n flowNames) flow(f *flow.Flow) api.Flow {
+	return api.Flow{
+		Src: f.Src.Addr(), Dst: f.Dst.Addr(), Sport: f.Src.Port(), Dport: f.Dst.Port(),
+		Proto:   rule.ProtocolName(f.Proto),
+		Packets: f.Packets, Bytes: f.Bytes, PacketsReply: f.PacketsReply, BytesReply: f.BytesReply,
+		First: f.First, Last: f.Last,
+		Verdict: f.Verdict.String(), Reason: f.Reason.String(),
+		Rule: n.rules[f.Rule], Service: n.services[f.Service], Backend: n.backends[f.Backend],
+		State: flowState(f.State), Flags: tcpFlags(f.TCPFlags | f.TCPFlagsReply),
+		Interface: n.interfaceName(f.Ifindex), Vlan: f.VLAN,
+	}
+}
+
+func (n flowNames) interfaceName(ifindex uint32) string {
+	if name, ok := n.interfaces[ifindex]; ok {
+		return name
+	}
+	return fmt.Sprintf("if%d", ifindex)
+}
+
+func flowState(state abi.FlowState) string {
+	switch {
+	case state&abi.FlowStateClosed != 0:
+		return "closed"
+	case state&abi.FlowStateEstablished != 0:
+		return "established"
+	default:
+		return "new"
+	}
+}
+
+// tcpFlags are letters in the order in which a connection shows them.
+func tcpFlags(flags uint8) string {
+	var text strings.Builder
+	for _, flag := range []struct {
+		bit    uint8
+		letter byte
+	}{{0x02, 'S'}, {0x10, 'A'}, {0x08, 'P'}, {0x20, 'U'}, {0x01, 'F'}, {0x04, 'R'}, {0x40, 'E'}, {0x80, 'C'}} {
+		if flags&flag.bit != 0 {
+			text.WriteByte(flag.letter)
+		}
+	}
+	return text.String()
+}
+
+// totalsAge is how old the totals in status may be: a full table takes tens of milliseconds to add up.
+const totalsAge = time.Second
+
+// totalsCache holds the last totals of the flow table.
+type totalsCache struct {
+	mu    sync.Mutex
+	at    time.Time
+	value flow.Totals
+}
+
+// flowTotals closes the account of the flow table.
+func (d *Daemon) flowTotals() (flow.Totals, error) {
+	d.totals.mu.Lock()
+	defer d.totals.mu.Unlock()
+	if time.Since(d.totals.at) < totalsAge {
+		return d.totals.value, nil
+	}
+	counters, err := d.plane.FlowTotals()
+	if err != nil {
+		return flow.Totals{}, err
+	}
+	err = d.readFlows(func(tables []*flow.Table) (err error) {
+		d.totals.value, err = flow.Total(tables, counters, *d.dropped.Load())
+		return err
+	})
+	if err != nil {
+		return flow.Totals{}, err
+	}
+	d.totals.at = time.Now()
+	return d.totals.value, nil
+}
+
+// beforeResize makes room for another size of the flow table while the last one is not finished. changing is held.
+func (d *Daemon) beforeResize(max int) error {
+	if max == 0 || max == d.plane.FlowsMax() {
+		return nil
+	}
+	d.resized = time.Now()
+	return d.dropOldFlows()
+}
+
+// finishResize drops the flow table from before a resize once its flows have moved or are idle.
+func (d *Daemon) finishResize() error {
+	d.changing.Lock()
+	defer d.changing.Unlock()
+	if time.Since(d.resized) < d.current.Load().snapshot.Flows.Idle {
+		return nil
+	}
+	return d.dropOldFlows()
+}
+
+// dropOldFlows ends a resize. The packets of the flows that are still in the old array belong to no flow from then on;
+// those in its LRU map are missed there by themselves.
+func (d *Daemon) dropOldFlows() error {
+	if !d.plane.Resizing() {
+		return nil
+	}
+	err := d.plane.FinishResize(func(memory dataplane.FlowTable) error {
+		old, err := flow.NewTable(memory.Memory, memory.LRU)
+		if err != nil {
+			return err
+		}
+		left := d.dropped.Load().Plus(old.Array())
+		d.dropped.Store(&left)
+		return nil
+	})
+	if err != nil {
+		return err
+	}
+	d.saved.Dropped = *d.dropped.Load()
+	return d.saved.save(d.options.StateDir)
+}

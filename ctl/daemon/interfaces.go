@@ -1,0 +1,349 @@
+package daemon
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"gardu/ctl/abi"
+	"gardu/ctl/api"
+	"gardu/ctl/dataplane"
+	"gardu/ctl/model"
+	"gardu/ctl/netdev"
+)
+
+// interfaces is what is known of the interfaces that gardu sits on, or would if they were there.
+type interfaces struct {
+	mu     sync.Mutex
+	byName map[string]attached
+}
+
+// attached is one interface.
+type attached struct {
+	want    model.Interface
+	ifindex int // 0: it is not there
+	mac     [6]byte
+	why     string // the path was chosen
+	err     error  // why gardu is not on it
+}
+
+func (i *interfaces) get(name string) (attached, bool) {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	a, ok := i.byName[name]
+	return a, ok
+}
+
+func (i *interfaces) put(a attached) {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	if i.byName == nil {
+		i.byName = map[string]attached{}
+	}
+	i.byName[a.want.Name] = a
+}
+
+func (i *interfaces) forget(name string) {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	delete(i.byName, name)
+}
+
+func (i *interfaces) names() map[string]bool {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	names := map[string]bool{}
+	for name := range i.byName {
+		names[name] = true
+	}
+	return names
+}
+
+// takeOverLinks learns where the daemon before this one was attached.
+func (d *Daemon) takeOverLinks() {
+	for _, a := range d.plane.Attachments() {
+		d.links.put(attached{want: model.Interface{Name: a.Name, Path: a.Want, Egress: a.Egress}, ifindex: a.Ifindex})
+	}
+}
+
+// exists says whether there is an interface of that name.
+func (d *Daemon) exists(name string) error {
+	_, err := d.netdev.Link(name)
+	if errors.Is(err, netdev.ErrNoLink) {
+		return netdev.ErrNoLink
+	}
+	return err
+}
+
+// interfaceNames are those that exist, for people; "" when they can't be listed.
+func (d *Daemon) interfaceNames() string {
+	links, err := d.netdev.Links()
+	if err != nil {
+		return ""
+	}
+	var names []string
+	for _, link := range links {
+		names = append(names, link.Name)
+	}
+	return strings.Join(names, ", ")
+}
+
+// attachAll attaches to every interface, or changes how gardu sits there. restore undoes what was done, and is never nil.
+// An interface that is away is no error: it is attached when it comes back.
+func (d *Daemon) attachAll(wants []model.Interface) (restore func() error, err error) {
+	var undo []func() error
+	restore = func() error {
+		var errs []error
+		for _, step := range slices.Backward(undo) {
+			errs = append(errs, step())
+		}
+		return errors.Join(errs...)
+	}
+	for _, want := range wants {
+		before, known := d.links.get(want.Name)
+		undo = append(undo, func() error {
+			if !known {
+				return d.detach(want.Name)
+			}
+			if before.ifindex == 0 {
+				d.links.put(before)
+				return nil
+			}
+			return d.attach(before.want)
+		})
+		err := d.attach(want)
+		if errors.Is(err, netdev.ErrNoLink) {
+			d.log.Warn("interface is away; gardu attaches when it is back", "interface", want.Name)
+			continue
+		}
+		if err != nil {
+			return restore, err
+		}
+	}
+	return restore, nil
+}
+
+// attach puts the programs on one interface, and remembers how that went.
+func (d *Daemon) attach(want model.Interface) error {
+	state := attached{want: want}
+	state.err = d.tryAttach(&state)
+	d.links.put(state)
+	return state.err
+}
+
+func (d *Daemon) tryAttach(state *attached) error {
+	link, err := d.netdev.Link(state.want.Name)
+	if err != nil {
+		return err
+	}
+	path := state.want.Path
+	if path == model.PathAuto {
+		path, state.why = netdev.ChoosePath(link)
+	}
+	if err := d.describeInterface(link); err != nil {
+		return err
+	}
+	a, err := d.plane.Attach(dataplane.AttachOptions{
+		Name:    link.Name,
+		Ifindex: link.Index,
+		Path:    path,
+		Egress:  state.want.Egress,
+		Replace: d.options.Replace,
+	})
+	if err != nil {
+		return err
+	}
+	state.ifindex, state.mac = link.Index, link.MAC
+	if a.Why != "" {
+		state.why = strings.TrimPrefix(state.why+"; "+a.Why, "; ")
+	}
+	if path == model.PathXDP && a.Path == model.PathXDPGeneric {
+		d.log.Warn("generic XDP instead of native: slower", "interface", link.Name, "why", a.Why)
+	}
+	return nil
+}
+
+// describeInterface tells the programs what they must know of an interface.
+func (d *Daemon) describeInterface(link netdev.Link) error {
+	return d.plane.SetInterface(link.Index, abi.Interface{Mac: link.MAC, Flags: uint8(abi.InterfaceIngress)})
+}
+
+// detach takes gardu off an interface and forgets it.
+func (d *Daemon) detach(name string) error {
+	state, _ := d.links.get(name)
+	d.links.forget(name)
+	err := d.plane.Detach(name)
+	if errors.Is(err, dataplane.ErrNotAttached) {
+		err = nil
+	}
+	if state.ifindex != 0 {
+		err = errors.Join(err, d.plane.DeleteInterface(state.ifindex))
+	}
+	return err
+}
+
+// detachOthers takes gardu off the interfaces that the snapshot doesn't name any more.
+func (d *Daemon) detachOthers(wants []model.Interface) {
+	for name := range d.links.names() {
+		if slices.ContainsFunc(wants, func(want model.Interface) bool { return want.Name == name }) {
+			continue
+		}
+		err := d.detach(name)
+		d.faults.set("detach from "+name, err)
+		if err != nil {
+			d.log.Error("interface not detached", "interface", name, "error", err)
+		} else {
+			d.log.Info("detached", "interface", name)
+		}
+	}
+}
+
+// syncLinks follows interfaces that vanished, came back, or changed their address.
+func (d *Daemon) syncLinks() {
+	d.changing.Lock()
+	defer d.changing.Unlock()
+	for _, want := range d.current.Load().snapshot.Interfaces {
+		state, _ := d.links.get(want.Name)
+		if err := d.syncLink(want, state); err != nil {
+			d.log.Error("interface not attached", "interface", want.Name, "error", err)
+		}
+	}
+}
+
+func (d *Daemon) syncLink(want model.Interface, state attached) error {
+	link, err := d.netdev.Link(want.Name)
+	switch {
+	case errors.Is(err, netdev.ErrNoLink):
+		if state.ifindex == 0 {
+			return nil
+		}
+		d.log.Warn("interface vanished; gardu attaches when it is back", "interface", want.Name)
+		d.links.put(attached{want: want, err: err})
+		return d.plane.DeleteInterface(state.ifindex)
+	case err != nil:
+		return err
+	case link.Index != state.ifindex:
+		if state.ifindex != 0 {
+			if err := d.plane.DeleteInterface(state.ifindex); err != nil {
+				return err
+			}
+		}
+		if err := d.attach(want); err != nil {
+			return err
+		}
+		d.log.Info("attached", "interface", want.Name)
+	case link.MAC != state.mac:
+		state.mac = link.MAC
+		d.links.put(state)
+		return d.describeInterface(link)
+	}
+	return nil
+}
+
+// settle is how long the network is left to change before it is looked at again: changes come in bursts.
+const settle = 20 * time.Millisecond
+
+// watchNetwork follows interfaces, routes and neighbours.
+func (d *Daemon) watchNetwork(ctx context.Context) error {
+	ticker := time.NewTicker(hopEvery)
+	defer ticker.Stop()
+	for {
+		var dirty changes
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-ticker.C:
+			dirty.routes = true
+		case event, ok := <-d.events:
+			if !ok {
+				return d.watchEnded(ctx)
+			}
+			dirty.note(event)
+			if !dirty.gather(ctx, d.events) {
+				return d.watchEnded(ctx)
+			}
+		}
+		if dirty.links {
+			d.syncLinks()
+		}
+		d.syncHops(dirty)
+	}
+}
+
+func (d *Daemon) watchEnded(ctx context.Context) error {
+	if ctx.Err() != nil {
+		return nil
+	}
+	return errors.New("watch the kernel's network settings: the kernel closed the socket")
+}
+
+// changes is what events add up to.
+type changes struct {
+	links      bool
+	routes     bool // of any backend
+	neighbours map[netdev.Event]bool
+}
+
+func (c *changes) note(event netdev.Event) {
+	switch event.Kind {
+	case netdev.LinkChanged, netdev.LinkGone, netdev.Overrun:
+		c.links, c.routes = true, true
+	case netdev.NeighbourChanged:
+		if c.neighbours == nil {
+			c.neighbours = map[netdev.Event]bool{}
+		}
+		c.neighbours[netdev.Event{Ifindex: event.Ifindex, Address: event.Address}] = true
+	default:
+		c.routes = true
+	}
+}
+
+// gather adds the events of a burst; false when there will be no more events.
+func (c *changes) gather(ctx context.Context, events <-chan netdev.Event) bool {
+	calm := time.NewTimer(settle)
+	defer calm.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return true
+		case <-calm.C:
+			return true
+		case event, ok := <-events:
+			if !ok {
+				return false
+			}
+			c.note(event)
+		}
+	}
+}
+
+// concerns says whether the way to a backend may have changed.
+func (c *changes) concerns(hop netdev.Hop) bool {
+	return c.routes || c.neighbours[netdev.Event{Ifindex: hop.Ifindex, Address: hop.Neighbour}]
+}
+
+// interfaceStatus is how gardu sits on the interfaces of the snapshot.
+func (d *Daemon) interfaceStatus(wants []model.Interface) []api.Interface {
+	inForce := map[string]dataplane.Attachment{}
+	for _, a := range d.plane.Attachments() {
+		inForce[a.Name] = a
+	}
+	list := make([]api.Interface, 0, len(wants))
+	for _, want := range wants {
+		state, _ := d.links.get(want.Name)
+		one := api.Interface{Name: want.Name, Want: want.Path, Ifindex: state.ifindex, Why: state.why}
+		if a, ok := inForce[want.Name]; ok && state.ifindex != 0 && state.err == nil {
+			one.Attached, one.Path, one.Egress = true, a.Path, a.Egress
+		} else if state.err != nil {
+			one.Error = state.err.Error()
+		} else {
+			one.Error = fmt.Sprintf("interface %s: %v", want.Name, netdev.ErrNoLink)
+		}
+		list = append(list, one)
+	}
+	return list
+}

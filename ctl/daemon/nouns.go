@@ -1,0 +1,170 @@
+package daemon
+
+import (
+	"context"
+	"fmt"
+	"net"
+	"slices"
+	"strings"
+
+	"gardu/ctl/abi"
+	"gardu/ctl/api"
+	"gardu/ctl/lb/health"
+	"gardu/ctl/model"
+
+	"gardu/ctl/rule"
+)
+
+// Rules lists the rules in the order in which they are tried.
+func (d *Daemon) Rules(context.Context) ([]api.Rule, error) {
+	now := d.current.Load()
+	counters, err := d.ruleCounters(now)
+	if err != nil {
+		return nil, err
+	}
+	rules := make([]api.Rule, len(now.snapshot.Filter.Rules))
+	for i, r := range now.snapshot.Filter.Rules {
+		conditions := make([]string, len(r.Match))
+		for j, condition := range r.Match {
+			conditions[j] = rule.FormatCondition(condition)
+		}
+		c := counters[i]
+		rules[i] = api.Rule{Name: r.Name, Match: strings.Join(conditions, ", "), Action: r.Action, Pos: r.Pos,
+			Packets: c.Packets, Bytes: c.Bytes, Decided: c.Decided, Shadow: c.Shadow}
+	}
+	return rules, nil
+}
+
+func (d *Daemon) ruleCounters(now *applied) ([]abi.RuleCounter, error) {
+	ids := make([]uint32, len(now.snapshot.Filter.Rules))
+	for i, r := range now.snapshot.Filter.Rules {
+		ids[i] = now.ids.Rules[r.Name]
+	}
+	return d.plane.RuleCounters(ids)
+}
+
+// Sets lists the sets. A set's counters are the sums over the rules that ask for it.
+func (d *Daemon) Sets(context.Context) ([]api.Set, error) {
+	now := d.current.Load()
+	counters, err := d.setCounters(now)
+	if err != nil {
+		return nil, err
+	}
+	sets := make([]api.Set, len(now.snapshot.Sets))
+	for i, s := range now.snapshot.Sets {
+		set := api.Set{Name: s.Name, Kind: "addresses", Entries: len(s.Prefixes), File: s.File, Loaded: now.read,
+			Packets: counters[s.Name].Packets, Bytes: counters[s.Name].Bytes}
+		if s.IsPorts {
+			set.Kind, set.Entries = "ports", len(s.Ports)
+		}
+		if file, ok := d.lists.get(s.Name); ok {
+			set.Loaded = file.loaded
+			if file.err != nil {
+				set.Error = file.err.Error()
+			}
+		}
+		sets[i] = set
+	}
+	return sets, nil
+}
+
+func (d *Daemon) setCounters(now *applied) (map[string]api.Counter, error) {
+	rules, err := d.ruleCounters(now)
+	if err != nil {
+		return nil, err
+	}
+	allowed, err := d.plane.RuleCounters([]uint32{uint32(abi.DeciderAllow)})
+	if err != nil {
+		return nil, err
+	}
+	sums := map[string]api.Counter{}
+	add := func(set string, c abi.RuleCounter) {
+		sum := sums[set]
+		sums[set] = api.Counter{Packets: sum.Packets + c.Packets, Bytes: sum.Bytes + c.Bytes}
+	}
+	for i, r := range now.snapshot.Filter.Rules {
+		var asked []string
+		for _, condition := range r.Match {
+			if condition.Set != "" && !slices.Contains(asked, condition.Set) {
+				asked = append(asked, condition.Set)
+				add(condition.Set, rules[i])
+			}
+		}
+	}
+	if now.snapshot.Filter.Allow != "" {
+		add(now.snapshot.Filter.Allow, allowed[0])
+	}
+	return sums, nil
+}
+
+// Services lists the services with the sums of their backends.
+func (d *Daemon) Services(ctx context.Context) ([]api.Service, error) {
+	now := d.current.Load()
+	backends, err := d.backends(now)
+	if err != nil {
+		return nil, err
+	}
+	services := make([]api.Service, len(now.snapshot.Services))
+	for i, s := range now.snapshot.Services {
+		service := api.Service{Name: s.Name, Address: s.Address, Port: port(s.Port), Proto: rule.ProtocolName(s.Proto),
+			Forward: s.Forward, Affinity: s.Affinity, Backends: len(s.Backends)}
+		for _, b := range backends {
+			if b.Service != s.Name {
+				continue
+			}
+			if b.State != health.Down.String() {
+				service.BackendsUp++
+			}
+			service.Packets, service.Bytes, service.Flows = service.Packets+b.Packets, service.Bytes+b.Bytes, service.Flows+b.Flows
+		}
+		services[i] = service
+	}
+	return services, nil
+}
+
+func port(ports model.Range) string {
+	if ports.Lo == 0 && ports.Hi == 65535 {
+		return "any"
+	}
+	return rule.FormatPortRange(ports)
+}
+
+// Backends lists the backends of all services.
+func (d *Daemon) Backends(context.Context) ([]api.Backend, error) {
+	return d.backends(d.current.Load())
+}
+
+func (d *Daemon) backends(now *applied) ([]api.Backend, error) {
+	ids := make([]uint32, len(now.tables.Backends))
+	for i, b := range now.tables.Backends {
+		ids[i] = uint32(b.ID)
+	}
+	counters, err := d.plane.BackendCounters(ids)
+	if err != nil {
+		return nil, err
+	}
+	links := d.linkNames()
+	backends := make([]api.Backend, 0, len(ids))
+	for _, s := range now.snapshot.Services {
+		for _, b := range s.Backends {
+			i := len(backends) // tables.Backends has the snapshot's order
+			one := api.Backend{Service: s.Name, Name: b.Name, Address: b.Address, Weight: b.Weight, State: health.Up.String(),
+				NextHop: d.nextHop(now.tables.Backends[i].ID, links),
+				Packets: counters[i].Packets, Bytes: counters[i].Bytes, Flows: counters[i].Flows}
+			if result, checked := d.health.Result(s.Name, b.Name); checked {
+				one.State, one.Why, one.Since = result.State.String(), result.Why, result.Since
+			}
+			backends = append(backends, one)
+		}
+	}
+	return backends, nil
+}
+
+// nextHop is the way to a backend for people; empty while it is not known.
+func (d *Daemon) nextHop(id uint16, links map[int]string) string {
+	w, _ := d.way(id)
+	if w.mac == [6]byte{} {
+		return ""
+	}
+	return fmt.Sprintf("%s %s", links[w.hop.Ifindex], net.HardwareAddr(w.mac[:]))
+}

@@ -1,0 +1,376 @@
+package daemon
+
+import (
+	"errors"
+	"fmt"
+	"net/netip"
+	"os"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"gardu/ctl/api"
+	"gardu/ctl/config"
+)
+
+func (w *world) wantEnd(code string) {
+	w.Helper()
+	select {
+	case <-w.process.Done():
+	case <-time.After(patience):
+		w.Fatal("the daemon doesn't end")
+	}
+	text := "<nil>"
+	if err := w.process.Wait(); err != nil {
+		text = err.Error()
+	}
+	if text != code {
+		w.Errorf("ended with %s, want %s", text, code)
+	}
+}
+
+func (w *world) log() string {
+	w.Helper()
+	text, err := os.ReadFile(w.path("log"))
+	w.must(err)
+	return string(text)
+}
+
+func (w *world) pinned() bool {
+	_, err := os.Stat(w.options.BPFDir)
+	return err == nil
+}
+
+func TestStartAndEnd(t *testing.T) {
+	w := newWorld(t)
+	w.write("gardu.yaml", base)
+	w.start()
+	status := w.status()
+	if status.Revision != 1 || status.Generation != 1 || len(status.Interfaces) != 2 || len(status.Warnings) != 0 {
+		t.Errorf("status: %+v", status)
+	}
+	for _, i := range status.Interfaces {
+		if !i.Attached || i.Path != "tc" || i.Ifindex == 0 {
+			t.Errorf("interface %+v", i)
+		}
+	}
+	if status.Interfaces[1].Why == "" {
+		t.Error("no reason given for the path that was chosen")
+	}
+	if !w.passes() {
+		t.Error("nothing passes")
+	}
+	w.must(w.process.Signal(syscall.SIGTERM))
+	w.wantEnd("<nil>")
+	if w.pinned() {
+		t.Errorf("%s is still there", w.options.BPFDir)
+	}
+	if _, err := os.Stat(w.options.Socket); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("the socket is still there: %v", err)
+	}
+}
+
+func TestApply(t *testing.T) {
+	w := newWorld(t)
+	w.write("gardu.yaml", base)
+	w.write("bad.set", "198.51.100.0/24\n")
+	w.start()
+
+	for i, want := range []api.ApplyResult{{Revision: 2, Changed: true, Rules: 1, Sets: 1}, {Revision: 2, Rules: 1, Sets: 1}} {
+		got, err := w.api.Apply(t.Context(), api.ApplyRequest{Name: "new.yaml", Dir: w.dir, YAML: dropping})
+		w.must(err)
+		got.Warnings = nil
+		if fmt.Sprint(got) != fmt.Sprint(want) {
+			t.Errorf("apply %d: %+v, want %+v", i, got, want)
+		}
+	}
+	if w.passes() {
+		t.Error("a packet of a bad source passes")
+	}
+	rules, err := w.api.Rules(t.Context())
+	w.must(err)
+	if len(rules) != 1 || rules[0].Decided == 0 {
+		t.Errorf("rules %+v", rules)
+	}
+	status := w.status()
+	if status.Filter.Decided == 0 || status.Filter.Reached != status.Filter.Decided+status.Filter.Default {
+		t.Errorf("filter %+v", status.Filter)
+	}
+
+	w.must(w.process.Signal(syscall.SIGHUP)) // the file still says what it said
+	w.until("the file is in force again", func() error {
+		if status := w.status(); status.Revision != 3 {
+			return fmt.Errorf("revision %d", status.Revision)
+		}
+		return nil
+	})
+	if !w.passes() {
+		t.Error("nothing passes")
+	}
+}
+
+// Whatever is wrong with a configuration, it changes nothing.
+func TestApplyRefused(t *testing.T) {
+	w := newWorld(t)
+	w.write("gardu.yaml", base)
+	w.start()
+	before := w.status()
+	for _, tc := range []struct{ name, yaml, want string }{
+		{"unknown key", base + "fliter: {}\n", "wrong.yaml:6:1: unknown key"},
+		{"interface that doesn't exist", strings.Replace(base, "out0", "out1", 1), "interface out1: no such interface"},
+		{"set file that doesn't exist", dropping, "bad.set"},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			_, err := w.api.Apply(t.Context(), api.ApplyRequest{Name: "wrong.yaml", Dir: w.dir, YAML: tc.yaml})
+			wrong, ok := errors.AsType[config.Errors](err)
+			if !ok || !strings.Contains(wrong.Error(), tc.want) {
+				t.Errorf("error %v (%T), want %q", wrong, err, tc.want)
+			}
+			after := w.status()
+			if after.Revision != before.Revision || after.Generation != before.Generation || fmt.Sprint(after.Interfaces) != fmt.Sprint(before.Interfaces) {
+				t.Errorf("before: %+v\nafter: %+v", before, after)
+			}
+		})
+	}
+	w.write("gardu.yaml", base+"fliter: {}\n")
+	w.must(w.process.Signal(syscall.SIGHUP))
+	w.until("the failure is in status", func() error {
+		if text := strings.Join(w.status().Warnings, "\n"); !strings.Contains(text, "gardu.yaml:6:1") {
+			return fmt.Errorf("warnings: %s", text)
+		}
+		return nil
+	})
+}
+
+func TestStartRefused(t *testing.T) {
+	for _, tc := range []struct{ name, yaml, want string }{
+		{"wrong configuration", "interfaces: 7\n", "gardu.yaml:1:"},
+		{"interface that doesn't exist", "interfaces: {nope0: {}}\n", "interface nope0: no such interface"},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			w := newWorld(t)
+			w.write("gardu.yaml", tc.yaml)
+			w.launch()
+			w.wantEnd("exit status 1")
+			if !strings.Contains(w.log(), tc.want) {
+				t.Errorf("log lacks %q:\n%s", tc.want, w.log())
+			}
+			if w.pinned() {
+				t.Errorf("%s is there", w.options.BPFDir)
+			}
+		})
+	}
+}
+
+func TestSecondDaemonIsRefused(t *testing.T) {
+	w := newWorld(t)
+	w.write("gardu.yaml", base)
+	w.start()
+	first := w.process
+	w.options.Socket = w.path("other")
+	w.launch()
+	w.wantEnd("exit status 1")
+	if want := fmt.Sprintf("in use by process %d", first.Pid()); !strings.Contains(w.log(), want) {
+		t.Errorf("log lacks %q:\n%s", want, w.log())
+	}
+	w.process = first
+	if !w.status().Interfaces[0].Attached {
+		t.Error("the first daemon is not attached any more")
+	}
+}
+
+// kill -9, and the next daemon goes on: same ids and counters, nothing detached in between.
+func TestTakeOver(t *testing.T) {
+	w := newWorld(t)
+	w.write("gardu.yaml", dropping)
+	w.write("bad.set", "198.51.100.0/24\n")
+	w.start()
+	if w.passes() {
+		t.Fatal("a packet of a bad source passes")
+	}
+	_, err := w.api.Block(t.Context(), []api.BlockRequest{{Prefix: netip.MustParsePrefix("203.0.113.0/24"), Why: "test"}})
+	w.must(err)
+	rules, err := w.api.Rules(t.Context())
+	w.must(err)
+	status := w.status()
+
+	w.process.Kill()
+	if w.passes() { // without a daemon
+		t.Error("the data plane stopped with the daemon")
+	}
+	w.start()
+	again, err := w.api.Rules(t.Context())
+	w.must(err)
+	if again[0].Decided <= rules[0].Decided {
+		t.Errorf("decided %d packets before, %d after more", rules[0].Decided, again[0].Decided)
+	}
+	now := w.status()
+	if now.Revision != status.Revision || now.Generation != status.Generation+1 {
+		t.Errorf("revision %d generation %d, then %d and %d", status.Revision, status.Generation, now.Revision, now.Generation)
+	}
+	blocks, err := w.api.Blocks(t.Context())
+	w.must(err)
+	if len(blocks) != 1 || blocks[0].Why != "test" {
+		t.Errorf("blocks %+v", blocks)
+	}
+}
+
+func TestKeepAttached(t *testing.T) {
+	w := newWorld(t)
+	w.options.KeepAttached = true
+	w.write("gardu.yaml", dropping)
+	w.write("bad.set", "198.51.100.0/24\n")
+	w.start()
+	w.must(w.process.Signal(syscall.SIGTERM))
+	w.wantEnd("<nil>")
+	if w.passes() {
+		t.Error("the data plane is off")
+	}
+	w.options.KeepAttached = false // so that the test leaves nothing
+	w.start()
+}
+
+// A set file that changes is in force soon, as a generation of the same revision; one that is broken changes nothing.
+func TestSetFile(t *testing.T) {
+	w := newWorld(t)
+	w.write("gardu.yaml", dropping)
+	w.write("bad.set", "203.0.113.0/24\n")
+	w.start()
+	if !w.passes() {
+		t.Fatal("nothing passes")
+	}
+	w.write("bad.set", "203.0.113.0/24\n198.51.100.0/24\n")
+	w.until("the file is read", func() error { return w.generation(2) })
+	if w.passes() {
+		t.Error("the set is not in force")
+	}
+	if status := w.status(); status.Revision != 1 {
+		t.Errorf("revision %d", status.Revision)
+	}
+	w.write("bad.set", "nonsense\n")
+	w.until("the failure is in status", func() error {
+		if text := strings.Join(w.status().Warnings, "\n"); !strings.Contains(text, "bad.set:1") {
+			return fmt.Errorf("warnings: %s", text)
+		}
+		return nil
+	})
+	sets, err := w.api.Sets(t.Context())
+	w.must(err)
+	if sets[0].Entries != 2 || sets[0].Error == "" || sets[0].Packets == 0 {
+		t.Errorf("set %+v", sets[0])
+	}
+	if w.passes() {
+		t.Error("the last good contents are not in force")
+	}
+	w.write("bad.set", "203.0.113.0/24\n")
+	w.until("the file is read", func() error { return w.generation(3) })
+	if len(w.status().Warnings) != 0 {
+		t.Errorf("warnings %q", w.status().Warnings)
+	}
+}
+
+func (w *world) generation(want uint32) error {
+	if status := w.status(); status.Generation != want {
+		return fmt.Errorf("generation %d", status.Generation)
+	}
+	return nil
+}
+
+func TestBlock(t *testing.T) {
+	w := newWorld(t)
+	w.write("gardu.yaml", base)
+	w.start()
+	prefix := netip.MustParsePrefix("198.51.100.10/32")
+	_, err := w.api.Block(t.Context(), []api.BlockRequest{{Prefix: prefix, For: api.Duration(time.Hour), Origin: "cli"}})
+	w.must(err)
+	if w.passes() {
+		t.Error("a packet of a blocked source passes")
+	}
+	blocks, err := w.api.Blocks(t.Context())
+	w.must(err)
+	if len(blocks) != 1 || blocks[0].Packets == 0 || blocks[0].Expires.IsZero() || blocks[0].Origin != "cli" {
+		t.Errorf("blocks %+v", blocks)
+	}
+	result, err := w.api.Unblock(t.Context(), []netip.Prefix{prefix, netip.MustParsePrefix("203.0.113.0/24")})
+	w.must(err)
+	if len(result.Removed) != 1 || len(result.Missing) != 1 {
+		t.Errorf("unblocked %+v", result)
+	}
+	if !w.passes() {
+		t.Error("nothing passes")
+	}
+}
+
+// An interface that vanishes is attached again when it is back.
+func TestInterfaceComesBack(t *testing.T) {
+	w := newWorld(t)
+	w.write("gardu.yaml", base)
+	w.start()
+	w.must(w.box.DeleteLink("in0"))
+	w.until("status tells", func() error {
+		if i := w.status().Interfaces[0]; i.Attached || i.Error == "" {
+			return fmt.Errorf("%+v", i)
+		}
+		return nil
+	})
+	w.connect(w.client, "198.51.100.10/24", "in0", "198.51.100.1/24")
+	w.must(w.client.AddRoute(netip.MustParsePrefix("0.0.0.0/0"), netip.MustParseAddr("198.51.100.1")))
+	w.until("it is attached again", func() error {
+		if i := w.status().Interfaces[0]; !i.Attached {
+			return fmt.Errorf("%+v", i)
+		}
+		return nil
+	})
+	before := w.status().Filter.Reached
+	if !w.passes() {
+		t.Error("nothing passes")
+	}
+	if after := w.status().Filter.Reached; after == before {
+		t.Error("nothing is judged")
+	}
+}
+
+func TestFlowsAndResize(t *testing.T) {
+	w := newWorld(t)
+	w.write("gardu.yaml", base)
+	w.start()
+	if !w.passes() {
+		t.Fatal("nothing passes")
+	}
+	count := func() (flows []api.Flow) {
+		err := w.api.Flows(t.Context(), api.FlowQuery{Filter: "dport 7777"}, func(f api.Flow) error {
+			flows = append(flows, f)
+			return nil
+		})
+		w.must(err)
+		return flows
+	}
+	flows := count()
+	if len(flows) != 1 || flows[0].Interface != "in0" || flows[0].Proto != "udp" || flows[0].Verdict != "pass" ||
+		time.Since(flows[0].Last) > time.Minute || flows[0].First.After(flows[0].Last) {
+		t.Fatalf("flows %+v", flows)
+	}
+	for _, size := range []string{"2000", "3000"} { // the second while the first resize isn't finished
+		_, err := w.api.Apply(t.Context(), api.ApplyRequest{Name: "bigger.yaml", YAML: strings.Replace(base, "1000", size, 1)})
+		w.must(err)
+		if size == "2000" && len(count()) != 1 {
+			t.Error("the flow is not seen while the table is resized")
+		}
+	}
+	w.until("the account of the third table closes", func() error {
+		f := w.status().Flows
+		if f.Max < 6000 || f.Unattributed == 0 {
+			return fmt.Errorf("%+v", f)
+		}
+		return exact(f)
+	})
+}
+
+// exact says whether every packet is accounted for.
+func exact(f api.FlowTotals) error {
+	if found := f.Attributed + f.Unattributed; found != f.Accounted {
+		return fmt.Errorf("%d packets found, %d accounted: %+v", found, f.Accounted, f)
+	}
+	return nil
+}

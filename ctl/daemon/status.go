@@ -1,0 +1,151 @@
+package daemon
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"gardu/ctl/abi"
+	"gardu/ctl/api"
+	"gardu/ctl/flow"
+	"gardu/ctl/lb/health"
+	"gardu/ctl/model"
+)
+
+// Status is the state of the whole.
+func (d *Daemon) Status(context.Context) (api.Status, error) {
+	now := d.current.Load()
+	totals, err := d.flowTotals()
+	if err != nil {
+		return api.Status{}, err
+	}
+	reasons, err := d.reasons()
+	if err != nil {
+		return api.Status{}, err
+	}
+	filter, err := d.filterTotals(now)
+	if err != nil {
+		return api.Status{}, err
+	}
+	blocks, err := d.plane.Blocks()
+	if err != nil {
+		return api.Status{}, err
+	}
+	status := api.Status{
+		Version:    d.options.Version,
+		Revision:   now.revision,
+		Generation: d.reconciler.Generation(),
+		Config:     now.name,
+		Applied:    now.at,
+		Started:    d.started,
+		Uptime:     api.Duration(time.Since(d.started).Truncate(time.Second)),
+		Interfaces: d.interfaceStatus(now.snapshot.Interfaces),
+		Reasons:    reasons,
+		Filter:     filter,
+		Flows:      flowStatus(totals),
+		Tables: []api.Fill{
+			{Name: "flows", Entries: totals.Records.Entries, Max: totals.Capacity},
+			{Name: "blocks", Entries: uint64(len(blocks)), Max: uint64(d.plane.BlocksMax())},
+			{Name: "rules", Entries: uint64(len(now.snapshot.Filter.Rules)), Max: uint64(abi.RuleIds) - uint64(abi.FirstRuleId)},
+			{Name: "sets", Entries: uint64(len(now.snapshot.Sets)), Max: uint64(abi.SetBits)},
+			{Name: "services", Entries: uint64(len(now.snapshot.Services)), Max: uint64(abi.ServiceIds) - 1},
+			{Name: "backends", Entries: uint64(len(now.tables.Backends)), Max: uint64(abi.BackendIds) - 1},
+		},
+	}
+	status.Warnings = d.warnings(now, status, totals)
+	return status, nil
+}
+
+func flowStatus(t flow.Totals) api.FlowTotals {
+	return api.FlowTotals{
+		Entries: t.Records.Entries, Max: t.Capacity, Spilled: t.LRU.Entries, Created: t.Created,
+		Evicted: t.Evicted.Packets, Refused: t.Refused.Packets,
+		Attributed:   t.Records.Packets + t.LRU.Packets,
+		Unattributed: t.Unattributed.Packets, UnattributedBytes: t.Unattributed.Bytes,
+		Accounted: t.Accounted.Packets, AccountedBytes: t.Accounted.Bytes,
+	}
+}
+
+func (d *Daemon) reasons() (map[string]api.ReasonCounter, error) {
+	counters, err := d.plane.Reasons()
+	if err != nil {
+		return nil, err
+	}
+	reasons := map[string]api.ReasonCounter{}
+	for id, c := range counters {
+		if reason := abi.Reason(id); c.Packets > 0 {
+			reasons[reason.String()] = api.ReasonCounter{
+				Counter: api.Counter{Packets: c.Packets, Bytes: c.Bytes},
+				Verdict: reason.Verdict().String(),
+			}
+		}
+	}
+	return reasons, nil
+}
+
+// filterTotals adds up who decided. Reached is counted on its own by the programs.
+func (d *Daemon) filterTotals(now *applied) (api.FilterTotals, error) {
+	ids := []uint32{uint32(abi.DeciderAllow), uint32(abi.DeciderBlock), uint32(abi.DeciderHealth), uint32(abi.DeciderDefault)}
+	for id := range now.rules { // also rules that are gone: they decided what they decided
+		ids = append(ids, id)
+	}
+	counters, err := d.plane.RuleCounters(ids)
+	if err != nil {
+		return api.FilterTotals{}, err
+	}
+	totals := api.FilterTotals{
+		Allowed: counters[0].Decided,
+		Blocked: counters[1].Decided,
+		Health:  counters[2].Decided,
+		Default: counters[3].Decided,
+	}
+	for _, c := range counters[4:] {
+		totals.Decided += c.Decided
+	}
+	programs, err := d.plane.FlowTotals()
+	totals.Reached = programs.Filtered
+	return totals, err
+}
+
+// warnings are what somebody should look at, a sentence each.
+func (d *Daemon) warnings(now *applied, status api.Status, totals flow.Totals) []string {
+	var texts []string
+	warn := func(format string, args ...any) { texts = append(texts, fmt.Sprintf(format, args...)) }
+	for _, i := range status.Interfaces {
+		switch {
+		case !i.Attached:
+			warn("not attached to %s: %s", i.Name, i.Error)
+		case i.Path == model.PathXDPGeneric && i.Want != model.PathXDPGeneric:
+			warn("%s runs generic XDP, which is slower: %s", i.Name, i.Why)
+		}
+	}
+	for _, set := range now.snapshot.Sets {
+		if file, ok := d.lists.get(set.Name); ok && file.err != nil {
+			warn("set %s holds what was in its file before: %s", set.Name, summary(file.err))
+		}
+	}
+	up := map[string]int{}
+	for _, b := range now.tables.Backends {
+		result, checked := d.health.Result(b.ServiceName, b.Name)
+		if checked && result.State == health.Down {
+			warn("backend %s is down: %s", name(b), result.Why)
+			continue
+		}
+		up[b.ServiceName]++
+		if w, ok := d.way(b.ID); ok && w.err != nil {
+			warn("the way to backend %s is not known: %v", name(b), w.err)
+		}
+	}
+	for _, service := range now.snapshot.Services {
+		if up[service.Name] == 0 {
+			warn("service %s has no backend that is up", service.Name)
+		}
+	}
+	if totals.Refused.Packets+totals.Lost.Packets > 0 {
+		warn("%d packets found no room in the flow table: raise flows.max", totals.Refused.Packets+totals.Lost.Packets)
+	}
+	if d.plane.Resizing() {
+		warn("the flow table changes its size: flows that are idle are in the old one still")
+	}
+	return append(texts, d.faults.all()...)
+}
