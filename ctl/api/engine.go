@@ -8,6 +8,7 @@ import (
 // Engine answers the API. All methods may be called concurrently. An error that is, or wraps, a *Problem, or
 // config.Errors keeps its meaning on the way to the client; any other becomes an internal error with its text.
 type Engine interface {
+	// Status returns the state of the whole. The server adds a warning for each of its Tables that is 80 % full.
 	Status(ctx context.Context) (Status, error)
 
 	// Rules returns the rules in the order in which they are tried.

@@ -5,6 +5,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"io"
 	"log/slog"
 	"net/http"
@@ -28,7 +29,7 @@ func Handler(engine Engine, log *slog.Logger) http.Handler {
 		method, path string
 		serve        func(w http.ResponseWriter, r *http.Request) error
 	}{
-		{"GET", "/v1/status", reader(engine.Status)},
+		{"GET", "/v1/status", reader(h.status)},
 		{"GET", "/v1/rules", reader(list(engine.Rules))},
 		{"GET", "/v1/sets", reader(list(engine.Sets))},
 		{"GET", "/v1/services", reader(list(engine.Services))},
@@ -153,6 +154,20 @@ func decode(body io.Reader, into any) error {
 		return NewProblem(CodeTooLarge, "the request is larger than %d bytes", tooLarge.Limit)
 	}
 	return NewProblem(CodeInvalid, "the request's body is not what is expected: %v", err)
+}
+
+// FullAt is the part of a table in use from which on status warns.
+const FullAt = 0.8
+
+func (h *handler) status(ctx context.Context) (Status, error) {
+	status, err := h.engine.Status(ctx)
+	for _, table := range status.Tables {
+		if table.Ratio() >= FullAt {
+			status.Warnings = append(status.Warnings,
+				fmt.Sprintf("%s is %.0f%% full: %d of %d", table.Name, 100*table.Ratio(), table.Entries, table.Max))
+		}
+	}
+	return status, err
 }
 
 func (h *handler) block(w http.ResponseWriter, r *http.Request) error {

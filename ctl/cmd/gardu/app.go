@@ -1,0 +1,139 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"os"
+
+	"github.com/spf13/cobra"
+	"golang.org/x/sys/unix"
+
+	"gardu/ctl/api"
+	"gardu/ctl/api/client"
+)
+
+// app is what all commands share: where they read and write, and the flags of the root.
+type app struct {
+	stdin          io.Reader
+	stdout, stderr io.Writer
+	color          bool // stdout takes escape sequences
+	root           bool // may use BPF and netlink
+
+	socket string
+	format format
+}
+
+func newApp(stdin io.Reader, stdout, stderr io.Writer) *app {
+	return &app{
+		stdin: stdin, stdout: stdout, stderr: stderr,
+		color: isTerminal(stdout) && os.Getenv("NO_COLOR") == "" && os.Getenv("TERM") != "dumb",
+		root:  os.Geteuid() == 0,
+	}
+}
+
+func isTerminal(w any) bool {
+	file, ok := w.(*os.File)
+	if !ok {
+		return false
+	}
+	_, err := unix.IoctlGetTermios(int(file.Fd()), unix.TCGETS)
+	return err == nil
+}
+
+// execute runs one command line and returns the exit code.
+func (a *app) execute(ctx context.Context, args []string) int {
+	root := a.command()
+	root.SetArgs(args)
+	root.SetIn(a.stdin)
+	root.SetOut(a.stdout)
+	root.SetErr(a.stderr)
+	cmd, err := root.ExecuteContextC(ctx)
+	return a.report(cmd, err)
+}
+
+// Groups of commands in the help text.
+const (
+	groupLook   = "look"
+	groupChange = "change"
+	groupRun    = "run"
+	groupOther  = "other"
+)
+
+// command builds the whole tree.
+func (a *app) command() *cobra.Command {
+	root := &cobra.Command{
+		Use:   "gardu",
+		Short: "Filter, balance and count packets in the kernel",
+		Long: `gardu filters, balances and counts packets with eBPF, in one pass at XDP or tc.
+
+One daemon (gardu run) loads a YAML file, attaches and serves; every other
+command asks it over a Unix socket. Packets keep flowing while it is stopped
+with --keep-attached, killed or upgraded.`,
+		Example: `  gardu demo                              see all of it on this machine alone
+  gardu check gardu.yaml                  validate a configuration
+  sudo gardu run -c gardu.yaml            attach and serve
+  gardu status                            what is attached, what became of the packets
+  gardu block 203.0.113.7 --for 10m       drop a source, now
+  gardu flows 'dport 443 and bytes > 1M'  who talks to whom
+  gardu explain 'tcp 198.51.100.7:40000 > 192.0.2.10:443 syn'`,
+		SilenceErrors: true,
+		SilenceUsage:  true,
+		RunE:          func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
+	}
+	root.PersistentFlags().StringVar(&a.socket, "socket", defaultSocket(), "`PATH` of the daemon's Unix socket (or set GARDU_SOCKET)")
+	root.AddGroup(
+		&cobra.Group{ID: groupLook, Title: "Look:"},
+		&cobra.Group{ID: groupChange, Title: "Change:"},
+		&cobra.Group{ID: groupRun, Title: "Run:"},
+		&cobra.Group{ID: groupOther, Title: "Other:"},
+	)
+	a.add(root, groupLook, a.statusCommand(), a.rulesCommand(), a.setsCommand(), a.servicesCommand(), a.backendsCommand(),
+		a.blocksCommand(), a.flowsCommand(), a.explainCommand())
+	a.add(root, groupChange, a.applyCommand(), a.blockCommand(), a.unblockCommand())
+	a.add(root, groupRun, a.runCommand(), a.checkCommand(), a.demoCommand(), a.decapCommand(), a.detachCommand())
+	a.add(root, groupOther, a.versionCommand())
+	root.AddCommand(packetTopic(), exprTopic())
+	root.SetCompletionCommandGroupID(groupOther)
+	root.SetHelpCommandGroupID(groupOther)
+	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usage("%v", err) })
+	return root
+}
+
+// add puts commands into a group. What their RunE returns is a failure, unless it says that it is wrong usage.
+func (a *app) add(root *cobra.Command, group string, commands ...*cobra.Command) {
+	for _, cmd := range commands {
+		cmd.GroupID = group
+		run := cmd.RunE
+		cmd.RunE = func(cmd *cobra.Command, args []string) error {
+			if err := run(cmd, args); err != nil {
+				return &failure{err}
+			}
+			return nil
+		}
+		root.AddCommand(cmd)
+	}
+}
+
+func defaultSocket() string {
+	if path := os.Getenv("GARDU_SOCKET"); path != "" {
+		return path
+	}
+	return api.DefaultSocket
+}
+
+// ask calls the daemon.
+func (a *app) ask(call func(*client.Client) error) error {
+	c := client.New(a.socket)
+	defer c.Close()
+	return call(c)
+}
+
+func (a *app) printf(format string, args ...any) {
+	fmt.Fprintf(a.stdout, format, args...)
+}
+
+// warnf tells a person something that is not the command's output.
+func (a *app) warnf(format string, args ...any) {
+	fmt.Fprintf(a.stderr, format, args...)
+}

@@ -1,0 +1,74 @@
+package main
+
+import (
+	"fmt"
+
+	"github.com/spf13/cobra"
+
+	"gardu/ctl/compile"
+	"gardu/ctl/config"
+	"gardu/ctl/model"
+)
+
+func (a *app) checkCommand() *cobra.Command {
+	return &cobra.Command{
+		Use:   "check FILE",
+		Short: "Validate a configuration without touching anything",
+		Long: `Reads the configuration and the set files that it names, and compiles them. Prints
+every error with its file, line and column, the line itself, and what is allowed
+there. It needs neither root nor a daemon. FILE may be - for stdin.`,
+		Example: `  gardu check /etc/gardu/gardu.yaml`,
+		Args:    cobra.ExactArgs(1),
+		RunE: func(_ *cobra.Command, args []string) error {
+			text, name, dir, err := a.readConfig(args[0])
+			if err != nil {
+				return err
+			}
+			snapshot, warnings, err := config.Parse(name, text, dir)
+			for _, warning := range warnings {
+				a.warnf("%v\n", warning)
+			}
+			if err != nil {
+				return err
+			}
+			ids, _, err := compile.IDs{}.Assign(snapshot)
+			if err != nil {
+				return fmt.Errorf("%s: %w", name, err)
+			}
+			tables, err := compile.Compile(snapshot, ids)
+			if err != nil {
+				return fmt.Errorf("%s: %w", name, err)
+			}
+			a.printf("ok: %s\n", summary(snapshot))
+			a.printf("    %s; a packet looks into %s and compares at most %s\n", bytesText(tableBytes(tables.Cost)),
+				plural(tables.Cost.Probes, "group"), plural(tables.Cost.Verifications, "record"))
+			return nil
+		},
+	}
+}
+
+// summary counts what a snapshot holds.
+func summary(s *model.Snapshot) string {
+	entries, backends := 0, 0
+	for _, set := range s.Sets {
+		entries += len(set.Prefixes) + len(set.Ports)
+	}
+	for _, service := range s.Services {
+		backends += len(service.Backends)
+	}
+	text := plural(len(s.Interfaces), "interface") + ", " + plural(len(s.Filter.Rules), "rule")
+	if len(s.Sets) > 0 {
+		text += fmt.Sprintf(", %s with %s", plural(len(s.Sets), "set"), plural(entries, "entry"))
+	}
+	if len(s.Services) > 0 {
+		text += fmt.Sprintf(", %s with %s", plural(len(s.Services), "service"), plural(backends, "backend"))
+	}
+	return text
+}
+
+func tableBytes(cost compile.Cost) (sum uint64) {
+	for _, n := range cost.Bytes {
+		sum += uint64(n)
+	}
+	return sum
+}

@@ -1,0 +1,142 @@
+package main
+
+import (
+	"bufio"
+	"errors"
+	"fmt"
+	"net/netip"
+	"slices"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"gardu/ctl/api"
+	"gardu/ctl/api/client"
+	"gardu/ctl/expr"
+)
+
+func (a *app) flowsCommand() *cobra.Command {
+	var query api.FlowQuery
+	cmd := a.outputFlag(&cobra.Command{
+		Use:   "flows [EXPR]",
+		Short: "Show the flows: who talks to whom, how much, by which rule or backend",
+		Long: `Shows the flow records, both directions joined. Reading them stops nothing.
+
+EXPR picks flows by what they are; gardu help expr explains it. Tables are sorted
+by bytes unless --sort says otherwise; the other formats come as found unless
+--sort is given. Packets and bytes are those of the opener; the columns with
+"reply" those of the other direction.`,
+		Example: `  gardu flows                                           all
+  gardu flows -n 10                                     the ten largest
+  gardu flows 'src in 198.51.100.0/24 and dport 443'    some
+  gardu flows 'verdict drop and age < 1m' --sort last   what was just dropped
+  gardu flows -o ndjson 'service web' | jq .backend`,
+		Args: cobra.ArbitraryArgs,
+		RunE: func(cmd *cobra.Command, args []string) error {
+			query.Filter = strings.Join(args, " ")
+			if _, err := expr.Parse(query.Filter); err != nil {
+				return &usageError{err.Error(), "expr"}
+			}
+			if query.Sort != "" && !slices.Contains(api.FlowSorts(), query.Sort) {
+				return usage("--sort %s: flows are sorted by %s", query.Sort, strings.Join(api.FlowSorts(), ", "))
+			}
+			if query.Limit < 0 {
+				return usage("-n %d: it is a number of flows", query.Limit)
+			}
+			if a.format.human() && query.Sort == "" {
+				query.Sort = "bytes"
+			}
+			return a.ask(func(c *client.Client) error { return a.printFlows(cmd, c, query) })
+		},
+	})
+	cmd.Flags().StringVar(&query.Sort, "sort", "", "by `KEY`: "+strings.Join(api.FlowSorts(), ", "))
+	cmd.Flags().IntVarP(&query.Limit, "number", "n", 0, "only the first `N` (0: all)")
+	complete := cobra.FixedCompletions(api.FlowSorts(), cobra.ShellCompDirectiveNoFileComp)
+	if err := cmd.RegisterFlagCompletionFunc("sort", complete); err != nil {
+		panic(err) // the flag was added above
+	}
+	return cmd
+}
+
+// printFlows streams in the formats of a line a flow, and collects for the others.
+func (a *app) printFlows(cmd *cobra.Command, c *client.Client, query api.FlowQuery) error {
+	if a.format == formatNDJSON {
+		out := bufio.NewWriter(a.stdout)
+		encoder := lineEncoder(out)
+		err := c.Flows(cmd.Context(), query, func(f api.Flow) error { return encoder.Encode(f) })
+		return errors.Join(err, out.Flush())
+	}
+	flows := []api.Flow{}
+	err := c.Flows(cmd.Context(), query, func(f api.Flow) error {
+		flows = append(flows, f)
+		return nil
+	})
+	if err != nil {
+		return err
+	}
+	return printRows(a, "flows", flows, a.flowColumns())
+}
+
+// flowColumns shows addresses with their ports in tables, and each by itself in CSV.
+func (a *app) flowColumns() []column[api.Flow] {
+	ends := []column[api.Flow]{
+		{"src", false, func(f *api.Flow) any { return endpoint(f.Src, f.Sport) }},
+		{"dst", false, func(f *api.Flow) any { return endpoint(f.Dst, f.Dport) }},
+	}
+	if a.format == formatCSV {
+		ends = []column[api.Flow]{
+			{"src", false, func(f *api.Flow) any { return f.Src }},
+			{"dst", false, func(f *api.Flow) any { return f.Dst }},
+			{"sport", false, func(f *api.Flow) any { return f.Sport }},
+			{"dport", false, func(f *api.Flow) any { return f.Dport }},
+		}
+	}
+	return append(ends, []column[api.Flow]{
+		{"proto", false, func(f *api.Flow) any { return f.Proto }},
+		{"packets", false, func(f *api.Flow) any { return f.Packets }},
+		{"bytes", false, func(f *api.Flow) any { return size(f.Bytes) }},
+		{"packets reply", true, func(f *api.Flow) any { return f.PacketsReply }},
+		{"bytes reply", false, func(f *api.Flow) any { return size(f.BytesReply) }},
+		{"first", true, func(f *api.Flow) any { return f.First }},
+		{"last", true, func(f *api.Flow) any { return f.Last }},
+		{"verdict", false, func(f *api.Flow) any { return styled{f.Verdict, verdictStyle(f.Verdict)} }},
+		{"reason", true, func(f *api.Flow) any { return f.Reason }},
+		{"rule", false, func(f *api.Flow) any { return f.Rule }},
+		{"service", false, func(f *api.Flow) any { return f.Service }},
+		{"backend", false, func(f *api.Flow) any { return f.Backend }},
+		{"state", true, func(f *api.Flow) any { return f.State }},
+		{"flags", true, func(f *api.Flow) any { return f.Flags }},
+		{"interface", true, func(f *api.Flow) any { return f.Interface }},
+		{"vlan", true, func(f *api.Flow) any { return f.Vlan }},
+	}...)
+}
+
+// endpoint is an address with its port, where it has one.
+func endpoint(addr netip.Addr, port uint16) string {
+	if port == 0 {
+		return addr.String()
+	}
+	return netip.AddrPortFrom(addr, port).String()
+}
+
+// exprTopic is `gardu help expr`.
+func exprTopic() *cobra.Command {
+	var keys strings.Builder
+	for _, key := range expr.Keys() {
+		fmt.Fprintf(&keys, "  %-10s %-55s %s\n", key.Name, key.Help, key.Values)
+	}
+	return &cobra.Command{
+		Use:   "expr",
+		Short: "How to pick flows: src in 198.51.100.0/24 and dport 443",
+		Long: `An EXPR is tests joined by and, or, not and parentheses. A test is a key, an
+operator and a value, or several separated by commas, of which any may hold.
+Operators are in, =, !=, <, <=, >, >=; left out, it is in.
+
+  src in 198.51.100.0/24 and dport 443
+  dport 80,443,8000-8099 and not verdict pass
+  (rule ssh or service web) and bytes > 1M and age < 5m
+
+Keys:
+` + strings.TrimSuffix(keys.String(), "\n"),
+	}
+}

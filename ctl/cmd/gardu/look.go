@@ -1,0 +1,101 @@
+package main
+
+import (
+	"fmt"
+	"strconv"
+	"strings"
+	"time"
+)
+
+// style is an ANSI escape sequence's parameter.
+type style string
+
+const (
+	plainStyle style = ""
+	bold       style = "1"
+	dim        style = "2"
+	good       style = "32"
+	warn       style = "33"
+	bad        style = "31"
+)
+
+// paint wraps text in the style where color is allowed.
+func (s style) paint(color bool, text string) string {
+	if !color || s == plainStyle || text == "" {
+		return text
+	}
+	return "\x1b[" + string(s) + "m" + text + "\x1b[0m"
+}
+
+// verdictStyle is the colour of a verdict, wherever it is shown.
+func verdictStyle(verdict string) style {
+	switch verdict {
+	case "drop", "reject":
+		return bad
+	case "pass", "forward", "redirect":
+		return good
+	}
+	return plainStyle
+}
+
+// bytesText writes a size with three digits and a unit of 1000.
+func bytesText(n uint64) string {
+	if n < 1000 {
+		return fmt.Sprintf("%d B", n)
+	}
+	value, unit := float64(n), 0
+	for value >= 999.5 {
+		value /= 1000
+		unit++
+	}
+	decimals := 0
+	switch {
+	case value < 9.995:
+		decimals = 2
+	case value < 99.95:
+		decimals = 1
+	}
+	return strconv.FormatFloat(value, 'f', decimals, 64) + " " + []string{"B", "kB", "MB", "GB", "TB", "PB", "EB"}[unit]
+}
+
+// thousands writes a number in groups of three: 1,000,000.
+func thousands(n uint64) string {
+	text := strconv.FormatUint(n, 10)
+	for at := len(text) - 3; at > 0; at -= 3 {
+		text = text[:at] + "," + text[at:]
+	}
+	return text
+}
+
+// span writes a duration with its two largest units: 1d2h, 5m30s.
+func span(d time.Duration) string {
+	if d < time.Second {
+		return d.Round(time.Millisecond).String()
+	}
+	d = d.Round(time.Second)
+	var parts []string
+	for _, unit := range []struct {
+		length time.Duration
+		name   string
+	}{{24 * time.Hour, "d"}, {time.Hour, "h"}, {time.Minute, "m"}, {time.Second, "s"}} {
+		n := d / unit.length
+		d -= n * unit.length
+		if n > 0 {
+			parts = append(parts, fmt.Sprint(int64(n), unit.name))
+		} else if len(parts) > 0 {
+			break
+		}
+		if len(parts) == 2 {
+			break
+		}
+	}
+	return strings.Join(parts, "")
+}
+
+// percent writes a part of a whole.
+func percent(ratio float64) string {
+	if ratio > 0 && ratio < 0.01 {
+		return "<1%"
+	}
+	return strconv.FormatFloat(ratio*100, 'f', 0, 64) + "%"
+}

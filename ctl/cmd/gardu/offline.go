@@ -1,0 +1,111 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+
+	"gardu/ctl/api"
+	"gardu/ctl/compile"
+	"gardu/ctl/config"
+	"gardu/ctl/dataplane"
+	"gardu/ctl/explain"
+	"gardu/ctl/model"
+	"gardu/ctl/netdev"
+)
+
+// explainOffline judges a frame by a configuration that need not be applied anywhere: the programs are loaded for this
+// one packet and attached to nothing. Backends count as up, and next hops are those that this machine has now.
+func (a *app) explainOffline(path, ifname string, frame []byte) (api.Explanation, error) {
+	var none api.Explanation
+	snapshot, _, err := config.Load(path)
+	if err != nil {
+		return none, err
+	}
+	if err := a.needRoot("load the programs"); err != nil {
+		return none, err
+	}
+	links, err := netdev.Open()
+	if err != nil {
+		return none, err
+	}
+	defer links.Close()
+	at, err := a.receiver(links, snapshot, ifname)
+	if err != nil {
+		return none, err
+	}
+	box, err := explain.NewBox(compile.Features{Rules: true, Sets: true, Blocks: true, Services: true, Flows: true, Health: true})
+	if err != nil {
+		return none, err
+	}
+	defer box.Close()
+	if err := box.Apply(snapshot); err != nil {
+		return none, fmt.Errorf("%s: %w", path, err)
+	}
+	if err := box.SetInterface(at.link.Index, at.link.MAC); err != nil {
+		return none, err
+	}
+	names := map[int]string{at.link.Index: at.link.Name}
+	for _, service := range snapshot.Services {
+		for _, backend := range service.Backends {
+			hop, err := links.NextHop(backend.Address)
+			if err != nil {
+				continue // the packet's way tells: the next hop is not known
+			}
+			key := explain.BackendKey{Service: service.Name, Name: backend.Name, Address: backend.Address, Mode: service.Forward}
+			err = box.SetBackend(key, explain.BackendState{
+				Hop: true, MTU: hop.MTU, Ifindex: hop.Ifindex, NextMAC: hop.DstMAC, OwnMAC: hop.SrcMAC, Source: hop.Source,
+			})
+			if err != nil {
+				return none, err
+			}
+			if link, err := links.LinkByIndex(hop.Ifindex); err == nil {
+				names[hop.Ifindex] = link.Name
+			}
+		}
+	}
+	return box.Explain(at.hook, frame, at.link.Index, names)
+}
+
+// receiver is where a packet comes in.
+type receiver struct {
+	link netdev.Link
+	hook dataplane.Hook
+}
+
+// receiver finds the interface of a snapshot, its first when ifname is "". One that this machine doesn't have is no
+// error: the configuration may be another machine's.
+func (a *app) receiver(links *netdev.Handle, snapshot *model.Snapshot, ifname string) (receiver, error) {
+	if len(snapshot.Interfaces) == 0 {
+		return receiver{netdev.Link{Index: 1, Name: orElse(ifname, "lo")}, dataplane.HookIngress}, nil
+	}
+	wanted := snapshot.Interfaces[0]
+	if ifname != "" {
+		found := false
+		var names []string
+		for _, i := range snapshot.Interfaces {
+			names = append(names, i.Name)
+			if i.Name == ifname {
+				wanted, found = i, true
+			}
+		}
+		if !found {
+			return receiver{}, usage("-i %s: the configuration has the interfaces %v", ifname, names)
+		}
+	}
+	link, err := links.Link(wanted.Name)
+	if errors.Is(err, netdev.ErrNoLink) {
+		link, err = netdev.Link{Index: 1, Name: wanted.Name}, nil
+		a.warnf("%s is not on this machine; the packet is judged as if it were\n", wanted.Name)
+	}
+	if err != nil {
+		return receiver{}, err
+	}
+	path := wanted.Path
+	if path == model.PathAuto {
+		path, _ = netdev.ChoosePath(link)
+	}
+	if path == model.PathXDP || path == model.PathXDPGeneric {
+		return receiver{link, dataplane.HookXDP}, nil
+	}
+	return receiver{link, dataplane.HookIngress}, nil
+}

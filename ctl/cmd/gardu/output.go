@@ -1,0 +1,287 @@
+package main
+
+import (
+	"bufio"
+	"encoding/csv"
+	"encoding/json"
+	"fmt"
+	"io"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+	"unicode"
+	"unicode/utf8"
+
+	"github.com/spf13/cobra"
+	"go.yaml.in/yaml/v3"
+)
+
+// format is how a reader prints: the value of -o.
+type format string
+
+const (
+	formatTable  format = "table"
+	formatWide   format = "wide"
+	formatJSON   format = "json"
+	formatNDJSON format = "ndjson"
+	formatYAML   format = "yaml"
+	formatCSV    format = "csv"
+)
+
+var formats = []string{"table", "wide", "json", "ndjson", "yaml", "csv"}
+
+// String, Set and Type make a format a flag.
+func (f *format) String() string { return string(*f) }
+
+func (f *format) Set(text string) error {
+	if !slices.Contains(formats, text) {
+		return fmt.Errorf("it is one of %s", strings.Join(formats, ", "))
+	}
+	*f = format(text)
+	return nil
+}
+
+func (f *format) Type() string { return "FORMAT" }
+
+func (f format) human() bool { return f == formatTable || f == formatWide }
+
+// outputFlag gives a reader its -o.
+func (a *app) outputFlag(cmd *cobra.Command) *cobra.Command {
+	a.format = formatTable
+	cmd.Flags().VarP(&a.format, "output", "o", strings.Join(formats, ", "))
+	complete := cobra.FixedCompletions(formats, cobra.ShellCompDirectiveNoFileComp)
+	if err := cmd.RegisterFlagCompletionFunc("output", complete); err != nil {
+		panic(err) // the flag was added above
+	}
+	return cmd
+}
+
+// column is one column of a table and of CSV.
+type column[T any] struct {
+	name  string
+	wide  bool // only with wide, and in CSV
+	value func(*T) any
+}
+
+// Values of a column, besides strings, numbers and what prints itself: how they look in a table, their plain form in CSV.
+type (
+	size   uint64 // bytes: 4.2 GB
+	styled struct {
+		text  string
+		style style
+	}
+)
+
+// printRows prints a list in the chosen format. noun is what it is a list of.
+func printRows[T any](a *app, noun string, rows []T, columns []column[T]) error {
+	switch a.format {
+	case formatNDJSON:
+		encoder := lineEncoder(a.stdout)
+		for i := range rows {
+			if err := encoder.Encode(rows[i]); err != nil {
+				return err
+			}
+		}
+		return nil
+	case formatCSV:
+		return writeCSV(a.stdout, rows, columns)
+	case formatTable, formatWide:
+		if len(rows) == 0 {
+			a.warnf("no %s\n", noun)
+			return nil
+		}
+		columns = slices.DeleteFunc(slices.Clone(columns), func(c column[T]) bool { return c.wide && a.format != formatWide })
+		return writeTable(a.stdout, a.color, rows, columns)
+	}
+	return printValue(a, rows, nil)
+}
+
+// printValue prints a single object; human prints it for people.
+func printValue(a *app, value any, human func() error) error {
+	if a.format.human() {
+		return human()
+	}
+	switch a.format {
+	case formatJSON:
+		encoder := lineEncoder(a.stdout)
+		encoder.SetIndent("", "  ")
+		return encoder.Encode(value)
+	case formatNDJSON:
+		return lineEncoder(a.stdout).Encode(value)
+	}
+	text, err := json.Marshal(value)
+	if err != nil {
+		return err
+	}
+	if a.format == formatCSV {
+		return writeFlatCSV(a.stdout, text)
+	}
+	return writeYAML(a.stdout, text)
+}
+
+// lineEncoder writes a JSON value a line and leaves > as it is: packets are full of them.
+func lineEncoder(w io.Writer) *json.Encoder {
+	encoder := json.NewEncoder(w)
+	encoder.SetEscapeHTML(false)
+	return encoder
+}
+
+// writeYAML turns JSON, which is YAML in flow style, into block style. Keys keep their order.
+func writeYAML(w io.Writer, text []byte) error {
+	var node yaml.Node
+	if err := yaml.Unmarshal(text, &node); err != nil {
+		return err
+	}
+	blockStyle(&node)
+	encoder := yaml.NewEncoder(w)
+	encoder.SetIndent(2)
+	if err := encoder.Encode(&node); err != nil {
+		return err
+	}
+	return encoder.Close()
+}
+
+func blockStyle(node *yaml.Node) {
+	if node.Style &= yaml.TaggedStyle; len(node.Content) == 0 && node.Kind != yaml.ScalarNode {
+		node.Style = yaml.FlowStyle // {} and []
+	}
+	for _, child := range node.Content {
+		blockStyle(child)
+	}
+}
+
+// writeFlatCSV prints an object as lines of key and value: interfaces.0.name,eth0.
+func writeFlatCSV(w io.Writer, text []byte) error {
+	var node yaml.Node // keeps the order of keys, which a map doesn't
+	if err := yaml.Unmarshal(text, &node); err != nil {
+		return err
+	}
+	out := csv.NewWriter(w)
+	out.Write([]string{"key", "value"})
+	flatten(out, "", node.Content[0])
+	out.Flush()
+	return out.Error()
+}
+
+func flatten(out *csv.Writer, path string, node *yaml.Node) {
+	under := func(name string) string { return strings.TrimPrefix(path+"."+name, ".") }
+	switch node.Kind {
+	case yaml.MappingNode:
+		for i := 0; i+1 < len(node.Content); i += 2 {
+			flatten(out, under(node.Content[i].Value), node.Content[i+1])
+		}
+	case yaml.SequenceNode:
+		for i, child := range node.Content {
+			flatten(out, under(strconv.Itoa(i)), child)
+		}
+	default:
+		out.Write([]string{path, node.Value})
+	}
+}
+
+func writeCSV[T any](w io.Writer, rows []T, columns []column[T]) error {
+	out := csv.NewWriter(w)
+	record := make([]string, len(columns))
+	for i, c := range columns {
+		record[i] = strings.ReplaceAll(c.name, " ", "_")
+	}
+	out.Write(record)
+	for i := range rows {
+		for j, c := range columns {
+			record[j] = plain(c.value(&rows[i]))
+		}
+		out.Write(record)
+	}
+	out.Flush()
+	return out.Error()
+}
+
+// plain is a value as a machine reads it.
+func plain(value any) string {
+	switch v := value.(type) {
+	case styled:
+		return v.text
+	case size:
+		return strconv.FormatUint(uint64(v), 10)
+	case time.Time:
+		if v.IsZero() {
+			return ""
+		}
+		return v.Format(time.RFC3339Nano)
+	}
+	return fmt.Sprint(value)
+}
+
+// cell is a value in a table; numbers are aligned to the right.
+func cell(value any) (text string, look style, right bool) {
+	switch v := value.(type) {
+	case styled:
+		return printable(v.text), v.style, false
+	case size:
+		return bytesText(uint64(v)), plainStyle, true
+	case uint64, int, uint16:
+		return fmt.Sprint(v), plainStyle, true
+	case time.Time:
+		if v.IsZero() {
+			return "-", dim, false
+		}
+		return v.Format(time.RFC3339), plainStyle, false
+	}
+	text = printable(fmt.Sprint(value))
+	if text == "" {
+		return "-", dim, false
+	}
+	return text, plainStyle, false
+}
+
+// printable keeps what others wrote from moving the cursor.
+func printable(text string) string {
+	return strings.Map(func(r rune) rune {
+		if unicode.IsPrint(r) {
+			return r
+		}
+		return '?'
+	}, text)
+}
+
+const gap = "  "
+
+func writeTable[T any](w io.Writer, color bool, rows []T, columns []column[T]) error {
+	type entry struct {
+		text  string
+		style style
+	}
+	widths := make([]int, len(columns))
+	rights := make([]bool, len(columns))
+	lines := make([][]entry, len(rows)+1)
+	for j, c := range columns {
+		lines[0] = append(lines[0], entry{strings.ToUpper(c.name), bold})
+		widths[j] = utf8.RuneCountInString(c.name)
+	}
+	for i := range rows {
+		for j, c := range columns {
+			text, look, right := cell(c.value(&rows[i]))
+			lines[i+1] = append(lines[i+1], entry{text, look})
+			widths[j] = max(widths[j], utf8.RuneCountInString(text))
+			rights[j] = rights[j] || right
+		}
+	}
+	out := bufio.NewWriter(w)
+	for _, line := range lines {
+		var b strings.Builder
+		for j, e := range line {
+			pad := strings.Repeat(" ", widths[j]-utf8.RuneCountInString(e.text))
+			text := e.style.paint(color, e.text)
+			switch {
+			case rights[j]:
+				b.WriteString(pad + text)
+			default:
+				b.WriteString(text + pad)
+			}
+			b.WriteString(gap)
+		}
+		fmt.Fprintln(out, strings.TrimRight(b.String(), " "))
+	}
+	return out.Flush()
+}

@@ -1,0 +1,65 @@
+package main
+
+import (
+	"io"
+	"log/slog"
+	"os"
+
+	"github.com/spf13/cobra"
+
+	"gardu/ctl/daemon"
+	"gardu/ctl/dataplane"
+)
+
+func (a *app) runCommand() *cobra.Command {
+	var options daemon.Options
+	var verbose bool
+	cmd := &cobra.Command{
+		Use:   "run -c FILE",
+		Short: "The daemon: load, attach, serve, until SIGTERM",
+		Long: `Reads the configuration, puts it in force on its interfaces and answers the other
+commands. SIGHUP reads the file again, all or nothing. SIGTERM and Ctrl-C take
+everything off the interfaces, unless --keep-attached.
+
+What a daemon that was killed, or ended with --keep-attached, left at work in the
+kernel is taken over: nothing is detached, no counter restarts, no connection
+breaks. The log goes to stderr, as text on a terminal and as JSON elsewhere.`,
+		Example: `  sudo gardu run -c /etc/gardu/gardu.yaml
+  sudo gardu run -c /etc/gardu/gardu.yaml --keep-attached     for restarts without a gap`,
+		Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			if err := a.needRoot("run"); err != nil {
+				return err
+			}
+			if cmd.Flags().Changed("socket") || os.Getenv("GARDU_SOCKET") != "" {
+				options.Socket = a.socket
+			}
+			options.Version = thisBuild().Version
+			options.Log = newLog(a.stderr, verbose)
+			return daemon.Run(cmd.Context(), options)
+		},
+	}
+	flags := cmd.Flags()
+	flags.StringVarP(&options.Config, "config", "c", "", "the configuration `FILE` (required)")
+	flags.StringVar(&options.BPFDir, "bpffs", dataplane.DefaultDir, "`DIR` to pin programs and maps in")
+	flags.StringVar(&options.StateDir, "state", daemon.DefaultStateDir, "`DIR` to keep ids and revisions in")
+	flags.BoolVar(&options.KeepAttached, "keep-attached", false, "at the end, leave the packet path at work for the next run")
+	flags.BoolVar(&options.Replace, "replace", false, "take XDP programs of others off the interfaces")
+	flags.BoolVarP(&verbose, "verbose", "v", false, "log more")
+	if err := cmd.MarkFlagRequired("config"); err != nil {
+		panic(err) // the flag was added above
+	}
+	return cmd
+}
+
+// newLog writes text to a terminal and JSON to everything else.
+func newLog(w io.Writer, verbose bool) *slog.Logger {
+	options := &slog.HandlerOptions{Level: slog.LevelInfo}
+	if verbose {
+		options.Level = slog.LevelDebug
+	}
+	if isTerminal(w) {
+		return slog.New(slog.NewTextHandler(w, options))
+	}
+	return slog.New(slog.NewJSONHandler(w, options))
+}

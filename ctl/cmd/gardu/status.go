@@ -1,0 +1,168 @@
+package main
+
+import (
+	"cmp"
+	"maps"
+	"slices"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"gardu/ctl/api"
+	"gardu/ctl/api/client"
+)
+
+func (a *app) statusCommand() *cobra.Command {
+	return a.outputFlag(&cobra.Command{
+		Use:   "status",
+		Short: "Show what is attached, what became of the packets, what is full or lost",
+		Long: `Shows the interfaces and the path in force on each with the reason for it, the
+packets by verdict and reason, how full the tables are, and what was lost. Totals
+are exact: packets that found no room in the flow table are counted as
+unattributed.`,
+		Example: `  gardu status
+  gardu status -o json | jq .reasons`,
+		Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			return a.ask(func(c *client.Client) error {
+				status, err := c.Status(cmd.Context())
+				if err != nil {
+					return err
+				}
+				return printValue(a, status, func() error { return a.printStatus(&status) })
+			})
+		},
+	})
+}
+
+// printStatus is the page that people read.
+func (a *app) printStatus(s *api.Status) error {
+	a.printf("gardu %s, up %s\n", s.Version, span(time.Duration(s.Uptime)))
+	switch {
+	case s.Revision == 0:
+		a.printf("no configuration is in force\n")
+	default:
+		a.printf("revision %d", s.Revision)
+		if s.Config != "" {
+			a.printf(" from %s", printable(s.Config))
+		}
+		if !s.Applied.IsZero() {
+			a.printf(", applied %s", s.Applied.Format(time.RFC3339))
+		}
+		a.printf(", generation %d\n", s.Generation)
+	}
+	a.printf("\n")
+	if err := writeTable(a.stdout, a.color, s.Interfaces, interfaceColumns()); err != nil {
+		return err
+	}
+	a.printf("\n")
+	if err := writeTable(a.stdout, a.color, reasonRows(s.Reasons), reasonColumns()); err != nil {
+		return err
+	}
+	f := s.Filter
+	a.printf("\nfilter: %s packets = %s allowed + %s blocked + %s health replies + %s decided by rules + %s by default\n", thousands(f.Reached),
+		thousands(f.Allowed), thousands(f.Blocked), thousands(f.Health), thousands(f.Decided), thousands(f.Default))
+	a.printf("flows:  %s packets, %s of them unattributed (%s evicted, %s refused)\n\n", thousands(s.Flows.Accounted),
+		thousands(s.Flows.Unattributed), thousands(s.Flows.Evicted), thousands(s.Flows.Refused))
+	if err := writeTable(a.stdout, a.color, s.Tables, fillColumns()); err != nil {
+		return err
+	}
+	for i, warning := range s.Warnings {
+		if i == 0 {
+			a.printf("\n")
+		}
+		a.printf("%s %s\n", warn.paint(a.color, "warning:"), printable(warning))
+	}
+	return nil
+}
+
+func interfaceColumns() []column[api.Interface] {
+	return []column[api.Interface]{
+		{"interface", false, func(i *api.Interface) any { return i.Name }},
+		{"path", false, func(i *api.Interface) any {
+			if !i.Attached {
+				return styled{"none", bad}
+			}
+			return i.Path
+		}},
+		{"configured", false, func(i *api.Interface) any { return i.Want }},
+		{"egress", false, func(i *api.Interface) any {
+			if i.Egress {
+				return "yes"
+			}
+			return "no"
+		}},
+		{"why", false, func(i *api.Interface) any {
+			if !i.Attached {
+				return styled{"not attached: " + i.Error, bad}
+			}
+			return i.Why
+		}},
+	}
+}
+
+// reasonRow is a line of packets by verdict and reason. The line of a verdict's sum has no reason.
+type reasonRow struct {
+	verdict, reason string
+	api.Counter
+}
+
+// reasonRows groups the reasons that were counted by verdict, each verdict led by its sum, the most frequent first.
+func reasonRows(reasons map[string]api.ReasonCounter) []reasonRow {
+	sums := map[string]*reasonRow{}
+	var rows []reasonRow
+	for reason, counter := range reasons {
+		if counter.Packets == 0 {
+			continue
+		}
+		if sums[counter.Verdict] == nil {
+			sums[counter.Verdict] = &reasonRow{verdict: counter.Verdict}
+		}
+		sum := sums[counter.Verdict]
+		sum.Packets += counter.Packets
+		sum.Bytes += counter.Bytes
+		rows = append(rows, reasonRow{counter.Verdict, reason, counter.Counter})
+	}
+	for _, verdict := range slices.Sorted(maps.Keys(sums)) {
+		rows = append(rows, *sums[verdict])
+	}
+	slices.SortFunc(rows, func(x, y reasonRow) int {
+		return cmp.Or(
+			cmp.Compare(sums[y.verdict].Packets, sums[x.verdict].Packets),
+			cmp.Compare(x.verdict, y.verdict),
+			cmp.Compare(min(len(x.reason), 1), min(len(y.reason), 1)), // the sum leads
+			cmp.Compare(y.Packets, x.Packets),
+			cmp.Compare(x.reason, y.reason),
+		)
+	})
+	return rows
+}
+
+func reasonColumns() []column[reasonRow] {
+	return []column[reasonRow]{
+		{"verdict", false, func(r *reasonRow) any {
+			if r.reason != "" {
+				return styled{}
+			}
+			return styled{r.verdict, verdictStyle(r.verdict)}
+		}},
+		{"reason", false, func(r *reasonRow) any { return styled{text: r.reason} }},
+		{"packets", false, func(r *reasonRow) any { return r.Packets }},
+		{"bytes", false, func(r *reasonRow) any { return size(r.Bytes) }},
+	}
+}
+
+func fillColumns() []column[api.Fill] {
+	return []column[api.Fill]{
+		{"table", false, func(f *api.Fill) any { return f.Name }},
+		{"entries", false, func(f *api.Fill) any { return f.Entries }},
+		{"room for", false, func(f *api.Fill) any { return f.Max }},
+		{"full", false, func(f *api.Fill) any {
+			look := plainStyle
+			if f.Ratio() >= api.FullAt {
+				look = warn
+			}
+			return styled{percent(f.Ratio()), look}
+		}},
+	}
+}
