@@ -61,12 +61,12 @@ type step struct {
 
 func steps() []step {
 	return []step{
-		{"Requests spread over the backends by weight 100, 100, 50", "spread by weight", (*demo).spread},
-		{"A hostile client in a set of the configuration", "blocked by a set", (*demo).blockedBySet},
-		{"A hostile client that nobody knew, blocked by hand", "blocked by hand", (*demo).blockedByHand},
-		{"The daemon dies (kill -9) while connections are open", "daemon killed", (*demo).killDaemon},
-		{"A backend dies while connections are open", "backend killed", (*demo).killBackend},
-		{"Flow records", "flows counted", (*demo).flows},
+		{"Requests are spread over the backends by weight: 100, 100, 50", "spread by weight", (*demo).spread},
+		{"A hostile client is in a set of the configuration", "blocked by a set", (*demo).blockedBySet},
+		{"A hostile client that nobody knew is blocked by hand", "blocked by hand", (*demo).blockedByHand},
+		{"The daemon is killed (kill -9) while connections are open", "daemon killed", (*demo).killDaemon},
+		{"A backend is killed while connections are open", "backend killed", (*demo).killBackend},
+		{"Every flow has a record", "flows counted", (*demo).flows},
 	}
 }
 
@@ -91,12 +91,9 @@ func Run(ctx context.Context, o Options) (err error) {
 		if ctx.Err() != nil {
 			return d.interrupted(ctx, err)
 		}
-		if err != nil {
-			d.say("NOT as it should be: %v", err)
-		} else {
-			d.say("%s", seen)
-		}
-		findings = append(findings, finding{s.claim, seen, err})
+		f := finding{s.claim, seen, err}
+		d.say("%s", f)
+		findings = append(findings, f)
 	}
 	missing := d.report(findings)
 	if o.Keep {
@@ -146,7 +143,7 @@ func (d *demo) close() error {
 		return fmt.Errorf("clean up: %w", err)
 	}
 	if d.network != nil {
-		d.printf("Cleaned up: no namespace, program or file is left.\n")
+		d.printf("\nCleaned up: no namespace, program or file is left.\n")
 	}
 	return nil
 }

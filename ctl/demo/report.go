@@ -3,14 +3,25 @@ package demo
 import (
 	"context"
 	"fmt"
+	"maps"
+	"slices"
 	"strings"
 	"time"
+
+	"gardu/ctl/api"
 )
 
 // finding is what became of a step.
 type finding struct {
 	claim, seen string
 	err         error
+}
+
+func (f finding) String() string {
+	if f.err != nil {
+		return "✗ " + f.err.Error()
+	}
+	return "✓ " + f.seen
 }
 
 func (d *demo) printf(format string, args ...any) {
@@ -30,6 +41,18 @@ func (d *demo) introduce() {
    hostile 203.0.113.66  ──┘      2001:db8:10::10:80    └── b3  10.0.3.11  weight 50
 
 `)
+}
+
+// sayPaths says where each interface is handled, and why there.
+func (d *demo) sayPaths(interfaces []api.Interface) {
+	names := make(map[string][]string)
+	for _, i := range interfaces {
+		how := fmt.Sprintf("at %s: %s", i.Path, i.Why)
+		names[how] = append(names[how], i.Name)
+	}
+	for _, how := range slices.Sorted(maps.Keys(names)) {
+		d.say("%s: packets are handled %s", strings.Join(names[how], ", "), how)
+	}
 }
 
 // command runs a gardu command in front of the reader, as they would type it.
@@ -56,12 +79,10 @@ func (d *demo) command(ctx context.Context, args ...string) error {
 func (d *demo) report(findings []finding) (missing []string) {
 	d.printf("\nWhat was observed, in %s\n\n", time.Since(d.begin).Round(100*time.Millisecond))
 	for _, f := range findings {
+		d.say("%-18s %s", f.claim, f)
 		if f.err != nil {
 			missing = append(missing, f.claim)
-			d.printf("   ✗ %-18s %s\n", f.claim, f.err)
-			continue
 		}
-		d.printf("   ✓ %-18s %s\n", f.claim, f.seen)
 	}
 	if len(missing) == 0 {
 		d.printf(`

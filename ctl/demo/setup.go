@@ -1,6 +1,8 @@
 package demo
 
 import (
+	"bufio"
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -22,9 +24,9 @@ const patience = 15 * time.Second
 const innerMTU = 1600
 
 // services are the addresses of configs/examples/demo.yaml.
-var services = []struct{ name, address string }{
-	{"web", "192.0.2.10"},
-	{"web6", "2001:db8:10::10"},
+var services = []struct{ name, address, forward string }{
+	{"web", "192.0.2.10", "ipip"},
+	{"web6", "2001:db8:10::10", "dsr"},
 }
 
 // setUp builds the network and starts everything in it.
@@ -49,9 +51,7 @@ func (d *demo) setUp(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	for _, i := range status.Interfaces {
-		d.say("%-9s handled at %s (%s)", i.Name, i.Path, i.Why)
-	}
+	d.sayPaths(status.Interfaces)
 	return nil
 }
 
@@ -146,10 +146,29 @@ func (d *demo) startBackends(context.Context) error {
 		if err := b.start(); err != nil {
 			return err
 		}
-		decap := exec.Command(d.binary, "decap", "-i", "eth0", "--dir", bpffs+"-"+b.node.Name())
-		if _, err := b.node.Start(decap); err != nil {
-			return err
+		if err := d.decap(b.node); err != nil {
+			return fmt.Errorf("start `gardu decap` on %s: %w", b.node.Name(), err)
 		}
+	}
+	return nil
+}
+
+// decap starts `gardu decap` and waits until it says that it is attached.
+func (d *demo) decap(node *testnet.Node) error {
+	cmd := exec.Command(d.binary, "decap", "-i", "eth0")
+	out, err := cmd.StdoutPipe()
+	if err != nil {
+		return err
+	}
+	var failure bytes.Buffer
+	cmd.Stderr = &failure
+	process, err := node.Start(cmd)
+	if err != nil {
+		return err
+	}
+	if _, err := bufio.NewReader(out).ReadString('\n'); err != nil {
+		process.Kill()
+		return errors.New(strings.TrimSpace(failure.String()))
 	}
 	return nil
 }
@@ -172,7 +191,7 @@ func (d *demo) startGardu(ctx context.Context) error {
 }
 
 func (d *demo) runDaemon() error {
-	cmd := exec.Command(d.binary, "run", "-c", configPath, "--dir", bpffs, "--state", statePath)
+	cmd := exec.Command(d.binary, "run", "-c", configPath, "--socket", socketPath, "--bpffs", bpffs, "--state", statePath)
 	cmd.Stdout, cmd.Stderr = d.log, d.log
 	var err error
 	d.daemon, err = d.box.Start(cmd)

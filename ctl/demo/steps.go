@@ -36,14 +36,14 @@ func (d *demo) spread(ctx context.Context) (string, error) {
 		if t.failed > 0 {
 			return "", fmt.Errorf("%s: %d of %d requests failed: %w", s.name, t.failed, requests, t.err)
 		}
-		d.say("%d requests to %s (%s): %s", requests, s.name, s.address, d.perBackend(t))
+		d.say("%d requests to %s (%s, by %s): %s", requests, s.name, s.address, s.forward, d.perBackend(t))
 		for name, share := range shares {
 			got := float64(t.served[name]) / requests
 			if deviation := 5 * math.Sqrt(share*(1-share)/requests); math.Abs(got-share) > deviation {
 				return "", fmt.Errorf("%s: %s served %.0f%%, far from %.0f%%", s.name, name, 100*got, 100*share)
 			}
 		}
-		seen = append(seen, fmt.Sprintf("%s %s", s.name, d.perBackend(t)))
+		seen = append(seen, s.name+": "+d.perBackend(t))
 	}
 	return strings.Join(seen, "; "), nil
 }
@@ -68,7 +68,7 @@ func (d *demo) blockedBySet(ctx context.Context) (string, error) {
 	}
 	for _, r := range rules {
 		if r.Name == "known-bad" && r.Decided > 0 {
-			return fmt.Sprintf("no answer for %s: rule known-bad dropped %d packets", hostileKnown, r.Decided), nil
+			return fmt.Sprintf("%s gets no answer; rule known-bad dropped %d packets", hostileKnown, r.Decided), nil
 		}
 	}
 	return "", fmt.Errorf("no answer for %s, but rule known-bad dropped nothing", hostileKnown)
@@ -99,8 +99,7 @@ func (d *demo) blockedByHand(ctx context.Context) (string, error) {
 	}
 	for _, b := range blocks {
 		if b.Prefix.Addr() == hostileNew && b.Packets > 0 {
-			return fmt.Sprintf("%s: its open connection stopped, new ones get no answer; the block dropped %d packets and ends in %s",
-				hostileNew, b.Packets, time.Until(b.Expires).Round(time.Minute)), nil
+			return fmt.Sprintf("%s lost its open connection and gets no other; the block dropped %d packets", hostileNew, b.Packets), nil
 		}
 	}
 	return "", fmt.Errorf("the block of %s dropped nothing: %+v", hostileNew, blocks)
@@ -158,8 +157,8 @@ func (d *demo) killDaemon(ctx context.Context) (string, error) {
 	if err := d.allAlive("b1", "b2", "b3"); err != nil {
 		return "", err
 	}
-	return fmt.Sprintf("%d open connections went on, 100 new ones were served meanwhile, the next daemon took over: forwarded %d -> %d packets",
-		len(d.talks), before, after), nil
+	d.say("the next daemon took over: %d packets forwarded before, %d now", before, after)
+	return fmt.Sprintf("%d open connections went on, 100 new ones were served meanwhile", len(d.talks)), nil
 }
 
 // forwarded is how many packets went to backends.
@@ -197,8 +196,8 @@ func (d *demo) killBackend(ctx context.Context) (string, error) {
 	if alive == len(d.talks) {
 		return "", errors.New("no connection was on the dead backend: nothing is proven")
 	}
-	return fmt.Sprintf("%s found dead after %s, all %d new requests served by the others; of %d open connections %d were on it, the other %d all live",
-		victim.node.Name(), noticed, requests/2, len(d.talks), len(d.talks)-alive, alive), nil
+	d.say("of %d open connections %d were on it and broke; the other %d go on", len(d.talks), len(d.talks)-alive, alive)
+	return fmt.Sprintf("all new requests went elsewhere after %s; all %d connections to the others live", noticed, alive), nil
 }
 
 // allAlive checks that every connection to these backends has answers still coming.
@@ -216,7 +215,7 @@ func (d *demo) allAlive(names ...string) error {
 // flows shows the largest flow records, and checks that they know what was seen above.
 func (d *demo) flows(ctx context.Context) (string, error) {
 	const shown = 5
-	if err := d.command(ctx, "flows", "service web, web6", "--sort", "bytes", "--limit", fmt.Sprint(shown)); err != nil {
+	if err := d.command(ctx, "flows", "service web, web6", "--sort", "bytes", "-n", fmt.Sprint(shown)); err != nil {
 		return "", err
 	}
 	var records, packets, bytes uint64
@@ -236,6 +235,5 @@ func (d *demo) flows(ctx context.Context) (string, error) {
 	if perfect == 0 {
 		return "", fmt.Errorf("none of %d flow records has a service, a backend, and packets and bytes both ways", records)
 	}
-	return fmt.Sprintf("%d records, %d packets, %s; %d of them with service, backend and both directions",
-		records, packets, size(bytes), perfect), nil
+	return fmt.Sprintf("%d records, %d packets, %s; %d with service, backend and both directions", records, packets, size(bytes), perfect), nil
 }
