@@ -68,9 +68,6 @@ func lowerRules(snapshot *model.Snapshot, ids IDs) (*lowered, error) {
 		if err := l.rule(&filter.Rules[i]); err != nil {
 			return nil, err
 		}
-		if len(l.records) > maxRecords {
-			return nil, &LimitError{What: "rule records", Name: filter.Rules[i].Name, Limit: maxRecords}
-		}
 	}
 	if filter.Allow != "" {
 		set, err := findSet(snapshot, filter.Allow, false)
@@ -135,6 +132,9 @@ func (l *lowering) rule(r *model.Rule) error {
 			}
 			l.flags |= src.apply(&record, abi.FieldSrc) | dst.apply(&record, abi.FieldDst)
 			l.product(record, p.numbers, nil)
+			if len(l.records) > maxRecords {
+				return &LimitError{What: "rule records", Name: r.Name, Limit: maxRecords}
+			}
 		}
 	}
 	return nil

@@ -1,0 +1,119 @@
+package compile
+
+import (
+	"fmt"
+	"testing"
+
+	"gardu/ctl/abi"
+	"gardu/ctl/model"
+)
+
+// services are random but for one thing that config sees to: no two take the same packet.
+func (s *source) services(n int) []model.Service {
+	var services []model.Service
+	for i := range n {
+		one := model.Service{
+			Name: fmt.Sprintf("s%d", i), Address: pick(s, s.pool), Proto: uint8(pick(s, []int{model.ProtoTCP, model.ProtoUDP})),
+			Forward: "ipip", Affinity: pick(s, []model.Affinity{model.AffinityFlow, model.AffinitySource}), ARP: s.chance(20),
+		}
+		one.Port.Lo = uint32(pick(s, s.ports))
+		one.Port.Hi = one.Port.Lo
+		switch s.IntN(8) {
+		case 0:
+			one.Port.Hi = min(65535, one.Port.Lo+uint32(s.IntN(100)))
+		case 1:
+			one.Port = model.Range{Lo: 0, Hi: 65535}
+		}
+		free := true
+		for j := range services {
+			o := &services[j]
+			free = free && (o.Address != one.Address || o.Proto != one.Proto || o.Port.Hi < one.Port.Lo || o.Port.Lo > one.Port.Hi)
+		}
+		if free {
+			services = append(services, one)
+		}
+	}
+	return services
+}
+
+func TestServicesAgreeWithNaive(t *testing.T) {
+	hits := 0
+	for seed := range uint64(150) {
+		s := newSource(seed)
+		snapshot := &model.Snapshot{Services: s.services(1 << s.IntN(8))}
+		tables, ids := compiled(t, snapshot)
+		m := &mirror{Tables: tables}
+		for range 1000 {
+			p := s.packet()
+			if s.chance(60) {
+				one := pick(s, snapshot.Services)
+				p.dst = one.Address
+				if p.ports {
+					p.proto, p.dport = one.Proto, uint16(one.Port.Lo)+uint16(s.IntN(3)-1)
+				}
+			}
+			if p.src.Is4() != p.dst.Is4() {
+				p.src = p.dst
+			}
+			var want uint16
+			var wantFlags uint8
+			wantAddress := false
+			for i := range snapshot.Services {
+				one := &snapshot.Services[i]
+				if one.Address != p.dst {
+					continue
+				}
+				wantAddress = true
+				if one.ARP {
+					wantFlags |= uint8(abi.ServiceArp)
+				}
+				if p.ports && one.Proto == p.proto && one.Port.Lo <= uint32(p.dport) && uint32(p.dport) <= one.Port.Hi {
+					want = ids.Services[one.Name]
+					hits++
+				}
+			}
+			got, address, flags := m.service(p)
+			if got != want || address != wantAddress || flags&uint8(abi.ServiceArp) != wantFlags {
+				t.Fatalf("seed %d, %+v: service %d, address %t, flags %d; want %d, %t, %d",
+					seed, *p, got, address, flags, want, wantAddress, wantFlags)
+			}
+		}
+	}
+	t.Logf("%d packets for a service", hits)
+}
+
+func TestServiceRecord(t *testing.T) {
+	web := service("web", "192.0.2.10", 443, backend("b1", "10.0.0.11", 100))
+	web.ARP, web.Affinity = true, model.AffinitySource
+	tables, ids := compiled(t, &model.Snapshot{Services: []model.Service{web}})
+	head := abi.FromLine[abi.ServicesHead](tables.Services[0])
+	got := abi.FromLine[abi.ServiceRecord](tables.Services[head.ServiceOff])
+	want := abi.ServiceRecord{
+		Addr: [2]uint64{0, 0xffff_c000_020a}, Family: uint8(abi.FamilyV4), Proto: 6, Mode: uint8(abi.ModeIpip),
+		Flags: uint8(abi.ServiceArp | abi.ServiceAffinitySource), PortLo: 443, PortHi: 443, Id: ids.Services["web"], Ring: tables.Rings[0].ID,
+	}
+	if got != want || head.RingSize != 65537 {
+		t.Errorf("got %+v, ring size %d\nwant %+v", got, head.RingSize, want)
+	}
+}
+
+// However many services share an address, a packet to another of its ports meets one record.
+func TestServicesOfOneAddress(t *testing.T) {
+	snapshot := &model.Snapshot{}
+	for i := range 1000 {
+		snapshot.Services = append(snapshot.Services, service(fmt.Sprintf("s%d", i), "192.0.2.10", uint32(1000+i)))
+	}
+	snapshot.Services[700].ARP = true
+	tables, _ := compiled(t, snapshot)
+	head := abi.FromLine[abi.ServicesHead](tables.Services[0])
+	if head.ChainOff != 0 {
+		t.Error("there is a chain")
+	}
+	m := &mirror{Tables: tables}
+	s := newSource(1)
+	p := s.packet()
+	p.src, p.dst = snapshot.Services[0].Address, snapshot.Services[0].Address
+	if _, address, flags := m.service(p); !address || flags != uint8(abi.ServiceArp) {
+		t.Errorf("address %t, flags %d", address, flags)
+	}
+}
