@@ -23,7 +23,7 @@ func nothing() *model.Snapshot { return &model.Snapshot{Filter: model.Filter{Def
 // flowsOnly passes every packet and keeps its flow.
 func flowsOnly() *model.Snapshot {
 	s := nothing()
-	s.Flows = model.Flows{Enabled: true, Max: flowsMax}
+	s.Flows = model.Flows{Enabled: true}
 	return s
 }
 

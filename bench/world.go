@@ -4,6 +4,8 @@ import (
 	"errors"
 	"fmt"
 
+	"github.com/cilium/ebpf"
+
 	"gardu/ctl/abi"
 	"gardu/ctl/compile"
 	"gardu/ctl/dataplane"
@@ -11,8 +13,15 @@ import (
 	"gardu/ctl/model"
 )
 
-// flowsMax is what the flow table of every world is made for: the flows of the largest case.
-const flowsMax = 500_000
+// flowsMax is what the flow table of every world is made for. It is divided among the CPUs, as traffic is; here one CPU sees
+// the flows of the largest case all by itself.
+func flowsMax() (int, error) {
+	cpus, err := ebpf.PossibleCPU()
+	if err != nil {
+		return 0, fmt.Errorf("count CPUs: %w", err)
+	}
+	return cpus * flowCounts[len(flowCounts)-1].flows, nil
+}
 
 // world is a private data plane with one snapshot in force. Cases that differ in their traffic alone share one.
 type world struct {
@@ -71,7 +80,9 @@ func newWorld(snapshot *model.Snapshot, withoutFlows bool) (w *world, err error)
 	}
 	max := 1
 	if tables.Features.Flows {
-		max = flowsMax
+		if max, err = flowsMax(); err != nil {
+			return nil, err
+		}
 	}
 	plane, err := dataplane.OpenPrivate(tables.Features, max)
 	if err != nil {
