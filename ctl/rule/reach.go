@@ -90,11 +90,12 @@ func Shadowed(rules []model.Rule) []Shadow {
 	first := make(map[string]int, len(rules))
 	effort := 5_000_000
 	for i, r := range rules {
-		if by, ok := first[canonical(r)]; ok {
+		conditions := canonical(r)
+		if by, ok := first[conditions]; ok {
 			found = append(found, Shadow{Rule: i, By: by})
 			continue
 		}
-		first[canonical(r)] = i
+		first[conditions] = i
 		for j := 0; j < i && effort > 0; j++ {
 			if covers(rules[j], r, &effort) {
 				found = append(found, Shadow{Rule: i, By: j})
