@@ -222,8 +222,8 @@ struct sets_bucket6 {
 /* ---- TABLE_SERVICES ----------------------------------------------------------------------------------------
  * Address filter: bit mix2(hi ^ lo, family) >> 32 & filter_mask must be set, else the address is no service's.
  * Then two lookups in one bucket area: h = mix4(hi, lo, meta, 1) with meta = port << 16 | proto << 8 | family for services with
- * one port; h = mix4(hi, lo, family, 2) for the address itself (refs: every record of that address; it also finds
- * ranges and answers ARP, ND, ping). v4: hi = 0, lo = 0xffff00000000 | address. Records are verified.
+ * one port; h = mix4(hi, lo, family, 2) for the address itself (refs: its records of several ports, and one that
+ * carries SERVICE_ARP if any does; answers ARP, ND, ping). v4: hi = 0, lo = 0xffff00000000 | address. Records are verified.
  */
 struct services_head {
 	__u32 services;

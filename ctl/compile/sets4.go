@@ -64,6 +64,14 @@ const (
 	slotsPerBucket = 4
 )
 
+// uniform16 is the code line of a /16 of one class: codeUniform16 for each of its /24s.
+func uniform16() (line abi.Line) {
+	for i := range line.W {
+		line.W[i] = 0x5555555555555555
+	}
+	return line
+}
+
 // sets4 is the IPv4 part of the table under construction.
 type sets4 struct {
 	codes, l16 array
@@ -72,7 +80,7 @@ type sets4 struct {
 	denseIndex map[[256]class]int // equal ones are stored once: most come from a prefix at some place in its /24
 
 	block  uint32     // the /16 being built
-	full   [256]class // of its /24s with one class; 0: none or mixed
+	full   [256]class // of its /24s with one class; 0: none or mixed; the /16 as a whole goes without
 	mixed  uint32     // the /24 being collected
 	pieces []span     // of it
 }
@@ -108,9 +116,8 @@ func (s *sets4) add(sp span) {
 		}
 		switch {
 		case at&0xffff == 0 && sp.last-at >= 0xffff:
-			for i := range s.full {
-				s.full[i] = sp.class
-			}
+			s.codes[s.block] = uniform16()
+			s.l16.setU16(int(s.block), uint16(sp.class))
 			first += 1 << 16
 		case at&0xff == 0 && sp.last-at >= 0xff:
 			s.full[at>>8&0xff] = sp.class
