@@ -51,6 +51,7 @@ var allowed = map[string]string{
 	"api/apitest": "api model",
 	"testnet":     "netdev",
 	"demo":        "api api/client testnet",
+	"e2e":         "",
 	"vmtest":      "",
 }
 
