@@ -374,3 +374,74 @@ func exact(f api.FlowTotals) error {
 	}
 	return nil
 }
+
+const balancing = base + `
+services:
+  web:
+    address: 192.0.2.10
+    port: 80
+    proto: tcp
+    forward: dsr
+    backends:
+      - {name: b1, address: 10.0.0.11}
+    health: {tcp: true, port: 8080, every: 100ms, timeout: 90ms, up: 1, down: 2}
+`
+
+// A backend's state follows its checks into the data plane, and the next daemon knows it.
+func TestHealth(t *testing.T) {
+	w := newWorld(t)
+	w.write("gardu.yaml", balancing)
+	listener, err := w.backend.Listen("tcp", "10.0.0.11:8080")
+	w.must(err)
+	w.start()
+	w.until("the backend is up", func() error { return w.backendIs("up") })
+	if hop := w.backends()[0].NextHop; !strings.HasPrefix(hop, "out0 ") {
+		t.Errorf("next hop %q", hop)
+	}
+	packet := api.ExplainRequest{Packet: "tcp 198.51.100.10:40000 > 192.0.2.10:80 syn"}
+	way, err := w.api.Explain(t.Context(), packet)
+	w.must(err)
+	if way.Verdict != "forward" || way.Service != "web" || way.Backend != "b1" || len(way.Out) != 1 || way.Out[0].Interface != "out0" {
+		t.Errorf("explained: %+v", way)
+	}
+
+	w.must(listener.Close())
+	w.until("the backend is down", func() error { return w.backendIs("down") })
+	if text := strings.Join(w.status().Warnings, "\n"); !strings.Contains(text, "web/b1 is down") || !strings.Contains(text, "no backend that is up") {
+		t.Errorf("warnings: %s", text)
+	}
+	if way, err = w.api.Explain(t.Context(), packet); err != nil || way.Reason != "no-backend" {
+		t.Errorf("explained: %+v, %v", way, err)
+	}
+
+	w.process.Kill()
+	w.start()
+	if err := w.backendIs("down"); err != nil {
+		t.Errorf("the next daemon doesn't know: %v", err)
+	}
+	if way, err = w.api.Explain(t.Context(), packet); err != nil || way.Reason != "no-backend" {
+		t.Errorf("explained: %+v, %v", way, err)
+	}
+	listener, err = w.backend.Listen("tcp", "10.0.0.11:8080")
+	w.must(err)
+	defer listener.Close()
+	w.until("the backend is up", func() error { return w.backendIs("up") })
+}
+
+func (w *world) backends() []api.Backend {
+	w.Helper()
+	backends, err := w.api.Backends(w.Context())
+	w.must(err)
+	if len(backends) != 1 {
+		w.Fatalf("backends %+v", backends)
+	}
+	return backends
+}
+
+func (w *world) backendIs(state string) error {
+	w.Helper()
+	if b := w.backends()[0]; b.State != state {
+		return fmt.Errorf("%+v", b)
+	}
+	return nil
+}
