@@ -120,8 +120,13 @@ func TestSwap(t *testing.T) {
 
 			echoed := w.receive(w.box, echoAddress, true)
 			atB1, atB2 := w.receive(w.backends[0], webAddress, false), w.receive(w.backends[1], webAddress, false)
-			ctx, stop := context.WithCancel(t.Context())
+			ctx, cancel := context.WithCancel(t.Context())
 			var traffic sync.WaitGroup
+			stop := sync.OnceFunc(func() {
+				cancel()
+				traffic.Wait()
+			})
+			defer stop()
 			var lost, asked atomic.Int64
 			for range 2 { // flows of their own, on whichever CPU
 				traffic.Go(func() { w.pingPong(ctx, steady, &asked, &lost) })
@@ -135,7 +140,6 @@ func TestSwap(t *testing.T) {
 			}
 			took := time.Since(begin)
 			stop()
-			traffic.Wait()
 
 			t.Logf("%d swaps in %s; %d asked and answered; %d at b1, %d at b2", swaps, took.Round(time.Millisecond), asked.Load(), atB1.of(left), atB2.of(right))
 			if lost.Load() > 0 {

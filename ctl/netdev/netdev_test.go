@@ -233,6 +233,42 @@ func TestKeepAndRelease(t *testing.T) {
 	}
 }
 
+// TestReleaseAll releases what an earlier process kept, and nothing of others.
+func TestReleaseAll(t *testing.T) {
+	l := newLab(t)
+	for _, dst := range []string{"192.0.2.2", "2001:db8::2"} {
+		hop, _ := l.handle.NextHop(netip.MustParseAddr(dst))
+		if err := l.handle.Keep(hop); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if _, err := l.box.Output(t.Context(), "ip", "neigh", "add", "192.0.2.99", "dev", "eth0", "managed"); err != nil {
+		t.Fatal(err)
+	}
+	managed := func() (addresses []string) {
+		out, err := l.box.Output(t.Context(), "ip", "neigh")
+		if err != nil {
+			t.Fatal(err)
+		}
+		for line := range strings.Lines(string(out)) {
+			if strings.Contains(line, "managed") {
+				addresses = append(addresses, strings.Fields(line)[0])
+			}
+		}
+		slices.Sort(addresses)
+		return addresses
+	}
+	if got, want := managed(), []string{"192.0.2.2", "192.0.2.99", "2001:db8::2"}; !slices.Equal(got, want) {
+		t.Fatalf("managed are %s, want %s", got, want)
+	}
+	if err := open(t, l.box).ReleaseAll(); err != nil {
+		t.Fatal(err)
+	}
+	if got, want := managed(), []string{"192.0.2.99"}; !slices.Equal(got, want) {
+		t.Errorf("managed are %s, want %s", got, want)
+	}
+}
+
 func TestWatch(t *testing.T) {
 	l := newLab(t)
 	ctx, cancel := context.WithCancel(t.Context())

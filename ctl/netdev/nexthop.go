@@ -6,7 +6,6 @@ import (
 	"net/netip"
 
 	"github.com/vishvananda/netlink"
-	"github.com/vishvananda/netlink/nl"
 	"golang.org/x/sys/unix"
 )
 
@@ -75,78 +74,4 @@ func (h *Handle) routeTo(dst netip.Addr) (Hop, error) {
 		hop.MTU = link.Attrs().MTU
 	}
 	return hop, nil
-}
-
-// neighbour returns the MAC of an address on a link, or ErrUnresolved.
-func (h *Handle) neighbour(ifindex int, addr netip.Addr) (mac [6]byte, err error) {
-	entry, err := h.neighbourEntry(ifindex, addr)
-	if err != nil {
-		return mac, err
-	}
-	const valid = unix.NUD_REACHABLE | unix.NUD_STALE | unix.NUD_DELAY | unix.NUD_PROBE | unix.NUD_PERMANENT | unix.NUD_NOARP
-	if entry == nil || entry.State&valid == 0 || len(entry.HardwareAddr) != len(mac) {
-		return mac, ErrUnresolved
-	}
-	return [6]byte(entry.HardwareAddr), nil
-}
-
-// neighbourEntry asks for one entry of the kernel's table; nil when it has none.
-func (h *Handle) neighbourEntry(ifindex int, addr netip.Addr) (*netlink.Neigh, error) {
-	family := uint8(unix.AF_INET)
-	if addr.Is6() {
-		family = unix.AF_INET6
-	}
-	req := h.request(unix.RTM_GETNEIGH, 0)
-	req.AddData(&netlink.Ndmsg{Family: family, Index: uint32(ifindex)})
-	req.AddData(nl.NewRtAttr(unix.NDA_DST, addr.AsSlice()))
-	replies, err := req.Execute(unix.NETLINK_ROUTE, unix.RTM_NEWNEIGH)
-	if errors.Is(err, unix.ENOENT) || err == nil && len(replies) == 0 {
-		return nil, nil
-	}
-	if err != nil {
-		return nil, linkError(err)
-	}
-	entry, err := netlink.NeighDeserialize(replies[0])
-	if err != nil {
-		return nil, fmt.Errorf("parse the kernel's answer: %w", err)
-	}
-	return entry, nil
-}
-
-// Keep makes the kernel resolve the neighbour of a hop now and, from Linux 5.16 on, keep it resolved by itself, also
-// when gardu is gone. On older kernels each call resolves once. It is cheap and may be repeated; a neighbour that an
-// administrator made permanent is left alone.
-func (h *Handle) Keep(hop Hop) error {
-	entry, err := h.neighbourEntry(hop.Ifindex, hop.Neighbour)
-	if err == nil && (entry == nil || entry.State&unix.NUD_PERMANENT == 0) {
-		err = h.manage(hop, netlink.NTF_EXT_MANAGED)
-	}
-	if err != nil {
-		return fmt.Errorf("keep neighbour %s: %w", hop.Neighbour, err)
-	}
-	return nil
-}
-
-// Release undoes Keep: the neighbour ages as any other. It is no error when there is nothing to undo.
-func (h *Handle) Release(hop Hop) error {
-	entry, err := h.neighbourEntry(hop.Ifindex, hop.Neighbour)
-	if err == nil && entry != nil && entry.FlagsExt&netlink.NTF_EXT_MANAGED != 0 {
-		err = h.manage(hop, 0)
-	}
-	if err != nil && !errors.Is(err, ErrNoLink) {
-		return fmt.Errorf("release neighbour %s: %w", hop.Neighbour, err)
-	}
-	return nil
-}
-
-// manage sets or clears the flag by which the kernel refreshes a neighbour by itself, and has it resolved now. The
-// state NONE and the flag USE keep what is known of an entry.
-func (h *Handle) manage(hop Hop, flagsExt int) error {
-	return linkError(h.route.NeighSet(&netlink.Neigh{
-		LinkIndex: hop.Ifindex,
-		IP:        hop.Neighbour.AsSlice(),
-		State:     unix.NUD_NONE,
-		Flags:     netlink.NTF_USE,
-		FlagsExt:  flagsExt,
-	}))
 }

@@ -29,6 +29,9 @@ gardu had never been there. It is refused while a daemon runs.`,
 			if err := dataplane.Remove(bpffs, links); err != nil {
 				return err
 			}
+			if err := links.ReleaseAll(); err != nil {
+				return err
+			}
 			a.printf("nothing of gardu is left in %s or on the interfaces\n", bpffs)
 			return nil
 		},
