@@ -71,13 +71,9 @@ func (h *handler) guard(serve func(http.ResponseWriter, *http.Request) error) ht
 		if problem.Status == http.StatusInternalServerError {
 			h.log.Error("API request failed", "method", r.Method, "path", r.URL.Path, "error", err)
 		}
-		body, err := encode(problem)
-		if err != nil {
+		if err := send(w, problem.Status, "application/problem+json", problem); err != nil {
 			h.log.Error("API problem doesn't encode", "error", err)
 		}
-		w.Header().Set("Content-Type", "application/problem+json")
-		w.WriteHeader(problem.Status)
-		w.Write(body)
 	}
 }
 
@@ -104,7 +100,7 @@ func list[T any](get func(context.Context) ([]T, error)) func(context.Context) (
 func writer[In, Out any](do func(context.Context, In) (Out, error)) func(http.ResponseWriter, *http.Request) error {
 	return func(w http.ResponseWriter, r *http.Request) error {
 		var in In
-		if err := decode(r.Body, &in); err != nil {
+		if err := decode(w, r, &in); err != nil {
 			return err
 		}
 		out, err := do(r.Context(), in)
@@ -116,29 +112,31 @@ func reply(w http.ResponseWriter, value any, err error) error {
 	if err != nil {
 		return err
 	}
-	body, err := encode(value)
-	if err != nil {
+	return send(w, http.StatusOK, "application/json", value)
+}
+
+// send answers with a line of JSON in which > stays >: packets are full of them.
+func send(w http.ResponseWriter, status int, contentType string, value any) error {
+	var body bytes.Buffer
+	encoder := json.NewEncoder(&body)
+	encoder.SetEscapeHTML(false)
+	if err := encoder.Encode(value); err != nil {
 		return err
 	}
-	w.Header().Set("Content-Type", "application/json")
+	w.Header().Set("Content-Type", contentType)
 	// A client that stalls or has gone is no failure of ours.
 	http.NewResponseController(w).SetWriteDeadline(time.Now().Add(stallTimeout))
-	w.Write(body)
+	w.WriteHeader(status)
+	w.Write(body.Bytes())
 	return nil
 }
 
-// encode writes a line of JSON in which > stays >: packets are full of them.
-func encode(value any) ([]byte, error) {
-	var b bytes.Buffer
-	encoder := json.NewEncoder(&b)
-	encoder.SetEscapeHTML(false)
-	err := encoder.Encode(value)
-	return b.Bytes(), err
-}
-
-// decode reads exactly one JSON value without unknown keys.
-func decode(body io.Reader, into any) error {
-	decoder := json.NewDecoder(body)
+// decode reads exactly one JSON value without unknown keys. It must come in time; what is done with it may take longer.
+func decode(w http.ResponseWriter, r *http.Request, into any) error {
+	control := http.NewResponseController(w)
+	control.SetReadDeadline(time.Now().Add(bodyTimeout))
+	defer control.SetReadDeadline(time.Time{})
+	decoder := json.NewDecoder(r.Body)
 	decoder.DisallowUnknownFields()
 	err := decoder.Decode(into)
 	if err == nil {

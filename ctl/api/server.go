@@ -27,7 +27,6 @@ func Serve(ctx context.Context, listener net.Listener, engine Engine, log *slog.
 	server := &http.Server{
 		Handler:           Handler(engine, log),
 		ReadHeaderTimeout: headerTimeout,
-		ReadTimeout:       bodyTimeout,
 		IdleTimeout:       idleTimeout,
 		MaxHeaderBytes:    64 << 10,
 		ErrorLog:          slog.NewLogLogger(log.Handler(), slog.LevelWarn),

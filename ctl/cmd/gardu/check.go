@@ -40,7 +40,7 @@ there. It needs neither root nor a daemon. FILE may be - for stdin.`,
 				return fmt.Errorf("%s: %w", name, err)
 			}
 			a.printf("ok: %s\n", summary(snapshot))
-			a.printf("    %s; a packet looks into %s and compares at most %s\n", bytesText(tableBytes(tables.Cost)),
+			a.printf("    compiled to %s; a packet meets at most %s and %s of rules\n", bytesText(tableBytes(tables.Cost)),
 				plural(tables.Cost.Probes, "group"), plural(tables.Cost.Verifications, "record"))
 			return nil
 		},

@@ -14,7 +14,6 @@ import (
 	"gardu/ctl/api"
 	"gardu/ctl/api/apitest"
 	"gardu/ctl/config"
-	"gardu/ctl/dataplane"
 	"gardu/ctl/model"
 	"gardu/ctl/pkt"
 )
@@ -250,7 +249,6 @@ func TestAdvice(t *testing.T) {
 		err  error
 		want string
 	}{
-		{&dataplane.LockedError{Dir: "/sys/fs/bpf/gardu", PID: 1}, "stop the other daemon"},
 		{api.ErrInUse, "stop the other daemon"},
 		{api.NewProblem(api.CodeNotReady, "starting"), "try again"},
 		{errors.New("anything"), ""},

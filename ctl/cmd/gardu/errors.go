@@ -13,7 +13,6 @@ import (
 	"gardu/ctl/api"
 	"gardu/ctl/api/client"
 	"gardu/ctl/config"
-	"gardu/ctl/dataplane"
 )
 
 // Exit codes.
@@ -102,8 +101,6 @@ func (a *app) todo(err error) string {
 		return "the daemon has died; packets still take their way. Start it again: sudo gardu run -c FILE"
 	case errors.Is(err, client.ErrUnreachable):
 		return "start the daemon: sudo gardu run -c FILE\nor say where it listens: --socket PATH, or GARDU_SOCKET"
-	case errors.Is(err, dataplane.ErrLocked):
-		return "stop the other daemon first (SIGTERM detaches cleanly), or use another --bpffs directory"
 	case errors.Is(err, api.ErrInUse):
 		return "stop the other daemon first, or give this one another --socket and --bpffs"
 	case problem != nil && problem.Code == api.CodeNotReady:
