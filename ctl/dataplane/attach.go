@@ -30,6 +30,8 @@ type Attachment struct {
 	TCX     bool // tc hooks are TCX links, not clsact filters
 }
 
+const clsactWhy = "by a clsact filter: this kernel has no TCX"
+
 // attachment is an Attachment with its hooks.
 type attachment struct {
 	Attachment
@@ -60,7 +62,7 @@ func (a *attachment) describe() {
 		case kindIngress:
 			a.Path, a.TCX = model.PathTC, true
 		case kindClsactIngress:
-			a.Path, a.Why = model.PathTC, "by a clsact filter: this kernel has no TCX"
+			a.Path, a.Why = model.PathTC, clsactWhy
 		case kindEgress:
 			a.Egress, a.TCX = true, true
 		case kindClsactEgress:

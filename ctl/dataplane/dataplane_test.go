@@ -90,24 +90,22 @@ func TestWhatAFailedBeginningLeftIsNotTakenOver(t *testing.T) {
 func TestRemoveLeavesNothing(t *testing.T) {
 	w := newWires(t)
 	dir := testDir(t)
-	d := open(t, dir)
+	d := w.open(t, dir)
 	w.attach(t, d, AttachOptions{Path: model.PathXDP, Egress: true})
 	commit(t, d, 1, 1, 2, 3)
 	closeIt(t, d)
 	w.do(t, func() error {
-		pinned, err := AttachDecap(DecapOptions{Name: "lo", Ifindex: 1, Pin: dir})
+		pinned, err := AttachDecap(DecapOptions{Name: "lo", Ifindex: 1, Pin: dir, Netlink: w.netlink})
 		if err != nil {
 			return err
 		}
 		return pinned.Close()
 	})
-	if err := Remove(dir, nil); err != nil {
-		t.Fatal(err)
-	}
+	w.do(t, func() error { return Remove(dir, w.netlink) })
 	if _, err := os.Stat(dir); !errors.Is(err, os.ErrNotExist) {
 		t.Errorf("the directory is still there: %v", err)
 	}
-	if id, err := w.netlink(t).XDPProgram(w.ifindex); err != nil || id != 0 {
+	if id, err := w.netlink.XDPProgram(w.ifindex); err != nil || id != 0 {
 		t.Errorf("XDP program %d is still attached (%v)", id, err)
 	}
 	if err := Remove(dir, nil); err != nil {
@@ -127,6 +125,19 @@ func TestRemoveOnlyOnBPFFS(t *testing.T) {
 	if _, err := makeDir(filepath.Join(dir, "gardu")); !errors.As(err, &kernel) {
 		t.Errorf("makeDir: %v", err)
 	}
+}
+
+func TestOpenWithoutRoot(t *testing.T) {
+	asNobody(t, func() {
+		var kernel *KernelError
+		if _, err := Open(Options{Dir: "/sys/fs/bpf/gardu-test-nobody"}); !errors.As(err, &kernel) || !strings.Contains(err.Error(), "run as root") {
+			t.Errorf("Open: %v", err)
+		}
+		if _, err := OpenPrivate(allOn(), 0); !errors.As(err, &kernel) {
+			t.Errorf("OpenPrivate: %v", err)
+		}
+		t.Log(kernel)
+	})
 }
 
 func TestKernelErrorsSayWhatToDo(t *testing.T) {

@@ -18,6 +18,8 @@ var (
 	ErrNotAttached = errors.New("not attached")
 	// ErrBlocksFull: the map of blocks has no room for all that were to be added; none was.
 	ErrBlocksFull = errors.New("the map of blocks is full")
+	// ErrFrame: the kernel doesn't run programs on such a frame outside of an interface; see Run.
+	ErrFrame = errors.New("the kernel doesn't run programs on such a frame")
 )
 
 // LockedError tells who holds the directory. errors.Is(err, ErrLocked) is true.

@@ -18,9 +18,9 @@ import (
 const (
 	// flowGuard is how long a flow must be idle before another may take its record.
 	flowGuard = 30 * time.Second
-	// flowBudget is how many flows a CPU may insert into the LRU map in one jiffy: at HZ 250 and half a
-	// microsecond each, an eighth of its time.
-	flowBudget = 1000
+	// flowBudget is how many flows a second a CPU may insert into the LRU map: at half a microsecond to one each, an
+	// eighth to a quarter of its time.
+	flowBudget = 250_000
 	// flowRoom is how many records there are for each flow expected.
 	flowRoom = 2
 )

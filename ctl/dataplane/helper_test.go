@@ -2,6 +2,7 @@ package dataplane
 
 import (
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -17,6 +18,7 @@ import (
 
 	"gardu/ctl/abi"
 	"gardu/ctl/compile"
+	"gardu/ctl/netdev"
 	"gardu/ctl/testnet"
 )
 
@@ -33,12 +35,20 @@ func testDir(t *testing.T) string {
 	needRoot(t)
 	dir := filepath.Join(bpffsRoot, fmt.Sprintf("gardu-test-%d-%d", os.Getpid(), time.Now().UnixNano()))
 	t.Cleanup(func() {
-		if err := Remove(dir, nil); err != nil {
+		if err := Remove(dir, noFilters{}); err != nil {
 			t.Error(err)
 		}
 	})
 	return dir
 }
+
+// noFilters is for an instance whose filters are gone with their namespace.
+type noFilters struct{}
+
+func (noFilters) AttachFilter(int, bool, int) error { return errors.ErrUnsupported }
+func (noFilters) DetachFilter(int, bool) error      { return nil }
+func (noFilters) XDPProgram(int) (uint32, error)    { return 0, nil }
+func (noFilters) DetachXDP(int) error               { return nil }
 
 // open opens dir with everything on. The caller closes it.
 func open(t *testing.T, dir string) *Dataplane {
@@ -79,7 +89,8 @@ func allOn() compile.Features {
 type wires struct {
 	net         *testnet.Net
 	client, box *testnet.Node
-	ifindex     int // of the box's eth0, in its namespace
+	netlink     *netdev.Handle // of the box's namespace
+	ifindex     int            // of the box's eth0, in its namespace
 }
 
 func newWires(t *testing.T) *wires {
@@ -102,6 +113,11 @@ func newWires(t *testing.T) *wires {
 		t.Fatal(err)
 	}
 	w.connect(t)
+	w.do(t, func() error {
+		w.netlink, err = netdev.Open()
+		return err
+	})
+	t.Cleanup(w.netlink.Close)
 	w.do(t, func() error { // somebody listens, or every second packet would fail
 		conn, err := net.ListenPacket("udp", ":9")
 		if err == nil {
@@ -110,6 +126,17 @@ func newWires(t *testing.T) *wires {
 		return err
 	})
 	return w
+}
+
+// open opens dir with everything on, in the box's namespace. The caller closes it.
+func (w *wires) open(t *testing.T, dir string) *Dataplane {
+	t.Helper()
+	var d *Dataplane
+	w.do(t, func() (err error) { // the mark of a filter says only the interface's name
+		d, err = Open(Options{Dir: dir, Features: allOn(), FlowsMax: 1000, Netlink: w.netlink})
+		return err
+	})
+	return d
 }
 
 func (w *wires) connect(t *testing.T) {
@@ -182,18 +209,19 @@ func (w *wires) sendOn(t *testing.T) (stop func(), sent func() uint64) {
 	go func() {
 		defer close(done)
 		defer conn.Close()
+		pace := time.NewTicker(100 * time.Microsecond) // leaves time for others on a small machine
+		defer pace.Stop()
 		for {
 			select {
 			case <-stopped:
 				return
-			default:
+			case <-pace.C:
 			}
 			if _, err := conn.Write([]byte("gardu")); err != nil {
 				t.Error(err)
 				return
 			}
 			count.Add(1)
-			runtime.Gosched()
 		}
 	}()
 	return func() { close(stopped); <-done }, count.Load
@@ -206,6 +234,27 @@ func (w *wires) dial(t *testing.T) net.Conn {
 		t.Fatal(err)
 	}
 	return conn
+}
+
+// asNobody runs f on a thread without privileges.
+func asNobody(t *testing.T, f func()) {
+	t.Helper()
+	done := make(chan unix.Errno)
+	go func() {
+		runtime.LockOSThread() // never unlocked: the thread ends with the goroutine
+		const nobody = 65534
+		var errno unix.Errno
+		if os.Geteuid() == 0 {
+			_, _, errno = unix.RawSyscall(unix.SYS_SETRESUID, nobody, nobody, nobody)
+		}
+		if errno == 0 {
+			f()
+		}
+		done <- errno
+	}()
+	if errno := <-done; errno != 0 {
+		t.Fatal(errno)
+	}
 }
 
 // eventually waits until condition holds.

@@ -153,7 +153,7 @@ func (d *Dataplane) inUse(features compile.Features) (compile.Features, error) {
 			return features, err
 		}
 		const sets = uint8(abi.RulesSrcSets | abi.RulesDstSets | abi.RulesAllow)
-		features.Rules = features.Rules || rules.Records > 0 || rules.DefaultVerdict != uint8(abi.VerdictPass)
+		features.Rules = features.Rules || rules.Records > 0 || rules.DefaultVerdict != uint8(abi.VerdictPass) || rules.Flags&uint8(abi.RulesAllow) != 0
 		features.Sets = features.Sets || rules.Flags&sets != 0
 		features.Services = features.Services || services.Services > 0
 	}

@@ -5,6 +5,7 @@ import (
 	"fmt"
 
 	"github.com/cilium/ebpf"
+	"golang.org/x/sys/unix"
 
 	"gardu/ctl/abi"
 )
@@ -30,7 +31,10 @@ const frameGrowth = 256
 
 // Run puts one frame through a program of a private instance, as if it were on the interface with that index in the
 // network namespace of the calling thread; 0 is the loopback. What the program counts, remembers and looks up is the
-// instance's own. Frames are of 14 bytes or more, and of one page less some headroom at most.
+// instance's own.
+//
+// ErrFrame: kernels take frames of 14 bytes or more; at tc of one page less some headroom at most, and newer ones no IP
+// packet there that ends inside its IP header.
 func (d *Dataplane) Run(hook Hook, frame []byte, ifindex int) (Result, error) {
 	if d.dir != "" {
 		return Result{}, errors.New("run a frame: not on the live data plane, which it would change; use Sibling")
@@ -55,7 +59,11 @@ func (d *Dataplane) Run(hook Hook, frame []byte, ifindex int) (Result, error) {
 		program, options.Context = d.programs.egress, &skbContext{Ifindex: uint32(ifindex)}
 	}
 	var err error
-	if result.Action, err = program.Run(options); err != nil {
+	result.Action, err = program.Run(options)
+	if errors.Is(err, unix.EINVAL) || errors.Is(err, unix.EMSGSIZE) {
+		return Result{}, fmt.Errorf("run a frame of %d bytes: %w (%v)", len(frame), ErrFrame, err)
+	}
+	if err != nil {
 		return Result{}, fmt.Errorf("run a frame of %d bytes on interface %d: %w", len(frame), ifindex, err)
 	}
 	result.Frame = options.DataOut

@@ -2,6 +2,7 @@ package dataplane
 
 import (
 	"bytes"
+	"errors"
 	"net/netip"
 	"testing"
 	"time"
@@ -47,11 +48,17 @@ func TestRunOnEveryHook(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	if _, err := d.Run(HookXDP, frame[:13], 0); err == nil {
-		t.Error("a frame without a whole header was run")
+	if _, err := d.Run(HookXDP, frame[:13], 0); !errors.Is(err, ErrFrame) {
+		t.Errorf("a frame without a whole header: %v", err)
 	}
-	if _, err := d.Run(HookXDP, frame, 1<<30); err == nil {
-		t.Error("a frame was run on an interface that doesn't exist")
+	for _, size := range []int{14, 20, 1514, 9014, 60000} {
+		long := append(bytes.Clone(frame), make([]byte, 60000)...)[:size]
+		if result, err := d.Run(HookXDP, long, 0); err != nil || len(result.Frame) != size {
+			t.Errorf("a frame of %d bytes: %d left, %v", size, len(result.Frame), err)
+		}
+	}
+	if _, err := d.Run(HookXDP, frame, 1<<30); err == nil || errors.Is(err, ErrFrame) {
+		t.Errorf("on an interface that doesn't exist: %v", err)
 	}
 }
 
@@ -211,7 +218,7 @@ func TestDecap(t *testing.T) {
 		pin  string
 	}{{model.PathTC, ""}, {model.PathXDP, ""}, {model.PathXDPGeneric, dir}, {model.PathTC, dir}, {"", dir}} {
 		w.do(t, func() error {
-			d, err := AttachDecap(DecapOptions{Name: "eth0", Ifindex: w.ifindex, Path: c.path, Pin: c.pin, Netlink: nil})
+			d, err := AttachDecap(DecapOptions{Name: "eth0", Ifindex: w.ifindex, Path: c.path, Pin: c.pin, Netlink: w.netlink})
 			if err != nil {
 				return err
 			}
@@ -232,9 +239,7 @@ func TestDecap(t *testing.T) {
 			return err
 		})
 	}
-	if err := DetachDecap(dir, "eth0", nil); err != nil {
-		t.Error(err)
-	}
+	w.do(t, func() error { return DetachDecap(dir, "eth0", w.netlink) })
 	if err := unix.Access(dir, unix.F_OK); err == nil {
 		t.Error("the directory is still there")
 	}
