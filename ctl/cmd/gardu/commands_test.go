@@ -3,6 +3,7 @@ package main
 import (
 	"encoding/json"
 	"errors"
+	"fmt"
 	"net/netip"
 	"os"
 	"path/filepath"
@@ -14,7 +15,9 @@ import (
 	"gardu/ctl/api"
 	"gardu/ctl/api/apitest"
 	"gardu/ctl/config"
+	"gardu/ctl/dataplane"
 	"gardu/ctl/model"
+	"gardu/ctl/netdev"
 	"gardu/ctl/pkt"
 )
 
@@ -251,6 +254,8 @@ func TestAdvice(t *testing.T) {
 	}{
 		{api.ErrInUse, "stop the other daemon"},
 		{api.NewProblem(api.CodeNotReady, "starting"), "try again"},
+		{&dataplane.BusyError{Interface: "eth0"}, "--replace"},
+		{fmt.Errorf("interface eth7: %w", netdev.ErrNoLink), "ip link"},
 		{errors.New("anything"), ""},
 	} {
 		if todo := a.todo(c.err); c.want == "" && todo != "" || !strings.Contains(todo, c.want) {

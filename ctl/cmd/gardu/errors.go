@@ -13,6 +13,8 @@ import (
 	"gardu/ctl/api"
 	"gardu/ctl/api/client"
 	"gardu/ctl/config"
+	"gardu/ctl/dataplane"
+	"gardu/ctl/netdev"
 )
 
 // Exit codes.
@@ -103,6 +105,10 @@ func (a *app) todo(err error) string {
 		return "start the daemon: sudo gardu run -c FILE\nor say where it listens: --socket PATH, or GARDU_SOCKET"
 	case errors.Is(err, api.ErrInUse):
 		return "stop the other daemon first, or give this one another --socket and --bpffs"
+	case errors.Is(err, dataplane.ErrBusy):
+		return "with --replace, gardu takes its place"
+	case errors.Is(err, netdev.ErrNoLink):
+		return "ip link lists the interfaces of this machine"
 	case problem != nil && problem.Code == api.CodeNotReady:
 		return "try again in a moment"
 	case errors.Is(err, os.ErrPermission) && !a.root:
