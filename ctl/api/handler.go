@@ -35,11 +35,11 @@ func Handler(engine Engine, log *slog.Logger) http.Handler {
 		{"GET", "/v1/services", reader(list(engine.Services))},
 		{"GET", "/v1/backends", reader(list(engine.Backends))},
 		{"GET", "/v1/blocks", reader(list(engine.Blocks))},
-		{"POST", "/v1/blocks", h.block},
+		{"POST", "/v1/blocks", writer(h.block)},
 		{"DELETE", "/v1/blocks", h.unblock},
 		{"GET", "/v1/flows", h.flows},
 		{"PUT", "/v1/snapshot", writer(engine.Apply)},
-		{"POST", "/v1/explain", h.explain},
+		{"POST", "/v1/explain", writer(h.explain)},
 	}
 	mux := http.NewServeMux()
 	methods := map[string][]string{}
@@ -168,26 +168,24 @@ func (h *handler) status(ctx context.Context) (Status, error) {
 	return status, err
 }
 
-func (h *handler) block(w http.ResponseWriter, r *http.Request) error {
-	return writer(func(ctx context.Context, requests []BlockRequest) ([]Block, error) {
-		if len(requests) == 0 {
-			return nil, NewProblem(CodeInvalid, "nothing to block")
+func (h *handler) block(ctx context.Context, requests []BlockRequest) ([]Block, error) {
+	if len(requests) == 0 {
+		return nil, NewProblem(CodeInvalid, "nothing to block")
+	}
+	for i := range requests {
+		request := &requests[i]
+		if !request.Prefix.IsValid() {
+			return nil, NewProblem(CodeInvalid, "block %d of the request has no prefix", i+1)
 		}
-		for i := range requests {
-			request := &requests[i]
-			if !request.Prefix.IsValid() {
-				return nil, NewProblem(CodeInvalid, "block %d of the request has no prefix", i+1)
-			}
-			if request.For < 0 {
-				return nil, NewProblem(CodeInvalid, "block %s for a negative time", request.Prefix)
-			}
-			request.Prefix = request.Prefix.Masked()
-			if request.Origin == "" {
-				request.Origin = "api"
-			}
+		if request.For < 0 {
+			return nil, NewProblem(CodeInvalid, "block %s for a negative time", request.Prefix)
 		}
-		return h.engine.Block(ctx, requests)
-	})(w, r)
+		request.Prefix = request.Prefix.Masked()
+		if request.Origin == "" {
+			request.Origin = "api"
+		}
+	}
+	return h.engine.Block(ctx, requests)
 }
 
 func (h *handler) unblock(w http.ResponseWriter, r *http.Request) error {
@@ -206,18 +204,16 @@ func (h *handler) unblock(w http.ResponseWriter, r *http.Request) error {
 	return reply(w, unblocked, err)
 }
 
-func (h *handler) explain(w http.ResponseWriter, r *http.Request) error {
-	return writer(func(ctx context.Context, request ExplainRequest) (Explanation, error) {
-		if (request.Packet == "") == (len(request.Frame) == 0) {
-			return Explanation{}, NewProblem(CodeInvalid, `either "packet" or "frame" must be given`)
+func (h *handler) explain(ctx context.Context, request ExplainRequest) (Explanation, error) {
+	if (request.Packet == "") == (len(request.Frame) == 0) {
+		return Explanation{}, NewProblem(CodeInvalid, `either "packet" or "frame" must be given`)
+	}
+	if request.Packet != "" {
+		frame, err := pkt.Parse(request.Packet)
+		if err != nil {
+			return Explanation{}, NewProblem(CodeInvalid, "%v", err)
 		}
-		if request.Packet != "" {
-			frame, err := pkt.Parse(request.Packet)
-			if err != nil {
-				return Explanation{}, NewProblem(CodeInvalid, "%v", err)
-			}
-			request.Frame = frame
-		}
-		return h.engine.Explain(ctx, request)
-	})(w, r)
+		request.Frame = frame
+	}
+	return h.engine.Explain(ctx, request)
 }
