@@ -44,14 +44,10 @@ func (a array) word(i int) uint64       { return a[i/lineWords].W[i%lineWords] }
 func (a array) setWord(i int, v uint64) { a[i/lineWords].W[i%lineWords] = v }
 func (a array) or(i int, v uint64)      { a[i/lineWords].W[i%lineWords] |= v }
 
-// setU32 and setU16 write a number that is 0 so far; likewise setU8.
+// setU32, setU16 and setU8 write a number that is 0 so far.
 func (a array) setU32(i int, v uint32) { a.or(i/2, uint64(v)<<(i%2*32)) }
 func (a array) setU16(i int, v uint16) { a.or(i/4, uint64(v)<<(i%4*16)) }
 func (a array) setU8(i int, v uint8)   { a.or(i/8, uint64(v)<<(i%8*8)) }
-
-func (a array) u32(i int) uint32 { return uint32(a.word(i/2) >> (i % 2 * 32)) }
-func (a array) u16(i int) uint16 { return uint16(a.word(i/4) >> (i % 4 * 16)) }
-func (a array) u8(i int) uint8   { return uint8(a.word(i/8) >> (i % 8 * 8)) }
 
 const (
 	mixSeed  = 0x243F6A8885A308D3

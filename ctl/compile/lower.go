@@ -29,11 +29,11 @@ type setUse struct {
 	in, out  uint16 // with in != 0: in `in` and not in `out`
 }
 
+// Bits of families.
 const (
-	onlyV4  = 1 << abi.FamilyV4
-	onlyV6  = 1 << abi.FamilyV6
-	anyFam  = onlyV4 | onlyV6
-	sidesOf = 2 // src and dst
+	onlyV4    = 1 << abi.FamilyV4
+	onlyV6    = 1 << abi.FamilyV6
+	anyFamily = onlyV4 | onlyV6
 )
 
 // addressTerm is one alternative of an address field.
@@ -111,7 +111,7 @@ func (l *lowering) rule(r *model.Rule) error {
 	if !p.remember {
 		l.flags &^= abi.RulesRemember
 	}
-	var terms [sidesOf][]addressTerm
+	var terms [2][]addressTerm // abi.FieldSrc, abi.FieldDst
 	for field := range terms {
 		if terms[field], err = l.address(r, abi.Field(field), &p.addresses[field]); err != nil {
 			return fmt.Errorf("rule %q: %w", r.Name, err)
@@ -242,7 +242,7 @@ func (n *numberPlan) inline(record abi.RuleRecord, r model.Range) (abi.RuleRecor
 
 // address returns the alternatives of an address field.
 func (l *lowering) address(r *model.Rule, field abi.Field, a *addressPlan) ([]addressTerm, error) {
-	terms := []addressTerm{{families: anyFam}}
+	terms := []addressTerm{{families: anyFamily}}
 	if a.is != nil {
 		var err error
 		if terms, err = l.positive(r, field, a); err != nil {
@@ -289,11 +289,11 @@ func (l *lowering) positive(r *model.Rule, field abi.Field, a *addressPlan) ([]a
 			return nil, err
 		}
 		bit, err := l.use(set.Name, setUse{prefixes: set.Prefixes})
-		return []addressTerm{{families: anyFam, set: bit}}, err
+		return []addressTerm{{families: anyFamily, set: bit}}, err
 	}
 	if a.wide && l.hasBits(r, field, a) {
 		bit, err := l.use(listSet(r, field), setUse{prefixes: a.is.Prefixes})
-		return []addressTerm{{families: anyFam, set: bit}}, err
+		return []addressTerm{{families: anyFamily, set: bit}}, err
 	}
 	terms := make([]addressTerm, 0, len(a.is.Prefixes))
 	for _, prefix := range a.is.Prefixes {

@@ -55,7 +55,7 @@ func familiesOf(r *abi.RuleRecord) uint8 {
 	case r.Conditions&uint16(abi.RuleV6) != 0:
 		return onlyV6
 	}
-	return anyFam
+	return anyFamily
 }
 
 // meet returns the shape that hashes what both do.
