@@ -35,7 +35,8 @@ const clsactWhy = "by a clsact filter: this kernel has no TCX"
 // attachment is an Attachment with its hooks.
 type attachment struct {
 	Attachment
-	hooks []*hook
+	hooks   []*hook
+	refused error // why there is a kindFallback, when this process put it there
 }
 
 func (a *attachment) close() error {
@@ -59,6 +60,9 @@ func (a *attachment) describe() {
 			a.Path = model.PathXDPGeneric
 		case kindFallback:
 			a.Path, a.Why = model.PathXDPGeneric, "the driver refused native XDP"
+			if a.refused != nil {
+				a.Why += ": " + a.refused.Error()
+			}
 		case kindIngress:
 			a.Path, a.TCX = model.PathTC, true
 		case kindClsactIngress:

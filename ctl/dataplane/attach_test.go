@@ -166,21 +166,27 @@ func TestAttachByClsact(t *testing.T) {
 }
 
 func TestAttachToAnInterfaceThatCameBack(t *testing.T) {
-	w := newWires(t)
-	d := w.open(t, testDir(t))
-	defer closeIt(t, d)
-	w.attach(t, d, AttachOptions{Path: model.PathXDP, Egress: true})
-	w.recreate(t)
-	if err := d.SetFeatures(allOff()); err != nil {
-		t.Errorf("swap while the interface is gone: %v", err)
+	for _, noTCX := range []bool{false, true} {
+		w := newWires(t)
+		d := w.open(t, testDir(t))
+		d.noTCX = noTCX
+		w.attach(t, d, AttachOptions{Path: model.PathXDP, Egress: true})
+		w.recreate(t)
+		if err := d.SetFeatures(allOff()); err != nil {
+			t.Errorf("swap while the interface is gone: %v", err)
+		}
+		if a := d.Attachments(); len(a) != 1 || a[0].Ifindex != 0 {
+			t.Errorf("while the interface is gone: %+v", a)
+		}
+		a := w.attach(t, d, AttachOptions{Path: model.PathXDP, Egress: true})
+		if a.Ifindex != w.ifindex || a.Path != model.PathXDP || !a.Egress {
+			t.Errorf("got %+v", a)
+		}
+		before := packets(t, d)
+		w.send(t, 10)
+		eventually(t, "packets counted", func() bool { return packets(t, d) >= before+10 })
+		closeIt(t, d)
 	}
-	a := w.attach(t, d, AttachOptions{Path: model.PathXDP, Egress: true})
-	if a.Ifindex != w.ifindex || a.Path != model.PathXDP || !a.Egress {
-		t.Errorf("got %+v", a)
-	}
-	before := packets(t, d)
-	w.send(t, 10)
-	eventually(t, "packets counted", func() bool { return packets(t, d) >= before+10 })
 }
 
 func TestTakeOverDetachesNothing(t *testing.T) {

@@ -40,7 +40,7 @@ type blockLengths struct {
 	counts [abi.FamilyCount][129]int
 }
 
-// AddBlocks adds blocks, all or none: ErrBlocksFull when there is no room for them. A block that is there already
+// AddBlocks adds blocks, or no new one: ErrBlocksFull when there is no room for all. A block that is there already
 // gets the new expiry, origin and reason and keeps its counts. From its return on every packet is judged by them, also
 // of flows whose verdict is remembered.
 func (d *Dataplane) AddBlocks(blocks []Block) error {

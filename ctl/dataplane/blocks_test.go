@@ -62,7 +62,7 @@ func TestBlocksKeepTheLengthsInUse(t *testing.T) {
 	dir := testDir(t)
 	d := open(t, dir)
 	epoch := d.control.BlockEpoch
-	add(t, d, Block{Prefix: prefix("198.51.100.0/24")}, Block{Prefix: prefix("203.0.113.0/24")}, Block{Prefix: prefix("2001:db8::1/128")}, Block{Prefix: prefix("2001:db8::/65")})
+	add(t, d, Block{Prefix: prefix("198.51.100.0/24")}, Block{Prefix: prefix("198.51.100.9/24")}, Block{Prefix: prefix("203.0.113.0/24")}, Block{Prefix: prefix("2001:db8::1/128")}, Block{Prefix: prefix("2001:db8::/65")})
 	if d.control.BlockLens4 != 1<<24 || d.control.BlockLens6 != [3]uint64{0, 1 << 1, 1} || d.control.BlockEpoch != epoch+1 {
 		t.Errorf("lengths %x %x, epoch %d", d.control.BlockLens4, d.control.BlockLens6, d.control.BlockEpoch)
 	}

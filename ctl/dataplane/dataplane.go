@@ -16,7 +16,8 @@ import (
 
 // Netlink is what dataplane asks of rtnetlink, which it doesn't speak itself.
 type Netlink interface {
-	// AttachFilter adds gardu's tc filter to the clsact qdisc of an interface, or replaces its program in one step.
+	// AttachFilter adds gardu's tc filter to the clsact qdisc of an interface, or replaces its program in one step. The
+	// error is unix.ENODEV when the interface is gone.
 	AttachFilter(ifindex int, egress bool, program int) error
 	// DetachFilter removes it. It is no error when the filter or the interface is gone.
 	DetachFilter(ifindex int, egress bool) error

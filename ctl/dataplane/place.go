@@ -34,12 +34,9 @@ func (p *placement) place(a *attachment) error {
 		a.hooks = p.old
 		return err
 	}
-	a.Want, a.hooks = p.Path, p.kept
+	a.Want, a.hooks, a.refused = p.Path, p.kept, p.refused
 	err := p.finish()
 	a.describe()
-	if p.refused != nil {
-		a.Why = fmt.Sprintf("the driver refused native XDP: %v", p.refused)
-	}
 	return err
 }
 

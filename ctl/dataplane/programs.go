@@ -135,6 +135,9 @@ func (d *Dataplane) SetFeatures(features compile.Features) error {
 			done = append(done, h)
 		}
 	}
+	for _, a := range d.attachments {
+		a.describe() // an interface may turn out to be gone
+	}
 	old := d.programs
 	d.programs = next
 	return old.close()

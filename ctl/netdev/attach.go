@@ -1,6 +1,7 @@
 package netdev
 
 import (
+	"errors"
 	"fmt"
 
 	"github.com/vishvananda/netlink/nl"
@@ -22,11 +23,16 @@ func own(ifindex int, egress bool) Filter {
 	return f
 }
 
-// AttachFilter adds gardu's own filter to one direction of an interface, or replaces its program in one step.
+// AttachFilter adds gardu's own filter to one direction of an interface, or replaces its program in one step. When the
+// interface is gone, the error is both ErrNoLink and ENODEV.
 func (h *Handle) AttachFilter(ifindex int, egress bool, program int) error {
 	f := own(ifindex, egress)
 	f.Program = program
-	return h.AddFilter(f)
+	err := h.AddFilter(f)
+	if errors.Is(err, ErrNoLink) {
+		return fmt.Errorf("%w (%w)", err, unix.ENODEV)
+	}
+	return err
 }
 
 // DetachFilter removes gardu's own filter. It is no error when the filter or the interface is gone.
