@@ -8,6 +8,7 @@ import (
 	"testing"
 
 	"github.com/cilium/ebpf"
+	"golang.org/x/sys/unix"
 
 	"gardu/ctl/abi"
 	"gardu/ctl/model"
@@ -145,10 +146,10 @@ func TestKernelErrorsSayWhatToDo(t *testing.T) {
 	if err := checkBTF("/nowhere/btf"); !errors.As(err, &kernel) || !strings.Contains(err.Error(), "CONFIG_DEBUG_INFO_BTF") {
 		t.Errorf("no BTF: %v", err)
 	}
-	if err := permission("create map blocks", os.ErrPermission); !errors.As(err, &kernel) || !strings.Contains(err.Error(), "run as root") {
+	if err := permission("create map blocks", unix.EPERM); !errors.As(err, &kernel) || !strings.Contains(err.Error(), "run as root") {
 		t.Errorf("not root: %v", err)
 	}
-	if err := permission("create map blocks", os.ErrExist); errors.As(err, &kernel) || !errors.Is(err, os.ErrExist) {
+	if err := permission("load the programs", unix.EACCES); errors.As(err, &kernel) || !errors.Is(err, unix.EACCES) {
 		t.Errorf("another error: %v", err)
 	}
 }

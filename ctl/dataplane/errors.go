@@ -3,7 +3,6 @@ package dataplane
 import (
 	"errors"
 	"fmt"
-	"os"
 	"strings"
 
 	"golang.org/x/sys/unix"
@@ -84,9 +83,9 @@ func (e *KernelError) Error() string {
 func (e *KernelError) Unwrap() error { return e.Err }
 
 // permission explains EPERM, which the kernel gives for many things, and passes every other error on with what was
-// tried before it.
+// tried before it. (EACCES is what the verifier says to a program, and root is refused as well.)
 func permission(tried string, err error) error {
-	if errors.Is(err, unix.EPERM) || errors.Is(err, os.ErrPermission) {
+	if errors.Is(err, unix.EPERM) {
 		return &KernelError{Tried: tried, Lacks: "CAP_BPF, CAP_NET_ADMIN and CAP_PERFMON", Advice: "run as root", Err: err}
 	}
 	return fmt.Errorf("%s: %w", tried, err)

@@ -34,7 +34,10 @@ func (p *placement) place(a *attachment) error {
 		a.hooks = p.old
 		return err
 	}
-	a.Want, a.hooks, a.refused = p.Path, p.kept, p.refused
+	a.Want, a.hooks = p.Path, p.kept
+	if p.refused != nil {
+		a.refused = p.refused
+	}
 	err := p.finish()
 	a.describe()
 	return err
