@@ -1,0 +1,274 @@
+package explain
+
+import (
+	"errors"
+	"fmt"
+	"net/netip"
+	"slices"
+	"strings"
+	"time"
+
+	"gardu/ctl/abi"
+	"gardu/ctl/api"
+	"gardu/ctl/compile"
+	"gardu/ctl/dataplane"
+	"gardu/ctl/lb"
+	"gardu/ctl/model"
+)
+
+// Box is the real programs on an instance of their own that nothing is attached to: what it does is seen by nobody. It
+// needs root and no daemon. It is for one goroutine.
+type Box struct {
+	plane      *dataplane.Dataplane
+	features   compile.Features
+	ids        compile.IDs
+	tables     *compile.Tables
+	names      Names
+	backends   map[BackendKey]uint16 // all that ever were
+	states     map[BackendKey]BackendState
+	rings      map[uint32][]lb.Member // as they were put
+	generation uint32
+}
+
+// boxFlows is how many flows a Box remembers.
+const boxFlows = 1 << 16
+
+// NewBox loads the programs with these features, tracing included.
+func NewBox(features compile.Features) (*Box, error) {
+	features.Trace = true
+	plane, err := dataplane.OpenPrivate(features, boxFlows)
+	if err != nil {
+		return nil, err
+	}
+	return &Box{
+		plane: plane, features: features,
+		backends: map[BackendKey]uint16{}, states: map[BackendKey]BackendState{}, rings: map[uint32][]lb.Member{},
+	}, nil
+}
+
+// Close frees it.
+func (b *Box) Close() error { return b.plane.Close() }
+
+// Apply puts a snapshot in force. Blocks, flows and what is known of backends stay.
+func (b *Box) Apply(snapshot *model.Snapshot) error {
+	ids, _, err := b.ids.Assign(snapshot)
+	if err != nil {
+		return err
+	}
+	tables, err := compile.Compile(snapshot, ids)
+	if err != nil {
+		return err
+	}
+	if lacks := missing(b.features, tables.Features); lacks != "" {
+		return fmt.Errorf("the programs were loaded without %s, which the snapshot needs", lacks)
+	}
+	b.ids, b.tables, b.names = ids, tables, NewNames(ids, tables.Backends)
+	for _, backend := range tables.Backends {
+		b.backends[b.key(backend)] = backend.ID
+		if err := b.putBackend(b.key(backend)); err != nil {
+			return err
+		}
+	}
+	for key, id := range b.backends { // flows may still be on those of former snapshots
+		b.names.backends[id] = key.Name
+	}
+	if err := b.putRings(); err != nil {
+		return err
+	}
+	var generation dataplane.Tables
+	for which, lines := range map[abi.Table][]abi.Line{
+		abi.TableSets: tables.Sets, abi.TableRules: tables.Rules, abi.TableServices: tables.Services,
+	} {
+		if generation[which], err = b.plane.NewTable(lines); err != nil {
+			return err
+		}
+	}
+	b.generation++
+	return b.plane.Commit(b.generation, generation)
+}
+
+// missing names the first feature that is needed and not there.
+func missing(have, need compile.Features) string {
+	for _, f := range []struct {
+		name       string
+		have, need bool
+	}{
+		{"rules", have.Rules, need.Rules}, {"sets", have.Sets, need.Sets}, {"blocks", have.Blocks, need.Blocks},
+		{"services", have.Services, need.Services}, {"flows", have.Flows, need.Flows}, {"health", have.Health, need.Health},
+	} {
+		if f.need && !f.have {
+			return f.name
+		}
+	}
+	return ""
+}
+
+func (b *Box) key(backend compile.Backend) BackendKey {
+	return BackendKey{backend.ServiceName, backend.Name, backend.Address, modeName(backend.Mode)}
+}
+
+func modeName(mode abi.Mode) model.Mode {
+	i := slices.IndexFunc(lb.Modes(), func(row lb.ModeInfo) bool { return row.ABI == mode })
+	return lb.Modes()[i].Name
+}
+
+// SetBackend says what is known of a backend from now on, in every ring that has it.
+func (b *Box) SetBackend(key BackendKey, state BackendState) error {
+	b.states[key] = state
+	if _, known := b.backends[key]; !known {
+		return nil // put by the Apply that brings it
+	}
+	if err := b.putBackend(key); err != nil {
+		return err
+	}
+	return b.putRings()
+}
+
+func (b *Box) putBackend(key BackendKey) error {
+	state := b.states[key]
+	mode, ok := lb.FindMode(key.Mode)
+	if !ok {
+		return fmt.Errorf("backend %s: no mode %q", key, key.Mode)
+	}
+	entry := abi.Backend{
+		State: uint8(abi.BackendUsed), Mode: uint8(mode.ABI), Service: b.ids.Services[key.Service], Mtu: uint16(state.MTU),
+		Ifindex: uint32(state.Ifindex), Dmac: state.NextMAC, Smac: state.OwnMAC,
+	}
+	if !state.Down {
+		entry.State |= uint8(abi.BackendUp)
+	}
+	if state.Hop {
+		entry.State |= uint8(abi.BackendHop)
+	}
+	var family abi.Family
+	entry.Address, family = abi.PutAddr(key.Address)
+	entry.Family = uint8(family)
+	if state.Source.IsValid() {
+		entry.Source, _ = abi.PutAddr(state.Source)
+	}
+	return b.plane.PutBackend(b.backends[key], entry)
+}
+
+// putRings builds the rings of the snapshot from the backends that are up.
+func (b *Box) putRings() error {
+	down := map[uint16]compile.Runtime{}
+	for key, state := range b.states {
+		if id, known := b.backends[key]; known {
+			down[id] = compile.Runtime{Down: state.Down}
+		}
+	}
+	for _, ring := range b.tables.Rings {
+		members := ring.Live(down)
+		if slices.Equal(members, b.rings[ring.ID]) {
+			continue
+		}
+		if err := b.plane.PutRing(ring.ID, lb.Ring(members, lb.RingSize)); err != nil {
+			return err
+		}
+		b.rings[ring.ID] = members
+	}
+	return nil
+}
+
+// Block drops what comes from the prefix, until the time or, with the zero time, until it is unblocked.
+func (b *Box) Block(prefix netip.Prefix, until time.Time) error {
+	return b.plane.AddBlocks([]dataplane.Block{{Prefix: prefix.Masked(), Expires: until, Origin: "explain"}})
+}
+
+// Unblock takes a block back.
+func (b *Box) Unblock(prefix netip.Prefix) error {
+	_, err := b.plane.RemoveBlocks([]netip.Prefix{prefix.Masked()})
+	return err
+}
+
+// Check lets the answers on a TCP connection of gardu's own health checks pass.
+func (b *Box) Check(local, remote netip.AddrPort) error {
+	return b.plane.AddHealthFlow(local, remote, model.ProtoTCP)
+}
+
+// SetInterface tells the MAC address of the interface with that index.
+func (b *Box) SetInterface(ifindex int, mac [6]byte) error {
+	return b.plane.SetInterface(ifindex, abi.Interface{Mac: mac, Flags: uint8(abi.InterfaceIngress)})
+}
+
+// Run puts a frame through the program of that hook.
+func (b *Box) Run(hook dataplane.Hook, frame []byte, ifindex int) (dataplane.Result, error) {
+	return b.plane.Run(hook, frame, ifindex)
+}
+
+// Names are those behind the ids of the present snapshot.
+func (b *Box) Names() Names { return b.names }
+
+// Explain puts a frame through the program of that hook and tells its way. interfaces names the interface that
+// received the frame and those of the next hops, by index.
+func (b *Box) Explain(hook dataplane.Hook, frame []byte, ifindex int, interfaces map[int]string) (api.Explanation, error) {
+	result, err := b.Run(hook, frame, ifindex)
+	if err != nil {
+		return api.Explanation{}, err
+	}
+	return Explain(result, b.Names(), ifindex, interfaces), nil
+}
+
+// Counters reads the totals in the names of Counters.
+func (b *Box) Counters() (Counters, error) {
+	var all Counters
+	reasons, err := b.plane.Reasons()
+	if err != nil {
+		return nil, err
+	}
+	for r, c := range reasons {
+		all.Add("reason "+abi.Reason(r).String(), Counter{c.Packets, c.Bytes, 0})
+	}
+	deciders := map[string]uint32{
+		DeciderDefault: uint32(abi.DeciderDefault), DeciderAllow: uint32(abi.DeciderAllow), DeciderBlock: uint32(abi.DeciderBlock),
+		DeciderHealth: uint32(abi.DeciderHealth),
+	}
+	for name, id := range b.ids.Rules {
+		deciders["rule "+name] = id
+	}
+	for name, id := range deciders {
+		c, err := b.plane.RuleCounters([]uint32{id})
+		if err != nil {
+			return nil, err
+		}
+		if c[0].Decided != c[0].Packets {
+			return nil, fmt.Errorf("%s: decided %d of %d packets", name, c[0].Decided, c[0].Packets)
+		}
+		all.Add(name, Counter{c[0].Packets, c[0].Bytes, 0})
+	}
+	backends := map[string][]uint32{"none": {0}}
+	for key, id := range b.backends {
+		backends[key.String()] = append(backends[key.String()], uint32(id))
+	}
+	for name, ids := range backends {
+		parts, err := b.plane.BackendCounters(ids)
+		if err != nil {
+			return nil, err
+		}
+		for _, c := range parts {
+			all.Add("backend "+name, Counter{c.Packets, c.Bytes, c.Flows})
+		}
+	}
+	return all, b.checkTotals(all)
+}
+
+// checkTotals: allowed + blocked + decided + default are the packets that reached the filter, exactly.
+func (b *Box) checkTotals(all Counters) error {
+	totals, err := b.plane.FlowTotals()
+	if err != nil {
+		return err
+	}
+	var decided uint64
+	for name, c := range all {
+		if !strings.HasPrefix(name, "reason ") && !strings.HasPrefix(name, "backend ") {
+			decided += c.Packets
+		}
+	}
+	if decided != totals.Filtered {
+		return fmt.Errorf("%d packets reached the filter, and it decided %d", totals.Filtered, decided)
+	}
+	if totals.Refused != 0 || totals.Spilled != 0 {
+		return errors.New("the flow table was too small")
+	}
+	return nil
+}

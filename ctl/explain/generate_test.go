@@ -1,0 +1,314 @@
+package explain_test
+
+import (
+	"fmt"
+	"math/rand/v2"
+	"net/netip"
+	"strings"
+
+	"gardu/ctl/config"
+	"gardu/ctl/pkt"
+)
+
+// generator makes random configurations and packets from few values, so that they meet.
+type generator struct{ *rand.Rand }
+
+// configText is a configuration in parts that can be left out one by one.
+type configText struct {
+	defaultAction, allow  string
+	sets, rules, services []string
+}
+
+func (c configText) yaml() string {
+	var b strings.Builder
+	b.WriteString("interfaces:\n  eth0: {path: auto}\n")
+	section := func(head string, parts []string) {
+		if len(parts) > 0 {
+			b.WriteString(head + "\n" + strings.Join(parts, "\n") + "\n")
+		}
+	}
+	section("sets:", c.sets)
+	b.WriteString("filter:\n  default: " + c.defaultAction + "\n")
+	if c.allow != "" {
+		b.WriteString("  allow: \"@" + c.allow + "\"\n")
+	}
+	section("  rules:", c.rules)
+	section("services:", c.services)
+	return b.String()
+}
+
+// valid tells whether package config takes it.
+func (c configText) valid() bool {
+	_, _, err := config.Parse("config.yaml", []byte(c.yaml()), ".")
+	return err == nil
+}
+
+func pick[T any](g generator, from ...T) T { return from[g.IntN(len(from))] }
+
+// oneIn is true once in n times.
+func (g generator) oneIn(n int) bool { return g.IntN(n) == 0 }
+
+// config makes a valid configuration; what doesn't go with the rest is left out.
+func (g generator) config() configText {
+	c := configText{defaultAction: pick(g, "pass", "pass", "pass", "drop")}
+	keep := func(parts *[]string, part string) {
+		before := *parts
+		*parts = append(before[:len(before):len(before)], part)
+		if !c.valid() {
+			*parts = before
+		}
+	}
+	addressSets, portSets := g.IntN(4), g.IntN(3)
+	for i := range addressSets {
+		var entries []string
+		for range 1 + g.IntN(pick(g, 3, 12)) {
+			entries = append(entries, g.prefix())
+		}
+		c.sets = append(c.sets, fmt.Sprintf("  a%d: {entries: [%s]}", i, strings.Join(entries, ", ")))
+	}
+	for i := range portSets {
+		c.sets = append(c.sets, fmt.Sprintf("  p%d: {ports: [%s]}", i, g.list(3, func() string {
+			for { // a set doesn't have port 0
+				if ports := g.ports(); ports[0] != '0' {
+					return ports
+				}
+			}
+		})))
+	}
+	if addressSets > 0 && g.oneIn(3) {
+		c.allow = "a0"
+	}
+	for i := range g.IntN(9) {
+		keep(&c.services, g.service(i))
+	}
+	rules := g.IntN(pick(g, 1, 1, 5, 10, 40))
+	if g.oneIn(20) {
+		rules = 300
+	}
+	for i := range rules {
+		c.rules = append(c.rules, g.rule(i, addressSets, portSets))
+	}
+	if c.valid() {
+		return c
+	}
+	rest := c.rules
+	c.rules = nil
+	for _, rule := range rest[:min(40, len(rest))] {
+		keep(&c.rules, rule)
+	}
+	return c
+}
+
+func (g generator) rule(i, addressSets, portSets int) string {
+	match := map[string]string{}
+	for range g.IntN(4) {
+		field := pick(g, "src", "src", "dst", "dst", "proto", "proto", "sport", "dport", "dport", "icmp-type", "icmp-code", "ttl", "dscp", "length")
+		if i%3 == 0 { // most rulesets are of the flow's key alone, and remember
+			field = pick(g, "src", "dst", "proto", "dport")
+		}
+		key := field
+		if g.oneIn(4) {
+			key = "not-" + field
+		}
+		switch field {
+		case "src", "dst":
+			match[key] = "[" + g.list(3, g.prefix) + "]"
+			if addressSets > 0 && g.oneIn(2) {
+				match[key] = fmt.Sprintf("\"@a%d\"", g.IntN(addressSets))
+			}
+		case "proto":
+			match[key] = pick(g, "tcp", "udp", "[tcp, udp]", "icmp", "icmpv6", "sctp", "50", "[0, 17, 58]")
+		case "sport", "dport":
+			match[key] = "[" + g.list(3, g.ports) + "]"
+			if portSets > 0 && g.oneIn(2) {
+				match[key] = fmt.Sprintf("\"@p%d\"", g.IntN(portSets))
+			}
+		case "icmp-type":
+			match[key] = pick(g, "8", "128", "[0-8, 128-137]", "3")
+		case "icmp-code":
+			match[key] = pick(g, "0", "1-4")
+		case "ttl":
+			match[key] = pick(g, "0-5", "64", "[1, 255]")
+		case "dscp":
+			match[key] = pick(g, "0", "46", "[8-16, 63]")
+		case "length":
+			match[key] = pick(g, "0-59", "60-80", "[28, 40, 100-65535]")
+		}
+	}
+	var parts []string
+	for key, value := range match {
+		parts = append(parts, key+": "+value)
+	}
+	return fmt.Sprintf("    - {name: r%d, match: {%s}, action: %s}", i, strings.Join(parts, ", "), pick(g, "pass", "drop"))
+}
+
+var (
+	serviceAddresses = []string{"192.0.2.10", "192.0.2.11", "2001:db8::10", "2001:db8::11"}
+	servicePorts     = []string{"80", "443", "53", "8000-8007", "1-1023"}
+)
+
+func (g generator) service(i int) string {
+	address := pick(g, serviceAddresses...)
+	mode := pick(g, "dsr", "ipip", "ipip")
+	v6 := strings.Contains(address, ":")
+	var b strings.Builder
+	fmt.Fprintf(&b, "  s%d:\n    address: \"%s\"\n    port: %s\n    proto: %s\n    forward: %s\n    affinity: %s\n    announce: {arp: %t}\n    backends:",
+		i, address, pick(g, servicePorts...), pick(g, "tcp", "udp"), mode, pick(g, "flow", "flow", "source"), g.oneIn(2))
+	for j := range 1 + g.IntN(4) {
+		backend := fmt.Sprintf("10.0.0.%d", 11+j)
+		if mode == "dsr" && v6 || mode == "ipip" && g.oneIn(2) {
+			backend = fmt.Sprintf("2001:db8:ffff::%x", 0x11+j)
+		}
+		fmt.Fprintf(&b, "\n      - {name: b%d, address: \"%s\", weight: %d}", j, backend, pick(g, 100, 50, 1, 0))
+	}
+	return b.String()
+}
+
+func (g generator) list(most int, item func() string) string {
+	var items []string
+	for range 1 + g.IntN(most) {
+		items = append(items, item())
+	}
+	return strings.Join(items, ", ")
+}
+
+// prefix is around the addresses that packets have.
+func (g generator) prefix() string {
+	addr := g.address(g.oneIn(2))
+	bits := pick(g, addr.BitLen(), addr.BitLen(), addr.BitLen()-1, addr.BitLen()-3, addr.BitLen()-8, addr.BitLen()/2, g.IntN(addr.BitLen()+1))
+	return fmt.Sprintf("\"%s\"", netip.PrefixFrom(addr, bits).Masked())
+}
+
+func (g generator) address(v6 bool) netip.Addr {
+	text := fmt.Sprintf("%s.%d", pick(g, "198.51.100", "198.51.101", "203.0.113", "192.0.2", "0.0.0", "255.255.255"), pick(g, g.IntN(4), g.IntN(4), 10, 11, 254, 255))
+	if v6 {
+		text = fmt.Sprintf("%s%x", pick(g, "2001:db8::", "2001:db8:0:0:1::", "2001:db8:1::", "2001:db8:0:8000::", "fe80::", "::ffff:c633:"), pick(g, g.IntN(4), 0x10, 0x11, 0xffff))
+	}
+	return netip.MustParseAddr(text)
+}
+
+func (g generator) port() int {
+	return pick(g, 0, 1, 22, 53, 80, 443, 8000+g.IntN(9), 1023, 1024, 40000, 65535)
+}
+
+func (g generator) ports() string {
+	lo, hi := g.port(), g.port()
+	if g.oneIn(2) || lo > hi {
+		return fmt.Sprint(lo)
+	}
+	return fmt.Sprintf("%d-%d", lo, hi)
+}
+
+// packet is a frame as the network brings it: mostly right, some odd, some broken. clean: nothing was broken on
+// purpose, and gopacket can check it.
+func (g generator) packet() (frame []byte, clean bool) {
+	text := g.packetText()
+	frame, clean = mustParse(text), !strings.Contains(text, "ext ") // gopacket misreads chains of extension headers
+	if g.oneIn(12) {                                                // bits fall over
+		for range 1 + g.IntN(3) {
+			frame[12+g.IntN(min(len(frame)-12, 70))] ^= 1 << g.IntN(8)
+		}
+		clean = false
+	}
+	if g.oneIn(16) {
+		frame = frame[:15+g.IntN(len(frame)-14)]
+		clean = false
+	}
+	return frame, clean
+}
+
+func mustParse(text string) []byte {
+	frame, err := pkt.Parse(text)
+	if err != nil {
+		panic(err)
+	}
+	return frame
+}
+
+func (g generator) endpoints(v6 bool) (from, to netip.AddrPort) {
+	return netip.AddrPortFrom(g.address(v6), uint16(g.port())), netip.AddrPortFrom(g.address(v6), uint16(g.port()))
+}
+
+func (g generator) packetText() string {
+	v6 := g.oneIn(2)
+	src, dst := g.address(v6), g.address(v6)
+	if !g.oneIn(3) {
+		for {
+			dst = netip.MustParseAddr(pick(g, serviceAddresses...))
+			if dst.Is6() == v6 {
+				break
+			}
+		}
+	}
+	port := g.port()
+	if g.oneIn(2) {
+		port = pick(g, 80, 443, 53, 8000+g.IntN(8))
+	}
+	icmp, echo := "icmp", "echo-request"
+	if v6 {
+		icmp = "icmpv6"
+	}
+	from, to := netip.AddrPortFrom(src, uint16(g.port())), netip.AddrPortFrom(dst, uint16(port))
+	var text string
+	switch kind := g.IntN(100); {
+	case kind < 45:
+		text = fmt.Sprintf("tcp %s > %s %s", from, to, pick(g, "syn", "ack", "ack", "ack", "fin ack", "rst", "syn ack", "syn fin", "ack tcpopt 01010101", "ack doff 4"))
+	case kind < 68:
+		text = fmt.Sprintf("udp %s > %s", from, to)
+	case kind < 71:
+		text = fmt.Sprintf("sctp %s > %s", from, to)
+	case kind < 77:
+		text = fmt.Sprintf("%s %s > %s %s id %d code %d", icmp, src, dst, pick(g, echo, echo, "echo-reply", "3", "128", "8", "135", "143"), g.IntN(3), pick(g, 0, 0, 1))
+	case kind < 82:
+		text = fmt.Sprintf("ip %s > %s proto %d", src, dst, pick(g, 0, 1, 4, 6, 17, 41, 43, 44, 50, 51, 58, 59, 60, 132, 136, g.IntN(256)))
+	case kind < 89 && v6:
+		text = fmt.Sprintf("nd who-has %s tell %s", dst, pick(g, src, netip.IPv6Unspecified()))
+		if g.oneIn(3) {
+			text += fmt.Sprintf(" to %s", dst)
+		}
+	case kind < 92:
+		text = fmt.Sprintf("arp who-has 192.0.2.1%d tell %s", g.IntN(3), pick(g, "192.0.2.1", "192.0.2.10", "0.0.0.0"))
+	case kind < 93:
+		text = fmt.Sprintf("ether %d len %d", pick(g, 0, 0x26, 0x88cc, 0x9100, g.IntN(65536)), 1+g.IntN(60))
+	default:
+		text = fmt.Sprintf("udp %s > %s data %016x", from, to, g.Uint64()|1)
+	}
+	return text + g.options(text, v6)
+}
+
+// options are such as go with the packet.
+func (g generator) options(text string, v6 bool) string {
+	var b strings.Builder
+	add := func(n int, format string, args ...any) {
+		if g.oneIn(n) {
+			fmt.Fprintf(&b, " "+format, args...)
+		}
+	}
+	head, _, _ := strings.Cut(text, " ")
+	if head != "arp" && head != "ether" {
+		add(4, "ttl %d", pick(g, 0, 1, 3, 64, 255))
+		add(5, "dscp %d ecn %d", pick(g, 8, 12, 46, 63), g.IntN(4))
+		if v6 {
+			add(8, "label %d", g.IntN(1<<20))
+			for range pick(g, 0, 0, 0, 0, 0, 0, 1, 1, 2, 9) {
+				add(1, "ext %s", pick(g, "hbh", "dst", "route", "ah"))
+			}
+		} else {
+			add(12, "ipopt %s", pick(g, "01010101", "0101010194040000"))
+			add(5, "df ipid %d", g.IntN(65536))
+		}
+		add(12, "frag %s", pick(g, "first", "later", "0", "1", "8191", "7+"))
+		if v6 {
+			add(40, "ext dst")
+		}
+		add(60, "total %d", g.IntN(100))
+	}
+	if head != "arp" && head != "nd" && head != "ether" && !strings.Contains(text, "data") {
+		add(2, "len %d", pick(g, 1, 4, 8, 12, 20, 41, 100, 1400, 1420, 1432, 1440, 1452, 1460, 1472))
+	}
+	add(10, "vlan %d", pick(g, 0, 10, 20))
+	add(20, "%s %d", pick(g, "qinq", "vlan"), pick(g, 0, 10, 20))
+	add(60, "vlan 30")
+	add(10, "pad %d", g.IntN(20))
+	return b.String()
+}

@@ -1,0 +1,285 @@
+package explain
+
+import (
+	"fmt"
+	"maps"
+	"net/netip"
+	"slices"
+	"time"
+
+	"gardu/ctl/lb"
+	"gardu/ctl/model"
+)
+
+// Verdicts, as users read them.
+const (
+	Pass     = "pass"
+	Drop     = "drop"
+	Redirect = "redirect"
+	Forward  = "forward"
+)
+
+// Deciders besides the rules: who said the filter's word on a packet.
+const (
+	DeciderDefault = "default"
+	DeciderAllow   = "allow"
+	DeciderBlock   = "block"
+	DeciderHealth  = "health"
+)
+
+// Outcome is what becomes of a packet. Names are empty where they don't apply.
+type Outcome struct {
+	Verdict string
+	Reason  string
+	Rule    string // that decided
+	Service string
+	Backend string
+	Frame   []byte // as gardu sends it; nil when it doesn't
+	Ifindex int    // of the interface that it is sent by
+
+	key BackendKey // that it was forwarded to
+}
+
+// BackendKey tells backends apart: one whose address or mode changes is another one.
+type BackendKey struct {
+	Service, Name string
+	Address       netip.Addr
+	Mode          model.Mode
+}
+
+// String is how people name it.
+func (k BackendKey) String() string { return k.Service + "/" + k.Name }
+
+// BackendState is what is known of a backend while running.
+type BackendState struct {
+	Down            bool
+	Hop             bool // the next hop is known
+	MTU             int  // of the way there, bytes of IP; 0 = not known
+	Ifindex         int  // that it is reached by
+	NextMAC, OwnMAC [6]byte
+	Source          netip.Addr // of the outer header
+}
+
+// flow is what tells flows apart, each direction for itself.
+type flow struct {
+	src, dst     netip.Addr
+	sport, dport uint16
+	proto        uint8
+	vlan         uint16
+	later        bool // later fragments
+}
+
+// record is what is remembered of a flow.
+type record struct {
+	backend BackendKey
+	closed  bool // TCP: ended
+}
+
+// Model is the packet path of one box: a snapshot and what changes while running. The zero value passes everything.
+// It is for one goroutine.
+type Model struct {
+	Ifindex int     // of the interface that packets come in on
+	MAC     [6]byte // of that interface
+	Now     time.Time
+
+	snapshot *model.Snapshot
+	blocks   map[netip.Prefix]time.Time // until when; zero: for ever
+	checks   []check
+	backends map[BackendKey]BackendState
+	flows    map[flow]record
+	rings    map[string][]uint16
+	counters Counters
+}
+
+// Apply makes the snapshot the one in force. Blocks, flows and what is known of backends stay.
+func (m *Model) Apply(snapshot *model.Snapshot) {
+	m.snapshot = snapshot
+	m.rings = nil
+}
+
+// Block drops what comes from the prefix, until the time or, with the zero time, until it is unblocked.
+func (m *Model) Block(prefix netip.Prefix, until time.Time) {
+	if m.blocks == nil {
+		m.blocks = map[netip.Prefix]time.Time{}
+	}
+	m.blocks[prefix.Masked()] = until
+}
+
+// Unblock takes a block back.
+func (m *Model) Unblock(prefix netip.Prefix) { delete(m.blocks, prefix.Masked()) }
+
+// check is a TCP connection of one of gardu's own health checks.
+type check struct{ local, remote netip.AddrPort }
+
+// Check lets the answers on a TCP connection of gardu's own health checks pass.
+func (m *Model) Check(local, remote netip.AddrPort) {
+	m.checks = append(m.checks, check{local, remote})
+}
+
+// SetBackend says what is known of a backend from now on.
+func (m *Model) SetBackend(key BackendKey, state BackendState) {
+	if m.backends == nil {
+		m.backends = map[BackendKey]BackendState{}
+	}
+	m.backends[key] = state
+	m.rings = nil
+}
+
+// Counters are the totals since the start.
+func (m *Model) Counters() Counters { return maps.Clone(m.counters) }
+
+// Judge puts a frame through the packet path and counts it.
+func (m *Model) Judge(frame []byte) Outcome {
+	out := m.judge(frame)
+	if out.Verdict == Redirect {
+		out.Ifindex = m.Ifindex // answers go back to where the question came from
+	}
+	m.counters.packet("reason "+out.Reason, frame)
+	return out
+}
+
+func (m *Model) judge(frame []byte) Outcome {
+	f, how := parse(frame)
+	switch {
+	case how == malformed:
+		return Outcome{Verdict: Drop, Reason: "malformed"}
+	case how == notIP:
+		if reply := m.answerARP(f, frame); reply != nil {
+			return Outcome{Verdict: Redirect, Reason: "arp-reply", Frame: reply}
+		}
+		return Outcome{Verdict: Pass, Reason: "not-ip"}
+	}
+	out, decider := m.filter(f)
+	if out.Verdict == Drop && m.isHealthReply(f) {
+		out, decider = Outcome{Verdict: Pass, Reason: "health-reply"}, DeciderHealth
+	}
+	m.counters.packet(decider, frame)
+	if out.Verdict == Pass && decider != DeciderHealth {
+		m.serve(f, frame, &out)
+	}
+	m.account(f, out)
+	return out
+}
+
+// filter says what allow, blocks, rules and the default make of a packet, and which of them decided.
+func (m *Model) filter(f facts) (out Outcome, decider string) {
+	filter := m.snapshot.Filter
+	if filter.Allow != "" && m.inSet(filter.Allow, f.src) {
+		return Outcome{Verdict: Pass, Reason: "allowed"}, DeciderAllow
+	}
+	for prefix, until := range m.blocks {
+		if prefix.Contains(f.src) && (until.IsZero() || m.Now.Before(until)) {
+			return Outcome{Verdict: Drop, Reason: "blocked"}, DeciderBlock
+		}
+	}
+	for _, rule := range filter.Rules {
+		if m.matches(rule, f) {
+			if rule.Action == model.Drop {
+				return Outcome{Verdict: Drop, Reason: "rule-drop", Rule: rule.Name}, "rule " + rule.Name
+			}
+			return Outcome{Verdict: Pass, Reason: "rule-pass", Rule: rule.Name}, "rule " + rule.Name
+		}
+	}
+	switch {
+	case filter.Default != model.Drop:
+		return Outcome{Verdict: Pass, Reason: "default-pass"}, DeciderDefault
+	case isControl(f):
+		return Outcome{Verdict: Pass, Reason: "control"}, DeciderDefault
+	default:
+		return Outcome{Verdict: Drop, Reason: "default-drop"}, DeciderDefault
+	}
+}
+
+func (m *Model) isHealthReply(f facts) bool {
+	local, remote := netip.AddrPortFrom(f.dst, f.dport), netip.AddrPortFrom(f.src, f.sport)
+	return f.proto == protoTCP && f.hasPorts && slices.Contains(m.checks, check{local, remote})
+}
+
+// isControl tells neighbour discovery (RFC 4861) and MLD (RFC 2710, 3810), without which IPv6 doesn't work.
+func isControl(f facts) bool {
+	return f.hasICMP && f.src.Is6() && (f.icmpType >= 130 && f.icmpType <= 137 || f.icmpType == 143)
+}
+
+// matches: every condition holds.
+func (m *Model) matches(rule model.Rule, f facts) bool {
+	for _, condition := range rule.Match {
+		if !m.holds(condition, f) {
+			return false
+		}
+	}
+	return true
+}
+
+// holds: the packet has the field, and its value is among those of the condition, or with Not it isn't.
+func (m *Model) holds(c model.Condition, f facts) bool {
+	var among, has bool
+	switch c.Field {
+	case "src":
+		among, has = m.amongAddresses(c, f.src), true
+	case "dst":
+		among, has = m.amongAddresses(c, f.dst), true
+	case "proto":
+		among, has = m.amongNumbers(c, int(f.proto)), true
+	case "sport":
+		among, has = m.amongNumbers(c, int(f.sport)), f.hasPorts
+	case "dport":
+		among, has = m.amongNumbers(c, int(f.dport)), f.hasPorts
+	case "icmp-type":
+		among, has = m.amongNumbers(c, int(f.icmpType)), f.hasICMP
+	case "icmp-code":
+		among, has = m.amongNumbers(c, int(f.icmpCode)), f.hasICMP
+	case "ttl":
+		among, has = m.amongNumbers(c, int(f.ttl)), true
+	case "dscp":
+		among, has = m.amongNumbers(c, int(f.tos>>2)), true
+	case "length":
+		among, has = m.amongNumbers(c, f.length), true
+	default:
+		panic(fmt.Sprintf("the reference model doesn't know field %q", c.Field))
+	}
+	return has && among != c.Not
+}
+
+func (m *Model) amongAddresses(c model.Condition, addr netip.Addr) bool {
+	if c.Set != "" {
+		return m.inSet(c.Set, addr)
+	}
+	return slices.ContainsFunc(c.Prefixes, func(p netip.Prefix) bool { return p.Contains(addr) })
+}
+
+func (m *Model) amongNumbers(c model.Condition, n int) bool {
+	ranges := c.Ranges
+	if set, ok := m.snapshot.Set(c.Set); ok {
+		ranges = set.Ports
+	}
+	return slices.ContainsFunc(ranges, func(r model.Range) bool { return int(r.Lo) <= n && n <= int(r.Hi) })
+}
+
+func (m *Model) inSet(name string, addr netip.Addr) bool {
+	set, ok := m.snapshot.Set(name)
+	return ok && slices.ContainsFunc(set.Prefixes, func(p netip.Prefix) bool { return p.Contains(addr) })
+}
+
+// ring is the present ring of a service: members that are up, by weight. Slots hold the index of a backend plus one.
+func (m *Model) ring(service *model.Service) []uint16 {
+	if ring, ok := m.rings[service.Name]; ok {
+		return ring
+	}
+	var members []lb.Member
+	for i, b := range service.Backends {
+		weight := b.Weight
+		if m.backends[keyOf(service, b)].Down {
+			weight = 0
+		}
+		members = append(members, lb.Member{Name: b.Name, ID: uint16(i + 1), Weight: weight})
+	}
+	if m.rings == nil {
+		m.rings = map[string][]uint16{}
+	}
+	m.rings[service.Name] = lb.Ring(members, lb.RingSize)
+	return m.rings[service.Name]
+}
+
+func keyOf(service *model.Service, b model.Backend) BackendKey {
+	return BackendKey{service.Name, b.Name, b.Address, service.Forward}
+}

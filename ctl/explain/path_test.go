@@ -1,0 +1,179 @@
+package explain_test
+
+import (
+	"bytes"
+	"fmt"
+	"net/netip"
+	"os"
+	"runtime"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"gardu/ctl/compile"
+	"gardu/ctl/dataplane"
+	"gardu/ctl/explain"
+	"gardu/ctl/model"
+)
+
+// The box that all packet tests play on: one interface, whose neighbours are all backends.
+const (
+	receivedOn = 1 // loopback: test runs need an interface that exists
+	sentBy     = 2
+)
+
+var (
+	ourMAC  = [6]byte{2, 0, 0, 0, 0, 2}
+	source4 = netip.MustParseAddr("10.0.0.1")
+	source6 = netip.MustParseAddr("2001:db8:ffff::1")
+)
+
+// path is a packet path under test: the reference model, or the programs on a hook.
+type path interface {
+	Apply(*model.Snapshot) error
+	SetBackend(explain.BackendKey, explain.BackendState) error
+	Block(netip.Prefix, time.Time) error
+	Unblock(netip.Prefix) error
+	Check(local, remote netip.AddrPort) error
+	Judge(frame []byte) (explain.Outcome, error)
+	Counters() (explain.Counters, error)
+}
+
+// modelPath is the reference model.
+type modelPath struct{ model explain.Model }
+
+func newModelPath() *modelPath {
+	return &modelPath{explain.Model{Ifindex: receivedOn, MAC: ourMAC}}
+}
+
+func (p *modelPath) Apply(s *model.Snapshot) error {
+	p.model.Apply(s)
+	return nil
+}
+
+func (p *modelPath) SetBackend(key explain.BackendKey, state explain.BackendState) error {
+	p.model.SetBackend(key, state)
+	return nil
+}
+
+func (p *modelPath) Block(prefix netip.Prefix, until time.Time) error {
+	p.model.Block(prefix, until)
+	return nil
+}
+
+func (p *modelPath) Unblock(prefix netip.Prefix) error {
+	p.model.Unblock(prefix)
+	return nil
+}
+
+func (p *modelPath) Check(local, remote netip.AddrPort) error {
+	p.model.Check(local, remote)
+	return nil
+}
+
+func (p *modelPath) Judge(frame []byte) (explain.Outcome, error) {
+	p.model.Now = time.Now()
+	return p.model.Judge(frame), nil
+}
+
+func (p *modelPath) Counters() (explain.Counters, error) { return p.model.Counters(), nil }
+
+// boxPath is the programs on a hook.
+type boxPath struct {
+	*explain.Box
+	hook dataplane.Hook
+}
+
+// newBox loads the programs. It keeps the test on one CPU, because each CPU remembers its flows for itself, and in an
+// empty network namespace, where no route or neighbour of this machine is found. The thread ends with the test.
+func newBox(t testing.TB, features compile.Features) *explain.Box {
+	t.Helper()
+	runtime.LockOSThread()
+	var one unix.CPUSet
+	one.Set(0)
+	if err := unix.SchedSetaffinity(0, &one); err != nil {
+		t.Fatal(err)
+	}
+	if err := unix.Unshare(unix.CLONE_NEWNET); err != nil {
+		t.Fatal(err)
+	}
+	box, err := explain.NewBox(features)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := box.SetInterface(receivedOn, ourMAC); err != nil {
+		t.Fatal(err)
+	}
+	return box
+}
+
+// newBoxPath is a box that lives as long as the test.
+func newBoxPath(t testing.TB, hook dataplane.Hook, features compile.Features) *boxPath {
+	t.Helper()
+	if os.Geteuid() != 0 {
+		t.Skip("needs root: loads BPF programs")
+	}
+	box := newBox(t, features)
+	t.Cleanup(func() {
+		if err := box.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	return &boxPath{box, hook}
+}
+
+func (p *boxPath) Judge(frame []byte) (explain.Outcome, error) {
+	result, err := p.Run(p.hook, frame, receivedOn)
+	if err != nil {
+		return explain.Outcome{}, err
+	}
+	told := explain.Explain(result, p.Names(), receivedOn, nil)
+	out := explain.Outcome{
+		Verdict: told.Verdict, Reason: told.Reason, Rule: told.Rule, Service: told.Service, Backend: told.Backend,
+		Ifindex: int(result.Trace.Ifindex),
+	}
+	if done := actions[p.hook][result.Action]; done != told.Verdict && !(done == "send" && told.Out != nil) {
+		return out, fmt.Errorf("action %d (%s) doesn't fit reason %s", int32(result.Action), done, told.Reason)
+	}
+	if told.Out != nil {
+		out.Frame = result.Frame
+	} else if told.Verdict == explain.Pass && !bytes.Equal(result.Frame, frame) {
+		return out, fmt.Errorf("passed, but as %x", result.Frame)
+	}
+	return out, nil
+}
+
+// actions are what the programs' return values do.
+var actions = map[dataplane.Hook]map[uint32]string{
+	dataplane.HookXDP:     {1: explain.Drop, 2: explain.Pass, 3: "send", 4: "send"},
+	dataplane.HookIngress: {2: explain.Drop, 0xffffffff: explain.Pass, 7: "send"},
+}
+
+var hooks = map[string]dataplane.Hook{"xdp": dataplane.HookXDP, "tc": dataplane.HookIngress}
+
+// allFeatures is everything that can be loaded.
+var allFeatures = compile.Features{Rules: true, Sets: true, Blocks: true, Services: true, Flows: true, Health: true}
+
+// keysOf lists the backends of a snapshot.
+func keysOf(s *model.Snapshot) []explain.BackendKey {
+	var keys []explain.BackendKey
+	for _, service := range s.Services {
+		for _, b := range service.Backends {
+			keys = append(keys, explain.BackendKey{Service: service.Name, Name: b.Name, Address: b.Address, Mode: service.Forward})
+		}
+	}
+	return keys
+}
+
+// reachable is the state of a backend that is up, and whose MAC address tells the last byte of its own address.
+func reachable(key explain.BackendKey) explain.BackendState {
+	state := explain.BackendState{
+		Hop: true, Ifindex: sentBy, MTU: 1500, OwnMAC: ourMAC, Source: source6,
+		NextMAC: [6]byte{2, 0, 0, 0, 1, key.Address.AsSlice()[key.Address.BitLen()/8-1]},
+	}
+	if key.Address.Is4() {
+		state.Source = source4
+	}
+	return state
+}

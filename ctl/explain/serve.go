@@ -1,0 +1,274 @@
+package explain
+
+import (
+	"bytes"
+	"encoding/binary"
+	"net/netip"
+	"slices"
+
+	"gardu/ctl/lb"
+	"gardu/ctl/model"
+)
+
+const (
+	echoReply    = 0
+	echoRequest  = 8
+	echoRequest6 = 128
+	echoReply6   = 129
+	solicitation = 135
+)
+
+// serve is what happens to a packet that the filter passed: if it is for a service address, gardu answers, forwards
+// or drops it, and out says so. Else out stays.
+func (m *Model) serve(f facts, frame []byte, out *Outcome) {
+	if f.hasICMP && f.src.Is6() && f.icmpType == solicitation {
+		if reply := m.answerND(f, frame); reply != nil {
+			out.Verdict, out.Reason, out.Frame = Redirect, "nd-reply", reply
+			return
+		}
+	}
+	switch {
+	case !m.isServiceAddress(f.dst, false):
+		return
+	case f.fragment:
+		out.Verdict, out.Reason = Drop, "service-fragment"
+	case f.hasICMP && (f.src.Is4() && f.icmpType == echoRequest || f.src.Is6() && f.icmpType == echoRequest6):
+		out.Verdict, out.Reason, out.Frame = Redirect, "echo-reply", answerEcho(f, frame)
+	case f.hasPorts:
+		for i := range m.snapshot.Services {
+			service := &m.snapshot.Services[i]
+			if service.Address == f.dst && service.Proto == f.proto && service.Port.Lo <= uint32(f.dport) && uint32(f.dport) <= service.Port.Hi {
+				m.balance(service, f, frame, out)
+				return
+			}
+		}
+	}
+}
+
+// isServiceAddress; announced: only those for which gardu answers ARP and neighbour solicitations.
+func (m *Model) isServiceAddress(addr netip.Addr, announced bool) bool {
+	return m.snapshot != nil && slices.ContainsFunc(m.snapshot.Services, func(s model.Service) bool {
+		return s.Address == addr && (s.ARP || !announced)
+	})
+}
+
+// balance chooses a backend and sends the packet there.
+func (m *Model) balance(service *model.Service, f facts, frame []byte, out *Outcome) {
+	out.Service = service.Name
+	key, isNew, ok := m.choose(service, f)
+	if !ok {
+		m.counters.packet("backend none", frame)
+		out.Verdict, out.Reason = Drop, "no-backend"
+		return
+	}
+	out.Backend = key.Name
+	backend := m.backends[key]
+	switch {
+	case !backend.Hop:
+		out.Verdict, out.Reason = Drop, "no-next-hop"
+	case backend.MTU != 0 && f.length+overhead(key) > backend.MTU:
+		out.Verdict, out.Reason = Drop, "too-big"
+	default:
+		out.Verdict, out.Reason = Forward, "forward"
+		out.Frame = forward(key, backend, f, frame)
+		out.key, out.Ifindex = key, backend.Ifindex
+		m.counters.packet("backend "+key.String(), frame)
+		if isNew {
+			m.counters.Add("backend "+key.String(), Counter{Flows: 1})
+		}
+	}
+}
+
+// choose returns the backend that the flow is on while that is up, else the ring's choice. A SYN on a flow that was
+// closed opens a new flow.
+func (m *Model) choose(service *model.Service, f facts) (key BackendKey, isNew, ok bool) {
+	record := m.flows[flowOf(f)]
+	if record.backend.Service == service.Name && !m.backends[record.backend].Down && !(f.isSYN() && record.closed) {
+		return record.backend, false, true
+	}
+	h := hash(f, service.Affinity) >> 32
+	slot := h * lb.RingSize >> 32
+	index := m.ring(service)[slot]
+	if index == 0 {
+		return BackendKey{}, false, false
+	}
+	return keyOf(service, service.Backends[index-1]), true, true
+}
+
+// account keeps what the flow's next packet needs to know. Packets that are dropped leave no trace.
+func (m *Model) account(f facts, out Outcome) {
+	if out.Verdict == Drop {
+		return
+	}
+	if m.flows == nil {
+		m.flows = map[flow]record{}
+	}
+	closed := m.flows[flowOf(f)].closed && !f.isSYN() || f.proto == protoTCP && f.tcpFlags&(flagFIN|flagRST) != 0
+	m.flows[flowOf(f)] = record{out.key, closed}
+}
+
+func flowOf(f facts) flow { return flow{f.src, f.dst, f.sport, f.dport, f.proto, f.vlan, f.later} }
+
+// hash is the hash of flows that the choice of a backend goes by: the same on every box.
+func hash(f facts, affinity model.Affinity) uint64 {
+	src, dst := f.src.As16(), f.dst.As16()
+	words := []uint64{binary.BigEndian.Uint64(src[:8]), binary.BigEndian.Uint64(src[8:])}
+	if affinity != model.AffinitySource {
+		ports := uint64(f.sport)<<32 | uint64(f.dport)<<16 | uint64(f.proto)
+		words = append(words, binary.BigEndian.Uint64(dst[:8]), binary.BigEndian.Uint64(dst[8:]), ports)
+	}
+	h := uint64(0x243F6A8885A308D3)
+	for _, word := range words {
+		h = (h ^ word) * 0x9E3779B97F4A7C15
+		h ^= h >> 32
+	}
+	return h
+}
+
+// overhead is what forwarding adds to the IP packet.
+func overhead(key BackendKey) int {
+	switch {
+	case key.Mode == "dsr":
+		return 0
+	case key.Address.Is4():
+		return 20
+	}
+	return 40
+}
+
+// forward returns the frame as it goes to the backend.
+func forward(key BackendKey, backend BackendState, f facts, frame []byte) []byte {
+	etherType, packet := f.etherType, frame[f.ip:]
+	if key.Mode == "ipip" {
+		var outer []byte
+		etherType, outer = outerHeader(key, backend, f)
+		packet = append(outer, packet...)
+	}
+	out := append(append([]byte{}, backend.NextMAC[:]...), backend.OwnMAC[:]...)
+	out = binary.BigEndian.AppendUint16(out, etherType) // VLAN tags stay behind
+	return append(out, packet...)
+}
+
+// outerHeader is the header that ipip puts before a packet, and its Ethernet type.
+func outerHeader(key BackendKey, backend BackendState, f facts) (uint16, []byte) {
+	carried := byte(4)
+	if f.src.Is6() {
+		carried = 41
+	}
+	src, dst := backend.Source.AsSlice(), key.Address.AsSlice()
+	if key.Address.Is4() {
+		h := []byte{0x45, f.tos, 0, 0, 0, 0, 0x40, 0, 64, carried, 0, 0}
+		binary.BigEndian.PutUint16(h[2:], uint16(20+f.length))
+		h = append(append(h, src...), dst...)
+		binary.BigEndian.PutUint16(h[10:], checksum(h))
+		return typeIPv4, h
+	}
+	h := []byte{0x60 | f.tos>>4, f.tos << 4, 0, 0, 0, 0, carried, 64}
+	binary.BigEndian.PutUint16(h[4:], uint16(f.length))
+	return typeIPv6, append(append(h, src...), dst...)
+}
+
+// answerEcho turns a ping around.
+func answerEcho(f facts, frame []byte) []byte {
+	out := bytes.Clone(frame)
+	copy(out, frame[6:12])
+	copy(out[6:], frame[:6])
+	ip, icmp := out[f.ip:f.upper], out[f.upper:]
+	reply := byte(echoReply)
+	if f.src.Is4() {
+		copy(ip[12:], f.dst.AsSlice())
+		copy(ip[16:], f.src.AsSlice())
+		adjust(ip[10:], uint16(ip[8])<<8, 64<<8)
+		ip[8] = 64
+	} else {
+		copy(ip[8:], f.dst.AsSlice())
+		copy(ip[24:], f.src.AsSlice())
+		ip[7] = 64
+		reply = echoReply6
+	}
+	adjust(icmp[2:], uint16(icmp[0])<<8, uint16(reply)<<8)
+	if icmp[2] == 0 && icmp[3] == 0 { // the same number as 0xffff, but wrong for a message of zeros
+		icmp[2], icmp[3] = 0xff, 0xff
+	}
+	icmp[0] = reply
+	return out
+}
+
+// answerARP returns the answer to a request for an announced service address, or nil.
+func (m *Model) answerARP(f facts, frame []byte) []byte {
+	request := frame[f.ip:]
+	if f.etherType != typeARP || len(request) < 28 || !bytes.Equal(request[:8], []byte{0, 1, 8, 0, 6, 4, 0, 1}) {
+		return nil
+	}
+	sender := netip.AddrFrom4([4]byte(request[14:18]))
+	target := netip.AddrFrom4([4]byte(request[24:28]))
+	if sender.IsUnspecified() || sender == target || !m.isServiceAddress(target, true) {
+		return nil
+	}
+	out := bytes.Clone(frame)
+	copy(out, request[8:14]) // RFC 826: to the hardware address that asks
+	copy(out[6:], m.MAC[:])
+	arp := out[f.ip:]
+	arp[7] = 2
+	copy(arp[8:], m.MAC[:])
+	copy(arp[14:], request[24:28])
+	copy(arp[18:], request[8:18])
+	return out
+}
+
+// answerND returns the answer to a neighbour solicitation for an announced service address, or nil. RFC 4861
+// section 7.1.1: hop limit 255, code 0, the whole target; RFC 6980: no fragments. Not answered are duplicate address
+// detection (from ::), because two balancers may share the address, and what has other options or headers than the
+// asker's link-layer address, which only a solicitation sent to one receiver may lack.
+func (m *Model) answerND(f facts, frame []byte) []byte {
+	message := frame[f.upper:f.end]
+	bare, withMAC := len(message) == 24, len(message) == 32 && message[24] == 1 && message[25] == 1
+	if f.ttl != 255 || f.icmpCode != 0 || f.fragment || f.upper != f.ip+40 || f.src.IsUnspecified() ||
+		!withMAC && !(bare && !f.dst.IsMulticast()) {
+		return nil
+	}
+	target := netip.AddrFrom16([16]byte(message[8:24]))
+	if !m.isServiceAddress(target, true) {
+		return nil
+	}
+	out := bytes.Clone(frame)
+	copy(out, frame[6:12])
+	copy(out[6:], m.MAC[:])
+	copy(out[f.ip+8:], target.AsSlice())
+	copy(out[f.ip+24:], f.src.AsSlice())
+	answer := out[f.upper:f.end]
+	copy(answer, []byte{136, 0, 0, 0, 0x60, 0, 0, 0}) // solicited, override
+	if withMAC {
+		copy(answer[24:], append([]byte{2, 1}, m.MAC[:]...))
+	}
+	pseudo := append(target.AsSlice(), f.src.AsSlice()...)
+	pseudo = append(pseudo, 0, 0, 0, byte(len(answer)), 0, 0, 0, protoICMPv6)
+	binary.BigEndian.PutUint16(answer[2:], checksum(append(pseudo, answer...)))
+	return out
+}
+
+// checksum is the Internet checksum of b, RFC 1071.
+func checksum(b []byte) uint16 {
+	sum := 0
+	for i, c := range b {
+		if i%2 == 0 {
+			sum += int(c) << 8
+		} else {
+			sum += int(c)
+		}
+	}
+	for sum > 0xffff {
+		sum = sum&0xffff + sum>>16
+	}
+	return ^uint16(sum)
+}
+
+// adjust changes the checksum at the head of b for a word that changes, RFC 1624 equation 3: a sum that was wrong
+// stays wrong.
+func adjust(b []byte, before, after uint16) {
+	sum := int(^binary.BigEndian.Uint16(b)) + int(^before) + int(after)
+	for sum > 0xffff {
+		sum = sum&0xffff + sum>>16
+	}
+	binary.BigEndian.PutUint16(b, ^uint16(sum))
+}
