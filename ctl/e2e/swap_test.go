@@ -2,7 +2,6 @@ package e2e
 
 import (
 	"context"
-	"fmt"
 	"net"
 	"net/netip"
 	"sync"
@@ -23,27 +22,29 @@ const swaps = 1000
 //	shut    .11  not in @s, "in @s" drops    in @s, "not in @s" drops        passes
 //	left    .12  passes, goes to b1          is dropped                      goes to b2
 //	right   .13  is dropped                  passes, goes to b2              goes to b1
+//
+// One client comes in by tc, the other by XDP.
 const (
 	snapshotA = `
-interfaces: {client0: {path: %[1]s}, b1: {path: %[1]s}, b2: {path: %[1]s}}
-sets: {s: {entries: [198.51.100.10]}}
+interfaces: {client0: {path: tc}, other0: {path: xdp}}
+sets: {s: {entries: [198.51.100.10, 203.0.113.10]}}
 filter:
   default: drop
   rules:
     - {name: echo, match: {src: "@s", proto: udp, dport: 7}, action: pass}
-    - {name: one-way, match: {src: 198.51.100.12, dst: 192.0.2.10}, action: pass}
+    - {name: one-way, match: {src: [198.51.100.12, 203.0.113.12], dst: 192.0.2.10}, action: pass}
 flows: {max: 10000}
 services:
   web: {address: 192.0.2.10, port: 9, proto: udp, forward: dsr, backends: [{name: b1, address: 10.0.1.11}]}
 `
 	snapshotB = `
-interfaces: {client0: {path: %[1]s}, b1: {path: %[1]s}, b2: {path: %[1]s}}
-sets: {s: {entries: [198.51.100.11]}}
+interfaces: {client0: {path: tc}, other0: {path: xdp}}
+sets: {s: {entries: [198.51.100.11, 203.0.113.11]}}
 filter:
   default: drop
   rules:
     - {name: echo, match: {not-src: "@s", proto: udp, dport: 7}, action: pass}
-    - {name: one-way, match: {src: 198.51.100.13, dst: 192.0.2.10}, action: pass}
+    - {name: one-way, match: {src: [198.51.100.13, 203.0.113.13], dst: 192.0.2.10}, action: pass}
 flows: {max: 10000}
 services:
   web: {address: 192.0.2.10, port: 9, proto: udp, forward: dsr, backends: [{name: b2, address: 10.0.2.11}]}
@@ -51,14 +52,21 @@ services:
 )
 
 var (
-	steady = netip.MustParseAddr("198.51.100.10")
-	shut   = netip.MustParseAddr("198.51.100.11")
-	left   = netip.MustParseAddr("198.51.100.12")
-	right  = netip.MustParseAddr("198.51.100.13")
-
 	echoAddress = netip.MustParseAddrPort("198.51.100.1:7")
 	webAddress  = netip.MustParseAddrPort("192.0.2.10:9")
 )
+
+// prober is a client and its addresses.
+type prober struct {
+	node                      *testnet.Node
+	steady, shut, left, right netip.Addr
+	asked, lost               atomic.Int64 // of steady
+}
+
+func newProber(node *testnet.Node, subnet string) *prober {
+	host := func(n string) netip.Addr { return netip.MustParseAddr(subnet + n) }
+	return &prober{node: node, steady: host("10"), shut: host("11"), left: host("12"), right: host("13")}
+}
 
 // arrivals counts datagrams by source.
 type arrivals struct {
@@ -108,79 +116,98 @@ func (w *world) socket(node *testnet.Node, at netip.AddrPort) (socket *net.UDPCo
 
 // TestSwap alternates the two snapshots under traffic. No packet may see a mixture.
 func TestSwap(t *testing.T) {
-	for _, path := range []string{"tc", "xdp"} {
-		t.Run(path, func(t *testing.T) {
-			w := newWorld(t, 2)
-			w.prepareXDP()
-			a, b := fmt.Sprintf(snapshotA, path), fmt.Sprintf(snapshotB, path)
-			w.start(a)
-			w.ready()
-			w.apply(b)
-			w.ready()
+	w := newWorld(t, 2)
+	w.prepareXDP()
+	other := w.node("other")
+	w.must(w.network.Connect(
+		testnet.End{Node: other, Name: "eth0", Addresses: addresses("203.0.113.10/24", "203.0.113.11/24", "203.0.113.12/24", "203.0.113.13/24")},
+		testnet.End{Node: w.box, Name: "other0", Addresses: addresses("203.0.113.1/24")}, 0))
+	w.must(other.AddRoute(netip.MustParsePrefix("0.0.0.0/0"), netip.MustParseAddr("203.0.113.1")))
+	w.must(other.SetTxChecksum("eth0", false))
+	probers := map[string]*prober{"tc": newProber(w.client, "198.51.100."), "xdp": newProber(other, "203.0.113.")}
 
-			echoed := w.receive(w.box, echoAddress, true)
-			atB1, atB2 := w.receive(w.backends[0], webAddress, false), w.receive(w.backends[1], webAddress, false)
-			ctx, cancel := context.WithCancel(t.Context())
-			var traffic sync.WaitGroup
-			stop := sync.OnceFunc(func() {
-				cancel()
-				traffic.Wait()
-			})
-			defer stop()
-			var lost, asked atomic.Int64
-			for range 2 { // flows of their own, on whichever CPU
-				traffic.Go(func() { w.pingPong(ctx, steady, &asked, &lost) })
-				for source, to := range map[netip.Addr]netip.AddrPort{shut: echoAddress, left: webAddress, right: webAddress} {
-					traffic.Go(func() { w.flood(ctx, source, to) })
-				}
-			}
-			begin := time.Now()
-			for i := range swaps {
-				w.apply([]string{a, b}[i%2])
-			}
-			took := time.Since(begin)
-			stop()
+	for _, snapshot := range []string{snapshotA, snapshotB} { // next hops are known from then on
+		if w.daemon == nil {
+			w.start(snapshot)
+		} else {
+			w.apply(snapshot)
+		}
+		w.ready()
+	}
+	echoed := w.receive(w.box, echoAddress, true)
+	atB1, atB2 := w.receive(w.backends[0], webAddress, false), w.receive(w.backends[1], webAddress, false)
 
-			t.Logf("%d swaps in %s; %d asked and answered; %d at b1, %d at b2", swaps, took.Round(time.Millisecond), asked.Load(), atB1.of(left), atB2.of(right))
-			if lost.Load() > 0 {
-				t.Errorf("%d of %d packets that both snapshots pass were lost", lost.Load(), asked.Load())
-			}
-			if n := echoed.of(shut); n > 0 {
-				t.Errorf("%d packets passed that both snapshots drop", n)
-			}
-			if n := atB2.of(left); n > 0 {
-				t.Errorf("%d packets passed by A's rules went to B's backend", n)
-			}
-			if n := atB1.of(right); n > 0 {
-				t.Errorf("%d packets passed by B's rules went to A's backend", n)
-			}
-			if asked.Load() < swaps || atB1.of(left) < swaps || atB2.of(right) < swaps {
-				t.Error("too little traffic to prove anything")
-			}
-		})
+	ctx, cancel := context.WithCancel(t.Context())
+	var traffic sync.WaitGroup
+	stop := sync.OnceFunc(func() {
+		cancel()
+		traffic.Wait()
+	})
+	defer stop()
+	for _, p := range probers {
+		traffic.Go(func() { w.pingPong(ctx, p) })
+		for source, to := range map[netip.Addr]netip.AddrPort{p.shut: echoAddress, p.left: webAddress, p.right: webAddress} {
+			traffic.Go(func() { w.flood(ctx, p.node, source, to) })
+		}
+	}
+	begin := time.Now()
+	for i := range swaps {
+		w.apply([]string{snapshotA, snapshotB}[i%2])
+	}
+	took := time.Since(begin).Round(time.Millisecond)
+	stop()
+
+	t.Logf("%d swaps in %s", swaps, took)
+	for path, p := range probers {
+		t.Logf("%s: %d asked and answered, %d at b1, %d at b2", path, p.asked.Load(), atB1.of(p.left), atB2.of(p.right))
+		if lost := p.lost.Load(); lost > 0 {
+			t.Errorf("%s: %d of %d packets that both snapshots pass were lost", path, lost, p.asked.Load())
+		}
+		if n := echoed.of(p.shut); n > 0 {
+			t.Errorf("%s: %d packets passed that both snapshots drop", path, n)
+		}
+		if n := atB2.of(p.left); n > 0 {
+			t.Errorf("%s: %d packets passed by A's rules went to B's backend", path, n)
+		}
+		if n := atB1.of(p.right); n > 0 {
+			t.Errorf("%s: %d packets passed by B's rules went to A's backend", path, n)
+		}
+		if p.asked.Load() < swaps || atB1.of(p.left) < swaps || atB2.of(p.right) < swaps {
+			t.Errorf("%s: too little traffic to prove anything", path)
+		}
 	}
 }
 
-// pingPong sends datagrams that must be answered, one after the other.
-func (w *world) pingPong(ctx context.Context, source netip.Addr, asked, lost *atomic.Int64) {
-	socket := w.socket(w.client, netip.AddrPortFrom(source, 0))
+// pingPong sends datagrams that must be answered, one after the other, without ever filling the machine: what changes
+// snapshots needs a share of it, too.
+func (w *world) pingPong(ctx context.Context, p *prober) {
+	socket := w.socket(p.node, netip.AddrPortFrom(p.steady, 0))
 	buffer := make([]byte, 64)
-	for ctx.Err() == nil {
-		asked.Add(1)
-		if _, err := socket.WriteToUDPAddrPort([]byte("?"), echoAddress); err != nil {
-			w.Errorf("send from %s: %v", source, err)
+	tick := time.NewTicker(time.Millisecond)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
 			return
+		case <-tick.C:
 		}
-		_ = socket.SetReadDeadline(time.Now().Add(time.Second)) // fails on a closed socket only, and then so does the read
-		if _, _, err := socket.ReadFromUDPAddrPort(buffer); err != nil {
-			lost.Add(1)
+		for range 10 {
+			p.asked.Add(1)
+			if _, err := socket.WriteToUDPAddrPort([]byte("?"), echoAddress); err != nil {
+				w.Errorf("send from %s: %v", p.steady, err)
+				return
+			}
+			_ = socket.SetReadDeadline(time.Now().Add(time.Second)) // fails on a closed socket only, and then so does the read
+			if _, _, err := socket.ReadFromUDPAddrPort(buffer); err != nil {
+				p.lost.Add(1)
+			}
 		}
 	}
 }
 
 // flood sends datagrams to which no answer is expected, in small bursts so that nobody's buffer overflows.
-func (w *world) flood(ctx context.Context, source netip.Addr, to netip.AddrPort) {
-	socket := w.socket(w.client, netip.AddrPortFrom(source, 0))
+func (w *world) flood(ctx context.Context, node *testnet.Node, source netip.Addr, to netip.AddrPort) {
+	socket := w.socket(node, netip.AddrPortFrom(source, 0))
 	tick := time.NewTicker(time.Millisecond)
 	defer tick.Stop()
 	for {
