@@ -66,8 +66,9 @@ bench: build ## ns a packet, case by case, into bench/results (BENCH=quick for a
 	go run ./bench $(if $(filter quick,$(BENCH)),-quick)
 
 .PHONY: install
-install: build ## copy bin/gardu to PREFIX/sbin
-	install -D -m 0755 bin/gardu $(DESTDIR)$(PREFIX)/sbin/gardu
+install: build ## copy bin/gardu to PREFIX/bin, and its systemd unit
+	install -D -m 0755 bin/gardu $(DESTDIR)$(PREFIX)/bin/gardu
+	install -D -m 0644 configs/systemd/gardu.service $(DESTDIR)/etc/systemd/system/gardu.service
 
 .PHONY: clean
 clean: ## remove what was built

@@ -24,7 +24,7 @@ type job struct {
 func jobs() []job {
 	var all []job
 	for _, pkg := range tested {
-		all = append(all, job{pkg, []string{"/" + testBinary(pkg), "-test.v", "-test.timeout=5m"}, "/" + testDir(pkg)})
+		all = append(all, job{pkg, []string{"/" + testBinary(pkg), "-test.v", "-test.timeout=10m"}, "/" + testDir(pkg)})
 	}
 	return append(all, job{"demo", []string{"/bin/gardu", "demo"}, "/src"})
 }
