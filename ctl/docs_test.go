@@ -14,7 +14,7 @@ import (
 var (
 	fence = regexp.MustCompile("(?s)\n```yaml\n(.*?)```\n")
 	link  = regexp.MustCompile(`\]\(([^)#]+)[^)]*\)`)
-	quote = regexp.MustCompile("`([a-z./]+/[A-Za-z0-9_./-]*[a-z])`")
+	quote = regexp.MustCompile("`([a-z.][a-z./]*/[A-Za-z0-9_./-]*[a-z])`")
 )
 
 // What the README shows must be a configuration that gardu takes.
