@@ -54,7 +54,7 @@ generate-check: generate ## regenerate and fail when the committed files differ
 
 .PHONY: fuzz
 fuzz: build ## a million packets through model and programs, then every fuzz target for FUZZTIME
-	GARDU_FUZZ=1000000 go test -count=1 -timeout 60m -run Differential -v ./ctl/explain
+	GARDU_FUZZ=1000000 go test -count=1 -timeout 60m -run TestModelAndProgramsAgree -v ./ctl/explain
 	.ci/fuzz $(FUZZTIME)
 
 .PHONY: test-vm

@@ -30,7 +30,7 @@ func jobs() []job {
 }
 
 // environment of every job.
-var environment = []string{"PATH=/bin", "HOME=/tmp", "TERM=dumb", "GARDU_FUZZ=5000"}
+var environment = []string{"PATH=/bin", "HOME=/tmp", "TERM=dumb", "GARDU_FUZZ=10000"}
 
 // guest is process 1. It never returns: a kernel whose init ends panics.
 func guest() {
