@@ -16,6 +16,9 @@ import (
 
 func TestAttachOnEveryPath(t *testing.T) {
 	w := newWires(t)
+	d := w.open(t, testDir(t))
+	defer closeIt(t, d)
+	tcx := hasTCX(t, d)
 	for _, want := range []Attachment{
 		{Want: model.PathXDP, Path: model.PathXDP},
 		{Want: model.PathAuto, Path: model.PathXDP},
@@ -26,11 +29,9 @@ func TestAttachOnEveryPath(t *testing.T) {
 	} {
 		t.Run(string(want.Want), func(t *testing.T) {
 			want.Name, want.Ifindex = "eth0", w.ifindex
-			d := w.open(t, testDir(t))
-			defer closeIt(t, d)
 			got := w.attach(t, d, AttachOptions{Path: want.Want, Egress: want.Egress})
 			if want.Egress || want.Path == model.PathTC {
-				want.TCX = hasTCX(t)
+				want.TCX = tcx
 			}
 			if !want.TCX && want.Path == model.PathTC {
 				want.Why = clsactWhy
@@ -166,9 +167,10 @@ func TestAttachByClsact(t *testing.T) {
 }
 
 func TestAttachToAnInterfaceThatCameBack(t *testing.T) {
+	w := newWires(t)
+	d := w.open(t, testDir(t))
+	defer closeIt(t, d)
 	for _, noTCX := range []bool{false, true} {
-		w := newWires(t)
-		d := w.open(t, testDir(t))
 		d.noTCX = noTCX
 		w.attach(t, d, AttachOptions{Path: model.PathXDP, Egress: true})
 		w.recreate(t)
@@ -185,7 +187,12 @@ func TestAttachToAnInterfaceThatCameBack(t *testing.T) {
 		before := packets(t, d)
 		w.send(t, 10)
 		eventually(t, "packets counted", func() bool { return packets(t, d) >= before+10 })
-		closeIt(t, d)
+		if err := d.Detach("eth0"); err != nil {
+			t.Fatal(err)
+		}
+		if err := d.SetFeatures(allOn()); err != nil {
+			t.Fatal(err)
+		}
 	}
 }
 
@@ -204,7 +211,7 @@ func TestTakeOverDetachesNothing(t *testing.T) {
 
 	counted = pinnedPackets(t, dir)
 	stop, sent := w.sendOn(t)
-	for range 5 {
+	for range 3 {
 		d = w.open(t, dir)
 		if got := d.Attachments(); !slices.Equal(got, want) {
 			t.Errorf("taken over: %+v\nwant %+v", got, want)
@@ -255,9 +262,8 @@ func TestPinNames(t *testing.T) {
 }
 
 // hasTCX probes for it, on the loopback.
-func hasTCX(t *testing.T) bool {
+func hasTCX(t *testing.T, d *Dataplane) bool {
 	t.Helper()
-	d := private(t, allOff())
 	h, err := attachHook("", "lo", 1, kindIngress, d.programs.ingress, nil)
 	if errors.Is(err, ebpf.ErrNotSupported) {
 		return false

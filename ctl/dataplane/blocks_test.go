@@ -34,7 +34,7 @@ func blocksOf(t *testing.T, d *Dataplane) []Block {
 }
 
 func TestBlocksComeBackAsTheyWere(t *testing.T) {
-	d := private(t, allOff())
+	d := mapsOnly(t)
 	expires := time.Now().Add(10 * time.Minute).Round(time.Millisecond)
 	add(t, d,
 		Block{Prefix: prefix("198.51.100.7/32"), Expires: expires, Origin: "cli", Why: "scans ports"},
@@ -87,7 +87,7 @@ func TestBlocksKeepTheLengthsInUse(t *testing.T) {
 }
 
 func TestBlockAgainKeepsHits(t *testing.T) {
-	d := private(t, allOff())
+	d := mapsOnly(t)
 	add(t, d, Block{Prefix: prefix("198.51.100.7/32"), Why: "first"})
 	key, err := blockKey(prefix("198.51.100.7/32"))
 	if err != nil {
@@ -106,7 +106,7 @@ func TestBlockAgainKeepsHits(t *testing.T) {
 }
 
 func TestExpireBlocks(t *testing.T) {
-	d := private(t, allOff())
+	d := mapsOnly(t)
 	add(t, d,
 		Block{Prefix: prefix("198.51.100.7/32"), Expires: time.Now().Add(-time.Second)},
 		Block{Prefix: prefix("198.51.100.8/32"), Expires: time.Now().Add(time.Hour)},
@@ -121,7 +121,7 @@ func TestExpireBlocks(t *testing.T) {
 }
 
 func TestThousandsOfBlocksAllOrNone(t *testing.T) {
-	d := private(t, allOff())
+	d := mapsOnly(t)
 	blocks := make([]Block, privateBlocks)
 	for i := range blocks {
 		blocks[i].Prefix = netip.PrefixFrom(netip.AddrFrom4([4]byte{10, 0, byte(i >> 8), byte(i)}), 32)

@@ -155,7 +155,7 @@ func TestKernelErrorsSayWhatToDo(t *testing.T) {
 }
 
 func TestClock(t *testing.T) {
-	d := private(t, allOff())
+	d := mapsOnly(t)
 	first, hz, err := d.Clock()
 	if err != nil {
 		t.Fatal(err)

@@ -72,6 +72,22 @@ func private(t *testing.T, features compile.Features) *Dataplane {
 	return d
 }
 
+// mapsOnly is a private instance without programs, which take their time to load.
+func mapsOnly(t *testing.T) *Dataplane {
+	t.Helper()
+	needRoot(t)
+	d, err := prepare(Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { closeIt(t, d) })
+	d.specs[abi.AbiMapBlocks].MaxEntries = privateBlocks
+	if err := d.create(1000, nil); err != nil {
+		t.Fatal(err)
+	}
+	return d
+}
+
 func closeIt(t *testing.T, d io.Closer) {
 	t.Helper()
 	if err := d.Close(); err != nil {

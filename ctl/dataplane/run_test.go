@@ -124,7 +124,7 @@ func TestSiblingSeesWhatIsLiveAndChangesNothing(t *testing.T) {
 }
 
 func TestBackends(t *testing.T) {
-	d := private(t, allOff())
+	d := mapsOnly(t)
 	want := abi.Backend{State: uint8(abi.BackendUsed | abi.BackendUp), Service: 3, Ifindex: 7, Mtu: 1500}
 	for i := range 3 {
 		want.Ifindex++
@@ -145,7 +145,7 @@ func TestBackends(t *testing.T) {
 }
 
 func TestRings(t *testing.T) {
-	d := private(t, allOff())
+	d := mapsOnly(t)
 	slots := make([]uint16, 101) // not whole lines
 	for i := range slots {
 		slots[i] = uint16(i + 1)
@@ -199,7 +199,7 @@ func TestHealthFlowsAreCountedAndForgotten(t *testing.T) {
 }
 
 func TestInterfaces(t *testing.T) {
-	d := private(t, allOff())
+	d := mapsOnly(t)
 	if err := d.SetInterface(7, abi.Interface{Mac: [6]uint8{2, 0, 0, 0, 0, 1}, Flags: uint8(abi.InterfaceIngress)}); err != nil {
 		t.Fatal(err)
 	}

@@ -48,7 +48,7 @@ func marks(t *testing.T, d *Dataplane) (marks [abi.TableCount]uint64) {
 }
 
 func TestCommitSharesAndReturns(t *testing.T) {
-	d := private(t, allOff())
+	d := mapsOnly(t)
 	if generation, _ := d.Current(); generation != 0 {
 		t.Errorf("generation %d before the first commit", generation)
 	}
@@ -89,7 +89,7 @@ func TestCommitSharesAndReturns(t *testing.T) {
 }
 
 func TestCommitRefusesAWrongNumber(t *testing.T) {
-	d := private(t, allOff())
+	d := mapsOnly(t)
 	if err := d.Commit(0, Tables{}); err == nil {
 		t.Error("generation 0 was committed")
 	}
@@ -105,7 +105,7 @@ func TestCommitRefusesAWrongNumber(t *testing.T) {
 }
 
 func TestAbsentTablesAreOneLineOfZeros(t *testing.T) {
-	d := private(t, allOff())
+	d := mapsOnly(t)
 	if err := d.Commit(1, Tables{}); err != nil {
 		t.Fatal(err)
 	}
