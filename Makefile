@@ -62,8 +62,8 @@ test-vm: deps-vm build ## boot Debian's 6.1 and 6.12 kernels in QEMU: load, atta
 	go run ./ctl/vmtest
 
 .PHONY: bench
-bench: build ## ns a packet, case by case, into bench/results (BENCH=quick for a look)
-	go run ./bench $(if $(filter quick,$(BENCH)),-quick)
+bench: ## ns a packet, case by case, into bench/results (BENCH=quick: a short look, printed only)
+	go run ./bench $(if $(filter quick,$(BENCH)),-quick -o '')
 
 .PHONY: install
 install: build ## copy bin/gardu to PREFIX/bin, and its systemd unit
