@@ -14,7 +14,7 @@ PREFIX ?= /usr/local
 
 # Debian packages by use. clang is pinned: the committed objects are those of clang-19.
 GENERATE_PACKAGES := clang-19 llvm-19 libbpf-dev linux-libc-dev
-TEST_PACKAGES := curl nginx-light
+TEST_PACKAGES := curl iproute2 nginx-light
 VM_PACKAGES := qemu-system-x86 xz-utils
 
 # What `make generate` writes; committed, so that a build needs no clang.

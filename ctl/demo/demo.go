@@ -66,7 +66,7 @@ func steps() []step {
 		{"A hostile client that nobody knew is blocked by hand", "blocked by hand", (*demo).blockedByHand},
 		{"The daemon is killed (kill -9) while connections are open", "daemon killed", (*demo).killDaemon},
 		{"A backend is killed while connections are open", "backend killed", (*demo).killBackend},
-		{"Every flow has a record", "flows counted", (*demo).flows},
+		{"Flows are recorded", "flows counted", (*demo).flows},
 	}
 }
 

@@ -83,8 +83,7 @@ func (w *world) prepareXDP() {
 	w.Helper()
 	w.must(w.client.SetTxChecksum("eth0", false))
 	for _, node := range w.backends {
-		_, err := node.Output(w.Context(), "ethtool", "-K", "eth0", "gro", "on")
-		w.must(err)
+		w.must(node.SetGRO("eth0", true))
 	}
 }
 

@@ -26,12 +26,22 @@ func (h *Handle) offload(name string, get uint32) bool {
 // SetTxChecksum turns the checksum offload of sent packets on or off (ethtool -K NAME tx on|off). XDP programs that
 // forward what a veth peer or a virtual machine's host sends need it off at the sender.
 func (h *Handle) SetTxChecksum(name string, on bool) error {
+	return h.setOffload("tx-checksum", name, unix.ETHTOOL_STXCSUM, on)
+}
+
+// SetGRO turns the bundling of received segments on or off (ethtool -K NAME gro on|off). On a veth it brings NAPI,
+// without which an XDP program at the peer can't send to it.
+func (h *Handle) SetGRO(name string, on bool) error {
+	return h.setOffload("GRO", name, unix.ETHTOOL_SGRO, on)
+}
+
+func (h *Handle) setOffload(what, name string, set uint32, on bool) error {
 	var value uint32
 	if on {
 		value = 1
 	}
-	if _, err := h.ethtoolValue(name, unix.ETHTOOL_STXCSUM, value); err != nil {
-		return fmt.Errorf("set tx-checksum of %s: %w", name, linkError(err))
+	if _, err := h.ethtoolValue(name, set, value); err != nil {
+		return fmt.Errorf("set %s of %s: %w", what, name, linkError(err))
 	}
 	return nil
 }

@@ -105,9 +105,12 @@ func TestLink(t *testing.T) {
 	if err := l.handle.SetTxChecksum("eth0", false); err != nil {
 		t.Fatal(err)
 	}
+	if err := l.handle.SetGRO("eth0", !link.GRO); err != nil {
+		t.Fatal(err)
+	}
 	again, err := l.handle.LinkByIndex(link.Index)
-	if err != nil || again.TxChecksum {
-		t.Errorf("tx-checksum is still on: %+v, %v", again, err)
+	if err != nil || again.TxChecksum || again.GRO == link.GRO {
+		t.Errorf("offloads are as before: %+v, %v", again, err)
 	}
 	links, err := l.handle.Links()
 	if err != nil || len(links) != 2 || !links[0].Loopback {

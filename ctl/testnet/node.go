@@ -107,13 +107,22 @@ func (n *Node) DeleteLink(ifname string) error {
 // SetTxChecksum turns the checksum offload of an interface's sent packets on or off. It must be off where a program
 // at the peer forwards by XDP.
 func (n *Node) SetTxChecksum(ifname string, on bool) error {
+	return n.withNetdev(func(h *netdev.Handle) error { return h.SetTxChecksum(ifname, on) })
+}
+
+// SetGRO turns the bundling of received segments on or off. It must be on where a program at the peer sends by XDP.
+func (n *Node) SetGRO(ifname string, on bool) error {
+	return n.withNetdev(func(h *netdev.Handle) error { return h.SetGRO(ifname, on) })
+}
+
+func (n *Node) withNetdev(f func(*netdev.Handle) error) error {
 	err := n.Do(func() error {
 		h, err := netdev.Open()
 		if err != nil {
 			return err
 		}
 		defer h.Close()
-		return h.SetTxChecksum(ifname, on)
+		return f(h)
 	})
 	return n.wrap("set offload", err)
 }
