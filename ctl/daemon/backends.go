@@ -36,21 +36,22 @@ type way struct {
 	err error
 }
 
-// find looks the way up, and has the kernel resolve it and keep it resolved. A neighbour that is silent for now
-// keeps the address that it had.
+// find looks the way up, and has the kernel resolve it and keep it resolved. A neighbour that is silent for now keeps
+// the address that it had.
 func (d *Daemon) find(backend compile.Backend) way {
 	hop, err := d.netdev.NextHop(backend.Address)
+	silent := errors.Is(err, netdev.ErrUnresolved)
+	if err == nil || silent {
+		if err := d.netdev.Keep(hop); err != nil {
+			d.log.Debug("next hop is not kept resolved", "backend", name(backend), "error", err)
+		}
+	}
 	d.hops.mu.Lock()
 	defer d.hops.mu.Unlock()
-	before := d.hops.byID[backend.ID]
 	next := way{hop: hop, err: err, mac: hop.DstMAC}
-	if errors.Is(err, netdev.ErrUnresolved) && before.hop.Ifindex == hop.Ifindex && before.hop.Neighbour == hop.Neighbour {
+	before := d.hops.byID[backend.ID]
+	if silent && before.hop.Ifindex == hop.Ifindex && before.hop.Neighbour == hop.Neighbour {
 		next.mac = before.mac
-	}
-	if err == nil || errors.Is(err, netdev.ErrUnresolved) {
-		if keep := d.netdev.Keep(hop); keep != nil && next.err == nil {
-			d.log.Debug("next hop is not kept resolved", "backend", name(backend), "error", keep)
-		}
 	}
 	if d.hops.byID == nil {
 		d.hops.byID = map[uint16]way{}
@@ -143,15 +144,6 @@ func (d *Daemon) forgetHops(backends []compile.Backend) {
 	}
 }
 
-// releaseHops lets go of all neighbours.
-func (d *Daemon) releaseHops() {
-	d.hops.mu.Lock()
-	defer d.hops.mu.Unlock()
-	for _, w := range d.hops.byID {
-		d.release(w)
-	}
-}
-
 func (d *Daemon) release(w way) {
 	if !w.hop.Neighbour.IsValid() {
 		return
@@ -169,16 +161,14 @@ func (d *Daemon) startState(backend compile.Backend) reconcile.State {
 
 // knownHealth is what the daemon before this one knew of a backend.
 func (d *Daemon) knownHealth(service, backend string) health.State {
-	for _, b := range d.current.Load().tables.Backends {
-		if b.ServiceName != service || b.Name != backend || !d.inherited[b.ID] {
-			continue
-		}
-		if state, ok := d.reconciler.State(b.ID); ok && state.Down {
-			return health.Down
-		}
-		return health.Up
+	b := d.current.Load().backends[backendName{service, backend}]
+	if !d.inherited[b.ID] {
+		return health.Unknown
 	}
-	return health.Unknown
+	if state, ok := d.reconciler.State(b.ID); ok && state.Down {
+		return health.Down
+	}
+	return health.Up
 }
 
 // healthChanged is told of each transition.
@@ -188,14 +178,14 @@ func (d *Daemon) healthChanged(change health.Change) {
 		log = d.log.Warn
 	}
 	log("backend "+change.To.String(), "backend", change.Target.Service+"/"+change.Target.Backend, "was", change.From.String(), "why", change.Why)
-	for _, b := range d.current.Load().tables.Backends {
-		if b.ServiceName == change.Target.Service && b.Name == change.Target.Backend && b.Address == change.Target.Address.Addr() {
-			d.setUp(b, change.To != health.Down)
-		}
+	b, ok := d.current.Load().backends[backendName{change.Target.Service, change.Target.Backend}]
+	if ok && b.Address == change.Target.Address.Addr() {
+		d.setUp(b, change.To != health.Down)
 	}
 }
 
-// syncHealth makes the data plane agree with the checks: after a change of the snapshot, and after a failed write.
+// syncHealth makes the data plane agree with the checks: after a change of the snapshot, and now and then, should a write
+// have failed.
 func (d *Daemon) syncHealth() {
 	for _, b := range d.current.Load().tables.Backends {
 		result, checked := d.health.Result(b.ServiceName, b.Name)

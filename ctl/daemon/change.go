@@ -13,6 +13,7 @@ import (
 	"gardu/ctl/api"
 	"gardu/ctl/compile"
 	"gardu/ctl/config"
+	"gardu/ctl/dataplane"
 	"gardu/ctl/lb/health"
 	"gardu/ctl/model"
 	"gardu/ctl/reconcile"
@@ -52,7 +53,10 @@ type applied struct {
 	at       time.Time
 	rules    map[uint32]string // names of ids, also of those that are away
 	services map[uint16]string
+	backends map[backendName]compile.Backend
 }
+
+type backendName struct{ service, backend string }
 
 func dirOf(file string) string { return filepath.Dir(file) }
 
@@ -136,18 +140,24 @@ func (d *Daemon) apply(name string, text []byte, dir string, check bool) (api.Ap
 	}
 	tables, err := d.compile(next)
 	if err != nil {
-		return api.ApplyResult{}, limited(err)
+		return api.ApplyResult{}, problem(err)
 	}
 	if check {
 		return result, nil
 	}
-	return result, d.commit(next, tables)
+	if err := d.commit(next, tables); err != nil {
+		return api.ApplyResult{}, problem(err)
+	}
+	return result, nil
 }
 
-// limited tells a snapshot that is too large from a failure of ours.
-func limited(err error) error {
-	if limit, ok := errors.AsType[*compile.LimitError](err); ok {
-		return api.NewProblem(api.CodeConfig, "%v", limit)
+// problem gives errors that are the user's to solve a code of the API.
+func problem(err error) error {
+	if _, ok := errors.AsType[*compile.LimitError](err); ok {
+		return api.NewProblem(api.CodeConfig, "%v", err)
+	}
+	if errors.Is(err, dataplane.ErrBusy) {
+		return api.NewProblem(api.CodeConflict, "%v", err)
 	}
 	return err
 }
@@ -157,6 +167,7 @@ func (d *Daemon) commit(next candidate, c compiled) error {
 	if err := d.beforeResize(c.flowsMax()); err != nil {
 		return err
 	}
+	d.resolveHops(c.tables.Backends)
 	restore, err := d.attachAll(next.snapshot.Interfaces)
 	if err != nil {
 		return errors.Join(err, restore())
@@ -168,7 +179,6 @@ func (d *Daemon) commit(next candidate, c compiled) error {
 	if err := promise.save(d.options.StateDir); err != nil {
 		return errors.Join(err, restore())
 	}
-	d.resolveHops(c.tables.Backends)
 	err = d.reconciler.Apply(reconcile.Want{Tables: c.tables, FlowsMax: c.flowsMax(), Reused: c.reused}, d.startState)
 	untidy, _ := errors.AsType[*reconcile.UntidyError](err)
 	if err != nil && untidy == nil {
@@ -187,7 +197,10 @@ func (d *Daemon) commit(next candidate, c compiled) error {
 // adopt is what follows a commit. Nothing in it can go wrong for a packet.
 func (d *Daemon) adopt(next candidate, c compiled) {
 	now := &applied{candidate: next, compiled: c, revision: d.saved.Revision, at: d.saved.Applied,
-		rules: turn(c.ids.Rules), services: turn(c.ids.Services)}
+		rules: turn(c.ids.Rules), services: turn(c.ids.Services), backends: map[backendName]compile.Backend{}}
+	for _, b := range c.tables.Backends {
+		now.backends[backendName{b.ServiceName, b.Name}] = b
+	}
 	if next.digest != d.saved.Digest {
 		now.revision, now.at = d.saved.Revision+1, time.Now()
 	}

@@ -51,7 +51,7 @@ type Daemon struct {
 
 	changing sync.Mutex              // one change of the snapshot or of attachments at a time
 	saved    state                   // guarded by changing
-	resized  time.Time               // guarded by changing: when the flow table got another size; zero: it has had it for long
+	resized  time.Time               // guarded by changing: when the flow table got another size
 	current  atomic.Pointer[applied] // what is in force; never nil once started
 
 	inherited map[uint16]bool // backends that the daemon before this one knew; until the first commit
@@ -152,6 +152,7 @@ func (d *Daemon) start(ctx context.Context) (err error) {
 	}
 	dropped := d.saved.Dropped
 	d.dropped.Store(&dropped)
+	d.resized = d.started // perhaps a moment ago, by the daemon before
 	if d.reconciler, err = reconcile.New[*dataplane.Table](d.plane, generation, d.have()); err != nil {
 		return err
 	}
@@ -197,7 +198,7 @@ func (d *Daemon) abandon(fresh bool) error {
 	if d.plane != nil {
 		errs = append(errs, d.plane.Close())
 		if fresh {
-			errs = append(errs, dataplane.Remove(d.options.BPFDir, d.netdev))
+			errs = append(errs, dataplane.Remove(d.options.BPFDir, d.netdev), d.netdev.ReleaseAll())
 		}
 	}
 	d.netdev.Close()
@@ -235,8 +236,7 @@ func (d *Daemon) end() error {
 		return d.plane.Close()
 	}
 	d.log.Info("ending; detaching")
-	d.releaseHops()
-	return errors.Join(d.plane.DetachAll(), d.plane.Close(), dataplane.Remove(d.options.BPFDir, d.netdev))
+	return errors.Join(d.plane.DetachAll(), d.plane.Close(), dataplane.Remove(d.options.BPFDir, d.netdev), d.netdev.ReleaseAll())
 }
 
 // watchConfig reads the configuration again on SIGHUP, and set files when they change.
@@ -287,6 +287,7 @@ func (d *Daemon) housekeep(ctx context.Context) error {
 		for _, block := range expired {
 			d.log.Info("block expired", "prefix", block.Prefix, "packets", block.Packets)
 		}
+		d.syncHealth()
 		d.faults.set("finish resize of the flow table", d.finishResize())
 	}
 }

@@ -144,12 +144,18 @@ func (d *Daemon) flowTotals() (flow.Totals, error) {
 	if time.Since(d.totals.at) < totalsAge {
 		return d.totals.value, nil
 	}
-	counters, err := d.plane.FlowTotals()
+	kernel, hz, err := d.plane.Clock()
 	if err != nil {
 		return flow.Totals{}, err
 	}
+	idle := d.current.Load().snapshot.Flows.Idle
+	account := flow.Account{
+		Counters:  d.plane.FlowTotals,
+		Dropped:   *d.dropped.Load(),
+		LiveSince: uint32(kernel.Jiffies - uint64(idle.Seconds()*float64(hz))),
+	}
 	err = d.readFlows(func(tables []*flow.Table) (err error) {
-		d.totals.value, err = flow.Total(tables, counters, *d.dropped.Load())
+		d.totals.value, err = account.Total(tables)
 		return err
 	})
 	if err != nil {

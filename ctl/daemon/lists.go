@@ -147,7 +147,7 @@ func (d *Daemon) commitLists(changed map[string][]netip.Prefix) error {
 	defer d.changing.Unlock()
 	now := d.current.Load()
 	next := now.candidate
-	next.snapshot, next.read = withLists(now.snapshot, changed), time.Now()
+	next.snapshot = withLists(now.snapshot, changed)
 	if sameLists(next.snapshot, now.snapshot) {
 		return nil
 	}

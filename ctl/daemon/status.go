@@ -44,7 +44,7 @@ func (d *Daemon) Status(context.Context) (api.Status, error) {
 		Filter:     filter,
 		Flows:      flowStatus(totals),
 		Tables: []api.Fill{
-			{Name: "flows", Entries: totals.Records.Entries, Max: totals.Capacity},
+			{Name: "flows", Entries: totals.Live, Max: totals.Capacity},
 			{Name: "blocks", Entries: uint64(len(blocks)), Max: uint64(d.plane.BlocksMax())},
 			{Name: "rules", Entries: uint64(len(now.snapshot.Filter.Rules)), Max: uint64(abi.RuleIds) - uint64(abi.FirstRuleId)},
 			{Name: "sets", Entries: uint64(len(now.snapshot.Sets)), Max: uint64(abi.SetBits)},

@@ -256,21 +256,45 @@ func TestFlowsStop(t *testing.T) {
 func TestTotal(t *testing.T) {
 	f := newFixture(4)
 	f.put(raw(client, server, 5, 1, 1))
-	f.put(raw(server, client, 4, 1, 1))
+	f.put(raw(server, client, 4, 1, 60))
 	f.lru.records = []abi.FlowRecord{raw("198.51.100.8:1", server, 3, 1, 1), raw("198.51.100.9:1", server, 2, 1, 1), raw("198.51.100.10:1", server, 2, 1, 1)}
-	got, err := Total(f.table(t), abi.FlowTotals{
+	counters := abi.FlowTotals{
 		Accounted: 34, AccountedBytes: 3400, Evicted: 1, EvictedBytes: 100, Refused: 2, RefusedBytes: 200,
 		Spilled: 20, SpilledBytes: 2000, Returned: 2, ReturnedBytes: 200, // 18 went behind and stayed, 7 are there
-	}, Count{4, 400})
+	}
+	account := Account{
+		Counters:  func() (abi.FlowTotals, error) { return counters, nil },
+		Dropped:   Count{4, 400},
+		LiveSince: 30 * 250,
+	}
+	got, err := account.Total(f.table(t))
 	if err != nil {
 		t.Fatal(err)
 	}
-	if got.Capacity != 16 || got.Records != (Sum{2, 9, 900}) || got.LRU != (Sum{3, 7, 700}) ||
+	if got.Capacity != 16 || got.Live != 1 || got.Records != (Sum{2, 9, 900}) || got.LRU != (Sum{3, 7, 700}) ||
 		got.Lost != (Count{11, 1100}) || got.Unattributed != (Count{18, 1800}) {
 		t.Errorf("%+v", got)
 	}
 	if sum := got.Records.Packets + got.LRU.Packets + got.Unattributed.Packets; sum != got.Accounted.Packets {
 		t.Errorf("%d packets found, %d accounted", sum, got.Accounted.Packets)
+	}
+}
+
+// A flow that comes back into the array between the counters and the sweep is not lost.
+func TestTotalWhileFlowsMove(t *testing.T) {
+	f := newFixture(1)
+	f.put(raw(client, server, 5, 1, 1))
+	read := 0
+	got, err := Account{Counters: func() (abi.FlowTotals, error) {
+		read++
+		counters := abi.FlowTotals{Accounted: 5, Spilled: 5}
+		if read == 2 {
+			counters.Returned = 5
+		}
+		return counters, nil
+	}}.Total(f.table(t))
+	if err != nil || got.Lost != (Count{}) {
+		t.Errorf("lost %+v, error %v", got.Lost, err)
 	}
 }
 

@@ -17,6 +17,7 @@ func (s *Sum) add(v *abi.FlowValue) {
 // when no packet came in between, within those packets otherwise. Packets are wire packets, bytes IP lengths.
 type Totals struct {
 	Capacity     uint64 // records that the arrays have room for
+	Live         uint64 // records of the arrays that were seen not long ago; the others give way to new flows
 	Records, LRU Sum
 	Accounted    Count
 	Evicted      Count // one-packet flows that gave way to others
@@ -44,36 +45,64 @@ func (c Count) minus(other Count) Count {
 	return Count{c.Packets - min(c.Packets, other.Packets), c.Bytes - min(c.Bytes, other.Bytes)}
 }
 
-// Total sweeps the tables and closes the account with the counters of the programs, summed over CPUs, and with what is
-// known to have been dropped.
-func Total(tables []*Table, counters abi.FlowTotals, dropped Count) (Totals, error) {
-	t := Totals{
-		Accounted: Count{counters.Accounted, counters.AccountedBytes},
-		Evicted:   Count{counters.Evicted, counters.EvictedBytes},
-		Refused:   Count{counters.Refused, counters.RefusedBytes},
-		Dropped:   dropped,
-		Created:   counters.Created,
-		Sent:      Count{counters.Sent, counters.SentBytes},
+// Account says what is needed besides the tables.
+type Account struct {
+	Counters  func() (abi.FlowTotals, error) // of the programs, summed over CPUs
+	Dropped   Count                          // see Totals
+	LiveSince uint32                         // jiffies: a record is live when it was seen then or later
+}
+
+// Total sweeps the tables and closes the account.
+func (a Account) Total(tables []*Table) (Totals, error) {
+	before, err := a.Counters()
+	if err != nil {
+		return Totals{}, err
 	}
+	t := Totals{Dropped: a.Dropped}
 	for _, table := range tables {
 		t.Capacity += uint64(table.Capacity())
 	}
-	err := sweep(tables, func(record *abi.FlowRecord, slot *words) bool {
-		if slot != nil {
-			t.Records.add(&record.Value)
-		} else {
+	err = sweep(tables, func(record *abi.FlowRecord, slot *words) bool {
+		if slot == nil {
 			t.LRU.add(&record.Value)
+			return true
+		}
+		t.Records.add(&record.Value)
+		if int32(record.Value.Last-a.LiveSince) >= 0 {
+			t.Live++
 		}
 		return true
 	})
 	if err != nil {
 		return Totals{}, err
 	}
-	t.Lost = Count{counters.Spilled, counters.SpilledBytes}.
-		minus(Count{counters.Returned, counters.ReturnedBytes}).
-		minus(Count{t.LRU.Packets, t.LRU.Bytes})
-	t.Unattributed = t.Evicted.Plus(t.Refused).Plus(t.Lost).Plus(t.Dropped)
+	after, err := a.Counters()
+	if err != nil {
+		return Totals{}, err
+	}
+	t.close(before, after)
 	return t, nil
+}
+
+// close fills in what the counters say. Both readings stand around the sweep, so that a flow that left the LRU map before it
+// was seen there is not taken for lost.
+func (t *Totals) close(before, after abi.FlowTotals) {
+	t.Accounted = Count{before.Accounted, before.AccountedBytes}
+	t.Evicted = Count{before.Evicted, before.EvictedBytes}
+	t.Refused = Count{before.Refused, before.RefusedBytes}
+	t.Sent = Count{before.Sent, before.SentBytes}
+	t.Created = before.Created
+	there := Count{t.LRU.Packets, t.LRU.Bytes}
+	t.Lost = behind(before).minus(there)
+	if lost := behind(after).minus(there); lost.Packets < t.Lost.Packets {
+		t.Lost = lost
+	}
+	t.Unattributed = t.Evicted.Plus(t.Refused).Plus(t.Lost).Plus(t.Dropped)
+}
+
+// behind is what went into the LRU map and didn't come back.
+func behind(c abi.FlowTotals) Count {
+	return Count{c.Spilled, c.SpilledBytes}.minus(Count{c.Returned, c.ReturnedBytes})
 }
 
 // Array adds up what is in the array, without the LRU map.
