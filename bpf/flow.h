@@ -134,8 +134,9 @@ static __always_inline void flow_write(struct flow_record *record, const struct 
 	WRITE_ONCE(record->key.tag, tag);
 }
 
-/* A flow that has no record here: in the table that flows.max replaced, or in the LRU map behind. Brings it back if there is room. */
-static __always_inline struct flow_value *flow_return(struct control *c, struct flow_table *t, const struct pkt *p, __u64 hash, __u32 slot)
+/* A flow that has no record here: in the table that flows.max replaced, or in the LRU map behind. Brings it back if there is room.
+ * Rare, and a function of its own so that the stack fits Linux 6.1. */
+static __noinline struct flow_value *flow_return(struct control *c, struct flow_table *t, const struct pkt *p, __u64 hash, __u32 slot)
 {
 	struct flow_record *old = NULL, *record;
 	struct flow_value *value = NULL;
@@ -177,10 +178,10 @@ static __always_inline struct flow_value *flow_return(struct control *c, struct 
 	return &record->value;
 }
 
-/* The flow's record, or NULL: it is new. Fills *t for flow_account(). */
+/* The flow's record, or NULL: it is new. Fills *t, whose totals the caller has set, for flow_account(). */
 static __always_inline struct flow_value *flow_find(struct control *c, struct flow_table *t, const struct pkt *p)
 {
-	__u32 slot = READ_ONCE(c->flow_slot) & 1, zero = 0;
+	__u32 slot = READ_ONCE(c->flow_slot) & 1;
 	__u64 hash = flow_hash(c, p);
 	struct flow_record *record;
 
@@ -197,16 +198,15 @@ static __always_inline struct flow_value *flow_find(struct control *c, struct fl
 	if (!c->flow_old && !t->bucket->record[0].value.spilled)
 		return NULL;
 	t->lru = bpf_map_lookup_elem(&flow_lru, &slot);
-	t->totals = bpf_map_lookup_elem(&flow_totals, &zero);
-	if (!t->lru || !t->totals)
+	if (!t->lru)
 		return NULL;
 	return flow_return(c, t, p, hash, slot);
 }
 
 static const struct flow_value no_packets;
 
-/* A record for a new flow, or NULL: it is counted as refused. */
-static __always_inline struct flow_value *flow_create(struct control *c, struct flow_table *t, const struct pkt *p)
+/* A record for a new flow, or NULL: it is counted as refused. Not inlined for the same reason. */
+static __noinline struct flow_value *flow_create(struct control *c, struct flow_table *t, const struct pkt *p)
 {
 	__u32 slot = READ_ONCE(c->flow_slot) & 1;
 	struct flow_record *record;
@@ -269,13 +269,8 @@ static __always_inline void flow_count(struct flow_table *t, struct flow_value *
 static __always_inline void flow_account(ctx_t *ctx, struct control *c, struct flow_table *t, struct flow_value *value, const struct pkt *p,
 					 enum reason reason)
 {
-	struct flow_totals *totals;
-	__u32 zero = 0;
+	struct flow_totals *totals = t->totals;
 
-	totals = bpf_map_lookup_elem(&flow_totals, &zero);
-	if (!totals)
-		return;
-	t->totals = totals;
 	totals->accounted += p->segments;
 	totals->accounted_bytes += p->ip_bytes;
 	if (!value) {

@@ -46,7 +46,7 @@ enum {
 struct eth_header {
 	__u8 dst[6], src[6];
 	__be16 be_type;
-} __attribute__((packed));
+};
 
 struct vlan_header {
 	__be16 be_tci, be_type;
@@ -87,7 +87,7 @@ static __always_inline bool is_extension(__u8 next)
 	return next == PROTO_HOPOPT || next == PROTO_ROUTING || next == PROTO_DSTOPTS || next == PROTO_AH || next == PROTO_FRAGMENT;
 }
 
-/* Ethernet and up to two VLAN tags (802.1Q, 802.1ad); p->be_type is what they carry, 0 if that is cut short. */
+/* Ethernet and up to two VLAN tags (802.1Q, 802.1ad); p->be_type is what they carry. p->l3 stays 0 if that is cut short. */
 static __always_inline void parse_link(ctx_t *ctx, void *data, void *data_end, struct pkt *p)
 {
 	struct eth_header *eth = data;
@@ -108,7 +108,7 @@ static __always_inline void parse_link(ctx_t *ctx, void *data, void *data_end, s
 			break;
 		tag = header_at(data, p->l3);
 		if ((void *)(tag + 1) > data_end) {
-			p->be_type = 0;
+			p->l3 = 0;
 			return;
 		}
 		if (!vlan)
@@ -118,6 +118,13 @@ static __always_inline void parse_link(ctx_t *ctx, void *data, void *data_end, s
 		p->tags++;
 	}
 	p->key.tag = FLOW_USED << 12 | vlan;
+}
+
+/* As ::ffff:a.b.c.d. Each half in one store: the flow table soon reads it as one word. */
+static __always_inline void put_addresses4(struct pkt *p, const struct ipv4_header *ip)
+{
+	((__u64 *)p->key.saddr)[1] = (__u64)ip->saddr << 32 | bpf_htonl(0xffff);
+	((__u64 *)p->key.daddr)[1] = (__u64)ip->daddr << 32 | bpf_htonl(0xffff);
 }
 
 static __always_inline enum reason parse_ipv4(void *data, void *data_end, struct pkt *p, __u32 *ip_end)
@@ -144,12 +151,7 @@ static __always_inline enum reason parse_ipv4(void *data, void *data_end, struct
 	p->tos = ip->tos;
 	p->key.proto = ip->proto;
 	p->l4 = p->l3 + header;
-	((__u64 *)p->key.saddr)[0] = 0;
-	((__u64 *)p->key.daddr)[0] = 0;
-	((__u32 *)p->key.saddr)[2] = bpf_htonl(0xffff);
-	((__u32 *)p->key.daddr)[2] = bpf_htonl(0xffff);
-	((__u32 *)p->key.saddr)[3] = ip->saddr;
-	((__u32 *)p->key.daddr)[3] = ip->daddr;
+	put_addresses4(p, ip);
 	fragment = bpf_ntohs(ip->be_fragment);
 	if (fragment & 0x3fff)
 		p->has |= fragment & 0x1fff ? IS_FRAGMENT | IS_LATER : IS_FRAGMENT;
@@ -261,6 +263,52 @@ static __always_inline enum reason parse_transport(void *data, void *data_end, s
 	return REASON_NONE;
 }
 
+/* What most packets are: Ethernet, an IPv4 header of 20 bytes, no fragment, TCP or UDP, at known offsets. False: it is for the
+ * parser below to say, which finds the same facts of such a packet in three times the time. */
+static __always_inline bool parse_plain(ctx_t *ctx, struct pkt *p)
+{
+	void *data = ctx_data(ctx), *data_end = ctx_data_end(ctx);
+	struct eth_header *eth = data;
+	struct ipv4_header *ip = (void *)(eth + 1);
+	struct tcp_header *tcp = (void *)(ip + 1);
+	__u32 length, header, frame = data_end - data;
+
+	if ((void *)(tcp + 1) > data_end || eth->be_type != bpf_htons(ETHERTYPE_IPV4))
+		return false;
+#ifdef HOOK_TC
+	frame = ctx->len; /* more than is readable here, perhaps */
+	if (ctx->gso_size || ctx->vlan_present)
+		return false;
+#endif
+	length = bpf_ntohs(ip->be_length);
+	if (ip->version_ihl != 0x45 || ip->be_fragment & bpf_htons(0x3fff) || length < sizeof(*ip) + sizeof(*tcp) ||
+	    length > frame - sizeof(*eth))
+		return false;
+	if (ip->proto == PROTO_TCP) {
+		header = (tcp->doff >> 4) * 4;
+		if (header < sizeof(*tcp) || header > length - sizeof(*ip))
+			return false;
+		p->tcp_flags = tcp->flags;
+		p->has = (tcp->flags & (TCP_SYN | TCP_ACK)) == TCP_SYN ? HAS_PORTS | IS_SYN : HAS_PORTS;
+	} else if (ip->proto == PROTO_UDP) {
+		p->has = HAS_PORTS;
+	} else {
+		return false;
+	}
+	p->segments = 1;
+	p->frame_bytes = frame;
+	p->length = p->bundle_bytes = p->ip_bytes = length;
+	p->l3 = sizeof(*eth);
+	p->l4 = sizeof(*eth) + sizeof(*ip);
+	p->ttl = ip->ttl;
+	p->tos = ip->tos;
+	p->be_type = eth->be_type;
+	put_addresses4(p, ip);
+	/* ports, protocol, tag in one store, for the same reason */
+	((__u64 *)&p->key)[4] = *(__u32 *)tcp | (__u64)ip->proto << 32 | (__u64)FLOW_USED << 60;
+	return true;
+}
+
 /* Verified on its own (a global function), since the ways through the headers would multiply with all that follows.
  * Fills a zeroed *p; p->be_type is the ethertype also for what isn't IP. */
 __noinline int parse(ctx_t *ctx, struct pkt *p)
@@ -271,6 +319,8 @@ __noinline int parse(ctx_t *ctx, struct pkt *p)
 
 	if (!p)
 		return REASON_MALFORMED;
+	if (parse_plain(ctx, p))
+		return REASON_NONE;
 	p->segments = 1;
 	p->frame_bytes = ctx_length(ctx);
 #ifdef HOOK_TC
@@ -282,12 +332,14 @@ __noinline int parse(ctx_t *ctx, struct pkt *p)
 	data = ctx_data(ctx);
 	data_end = ctx_data_end(ctx);
 	parse_link(ctx, data, data_end, p);
+	if (!p->l3)
+		return REASON_MALFORMED;
 	if (p->be_type == bpf_htons(ETHERTYPE_IPV4))
 		reason = parse_ipv4(data, data_end, p, &ip_end);
 	else if (p->be_type == bpf_htons(ETHERTYPE_IPV6))
 		reason = parse_ipv6(data, data_end, p, &ip_end);
 	else
-		return p->be_type ? REASON_NOT_IP : REASON_MALFORMED;
+		return REASON_NOT_IP;
 	if (reason)
 		return reason;
 	p->ip_bytes = p->bundle_bytes = p->length;

@@ -20,7 +20,7 @@ struct pkt {
 	__u32 ip_bytes;    /* IP lengths of all of them */
 	__u32 frame_bytes; /* frame lengths of all of them */
 	__u16 l3, l4;      /* offsets of the headers */
-	__be16 be_type;    /* ethertype behind the VLAN tags; 0: cut short */
+	__be16 be_type;    /* ethertype behind the VLAN tags */
 	__u16 pad;
 	__u8 family;       /* enum family */
 	__u8 has;          /* enum pkt_has */

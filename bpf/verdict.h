@@ -19,8 +19,6 @@ static __always_inline enum verdict verdict_of(enum reason reason)
 static __always_inline void count_rule(const struct pkt *p)
 {
 	struct rule_counter *counter;
-	struct flow_totals *totals;
-	__u32 zero = 0;
 
 	counter = bpf_map_lookup_elem(&rule_counters, &p->rule);
 	if (counter) {
@@ -28,9 +26,6 @@ static __always_inline void count_rule(const struct pkt *p)
 		counter->bytes += p->frame_bytes;
 		counter->decided += p->segments;
 	}
-	totals = bpf_map_lookup_elem(&flow_totals, &zero);
-	if (totals)
-		totals->filtered += p->segments;
 }
 
 static __always_inline void count_backend(const struct pkt *p)
@@ -72,7 +67,7 @@ static __always_inline int leave(const struct pkt *p, enum reason reason)
 	}
 	if (p->filtered)
 		count_rule(p);
-	if (p->service)
+	if (reason == REASON_FORWARD || reason == REASON_NO_BACKEND)
 		count_backend(p);
 	trace_leave(p, reason);
 	switch (verdict_of(reason)) {

@@ -19,6 +19,7 @@ static __always_inline void egress(ctx_t *ctx, struct control *c, struct pkt *p)
 	totals = bpf_map_lookup_elem(&flow_totals, &zero);
 	if (!totals)
 		return;
+	table.totals = totals;
 	totals->sent += p->segments;
 	totals->sent_bytes += p->frame_bytes;
 	p->key.tag |= FLOW_OUT << 12;

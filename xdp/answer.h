@@ -22,7 +22,7 @@ struct arp_header {
 	__u8 sender[4];
 	__u8 target_mac[6];
 	__u8 target[4];
-} __attribute__((packed));
+};
 
 /* RFC 4861, sections 4.3 and 4.4: the solicitation and the advertisement have the same shape. */
 struct nd_message {
@@ -92,7 +92,7 @@ static __always_inline enum reason answer_arp(ctx_t *ctx, struct pkt *p)
 
 static __always_inline bool is_solicitation(const struct pkt *p)
 {
-	return p->family == FAMILY_V6 && p->has & HAS_ICMP && p->icmp_type == ICMP6_SOLICIT;
+	return p->family == FAMILY_V6 && (p->has & (HAS_ICMP | IS_FRAGMENT)) == HAS_ICMP && p->icmp_type == ICMP6_SOLICIT;
 }
 
 /* A solicitation that we can answer in place: valid (RFC 4861, section 7.1.1), not from duplicate address detection, with
@@ -103,7 +103,7 @@ static __always_inline bool solicited(ctx_t *ctx, const struct pkt *p, __u8 *tar
 	struct nd_option *option = (void *)(nd + 1);
 	__u32 bytes = p->length - (p->l4 - p->l3);
 
-	if ((void *)(nd + 1) > ctx_data_end(ctx) || p->has & IS_FRAGMENT || p->l4 != p->l3 + sizeof(struct ipv6_header))
+	if ((void *)(nd + 1) > ctx_data_end(ctx) || p->l4 != p->l3 + sizeof(struct ipv6_header))
 		return false;
 	if (p->ttl != ND_HOP_LIMIT || nd->code || !(addr64(p->key.saddr)[0] | addr64(p->key.saddr)[1]))
 		return false;
@@ -176,6 +176,8 @@ static __always_inline enum reason answer_ping(ctx_t *ctx, struct pkt *p)
 	__builtin_memcpy(eth->src, mac, 6);
 	icmp->csum = csum_replace(icmp->csum, bpf_htons(icmp->type << 8), bpf_htons(type << 8));
 	icmp->type = type;
+	if (!icmp->csum) /* of a message that is all zeros the update gives 0, which is wrong; ffff is right for it and every other */
+		icmp->csum = 0xffff;
 	if (p->family == FAMILY_V4) {
 		if ((void *)(ip4 + 1) > data_end)
 			return REASON_NONE;

@@ -15,17 +15,19 @@ static __always_inline bool is_control(const struct pkt *p)
 }
 
 /* An answer to one of the daemon's own checks: exactly its connection, the other way round. */
-static __always_inline bool is_health_reply(struct control *c, const struct pkt *p)
+__noinline int is_health_reply(const struct pkt *p)
 {
-	struct health_key key = {
+	struct health_key key = {};
+
+	if (!p || !(p->has & HAS_PORTS))
+		return false;
+	key = (struct health_key){
 		.be_lport = p->key.be_dport,
 		.be_rport = p->key.be_sport,
 		.proto = p->key.proto,
 		.family = p->family,
 	};
 
-	if (!cfg_health || !c->health || !(p->has & HAS_PORTS))
-		return false;
 	__builtin_memcpy(key.laddr, p->key.daddr, 16);
 	__builtin_memcpy(key.raddr, p->key.saddr, 16);
 	return bpf_map_lookup_elem(&health_flows, &key) != NULL;
@@ -109,11 +111,6 @@ __noinline int filter(struct pkt *p)
 		trace_step(STEP_BLOCK, 1, 0);
 		p->rule = DECIDER_BLOCK;
 		return REASON_BLOCKED;
-	}
-	if (cfg_health && (reason == REASON_RULE_DROP || reason == REASON_DEFAULT_DROP) && is_health_reply(c, p)) {
-		p->rule = DECIDER_HEALTH;
-		p->remember = 0;
-		return REASON_HEALTH_REPLY;
 	}
 	/* What a fragment or an ICMP message is doesn't show in its key. */
 	if (p->has & (HAS_ICMP | IS_FRAGMENT))

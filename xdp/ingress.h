@@ -47,6 +47,7 @@ static __always_inline enum reason ingress(ctx_t *ctx, struct control *c, struct
 	struct flow_value *flow = NULL;
 	struct flow_table table = {};
 	enum reason reason, sent = REASON_NONE;
+	__u32 zero = 0;
 
 	p->generation = READ_ONCE(c->generation);
 	p->block_epoch = READ_ONCE(c->block_epoch);
@@ -56,6 +57,10 @@ static __always_inline enum reason ingress(ctx_t *ctx, struct control *c, struct
 		return balance_arp(ctx, p);
 	if (reason)
 		return reason;
+	table.totals = bpf_map_lookup_elem(&flow_totals, &zero);
+	if (!table.totals)
+		return REASON_NO_TABLES;
+	table.totals->filtered += p->segments;
 	p->filtered = 1;
 	if (!p->generation)
 		return REASON_DEFAULT_PASS;
@@ -64,6 +69,11 @@ static __always_inline enum reason ingress(ctx_t *ctx, struct control *c, struct
 	trace_step(STEP_FLOW, !!flow, 0);
 	if (!remembered(c, p, flow, &reason))
 		reason = filter(p);
+	if (cfg_health && c->health && verdict_of(reason) != VERDICT_PASS && is_health_reply(p)) {
+		reason = REASON_HEALTH_REPLY;
+		p->rule = DECIDER_HEALTH;
+		p->remember = p->remembered = 0;
+	}
 	if (verdict_of(reason) != VERDICT_PASS)
 		return reason;
 	if (cfg_services && reason != REASON_HEALTH_REPLY) {

@@ -150,56 +150,30 @@ static __always_inline bool group_hash(struct find_rule *f, const struct rule_gr
 	return true;
 }
 
-/* One small step: a further condition, a record of a chain, a slot of a bucket, or the next bucket. 1 ends the search. */
-static long rule_step(__u64 i, void *arg)
+/* Look into the next bucket, of the same group or of the next one: false when there is none. */
+static __always_inline bool next_bucket(struct find_rule *f)
 {
-	struct find_rule *f = arg;
 	struct rules_head *head = f->head;
 	struct rule_group *group;
 	struct bucket *bucket;
-	__u32 index, ref;
+	__u32 index;
 
-	if (f->s->pending != NO_RECORD) {
-		extra_step(f);
-		return 0;
-	}
-	if (f->s->left) {
-		f->s->left--;
-		index = u32_at(f->rules, head->chain_off, ++f->s->chain);
-		if (index >= f->s->best)
-			f->s->left = 0; /* ascending: nothing better follows */
-		else
-			verify(f, index);
-		return 0;
-	}
-	if (f->s->slots) {
-		index = lowest_bit(f->s->slots);
-		f->s->slots &= f->s->slots - 1;
-		ref = word_at(f->rules, head->bucket_off + f->s->at, index) >> 32;
-		if (ref & REF_SINGLE) {
-			verify(f, ref & ~REF_SINGLE);
-		} else {
-			f->s->chain = ref;
-			f->s->left = u32_at(f->rules, head->chain_off, ref);
-		}
-		return 0;
-	}
 	if (!f->s->hops) {
 		if (!f->s->groups)
-			return 1;
+			return false;
 		index = lowest_bit(f->s->groups);
 		f->s->groups &= f->s->groups - 1;
 		group = line_at(f->rules, head->group_off + index);
 		if (!group || group->min_record >= f->s->best)
-			return 1; /* groups come in the order of their first record */
+			return false; /* groups come in the order of their first record */
 		if (!group_hash(f, group, index))
-			return 0;
+			return true;
 		f->s->bucket = (__u32)f->s->hash & head->bucket_mask;
 		f->s->hops = BUCKET_HOPS;
 	}
 	bucket = line_at(f->rules, head->bucket_off + f->s->bucket);
 	if (!bucket)
-		return 1;
+		return false;
 #pragma unroll
 	for (int k = 0; k < BUCKET_SLOTS; k++)
 		if ((bucket->slot[k].tag & ~BUCKET_OVERFLOW) == BUCKET_TAG(f->s->hash))
@@ -207,6 +181,42 @@ static long rule_step(__u64 i, void *arg)
 	f->s->hops = bucket->slot[0].tag & BUCKET_OVERFLOW ? f->s->hops - 1 : 0;
 	f->s->at = f->s->bucket;
 	f->s->bucket = (f->s->bucket + 1) & head->bucket_mask;
+	return true;
+}
+
+/* One step: at most one bucket, one slot of it and one record. 1 ends the search. */
+static long rule_step(__u64 i, void *arg)
+{
+	struct find_rule *f = arg;
+	struct rules_head *head = f->head;
+	__u32 index, ref;
+
+	if (f->s->pending != NO_RECORD) {
+		extra_step(f);
+		return 0;
+	}
+	if (!f->s->left) {
+		if (!f->s->slots && !next_bucket(f))
+			return 1;
+		if (!f->s->slots)
+			return 0;
+		index = lowest_bit(f->s->slots);
+		f->s->slots &= f->s->slots - 1;
+		ref = word_at(f->rules, head->bucket_off + f->s->at, index) >> 32;
+		if (ref & REF_SINGLE) {
+			verify(f, ref & ~REF_SINGLE);
+			return 0;
+		}
+		f->s->chain = ref;
+		f->s->left = u32_at(f->rules, head->chain_off, ref);
+		return 0;
+	}
+	f->s->left--;
+	index = u32_at(f->rules, head->chain_off, ++f->s->chain);
+	if (index >= f->s->best)
+		f->s->left = 0; /* ascending: nothing better follows */
+	else
+		verify(f, index);
 	return 0;
 }
 
@@ -254,6 +264,7 @@ static __always_inline struct rule_record *first_rule(void *rules, struct rules_
 		search->groups &= word_at(rules, head->cand_dport_off, search->ports & 0xffff);
 	if (head->cand_sport_off)
 		search->groups &= word_at(rules, head->cand_sport_off, search->ports >> 16);
-	bpf_loop(MAX_STEPS, rule_step, &f, 0);
+	if (search->groups)
+		bpf_loop(MAX_STEPS, rule_step, &f, 0);
 	return search->best == NO_RECORD ? NULL : line_at(rules, head->record_off + search->best);
 }
