@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"maps"
-	"path/filepath"
 	"slices"
 	"time"
 
@@ -57,8 +56,6 @@ type applied struct {
 }
 
 type backendName struct{ service, backend string }
-
-func dirOf(file string) string { return filepath.Dir(file) }
 
 // parse reads a configuration.
 func (d *Daemon) parse(name string, text []byte, dir string) (candidate, error) {
@@ -247,11 +244,6 @@ func turn[K uint16 | uint32](ids map[string]K) map[K]string {
 		names[id] = name
 	}
 	return names
-}
-
-func sorted(texts []string) []string {
-	slices.Sort(texts)
-	return texts
 }
 
 // checkInterfaces finds the interfaces that a candidate names and that don't exist, all of them. One that was there

@@ -8,6 +8,8 @@ import (
 	"net"
 	"os"
 	"os/signal"
+	"path/filepath"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"syscall"
@@ -41,6 +43,7 @@ type Daemon struct {
 	options Options
 	log     *slog.Logger
 	started time.Time
+	dir     string // of the configuration, absolute: set files are relative to it
 
 	plane      *dataplane.Dataplane
 	netdev     *netdev.Handle
@@ -113,7 +116,10 @@ func (d *Daemon) start(ctx context.Context) (err error) {
 	if err != nil {
 		return fmt.Errorf("read configuration: %w", err)
 	}
-	first, err := d.parse(d.options.Config, text, dirOf(d.options.Config))
+	if d.dir, err = filepath.Abs(filepath.Dir(d.options.Config)); err != nil {
+		return fmt.Errorf("read configuration: %w", err)
+	}
+	first, err := d.parse(d.options.Config, text, d.dir)
 	if err != nil {
 		return err
 	}
@@ -260,7 +266,7 @@ func (d *Daemon) reload() {
 	text, err := os.ReadFile(d.options.Config)
 	var result api.ApplyResult
 	if err == nil {
-		result, err = d.apply(d.options.Config, text, dirOf(d.options.Config), false)
+		result, err = d.apply(d.options.Config, text, d.dir, false)
 	}
 	d.faults.set("reload", err)
 	if err != nil {
@@ -320,7 +326,8 @@ func (f *faults) all() []string {
 	for tried, err := range f.errs {
 		texts = append(texts, fmt.Sprintf("%s: %s", tried, summary(err)))
 	}
-	return sorted(texts)
+	slices.Sort(texts)
+	return texts
 }
 
 // summary is an error in one line: of a wrong configuration, the first mistake.
