@@ -85,8 +85,9 @@ struct bucket {
  *
  * A group is a mask over (src, dst, proto, sport, dport); all records whose exact parts are that mask are hashed
  * under their masked values. Candidate masks (u64, a bit a group) say which groups can match a given value.
- *   cand_src/cand_dst: indexed by hash-free prefix bits: v4: address >> (32 - bits); v6: top `bits` bits of the address;
- *                      area = v4 words then v6 words, each 2^bits words.
+ *   cand_src/cand_dst: indexed by a window of `bits` address bits: (v4 address, or the upper half of a v6 address) >> shift, the
+ *                      low `bits` of it; area = v4 words then v6 words, each 2^bits words. The window may lie anywhere, since bits
+ *                      outside it only make more candidates; the compiler puts it where the rules differ.
  *   cand_dport/sport:  65536 words.  cand_proto: 256 words.
  */
 struct rules_head {
@@ -107,7 +108,9 @@ struct rules_head {
 	__u8 cand_dst_bits;
 	__u8 flags;          /* RULES_* */
 	__u8 default_verdict; /* VERDICT_PASS or VERDICT_DROP */
-	__u64 pad;
+	__u8 cand_src_shift[FAMILY_COUNT]; /* place of the window, from the low end: v4 of 32 bits, v6 of the upper 64 */
+	__u8 cand_dst_shift[FAMILY_COUNT];
+	__u32 pad;
 };
 enum rules_flags {
 	RULES_REMEMBER = 1,  /* every rule depends on the flow's key alone: the verdict may be remembered */

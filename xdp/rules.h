@@ -220,13 +220,17 @@ static long rule_step(__u64 i, void *arg)
 	return 0;
 }
 
-static __always_inline __u64 candidates(struct find_rule *f, __u32 off, __u8 bits, const __u64 *addr)
+/* The groups that can match an address. */
+static __always_inline __u64 candidates(struct find_rule *f, __u32 off, __u8 bits, const __u8 *shift, const __u64 *addr)
 {
-	__u32 index;
+	__u32 index, area = 1u << (bits & 31);
 
 	if (!off)
 		return ~0ull;
-	index = f->p->family == FAMILY_V4 ? addr[1] >> (32 - bits & 31) : (1u << (bits & 31)) + (addr[0] >> (64 - bits & 63));
+	if (f->p->family == FAMILY_V4)
+		index = addr[1] >> (shift[FAMILY_V4] & 63) & (area - 1);
+	else
+		index = area + (addr[0] >> (shift[FAMILY_V6] & 63) & (area - 1));
 	return word_at(f->rules, off, index);
 }
 
@@ -256,8 +260,8 @@ static __always_inline struct rule_record *first_rule(void *rules, struct rules_
 		search->dst[0] = addr_hi(p->key.daddr);
 	}
 	search->groups = head->groups >= 64 ? ~0ull : (1ull << (head->groups & 63)) - 1;
-	search->groups &= candidates(&f, head->cand_src_off, head->cand_src_bits, search->src);
-	search->groups &= candidates(&f, head->cand_dst_off, head->cand_dst_bits, search->dst);
+	search->groups &= candidates(&f, head->cand_src_off, head->cand_src_bits, head->cand_src_shift, search->src);
+	search->groups &= candidates(&f, head->cand_dst_off, head->cand_dst_bits, head->cand_dst_shift, search->dst);
 	if (head->cand_proto_off)
 		search->groups &= word_at(rules, head->cand_proto_off, p->key.proto);
 	if (head->cand_dport_off)

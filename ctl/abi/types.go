@@ -400,7 +400,9 @@ type RulesHead struct {
 	CandDstBits    uint8
 	Flags          uint8
 	DefaultVerdict uint8
-	Pad            uint64
+	CandSrcShift   [2]uint8
+	CandDstShift   [2]uint8
+	Pad            uint32
 }
 
 type ServiceFlags uint32

@@ -26,8 +26,8 @@ func (t *table) addCandidates(head *abi.RulesHead, groups []*group, records []ab
 	}
 	c := candidates{groups: groups, records: records}
 	var src, dst array
-	src, head.CandSrcBits = c.addresses(srcOf)
-	dst, head.CandDstBits = c.addresses(dstOf)
+	src, head.CandSrcBits, head.CandSrcShift = c.addresses(srcOf)
+	dst, head.CandDstBits, head.CandDstShift = c.addresses(dstOf)
 	head.CandSrcOff, head.CandDstOff = add(src), add(dst)
 	head.CandSportOff = add(c.numbers(ports, func(r *abi.RuleRecord) (uint32, uint32, bool) {
 		return uint32(r.SportLo), uint32(r.SportHi), asks(r, abi.RuleSport)
@@ -104,34 +104,52 @@ func dstOf(r *abi.RuleRecord) addressPart {
 	return addressPart{r.Dst, r.DstPlen, asks(r, abi.RuleDst)}
 }
 
-// span returns the words of an area that stand for addresses which the record can match.
-func (p *addressPart) span(family abi.Family, areaBits int) (first, last int) {
-	if !p.asked {
-		return 0, 1<<areaBits - 1
-	}
-	top := p.value[0]
+// halfBits is how many bits of an address the window can look at: all of IPv4's, the upper half of IPv6's.
+var halfBits = [abi.FamilyCount]int{abi.FamilyV4: 32, abi.FamilyV6: 64}
+
+// half returns the value of those bits.
+func (p *addressPart) half(family abi.Family) uint64 {
 	if family == abi.FamilyV4 {
-		top = p.value[1] << 32
+		return p.value[1]
 	}
-	first = int(top >> (64 - areaBits))
-	return first, first + 1<<max(0, areaBits-int(p.plen)) - 1
+	return p.value[0]
 }
 
-// addresses returns the array for the source or destination, and the bits that index it.
-func (c *candidates) addresses(part func(*abi.RuleRecord) addressPart) (array, uint8) {
+// window is where an array looks at addresses of one family: at `bits` bits, `shift` bits from the low end.
+type window struct {
+	family      abi.Family
+	bits, shift int
+}
+
+// span returns the words, of those for the window's family, that stand for addresses which a record can match.
+func (w window) span(p *addressPart) (first, last int) {
+	all := 1<<w.bits - 1
+	if !p.asked {
+		return 0, all
+	}
+	free := halfBits[w.family] - int(p.plen) - w.shift // bits of the window that the prefix leaves open
+	if free >= w.bits {
+		return 0, all
+	}
+	first = int(p.half(w.family)>>w.shift) & all
+	return first, first + 1<<max(0, free) - 1
+}
+
+// addresses returns the array for the source or destination, the bits that index it and where they are in an address.
+func (c *candidates) addresses(part func(*abi.RuleRecord) addressPart) (array, uint8, [abi.FamilyCount]uint8) {
 	var open [abi.FamilyCount]uint64 // groups that take every address
-	most, longest, closed := 0, 0, 0
+	var shifts [abi.FamilyCount]uint8
+	most, closed := 0, 0
 	for i, g := range c.groups {
 		for _, m := range g.members {
 			r := &c.records[m.record]
-			p := part(r)
+			if part(r).asked {
+				continue
+			}
 			for family := range abi.FamilyCount {
-				if familiesOf(r)>>family&1 != 0 && !p.asked {
+				if familiesOf(r)>>family&1 != 0 {
 					open[family] |= 1 << i
 				}
-			}
-			if p.asked {
-				longest = max(longest, int(p.plen))
 			}
 		}
 		if (open[abi.FamilyV4]|open[abi.FamilyV6])>>i&1 == 0 {
@@ -140,48 +158,82 @@ func (c *candidates) addresses(part func(*abi.RuleRecord) addressPart) (array, u
 		}
 	}
 	if closed < worthwhile {
-		return nil, 0
+		return nil, 0, shifts
 	}
 	// Eight words a record keep the largest group out of most words that are not its own.
-	areaBits := min(max(min(bits.Len(uint(most))+3, longest), minCandidateBits), maxCandidateBits)
+	areaBits := min(max(bits.Len(uint(most))+3, minCandidateBits), maxCandidateBits)
 	words := newArray(2<<areaBits, 64)
-	for family, groups := range open {
-		for v := range 1 << areaBits {
-			words.setWord(family<<areaBits+v, groups)
+	for family := range abi.FamilyCount {
+		area, shift := c.bestArea(window{family: family, bits: areaBits}, part, open[family])
+		shifts[family] = uint8(shift)
+		for v, word := range area {
+			words.setWord(int(family)<<areaBits+v, word)
 		}
 	}
-	for i, g := range c.groups {
-		c.mark(words, areaBits, i, g, part, open)
-	}
-	return words, uint8(areaBits)
+	return words, uint8(areaBits), shifts
 }
 
-// mark sets the bit of a group in every word whose addresses one of its records can match.
-func (c *candidates) mark(words array, areaBits, i int, g *group, part func(*abi.RuleRecord) addressPart, open [abi.FamilyCount]uint64) {
-	type wide struct {
-		family abi.Family
-		first  int
-		plen   uint8
+// windowStep is how far apart the places are that are tried for a window, in bits.
+const windowStep = 4
+
+// bestArea tries the places for a window and returns the words and the shift of the one that leaves the fewest candidates
+// to the packets that the records are about.
+func (c *candidates) bestArea(w window, part func(*abi.RuleRecord) addressPart, open uint64) (best []uint64, shift int) {
+	longest := 0
+	for i := range c.records {
+		if p := part(&c.records[i]); p.asked && familiesOf(&c.records[i])>>w.family&1 != 0 {
+			longest = max(longest, int(p.plen))
+		}
 	}
-	done := map[wide]bool{}
-	for _, m := range g.members {
-		r := &c.records[m.record]
-		p := part(r)
-		for family := range abi.FamilyCount {
-			if familiesOf(r)>>family&1 == 0 || open[family]>>i&1 != 0 {
+	fewest := 0
+	for w.shift = halfBits[w.family] - w.bits; w.shift >= 0; w.shift -= windowStep {
+		area, left := c.area(w, part, open)
+		if best == nil || left < fewest {
+			best, shift, fewest = area, w.shift, left
+		}
+		if w.shift <= halfBits[w.family]-longest {
+			break // below, no prefix says anything
+		}
+	}
+	return best, shift
+}
+
+// area returns the words of a window, and how many candidates they leave, summed over the records' own addresses.
+func (c *candidates) area(w window, part func(*abi.RuleRecord) addressPart, open uint64) (words []uint64, left int) {
+	words = make([]uint64, 1<<w.bits)
+	for v := range words {
+		words[v] = open
+	}
+	type wide struct {
+		first, last int
+	}
+	var own []int
+	for i, g := range c.groups {
+		if open>>i&1 != 0 {
+			continue
+		}
+		done := map[wide]bool{}
+		for _, m := range g.members {
+			r := &c.records[m.record]
+			p := part(r)
+			if familiesOf(r)>>w.family&1 == 0 {
 				continue
 			}
-			first, last := p.span(family, areaBits)
+			first, last := w.span(&p)
+			own = append(own, first)
 			if last > first {
-				key := wide{family, first, p.plen}
-				if done[key] {
+				if done[wide{first, last}] {
 					continue
 				}
-				done[key] = true
+				done[wide{first, last}] = true
 			}
 			for v := first; v <= last; v++ {
-				words.or(int(family)<<areaBits+v, 1<<i)
+				words[v] |= 1 << i
 			}
 		}
 	}
+	for _, v := range own {
+		left += bits.OnesCount64(words[v])
+	}
+	return words, left
 }

@@ -181,17 +181,18 @@ func (m *mirror) first(head *abi.RulesHead, p *packet, srcSets, dstSets abi.Line
 		ports = uint32(p.sport)<<16 | uint32(p.dport)
 	}
 	groups := ^uint64(0) >> (64 - head.Groups)
-	candidates := func(off uint32, areaBits uint8, addr [2]uint64) uint64 {
+	candidates := func(off uint32, areaBits uint8, shift [abi.FamilyCount]uint8, addr [2]uint64) uint64 {
+		words := uint64(1) << areaBits
 		switch {
 		case off == 0:
 			return ^uint64(0)
 		case p.family() == abi.FamilyV4:
-			return area(m.Rules, off).word(int(addr[1] >> (32 - areaBits)))
+			return area(m.Rules, off).word(int(addr[1] >> shift[abi.FamilyV4] & (words - 1)))
 		}
-		return area(m.Rules, off).word(1<<areaBits + int(addr[0]>>(64-areaBits)))
+		return area(m.Rules, off).word(int(words + addr[0]>>shift[abi.FamilyV6]&(words-1)))
 	}
-	groups &= candidates(head.CandSrcOff, head.CandSrcBits, src)
-	groups &= candidates(head.CandDstOff, head.CandDstBits, dst)
+	groups &= candidates(head.CandSrcOff, head.CandSrcBits, head.CandSrcShift, src)
+	groups &= candidates(head.CandDstOff, head.CandDstBits, head.CandDstShift, dst)
 	if head.CandProtoOff != 0 {
 		groups &= area(m.Rules, head.CandProtoOff).word(int(p.proto))
 	}
