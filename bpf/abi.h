@@ -42,6 +42,7 @@ enum limits {
 	BUCKET_SLOTS = 8,
 	BUCKET_HOPS = 4,      /* buckets an overflowing entry may be from its own, own included; the compiler grows the table else */
 	FLOW_WAYS = 4,        /* records a bucket */
+	SCAN_RECORDS = 8,     /* rule records that are scanned rather than looked up */
 	TRACE_STEPS = 64,
 	NOTE_BYTES = 104,
 };
@@ -117,6 +118,7 @@ enum rules_flags {
 	RULES_SRC_SETS = 2,  /* some rule or filter.allow asks for the sets of the source */
 	RULES_DST_SETS = 4,
 	RULES_ALLOW = 8,     /* filter.allow is configured: set bit 0 */
+	RULES_SCAN = 16,     /* few records: verify one after the other, which is faster than any index */
 };
 
 struct rule_group {

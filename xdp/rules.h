@@ -220,6 +220,20 @@ static long rule_step(__u64 i, void *arg)
 	return 0;
 }
 
+/* One record of a small ruleset, in order; s->chain is the next one. 1 ends the search. */
+static long scan_step(__u64 i, void *arg)
+{
+	struct find_rule *f = arg;
+
+	if (f->s->pending != NO_RECORD)
+		extra_step(f);
+	else if (f->s->best != NO_RECORD || f->s->chain >= f->head->records)
+		return 1;
+	else
+		verify(f, f->s->chain++);
+	return 0;
+}
+
 /* The groups that can match an address. */
 static __always_inline __u64 candidates(struct find_rule *f, __u32 off, __u8 bits, const __u8 *shift, const __u64 *addr)
 {
@@ -232,6 +246,25 @@ static __always_inline __u64 candidates(struct find_rule *f, __u32 off, __u8 bit
 	else
 		index = area + (addr[0] >> (shift[FAMILY_V6] & 63) & (area - 1));
 	return word_at(f->rules, off, index);
+}
+
+/* Ask the index. */
+static __always_inline void look_up(struct find_rule *f)
+{
+	struct rule_search *search = f->s;
+	struct rules_head *head = f->head;
+
+	search->groups = head->groups >= 64 ? ~0ull : (1ull << (head->groups & 63)) - 1;
+	search->groups &= candidates(f, head->cand_src_off, head->cand_src_bits, head->cand_src_shift, search->src);
+	search->groups &= candidates(f, head->cand_dst_off, head->cand_dst_bits, head->cand_dst_shift, search->dst);
+	if (head->cand_proto_off)
+		search->groups &= word_at(f->rules, head->cand_proto_off, f->p->key.proto);
+	if (head->cand_dport_off)
+		search->groups &= word_at(f->rules, head->cand_dport_off, search->ports & 0xffff);
+	if (head->cand_sport_off)
+		search->groups &= word_at(f->rules, head->cand_sport_off, search->ports >> 16);
+	if (search->groups)
+		bpf_loop(MAX_STEPS, rule_step, f, 0);
 }
 
 /* The first record that matches, or NULL. */
@@ -259,16 +292,9 @@ static __always_inline struct rule_record *first_rule(void *rules, struct rules_
 		search->src[0] = addr_hi(p->key.saddr);
 		search->dst[0] = addr_hi(p->key.daddr);
 	}
-	search->groups = head->groups >= 64 ? ~0ull : (1ull << (head->groups & 63)) - 1;
-	search->groups &= candidates(&f, head->cand_src_off, head->cand_src_bits, head->cand_src_shift, search->src);
-	search->groups &= candidates(&f, head->cand_dst_off, head->cand_dst_bits, head->cand_dst_shift, search->dst);
-	if (head->cand_proto_off)
-		search->groups &= word_at(rules, head->cand_proto_off, p->key.proto);
-	if (head->cand_dport_off)
-		search->groups &= word_at(rules, head->cand_dport_off, search->ports & 0xffff);
-	if (head->cand_sport_off)
-		search->groups &= word_at(rules, head->cand_sport_off, search->ports >> 16);
-	if (search->groups)
-		bpf_loop(MAX_STEPS, rule_step, &f, 0);
+	if (head->flags & RULES_SCAN)
+		bpf_loop(MAX_STEPS, scan_step, &f, 0);
+	else
+		look_up(&f);
 	return search->best == NO_RECORD ? NULL : line_at(rules, head->record_off + search->best);
 }

@@ -256,6 +256,7 @@ const (
 	BucketSlots     Limits = 8
 	BucketHops      Limits = 4
 	FlowWays        Limits = 4
+	ScanRecords     Limits = 8
 	TraceSteps      Limits = 64
 	NoteBytes       Limits = 104
 )
@@ -379,6 +380,7 @@ const (
 	RulesSrcSets  RulesFlags = 2
 	RulesDstSets  RulesFlags = 4
 	RulesAllow    RulesFlags = 8
+	RulesScan     RulesFlags = 16
 )
 
 type RulesHead struct {

@@ -180,6 +180,20 @@ func (m *mirror) first(head *abi.RulesHead, p *packet, srcSets, dstSets abi.Line
 	if p.ports {
 		ports = uint32(p.sport)<<16 | uint32(p.dport)
 	}
+	best := noRecord
+	m.probes, m.verified = 0, 0
+	verify := func(record uint32) {
+		m.verified++
+		if record < best && m.matches(head, record, p, src, dst, srcSets, dstSets) {
+			best = record
+		}
+	}
+	if head.Flags&uint8(abi.RulesScan) != 0 {
+		for record := range head.Records {
+			verify(record)
+		}
+		return best
+	}
 	groups := ^uint64(0) >> (64 - head.Groups)
 	candidates := func(off uint32, areaBits uint8, shift [abi.FamilyCount]uint8, addr [2]uint64) uint64 {
 		words := uint64(1) << areaBits
@@ -201,14 +215,6 @@ func (m *mirror) first(head *abi.RulesHead, p *packet, srcSets, dstSets abi.Line
 	}
 	if head.CandSportOff != 0 {
 		groups &= area(m.Rules, head.CandSportOff).word(int(ports >> 16))
-	}
-	best := noRecord
-	m.probes, m.verified = 0, 0
-	verify := func(record uint32) {
-		m.verified++
-		if record < best && m.matches(head, record, p, src, dst, srcSets, dstSets) {
-			best = record
-		}
 	}
 	for ; groups != 0; groups &= groups - 1 {
 		index := bits.TrailingZeros64(groups)

@@ -14,6 +14,9 @@ func rulesTable(l *lowered) ([]abi.Line, Cost, error) {
 		Flags:          uint8(l.flags),
 		DefaultVerdict: uint8(l.verdict),
 	}
+	if len(l.records) <= int(abi.ScanRecords) {
+		return scanTable(head, l)
+	}
 	groups := arrange(l.records)
 	head.Groups = uint32(len(groups))
 
@@ -38,11 +41,7 @@ func rulesTable(l *lowered) ([]abi.Line, Cost, error) {
 	}
 
 	var t table
-	recordLines := make([]abi.Line, len(l.records))
-	for i := range l.records {
-		recordLines[i] = abi.ToLine(l.records[i])
-	}
-	head.RecordOff = t.add(recordLines)
+	head.RecordOff = t.add(recordLines(l))
 	head.GroupOff = t.add(groupLines)
 	head.BucketOff, head.BucketMask = t.add(buckets.buckets), buckets.mask()
 	head.ChainOff = t.add(buckets.chainLines())
@@ -55,6 +54,23 @@ func rulesTable(l *lowered) ([]abi.Line, Cost, error) {
 		cost.Verifications += chain
 	}
 	return t.finish(abi.ToLine(head)), cost, nil
+}
+
+// scanTable holds the records alone: so few are verified one after the other.
+func scanTable(head abi.RulesHead, l *lowered) ([]abi.Line, Cost, error) {
+	var t table
+	head.Flags |= uint8(abi.RulesScan)
+	head.RecordOff = t.add(recordLines(l))
+	head.ExtOff = t.add(l.extras.lines)
+	return t.finish(abi.ToLine(head)), Cost{Records: len(l.records), Verifications: len(l.records)}, nil
+}
+
+func recordLines(l *lowered) []abi.Line {
+	lines := make([]abi.Line, len(l.records))
+	for i := range l.records {
+		lines[i] = abi.ToLine(l.records[i])
+	}
+	return lines
 }
 
 // longestRun returns how often the most frequent hash occurs.
