@@ -74,7 +74,12 @@ func newestPackage(ctx context.Context, series string) (string, error) {
 	if len(names) == 0 {
 		return "", fmt.Errorf("apt offers no package that matches %s", pattern)
 	}
-	return slices.MaxFunc(names, func(a, b string) int { return slices.Compare(numbers(a), numbers(b)) }), nil
+	return newest(names), nil
+}
+
+// newest is the name with the highest version; there is at least one.
+func newest(names []string) string {
+	return slices.MaxFunc(names, func(a, b string) int { return slices.Compare(numbers(a), numbers(b)) })
 }
 
 var digits = regexp.MustCompile(`\d+`)
