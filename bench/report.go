@@ -34,12 +34,17 @@ type row struct {
 func newResult(m machine, rounds, packets int, subjects []*subject) result {
 	r := result{Time: time.Now().UTC().Truncate(time.Second), Machine: m, Rounds: rounds, Packets: packets}
 	empty := subjects[0].figure().Median
+	nets := map[string]float64{}
 	for _, s := range subjects {
 		f := s.figure()
-		net := f.Median - empty
+		net, aim := f.Median-empty, s.aim
+		nets[s.name] = net
+		if s.of != "" {
+			aim *= nets[s.of]
+		}
 		r.Cases = append(r.Cases, row{
 			Name: s.name, About: s.about, Flows: s.generator.packets, Raw: f,
-			Net: net, Ratio: f.Median / empty, Aim: s.aim, Missed: s.aim > 0 && net > s.aim,
+			Net: net, Ratio: f.Median / empty, Aim: aim, Missed: aim > 0 && net > aim,
 		})
 	}
 	return r

@@ -116,7 +116,7 @@ func fill(plane *dataplane.Dataplane, tables *compile.Tables) error {
 		abi.TableSets: tables.Sets, abi.TableRules: tables.Rules, abi.TableServices: tables.Services,
 	} {
 		var err error
-		if loaded[table], err = plane.NewTable(lines); err != nil {
+		if loaded[table], err = plane.NewTable(abi.Table(table), lines); err != nil {
 			return err
 		}
 	}
