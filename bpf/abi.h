@@ -36,6 +36,8 @@ enum limits {
 	SERVICE_IDS = 4096,   /* id 0: none */
 	BACKEND_IDS = 16384,  /* id 0: none */
 	RINGS = 8192,         /* ring ids; 0: none */
+	RING_SIZE = 65537,    /* slots of a ring, a prime */
+	RING_LINES = (RING_SIZE * 2 + 63) / 64,
 	REASON_SLOTS = 64,
 	GROUPS = 64,          /* mask groups of a ruleset: one bit each */
 	SET_BITS = 512,       /* address sets of a generation: one bit each in a class line; bit 0 is filter.allow */

@@ -2,7 +2,7 @@
 /* The flow table: one record a flow and direction in a region of each CPU's own, an LRU map behind it.
  *
  * A record is written only by its CPU, in soft interrupts, so that no lock or atomic is needed; readers copy it and check that
- * its tag didn't change. A flow that is found only in the LRU map comes back into the array. Who gives way to a new flow, in
+ * its key didn't change. A flow that is found only in the LRU map comes back into the array. Who gives way to a new flow, in
  * order: a free record; the oldest with one packet, whose count goes to "evicted"; the oldest that was idle for longer
  * than the guard, which moves into the LRU map with its counts; else the new flow is kept in the LRU map within a budget a
  * jiffy, else it is only counted as "refused". So a flood of new flows takes nothing from flows that live.
@@ -16,10 +16,16 @@ struct flow_table {
 	struct flow_bucket *bucket; /* NULL cannot be */
 	void *lru;
 	struct flow_totals *totals;
+	__u32 slot;                 /* which table; a resize must not change it halfway through a packet */
 	__u32 way;                  /* where this flow is looked for first */
 	__u32 now;                  /* jiffies */
 	bool in_lru;                /* the flow's value is in the LRU map, which all CPUs share */
+	bool spare;                 /* the new flow's record is the spare one, which goes to the LRU map */
 };
+
+/* Where a new flow that finds no record is filled in before it goes to the LRU map: a lookup there would mark it as used, and a flood
+ * of flows that are all marked drives out those that live. Programs only. */
+MAP(flow_spare, BPF_MAP_TYPE_PERCPU_ARRAY, __u32, struct flow_record, 1);
 
 static __always_inline bool same_key(const struct flow_key *a, const struct flow_key *b)
 {
@@ -65,7 +71,7 @@ static __always_inline struct flow_record *flow_in(struct flow_bucket *bucket, _
 	return NULL;
 }
 
-/* Put a flow that leaves the array into the LRU map, adding to what another CPU may have put there. */
+/* Put a flow that has or gets no record into the LRU map, adding to what another CPU may have put there. */
 static __always_inline void flow_spill(struct flow_table *t, struct flow_record *record)
 {
 	struct flow_value *there;
@@ -74,6 +80,9 @@ static __always_inline void flow_spill(struct flow_table *t, struct flow_record 
 	if (there) {
 		__sync_fetch_and_add(&there->packets, record->value.packets);
 		__sync_fetch_and_add(&there->bytes, record->value.bytes);
+		if ((__s32)(record->value.last - there->last) > 0) /* where the flow is now */
+			__builtin_memcpy(&there->last, &record->value.last,
+					 offsetof(struct flow_value, first) - offsetof(struct flow_value, last));
 	} else if (bpf_map_update_elem(t->lru, &record->key, &record->value, BPF_NOEXIST)) {
 		t->totals->refused += record->value.packets;
 		t->totals->refused_bytes += record->value.bytes;
@@ -82,6 +91,20 @@ static __always_inline void flow_spill(struct flow_table *t, struct flow_record 
 	t->totals->spilled += record->value.packets;
 	t->totals->spilled_bytes += record->value.bytes;
 	t->bucket->record[0].value.spilled = 1;
+}
+
+/* Free a record. Readers see that before they see what is written next. */
+static __always_inline void flow_clear(struct flow_record *record)
+{
+	WRITE_ONCE(record->key.tag, 0);
+	barrier();
+}
+
+/* Let readers see a record that is filled in. */
+static __always_inline void flow_show(struct flow_record *record, const struct flow_key *key)
+{
+	barrier();
+	WRITE_ONCE(record->key.tag, key->tag);
 }
 
 /* A record for a new flow, its tag 0; NULL when every record of the bucket is in use. */
@@ -108,21 +131,20 @@ static __always_inline struct flow_record *flow_make_room(struct control *c, str
 	if (single) {
 		t->totals->evicted += single->value.packets;
 		t->totals->evicted_bytes += single->value.bytes;
-		WRITE_ONCE(single->key.tag, 0);
+		flow_clear(single);
 		return single;
 	}
 	if (idle) {
 		flow_spill(t, idle);
-		WRITE_ONCE(idle->key.tag, 0);
+		flow_clear(idle);
 	}
 	return idle;
 }
 
-/* Fill a free record; the tag comes last, so that a reader never takes a half-written one for whole. `value` NULL: zeros. */
+/* Fill a free record; flow_show() ends it, so that a reader never takes a half-written one for whole. `value` NULL: zeros. */
 static __always_inline void flow_write(struct flow_record *record, const struct flow_key *key, const struct flow_value *value)
 {
 	__u8 spilled = record->value.spilled;
-	__u16 tag = key->tag;
 
 	if (value)
 		__builtin_memcpy(&record->value, value, sizeof(*value));
@@ -130,66 +152,81 @@ static __always_inline void flow_write(struct flow_record *record, const struct 
 		__builtin_memset(&record->value, 0, sizeof(record->value));
 	record->value.spilled = spilled;
 	__builtin_memcpy(&record->key, key, offsetof(struct flow_key, tag));
-	barrier();
-	WRITE_ONCE(record->key.tag, tag);
 }
 
-/* A flow that has no record here: in the table that flows.max replaced, or in the LRU map behind. Brings it back if there is room.
- * Rare, and a function of its own so that the stack fits Linux 6.1. */
-static __noinline struct flow_value *flow_return(struct control *c, struct flow_table *t, const struct pkt *p, __u64 hash, __u32 slot)
+/* A flow that has no record here: in the table that flows.max replaced, or in an LRU map. Brings it into the array, or, from a
+ * table that is to go, into the LRU map at least. Rare, and a function of its own so that the stack fits Linux 6.1. */
+static __noinline struct flow_value *flow_return(struct control *c, struct flow_table *t, const struct pkt *p, __u64 hash)
 {
 	struct flow_record *old = NULL, *record;
 	struct flow_value *value = NULL;
 	struct flow_bucket *bucket;
-	__u32 other = slot ^ 1;
+	__u32 other = t->slot ^ 1;
+	bool elsewhere = false;
 	void *lru = t->lru;
 
 	if (c->flow_old) {
 		bucket = flow_bucket(c, other, hash);
 		if (bucket)
 			old = flow_in(bucket, t->way, &p->key);
-		if (old) {
-			value = &old->value;
-		} else {
+		if (!old) {
 			lru = bpf_map_lookup_elem(&flow_lru, &other);
 			if (lru)
 				value = bpf_map_lookup_elem(lru, &p->key);
+			elsewhere = value;
 		}
 	}
-	if (!value && t->bucket->record[0].value.spilled) {
+	if (!old && !value && t->bucket->record[0].value.spilled) {
 		lru = t->lru;
 		value = bpf_map_lookup_elem(lru, &p->key);
 	}
-	if (!value)
+	if (!old && (!value || !lru))
 		return NULL;
 	record = flow_make_room(c, t);
-	if (!record) {
-		t->in_lru = !old;
-		return value;
-	}
-	flow_write(record, &p->key, value);
 	if (old) {
-		WRITE_ONCE(old->key.tag, 0);
-	} else if (lru) {
-		t->totals->returned += value->packets;
-		t->totals->returned_bytes += value->bytes;
-		bpf_map_delete_elem(lru, &p->key);
+		if (record) {
+			flow_write(record, &p->key, &old->value);
+			flow_show(record, &p->key);
+			flow_clear(old);
+			return &record->value;
+		}
+		flow_spill(t, old);
+		flow_clear(old);
+	} else {
+		value = bpf_map_lookup_elem(lru, &p->key); /* again: making room may have thrown it out */
+		if (!value)
+			return NULL;
+		if (record) {
+			flow_write(record, &p->key, value);
+			if (bpf_map_delete_elem(lru, &p->key)) /* another CPU took it */
+				return NULL;
+			t->totals->returned += record->value.packets;
+			t->totals->returned_bytes += record->value.bytes;
+			flow_show(record, &p->key);
+			return &record->value;
+		}
+		if (elsewhere) {
+			bpf_map_update_elem(t->lru, &p->key, value, BPF_NOEXIST);
+			bpf_map_delete_elem(lru, &p->key);
+			t->bucket->record[0].value.spilled = 1;
+		}
 	}
-	return &record->value;
+	t->in_lru = true;
+	return bpf_map_lookup_elem(t->lru, &p->key);
 }
 
 /* The flow's record, or NULL: it is new. Fills *t, whose totals the caller has set, for flow_account(). */
 static __always_inline struct flow_value *flow_find(struct control *c, struct flow_table *t, const struct pkt *p)
 {
-	__u32 slot = READ_ONCE(c->flow_slot) & 1;
 	__u64 hash = flow_hash(c, p);
 	struct flow_record *record;
 
+	t->slot = READ_ONCE(c->flow_slot) & 1;
 	t->now = bpf_jiffies64();
 	t->way = hash >> 32;
-	t->bucket = flow_bucket(c, slot, hash);
+	t->bucket = flow_bucket(c, t->slot, hash);
 	t->lru = NULL;
-	t->in_lru = false;
+	t->in_lru = t->spare = false;
 	if (!t->bucket)
 		return NULL;
 	record = flow_in(t->bucket, t->way, &p->key);
@@ -197,50 +234,55 @@ static __always_inline struct flow_value *flow_find(struct control *c, struct fl
 		return &record->value;
 	if (!c->flow_old && !t->bucket->record[0].value.spilled)
 		return NULL;
-	t->lru = bpf_map_lookup_elem(&flow_lru, &slot);
+	t->lru = bpf_map_lookup_elem(&flow_lru, &t->slot);
 	if (!t->lru)
 		return NULL;
-	return flow_return(c, t, p, hash, slot);
+	return flow_return(c, t, p, hash);
 }
 
-static const struct flow_value no_packets;
-
-/* A record for a new flow, or NULL: it is counted as refused. Not inlined for the same reason. */
-static __noinline struct flow_value *flow_create(struct control *c, struct flow_table *t, const struct pkt *p)
+/* A record for a new flow, or NULL: it is counted as refused. flow_settle() ends it. Not inlined for the same reason. */
+static __noinline struct flow_record *flow_create(struct control *c, struct flow_table *t, const struct pkt *p)
 {
-	__u32 slot = READ_ONCE(c->flow_slot) & 1;
 	struct flow_record *record;
+	__u32 zero = 0;
 
 	if (!t->bucket)
 		return NULL;
-	t->lru = bpf_map_lookup_elem(&flow_lru, &slot);
+	t->lru = bpf_map_lookup_elem(&flow_lru, &t->slot);
 	if (!t->lru)
 		return NULL;
 	record = flow_make_room(c, t);
-	if (record) {
-		flow_write(record, &p->key, NULL);
-		return &record->value;
+	if (!record) {
+		if (t->totals->tick != t->now) {
+			t->totals->tick = t->now;
+			t->totals->budget = c->flow_budget;
+		}
+		if (!t->totals->budget)
+			return NULL;
+		t->totals->budget--;
+		record = bpf_map_lookup_elem(&flow_spare, &zero);
+		if (!record)
+			return NULL;
+		t->spare = true;
 	}
-	if (t->totals->tick != t->now) {
-		t->totals->tick = t->now;
-		t->totals->budget = c->flow_budget;
-	}
-	if (!t->totals->budget)
-		return NULL;
-	t->totals->budget--;
-	if (bpf_map_update_elem(t->lru, &p->key, &no_packets, BPF_NOEXIST))
-		return NULL;
-	t->bucket->record[0].value.spilled = 1;
-	t->in_lru = true;
-	return bpf_map_lookup_elem(t->lru, &p->key);
+	flow_write(record, &p->key, NULL);
+	return record;
+}
+
+/* A new flow's record is filled in: show it, or put it into the LRU map. */
+static __noinline void flow_settle(struct flow_table *t, struct flow_record *record, const struct pkt *p)
+{
+	flow_show(record, &p->key);
+	if (t->spare && t->lru && t->bucket)
+		flow_spill(t, record);
 }
 
 static __always_inline void flow_state(struct flow_value *value, const struct pkt *p)
 {
 	value->tcp_flags |= p->tcp_flags;
-	if (p->has & IS_SYN)
-		value->state &= ~FLOW_STATE_CLOSED;
-	else if (p->key.proto == PROTO_TCP || value->packets > 1)
+	if (p->has & IS_SYN && value->state & FLOW_STATE_CLOSED)
+		value->state = 0; /* a new flow with an old name */
+	else if (!(p->has & IS_SYN) && (p->key.proto == PROTO_TCP || value->packets > 1))
 		value->state |= FLOW_STATE_ESTABLISHED;
 	if (p->key.proto == PROTO_TCP && p->tcp_flags & (TCP_FIN | TCP_RST))
 		value->state |= FLOW_STATE_CLOSED;
@@ -270,30 +312,34 @@ static __always_inline void flow_account(ctx_t *ctx, struct control *c, struct f
 					 enum reason reason)
 {
 	struct flow_totals *totals = t->totals;
+	struct flow_record *created = NULL;
 
 	totals->accounted += p->segments;
 	totals->accounted_bytes += p->ip_bytes;
 	if (!value) {
-		value = flow_create(c, t, p);
-		if (!value) {
+		created = flow_create(c, t, p);
+		if (!created) {
 			totals->refused += p->segments;
 			totals->refused_bytes += p->ip_bytes;
 			return;
 		}
 		totals->created++;
+		value = &created->value;
 		value->first = bpf_ktime_get_coarse_ns();
 		value->ifindex = ctx_ifindex(ctx);
 		value->ttl_min = value->ttl_max = p->ttl;
 		value->dscp = p->tos >> 2;
 	}
 	flow_count(t, value, p);
-	if (p->remembered)
-		return;
-	value->rule = p->rule;
-	value->service = p->service;
-	value->backend = p->backend;
-	value->reason = reason;
-	value->verdict = verdict_of(reason);
-	value->block_epoch = p->block_epoch;
-	value->generation = p->remember ? p->generation : 0;
+	if (!p->remembered) {
+		value->rule = p->rule;
+		value->service = p->service;
+		value->backend = p->backend;
+		value->reason = reason;
+		value->verdict = verdict_of(reason);
+		value->block_epoch = p->block_epoch;
+		value->generation = p->remember ? p->generation : 0;
+	}
+	if (created)
+		flow_settle(t, created, p);
 }

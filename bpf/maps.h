@@ -5,9 +5,11 @@
 #include "abi.h"
 #include "map.h"
 
-/* An outer map whose inner maps are arrays of lines, each as long as it needs to be. (Sizes, not types: clang keeps only a
- * forward declaration of a type that is named in an inner map alone.) */
-#define LINES_OUTER(name, entries)                                    \
+/* An outer map whose inner maps are arrays of as many lines. One length for all of them lets the kernel compile a lookup into the
+ * program instead of calling a function, which costs five times as much; so the loader sets the length of tables, and
+ * loads the programs again when one no longer fits. (Sizes, not types: clang keeps only a forward declaration of a type that is
+ * named in an inner map alone.) */
+#define LINES_OUTER(name, entries, lines)                             \
 	struct {                                                      \
 		__uint(type, BPF_MAP_TYPE_ARRAY_OF_MAPS);             \
 		__type(key, __u32);                                   \
@@ -16,8 +18,8 @@
 			__uint(type, BPF_MAP_TYPE_ARRAY);             \
 			__uint(key_size, sizeof(__u32));              \
 			__uint(value_size, sizeof(struct line));      \
-			__uint(max_entries, 1);                       \
-			__uint(map_flags, BPF_F_MMAPABLE | BPF_F_INNER_MAP); \
+			__uint(max_entries, lines);                   \
+			__uint(map_flags, BPF_F_MMAPABLE);            \
 		});                                                   \
 	} name SEC(".maps")
 
@@ -30,11 +32,14 @@ struct {
 	__uint(map_flags, BPF_F_MMAPABLE);
 } control SEC(".maps");
 
-/* Daemon writes, programs read. Key: slot * TABLE_COUNT + table. Inner maps are immutable once the index points to them. */
-LINES_OUTER(tables, GENERATION_SLOTS * TABLE_COUNT);
+/* Daemon writes, programs read: enum table, one map each. Key: slot of the generation. Inner maps are immutable once the index
+ * points to them. These three belong to one load of the programs: the inner maps are what is pinned. */
+LINES_OUTER(tables_sets, GENERATION_SLOTS, 1);
+LINES_OUTER(tables_rules, GENERATION_SLOTS, 1);
+LINES_OUTER(tables_services, GENERATION_SLOTS, 1);
 
 /* Daemon writes, programs read. Key: ring id. A changed ring is a new inner map, put here in one store. Missing: no-backend. */
-LINES_OUTER(rings, RINGS);
+LINES_OUTER(rings, RINGS, RING_LINES);
 
 /* Daemon writes (health, next hops), programs read. Key: backend id. */
 MAP(backends, BPF_MAP_TYPE_ARRAY, __u32, struct backend, BACKEND_IDS);

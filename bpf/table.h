@@ -7,9 +7,16 @@
 /* The table of a generation; NULL cannot be once something was applied. */
 static __always_inline void *table_of(__u32 generation, enum table table)
 {
-	__u32 key = generation % GENERATION_SLOTS * TABLE_COUNT + table;
+	__u32 slot = generation % GENERATION_SLOTS;
 
-	return bpf_map_lookup_elem(&tables, &key);
+	switch (table) {
+	case TABLE_SETS:
+		return bpf_map_lookup_elem(&tables_sets, &slot);
+	case TABLE_RULES:
+		return bpf_map_lookup_elem(&tables_rules, &slot);
+	default:
+		return bpf_map_lookup_elem(&tables_services, &slot);
+	}
 }
 
 static __always_inline void *line_at(void *table, __u32 index)

@@ -29,7 +29,9 @@ const (
 	AbiMapReasons         = "reasons"
 	AbiMapRings           = "rings"
 	AbiMapRuleCounters    = "rule_counters"
-	AbiMapTables          = "tables"
+	AbiMapTablesRules     = "tables_rules"
+	AbiMapTablesServices  = "tables_services"
+	AbiMapTablesSets      = "tables_sets"
 	AbiMapTrace           = "trace"
 	AbiVarCfgBlocks       = "cfg_blocks"
 	AbiVarCfgFlows        = "cfg_flows"
@@ -105,7 +107,9 @@ type AbiMapSpecs struct {
 	Reasons         *ebpf.MapSpec `ebpf:"reasons"`
 	Rings           *ebpf.MapSpec `ebpf:"rings"`
 	RuleCounters    *ebpf.MapSpec `ebpf:"rule_counters"`
-	Tables          *ebpf.MapSpec `ebpf:"tables"`
+	TablesRules     *ebpf.MapSpec `ebpf:"tables_rules"`
+	TablesServices  *ebpf.MapSpec `ebpf:"tables_services"`
+	TablesSets      *ebpf.MapSpec `ebpf:"tables_sets"`
 	Trace           *ebpf.MapSpec `ebpf:"trace"`
 }
 
@@ -159,7 +163,9 @@ type AbiMaps struct {
 	Reasons         *ebpf.Map `ebpf:"reasons"`
 	Rings           *ebpf.Map `ebpf:"rings"`
 	RuleCounters    *ebpf.Map `ebpf:"rule_counters"`
-	Tables          *ebpf.Map `ebpf:"tables"`
+	TablesRules     *ebpf.Map `ebpf:"tables_rules"`
+	TablesServices  *ebpf.Map `ebpf:"tables_services"`
+	TablesSets      *ebpf.Map `ebpf:"tables_sets"`
 	Trace           *ebpf.Map `ebpf:"trace"`
 }
 
@@ -178,7 +184,9 @@ func (m *AbiMaps) Close() error {
 		m.Reasons,
 		m.Rings,
 		m.RuleCounters,
-		m.Tables,
+		m.TablesRules,
+		m.TablesServices,
+		m.TablesSets,
 		m.Trace,
 	)
 }

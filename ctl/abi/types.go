@@ -250,6 +250,8 @@ const (
 	ServiceIds      Limits = 4096
 	BackendIds      Limits = 16384
 	Rings           Limits = 8192
+	RingSize        Limits = 65537
+	RingLines       Limits = 2049
 	ReasonSlots     Limits = 64
 	Groups          Limits = 64
 	SetBits         Limits = 512

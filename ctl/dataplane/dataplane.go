@@ -53,6 +53,7 @@ type Dataplane struct {
 	programs    *programs
 	attachments map[string]*attachment // by interface name
 	slots       [abi.GenerationSlots]Tables
+	lengths     [abi.TableCount]uint32 // of the arrays of each kind of table, in lines
 
 	blocks blockLengths
 	flows  flowTables
@@ -104,7 +105,7 @@ func Open(opts Options) (_ *Dataplane, err error) {
 			return nil, err
 		}
 	}
-	if d.programs, err = loadPrograms(d.maps, features); err != nil {
+	if d.programs, err = d.loadPrograms(features); err != nil {
 		return nil, err
 	}
 	if err := d.takeOverLinks(); err != nil {
@@ -129,7 +130,7 @@ func OpenPrivate(features compile.Features, flowsMax int) (_ *Dataplane, err err
 	if err := d.create(flowsMax, nil); err != nil {
 		return nil, err
 	}
-	if d.programs, err = loadPrograms(d.maps, features); err != nil {
+	if d.programs, err = d.loadPrograms(features); err != nil {
 		return nil, err
 	}
 	return d, nil
@@ -146,6 +147,9 @@ func prepare(opts Options) (*Dataplane, error) {
 	d := &Dataplane{netlink: opts.Netlink, log: opts.Log, attachments: map[string]*attachment{}}
 	if d.log == nil {
 		d.log = slog.New(slog.DiscardHandler)
+	}
+	for which := range d.lengths {
+		d.lengths[which] = minLength
 	}
 	var err error
 	if d.specs, err = mapSpecs(); err != nil {

@@ -47,7 +47,7 @@ func featureNames(f compile.Features) (names string) {
 func TestVerifierTakesEveryCombination(t *testing.T) {
 	d := mapsOnly(t)
 	for _, features := range matrix() {
-		p, err := loadPrograms(d.maps, features)
+		p, err := d.loadPrograms(features)
 		if err != nil {
 			t.Errorf("%s: %+v", featureNames(features), err)
 			continue

@@ -39,7 +39,8 @@ func mapSpecs() (map[string]*ebpf.MapSpec, error) {
 	return spec.Maps, nil
 }
 
-// createMaps makes every map that shared doesn't have yet; shared ones are cloned. On error nothing is left.
+// createMaps makes every map that shared doesn't have yet, but for those of the tables; shared ones are cloned. On error
+// nothing is left.
 func createMaps(specs map[string]*ebpf.MapSpec, shared mapSet) (_ mapSet, err error) {
 	created := mapSet{}
 	defer func() {
@@ -48,6 +49,9 @@ func createMaps(specs map[string]*ebpf.MapSpec, shared mapSet) (_ mapSet, err er
 		}
 	}()
 	for name, spec := range specs {
+		if slices.Contains(tableMaps[:], name) {
+			continue
+		}
 		var m *ebpf.Map
 		if from, ok := shared[name]; ok {
 			m, err = from.Clone()
@@ -76,6 +80,9 @@ func openMaps(dir string, specs map[string]*ebpf.MapSpec) (_ mapSet, err error) 
 	}
 	var differences []string
 	for name, spec := range specs {
+		if slices.Contains(tableMaps[:], name) {
+			continue
+		}
 		m, err := ebpf.LoadPinnedMap(filepath.Join(dir, name), nil)
 		if errors.Is(err, os.ErrNotExist) {
 			differences = append(differences, "no map "+name)
@@ -147,7 +154,6 @@ func (c control) initialise() error {
 	c.AbiVersion = uint32(abi.AbiVersion)
 	c.HashKey = [2]uint64{binary.NativeEndian.Uint64(key[:8]), binary.NativeEndian.Uint64(key[8:])}
 	c.FlowGuard = uint32(flowGuard.Seconds()) * uint32(hz)
-	c.FlowBudget = flowBudget / uint32(hz)
 	return nil
 }
 

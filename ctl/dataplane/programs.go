@@ -3,6 +3,7 @@ package dataplane
 import (
 	"errors"
 	"fmt"
+	"maps"
 
 	"github.com/cilium/ebpf"
 
@@ -13,30 +14,36 @@ import (
 // programs are one load of all programs that run on interfaces, made for the same features.
 type programs struct {
 	features compile.Features
+	outers   mapSet // of the tables: they belong to this load
 	xdp      *ebpf.Program
 	ingress  *ebpf.Program
 	egress   *ebpf.Program
 }
 
-// loadPrograms loads the programs with the constants that features ask for, on the given maps.
-func loadPrograms(shared mapSet, features compile.Features) (_ *programs, err error) {
+// loadPrograms loads the programs with the constants that features ask for, on the maps and tables of d.
+func (d *Dataplane) loadPrograms(features compile.Features) (_ *programs, err error) {
 	p := &programs{features: features}
 	defer func() {
 		if err != nil {
 			p.close()
 		}
 	}()
+	if p.outers, err = d.newOuters(); err != nil {
+		return nil, err
+	}
+	shared := maps.Clone(d.maps)
+	maps.Copy(shared, p.outers)
 	spec, err := loadXdp()
 	if err != nil {
 		return nil, err
 	}
-	if err := load(spec, shared, features, map[string]**ebpf.Program{"gardu_xdp": &p.xdp}); err != nil {
+	if err := d.load(spec, shared, features, map[string]**ebpf.Program{"gardu_xdp": &p.xdp}); err != nil {
 		return nil, err
 	}
 	if spec, err = loadTc(); err != nil {
 		return nil, err
 	}
-	if err := load(spec, shared, features, map[string]**ebpf.Program{"gardu_ingress": &p.ingress, "gardu_egress": &p.egress}); err != nil {
+	if err := d.load(spec, shared, features, map[string]**ebpf.Program{"gardu_ingress": &p.ingress, "gardu_egress": &p.egress}); err != nil {
 		return nil, err
 	}
 	return p, nil
@@ -49,11 +56,12 @@ func (p *programs) close() error {
 			errs = append(errs, one.Close())
 		}
 	}
+	p.outers.close()
 	return errors.Join(errs...)
 }
 
 // load loads one object and hands out its programs.
-func load(spec *ebpf.CollectionSpec, shared mapSet, features compile.Features, out map[string]**ebpf.Program) error {
+func (d *Dataplane) load(spec *ebpf.CollectionSpec, shared mapSet, features compile.Features, out map[string]**ebpf.Program) error {
 	if err := setConstants(spec, features); err != nil {
 		return err
 	}
@@ -62,6 +70,11 @@ func load(spec *ebpf.CollectionSpec, shared mapSet, features compile.Features, o
 		if m, ok := shared[name]; ok {
 			mapSpec.MaxEntries = m.MaxEntries() // a private instance has a smaller map of blocks
 			replacements[name] = m
+		}
+	}
+	for which, name := range tableMaps {
+		if mapSpec, ok := spec.Maps[name]; ok {
+			mapSpec.InnerMap.MaxEntries = d.lengths[which]
 		}
 	}
 	collection, err := ebpf.NewCollectionWithOptions(spec, ebpf.CollectionOptions{MapReplacements: replacements})
@@ -119,7 +132,13 @@ func (d *Dataplane) SetFeatures(features compile.Features) error {
 	if features == d.programs.features {
 		return nil
 	}
-	next, err := loadPrograms(d.maps, features)
+	return d.swapPrograms(features)
+}
+
+// swapPrograms loads programs made for features and for the tables as they are, and swaps them in on every hook. On error all
+// hooks run what they ran before.
+func (d *Dataplane) swapPrograms(features compile.Features) error {
+	next, err := d.loadPrograms(features)
 	if err != nil {
 		return err
 	}

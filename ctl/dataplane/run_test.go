@@ -66,7 +66,7 @@ func TestSiblingSeesWhatIsLiveAndChangesNothing(t *testing.T) {
 	d := open(t, testDir(t))
 	defer closeIt(t, d)
 	frame := udp4(netip.MustParseAddr("198.51.100.7"), netip.MustParseAddr("192.0.2.1"))
-	drop, err := d.NewTable([]abi.Line{abi.ToLine(abi.RulesHead{DefaultVerdict: uint8(abi.VerdictDrop)})})
+	drop, err := d.NewTable(abi.TableRules, []abi.Line{abi.ToLine(abi.RulesHead{DefaultVerdict: uint8(abi.VerdictDrop)})})
 	if err != nil {
 		t.Fatal(err)
 	}

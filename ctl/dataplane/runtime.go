@@ -13,7 +13,7 @@ import (
 
 // PutRing puts the ring of an id in force in one step: a backend id a slot.
 func (d *Dataplane) PutRing(id uint32, slots []uint16) error {
-	ring, err := newLines(d.specs[abi.AbiMapRings].InnerMap, slotBytes(slots))
+	ring, err := newLines(d.specs[abi.AbiMapRings].InnerMap, uint32(abi.RingLines), slotBytes(slots))
 	if err != nil {
 		return fmt.Errorf("make ring %d: %w", id, err)
 	}

@@ -38,6 +38,7 @@ func (d *Dataplane) Sibling() (_ *Dataplane, err error) {
 	if err := s.AddBlocks(blocks); err != nil {
 		return nil, err
 	}
+	s.lengths = d.lengths
 	if generation := d.control.generation(); generation != 0 {
 		if err := s.copyGeneration(generation, d.slots[slot(generation)]); err != nil {
 			return nil, err
@@ -45,7 +46,7 @@ func (d *Dataplane) Sibling() (_ *Dataplane, err error) {
 	}
 	features := d.programs.features
 	features.Trace = true
-	if s.programs, err = loadPrograms(s.maps, features); err != nil {
+	if s.programs, err = s.loadPrograms(features); err != nil {
 		return nil, err
 	}
 	return s, nil
@@ -54,7 +55,7 @@ func (d *Dataplane) Sibling() (_ *Dataplane, err error) {
 // siblingFlows is how many flows a sibling has room for.
 const siblingFlows = 1024
 
-// copyGeneration puts the same inner maps into the sibling's own outer map, where no later commit moves them.
+// copyGeneration puts the same inner maps into the sibling's own outer maps, where no later commit moves them.
 func (d *Dataplane) copyGeneration(generation uint32, tables Tables) error {
 	for which, table := range tables {
 		if table == nil {
@@ -64,7 +65,7 @@ func (d *Dataplane) copyGeneration(generation uint32, tables Tables) error {
 		if err != nil {
 			return fmt.Errorf("copy generation %d: %w", generation, err)
 		}
-		tables[which] = &Table{array}
+		tables[which] = &Table{array, table.lines}
 	}
 	return d.Commit(generation, tables)
 }

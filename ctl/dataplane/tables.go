@@ -3,6 +3,7 @@ package dataplane
 import (
 	"errors"
 	"fmt"
+	"math/bits"
 	"os"
 
 	"github.com/cilium/ebpf"
@@ -14,22 +15,149 @@ import (
 // Table is one immutable table of a generation, in the kernel. Generations that don't differ in it share it.
 type Table struct {
 	array *ebpf.Map
+	lines int // in use; the array is as long as all of its kind
 }
 
 // Tables are those of one generation, by abi.Table. nil: the snapshot says nothing about it.
 type Tables [abi.TableCount]*Table
 
-// NewTable puts lines into the kernel. Commit takes it over; one that is never committed is freed by Close.
-func (d *Dataplane) NewTable(lines []abi.Line) (*Table, error) {
-	array, err := newLines(d.specs[abi.AbiMapTables].InnerMap, lineBytes(lines))
+// NewTable puts lines into the kernel. Commit takes it over; one that is never committed is freed by Close. When the
+// tables of that kind have become too short for it, or far too long, all of them change their length, for which the programs
+// are loaded and swapped as by SetFeatures.
+func (d *Dataplane) NewTable(which abi.Table, lines []abi.Line) (*Table, error) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.newTable(which, lines)
+}
+
+func (d *Dataplane) newTable(which abi.Table, lines []abi.Line) (*Table, error) {
+	if want := d.lengthFor(which, len(lines)); want > d.lengths[which] || want*wasteful < d.lengths[which] {
+		if err := d.setLength(which, want); err != nil {
+			return nil, fmt.Errorf("make tables of %d lines: %w", want, err)
+		}
+	}
+	array, err := newLines(d.tableSpec(which).InnerMap, d.lengths[which], lineBytes(lines))
 	if err != nil {
 		return nil, fmt.Errorf("make a table of %d lines: %w", len(lines), err)
 	}
-	return &Table{array}, nil
+	return &Table{array, len(lines)}, nil
+}
+
+const (
+	// minLength is the least length of tables, in lines.
+	minLength = 64
+	// wasteful is how many times too long tables may be.
+	wasteful = 8
+)
+
+// lengthFor is the length that tables of a kind need when one of so many lines comes.
+func (d *Dataplane) lengthFor(which abi.Table, lines int) uint32 {
+	most := max(minLength, lines)
+	for _, tables := range d.slots {
+		if table := tables[which]; table != nil {
+			most = max(most, table.lines)
+		}
+	}
+	return 1 << bits.Len(uint(most-1))
+}
+
+// setLength copies the tables of a kind into arrays of another length and swaps in programs made for it. On error all is as
+// it was.
+func (d *Dataplane) setLength(which abi.Table, length uint32) (err error) {
+	before := map[*Table]*ebpf.Map{}
+	was := d.lengths[which]
+	d.lengths[which] = length
+	defer func() {
+		if err == nil {
+			for _, array := range before {
+				err = errors.Join(err, array.Close())
+			}
+			return
+		}
+		d.lengths[which] = was
+		for table, array := range before {
+			table.array.Close()
+			table.array = array
+		}
+	}()
+	for _, tables := range d.slots {
+		table := tables[which]
+		if table == nil || before[table] != nil || table.array.MaxEntries() == length {
+			continue
+		}
+		array, err := d.copyLines(which, table)
+		if err != nil {
+			return err
+		}
+		before[table], table.array = table.array, array
+	}
+	if d.programs == nil {
+		return nil // they are loaded next
+	}
+	if err := d.swapPrograms(d.programs.features); err != nil {
+		return err
+	}
+	for slot, tables := range d.slots {
+		if table := tables[which]; table != nil {
+			if err := d.pinTable(uint32(slot), which, table); err != nil {
+				d.log.Warn("a table stays pinned in its old length as well", "error", err)
+			}
+		}
+	}
+	return nil
+}
+
+// copyLines makes an array of the kind's length with the lines of a table.
+func (d *Dataplane) copyLines(which abi.Table, table *Table) (*ebpf.Map, error) {
+	memory, err := mapMemory(table.array)
+	if err != nil {
+		return nil, err
+	}
+	array, err := newLines(d.tableSpec(which).InnerMap, d.lengths[which], memory[:table.lines*int(table.array.ValueSize())])
+	return array, errors.Join(err, unix.Munmap(memory))
+}
+
+// tableSpec is the outer map of a kind of table, with inner maps of the length in force.
+func (d *Dataplane) tableSpec(which abi.Table) *ebpf.MapSpec {
+	spec := d.specs[tableMaps[which]].Copy()
+	spec.InnerMap.MaxEntries = d.lengths[which]
+	return spec
+}
+
+// tableMaps names the outer map of each kind of table.
+var tableMaps = [abi.TableCount]string{
+	abi.TableSets:     abi.AbiMapTablesSets,
+	abi.TableRules:    abi.AbiMapTablesRules,
+	abi.TableServices: abi.AbiMapTablesServices,
+}
+
+// newOuters makes the outer maps for one load of the programs, holding the tables of all slots.
+func (d *Dataplane) newOuters() (_ mapSet, err error) {
+	outers := mapSet{}
+	defer func() {
+		if err != nil {
+			outers.close()
+		}
+	}()
+	for which, name := range tableMaps {
+		outer, err := ebpf.NewMap(d.tableSpec(abi.Table(which)))
+		if err != nil {
+			return nil, permission("create map "+name, err)
+		}
+		outers[name] = outer
+		for slot, tables := range d.slots {
+			if table := tables[which]; table != nil {
+				if err := outer.Put(uint32(slot), table.array); err != nil {
+					return nil, fmt.Errorf("put table %d into slot %d: %w", which, slot, err)
+				}
+			}
+		}
+	}
+	return outers, nil
 }
 
 // Lines is the number of lines.
-func (t *Table) Lines() int { return int(t.array.MaxEntries()) }
+func (t *Table) Lines() int { return t.lines }
 
 // Close frees a table that was never committed.
 func (t *Table) Close() error { return t.array.Close() }
@@ -45,10 +173,10 @@ func (t *Table) head() (line abi.Line, err error) {
 	return line, nil
 }
 
-// newLines makes an inner array of lines, at least one, and copies content into it.
-func newLines(spec *ebpf.MapSpec, content []byte) (*ebpf.Map, error) {
+// newLines makes an inner array of so many lines and copies content to its beginning.
+func newLines(spec *ebpf.MapSpec, length uint32, content []byte) (*ebpf.Map, error) {
 	spec = spec.Copy()
-	spec.MaxEntries = max(1, uint32((len(content)+int(spec.ValueSize)-1)/int(spec.ValueSize)))
+	spec.MaxEntries = length
 	array, err := ebpf.NewMap(spec)
 	if err != nil {
 		return nil, permission("create map "+spec.Name, err)
@@ -61,10 +189,13 @@ func newLines(spec *ebpf.MapSpec, content []byte) (*ebpf.Map, error) {
 		array.Close()
 		return nil, err
 	}
+	if len(content) > len(memory) {
+		err = fmt.Errorf("%d bytes do not fit into %d lines", len(content), length)
+	}
 	copy(memory, content)
-	if err := unix.Munmap(memory); err != nil {
+	if err := errors.Join(err, unix.Munmap(memory)); err != nil {
 		array.Close()
-		return nil, fmt.Errorf("unmap a table: %w", err)
+		return nil, err
 	}
 	return array, nil
 }
@@ -112,7 +243,7 @@ func (d *Dataplane) Commit(generation uint32, tables Tables) error {
 	slot := slot(generation)
 	for which := range abi.TableCount {
 		if tables[which] == nil {
-			absent, err := d.NewTable(nil)
+			absent, err := d.newTable(which, nil)
 			if err != nil {
 				return err
 			}
@@ -128,11 +259,17 @@ func (d *Dataplane) Commit(generation uint32, tables Tables) error {
 	return d.dropTables(displaced)
 }
 
-// fillSlot puts one table into the outer map and pins it, so that the next daemon finds it.
+// fillSlot gives one table to the programs and pins it, so that the next daemon finds it.
 func (d *Dataplane) fillSlot(slot uint32, which abi.Table, table *Table) error {
-	if err := d.maps[abi.AbiMapTables].Put(slot*uint32(abi.TableCount)+uint32(which), table.array); err != nil {
-		return fmt.Errorf("put table %d into slot %d: %w", which, slot, err)
+	if d.programs != nil { // else they find it when they are loaded
+		if err := d.programs.outers[tableMaps[which]].Put(slot, table.array); err != nil {
+			return fmt.Errorf("put table %d into slot %d: %w", which, slot, err)
+		}
 	}
+	return d.pinTable(slot, which, table)
+}
+
+func (d *Dataplane) pinTable(slot uint32, which abi.Table, table *Table) error {
 	if d.dir == "" {
 		return nil
 	}
@@ -172,7 +309,12 @@ func (d *Dataplane) openTables() error {
 			if err != nil {
 				return permission("open a pinned table", err)
 			}
-			d.slots[slot][which] = &Table{array}
+			d.slots[slot][which] = &Table{array, int(array.MaxEntries())}
+		}
+	}
+	for which := range abi.TableCount {
+		if err := d.setLength(which, d.lengthFor(which, 0)); err != nil {
+			return err
 		}
 	}
 	return nil

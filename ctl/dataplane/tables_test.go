@@ -12,7 +12,7 @@ func commit(t *testing.T, d *Dataplane, generation uint32, marks ...uint64) Tabl
 	var tables Tables
 	for which, mark := range marks {
 		var err error
-		if tables[which], err = d.NewTable([]abi.Line{{}, line(mark)}); err != nil {
+		if tables[which], err = d.NewTable(abi.Table(which), []abi.Line{{}, line(mark)}); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -26,6 +26,11 @@ func commit(t *testing.T, d *Dataplane, generation uint32, marks ...uint64) Tabl
 func marks(t *testing.T, d *Dataplane) (marks [abi.TableCount]uint64) {
 	t.Helper()
 	slot := slot(d.control.generation())
+	outers, err := d.newOuters()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer outers.close()
 	for which := range abi.TableCount {
 		var got abi.Line
 		if err := d.slots[slot][which].array.Lookup(uint32(1), &got); err != nil {
@@ -33,7 +38,7 @@ func marks(t *testing.T, d *Dataplane) (marks [abi.TableCount]uint64) {
 		}
 		marks[which] = got.W[7]
 		var inner uint32
-		if err := d.maps[abi.AbiMapTables].Lookup(slot*uint32(abi.TableCount)+uint32(which), &inner); err != nil {
+		if err := outers[tableMaps[which]].Lookup(slot, &inner); err != nil {
 			t.Fatal(err)
 		}
 		info, err := d.slots[slot][which].array.Info()
@@ -56,7 +61,7 @@ func TestCommitSharesAndReturns(t *testing.T) {
 		t.Errorf("generation %d before none", generation)
 	}
 	first := commit(t, d, 1, 10, 20, 30)
-	replaced, err := d.NewTable([]abi.Line{{}, line(21)})
+	replaced, err := d.NewTable(abi.TableRules, []abi.Line{{}, line(21)})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -104,7 +109,7 @@ func TestCommitRefusesAWrongNumber(t *testing.T) {
 	}
 }
 
-func TestAbsentTablesAreOneLineOfZeros(t *testing.T) {
+func TestAbsentTablesAreZeros(t *testing.T) {
 	d := mapsOnly(t)
 	if err := d.Commit(1, Tables{}); err != nil {
 		t.Fatal(err)
@@ -112,7 +117,7 @@ func TestAbsentTablesAreOneLineOfZeros(t *testing.T) {
 	_, tables := d.Current()
 	for which, table := range tables {
 		head, err := table.head()
-		if err != nil || head != (abi.Line{}) || table.Lines() != 1 {
+		if err != nil || head != (abi.Line{}) || table.Lines() != 0 {
 			t.Errorf("table %d: %d lines, head %v, %v", which, table.Lines(), head, err)
 		}
 	}
@@ -152,11 +157,11 @@ func TestTablesAreTakenOver(t *testing.T) {
 func TestTakeOverSwitchesNoStepOff(t *testing.T) {
 	dir := testDir(t)
 	d := open(t, dir)
-	rules, err := d.NewTable([]abi.Line{abi.ToLine(abi.RulesHead{Records: 1, Flags: uint8(abi.RulesSrcSets)})})
+	rules, err := d.NewTable(abi.TableRules, []abi.Line{abi.ToLine(abi.RulesHead{Records: 1, Flags: uint8(abi.RulesSrcSets)})})
 	if err != nil {
 		t.Fatal(err)
 	}
-	services, err := d.NewTable([]abi.Line{abi.ToLine(abi.ServicesHead{Services: 1})})
+	services, err := d.NewTable(abi.TableServices, []abi.Line{abi.ToLine(abi.ServicesHead{Services: 1})})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -172,5 +177,44 @@ func TestTakeOverSwitchesNoStepOff(t *testing.T) {
 	defer closeIt(t, d)
 	if f := d.Features(); !f.Rules || !f.Sets || !f.Services || !f.Flows || f.Blocks {
 		t.Errorf("features %+v", f)
+	}
+}
+
+func TestTablesChangeTheirLength(t *testing.T) {
+	dir := testDir(t)
+	d := open(t, dir)
+	commit(t, d, 1, 10, 20, 30)
+	long := make([]abi.Line, 1000)
+	long[1] = line(11)
+	long[999] = line(999)
+	sets, err := d.NewTable(abi.TableSets, long)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got := marks(t, d); got != [...]uint64{10, 20, 30} {
+		t.Errorf("the generation in force after tables became longer: %v", got)
+	}
+	_, tables := d.Current()
+	if err := d.Commit(2, Tables{sets, tables[abi.TableRules], tables[abi.TableServices]}); err != nil {
+		t.Fatal(err)
+	}
+	if got := marks(t, d); got != [...]uint64{11, 20, 30} {
+		t.Errorf("the generation of the long table: %v", got)
+	}
+	closeIt(t, d)
+
+	d = open(t, dir)
+	defer closeIt(t, d)
+	if got := marks(t, d); got != [...]uint64{11, 20, 30} {
+		t.Errorf("after a take-over: %v", got)
+	}
+	if d.lengths[abi.TableSets] != 1024 || d.lengths[abi.TableRules] != minLength {
+		t.Errorf("lengths %v", d.lengths)
+	}
+	for generation := uint32(3); generation < 7; generation++ { // until no slot holds the long one
+		commit(t, d, generation, 12, 22, 32)
+	}
+	if d.lengths[abi.TableSets] >= 1024 || marks(t, d) != [...]uint64{12, 22, 32} {
+		t.Errorf("lengths %v, marks %v after the long table is gone", d.lengths, marks(t, d))
 	}
 }

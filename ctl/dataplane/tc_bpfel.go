@@ -23,6 +23,7 @@ const (
 	tcMapBlocks          = "blocks"
 	tcMapControl         = "control"
 	tcMapFlowLru         = "flow_lru"
+	tcMapFlowSpare       = "flow_spare"
 	tcMapFlowTables      = "flow_tables"
 	tcMapFlowTotals      = "flow_totals"
 	tcMapHealthFlows     = "health_flows"
@@ -31,7 +32,9 @@ const (
 	tcMapRings           = "rings"
 	tcMapRuleCounters    = "rule_counters"
 	tcMapRuleSearches    = "rule_searches"
-	tcMapTables          = "tables"
+	tcMapTablesRules     = "tables_rules"
+	tcMapTablesServices  = "tables_services"
+	tcMapTablesSets      = "tables_sets"
 	tcMapTrace           = "trace"
 	tcProgGarduEgress    = "gardu_egress"
 	tcProgGarduIngress   = "gardu_ingress"
@@ -101,6 +104,7 @@ type tcMapSpecs struct {
 	Blocks          *ebpf.MapSpec `ebpf:"blocks"`
 	Control         *ebpf.MapSpec `ebpf:"control"`
 	FlowLru         *ebpf.MapSpec `ebpf:"flow_lru"`
+	FlowSpare       *ebpf.MapSpec `ebpf:"flow_spare"`
 	FlowTables      *ebpf.MapSpec `ebpf:"flow_tables"`
 	FlowTotals      *ebpf.MapSpec `ebpf:"flow_totals"`
 	HealthFlows     *ebpf.MapSpec `ebpf:"health_flows"`
@@ -109,7 +113,9 @@ type tcMapSpecs struct {
 	Rings           *ebpf.MapSpec `ebpf:"rings"`
 	RuleCounters    *ebpf.MapSpec `ebpf:"rule_counters"`
 	RuleSearches    *ebpf.MapSpec `ebpf:"rule_searches"`
-	Tables          *ebpf.MapSpec `ebpf:"tables"`
+	TablesRules     *ebpf.MapSpec `ebpf:"tables_rules"`
+	TablesServices  *ebpf.MapSpec `ebpf:"tables_services"`
+	TablesSets      *ebpf.MapSpec `ebpf:"tables_sets"`
 	Trace           *ebpf.MapSpec `ebpf:"trace"`
 }
 
@@ -153,6 +159,7 @@ type tcMaps struct {
 	Blocks          *ebpf.Map `ebpf:"blocks"`
 	Control         *ebpf.Map `ebpf:"control"`
 	FlowLru         *ebpf.Map `ebpf:"flow_lru"`
+	FlowSpare       *ebpf.Map `ebpf:"flow_spare"`
 	FlowTables      *ebpf.Map `ebpf:"flow_tables"`
 	FlowTotals      *ebpf.Map `ebpf:"flow_totals"`
 	HealthFlows     *ebpf.Map `ebpf:"health_flows"`
@@ -161,7 +168,9 @@ type tcMaps struct {
 	Rings           *ebpf.Map `ebpf:"rings"`
 	RuleCounters    *ebpf.Map `ebpf:"rule_counters"`
 	RuleSearches    *ebpf.Map `ebpf:"rule_searches"`
-	Tables          *ebpf.Map `ebpf:"tables"`
+	TablesRules     *ebpf.Map `ebpf:"tables_rules"`
+	TablesServices  *ebpf.Map `ebpf:"tables_services"`
+	TablesSets      *ebpf.Map `ebpf:"tables_sets"`
 	Trace           *ebpf.Map `ebpf:"trace"`
 }
 
@@ -174,6 +183,7 @@ func (m *tcMaps) Close() error {
 		m.Blocks,
 		m.Control,
 		m.FlowLru,
+		m.FlowSpare,
 		m.FlowTables,
 		m.FlowTotals,
 		m.HealthFlows,
@@ -182,7 +192,9 @@ func (m *tcMaps) Close() error {
 		m.Rings,
 		m.RuleCounters,
 		m.RuleSearches,
-		m.Tables,
+		m.TablesRules,
+		m.TablesServices,
+		m.TablesSets,
 		m.Trace,
 	)
 }

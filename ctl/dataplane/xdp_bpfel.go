@@ -23,6 +23,7 @@ const (
 	xdpMapBlocks          = "blocks"
 	xdpMapControl         = "control"
 	xdpMapFlowLru         = "flow_lru"
+	xdpMapFlowSpare       = "flow_spare"
 	xdpMapFlowTables      = "flow_tables"
 	xdpMapFlowTotals      = "flow_totals"
 	xdpMapHealthFlows     = "health_flows"
@@ -31,7 +32,9 @@ const (
 	xdpMapRings           = "rings"
 	xdpMapRuleCounters    = "rule_counters"
 	xdpMapRuleSearches    = "rule_searches"
-	xdpMapTables          = "tables"
+	xdpMapTablesRules     = "tables_rules"
+	xdpMapTablesServices  = "tables_services"
+	xdpMapTablesSets      = "tables_sets"
 	xdpMapTrace           = "trace"
 	xdpProgGarduXdp       = "gardu_xdp"
 	xdpVarCfgBlocks       = "cfg_blocks"
@@ -99,6 +102,7 @@ type xdpMapSpecs struct {
 	Blocks          *ebpf.MapSpec `ebpf:"blocks"`
 	Control         *ebpf.MapSpec `ebpf:"control"`
 	FlowLru         *ebpf.MapSpec `ebpf:"flow_lru"`
+	FlowSpare       *ebpf.MapSpec `ebpf:"flow_spare"`
 	FlowTables      *ebpf.MapSpec `ebpf:"flow_tables"`
 	FlowTotals      *ebpf.MapSpec `ebpf:"flow_totals"`
 	HealthFlows     *ebpf.MapSpec `ebpf:"health_flows"`
@@ -107,7 +111,9 @@ type xdpMapSpecs struct {
 	Rings           *ebpf.MapSpec `ebpf:"rings"`
 	RuleCounters    *ebpf.MapSpec `ebpf:"rule_counters"`
 	RuleSearches    *ebpf.MapSpec `ebpf:"rule_searches"`
-	Tables          *ebpf.MapSpec `ebpf:"tables"`
+	TablesRules     *ebpf.MapSpec `ebpf:"tables_rules"`
+	TablesServices  *ebpf.MapSpec `ebpf:"tables_services"`
+	TablesSets      *ebpf.MapSpec `ebpf:"tables_sets"`
 	Trace           *ebpf.MapSpec `ebpf:"trace"`
 }
 
@@ -151,6 +157,7 @@ type xdpMaps struct {
 	Blocks          *ebpf.Map `ebpf:"blocks"`
 	Control         *ebpf.Map `ebpf:"control"`
 	FlowLru         *ebpf.Map `ebpf:"flow_lru"`
+	FlowSpare       *ebpf.Map `ebpf:"flow_spare"`
 	FlowTables      *ebpf.Map `ebpf:"flow_tables"`
 	FlowTotals      *ebpf.Map `ebpf:"flow_totals"`
 	HealthFlows     *ebpf.Map `ebpf:"health_flows"`
@@ -159,7 +166,9 @@ type xdpMaps struct {
 	Rings           *ebpf.Map `ebpf:"rings"`
 	RuleCounters    *ebpf.Map `ebpf:"rule_counters"`
 	RuleSearches    *ebpf.Map `ebpf:"rule_searches"`
-	Tables          *ebpf.Map `ebpf:"tables"`
+	TablesRules     *ebpf.Map `ebpf:"tables_rules"`
+	TablesServices  *ebpf.Map `ebpf:"tables_services"`
+	TablesSets      *ebpf.Map `ebpf:"tables_sets"`
 	Trace           *ebpf.Map `ebpf:"trace"`
 }
 
@@ -172,6 +181,7 @@ func (m *xdpMaps) Close() error {
 		m.Blocks,
 		m.Control,
 		m.FlowLru,
+		m.FlowSpare,
 		m.FlowTables,
 		m.FlowTotals,
 		m.HealthFlows,
@@ -180,7 +190,9 @@ func (m *xdpMaps) Close() error {
 		m.Rings,
 		m.RuleCounters,
 		m.RuleSearches,
-		m.Tables,
+		m.TablesRules,
+		m.TablesServices,
+		m.TablesSets,
 		m.Trace,
 	)
 }

@@ -79,7 +79,7 @@ func (b *Box) Apply(snapshot *model.Snapshot) error {
 	for which, lines := range map[abi.Table][]abi.Line{
 		abi.TableSets: tables.Sets, abi.TableRules: tables.Rules, abi.TableServices: tables.Services,
 	} {
-		if generation[which], err = b.plane.NewTable(lines); err != nil {
+		if generation[which], err = b.plane.NewTable(abi.Table(which), lines); err != nil {
 			return err
 		}
 	}

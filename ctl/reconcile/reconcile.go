@@ -22,7 +22,7 @@ type Kernel[T Table, Tables ~[abi.TableCount]T] interface {
 	ResizeFlows(max int) error
 	ResetRuleCounters(ids []uint32) error
 	ResetBackendCounters(ids []uint32) error
-	NewTable([]abi.Line) (T, error)
+	NewTable(abi.Table, []abi.Line) (T, error)
 	Commit(generation uint32, tables Tables) error
 	PutRing(id uint32, backends []uint16) error
 	DeleteRing(id uint32) error
@@ -175,7 +175,7 @@ func (a *attempt[T, Tables]) do(op Op) error {
 		a.tables[op.Table] = a.r.tables[op.Table]
 		return nil
 	case LoadTable:
-		table, err := kernel.NewTable(op.Lines)
+		table, err := kernel.NewTable(op.Table, op.Lines)
 		if err == nil {
 			a.tables[op.Table] = table
 			a.onFailure(table.Close)

@@ -82,7 +82,7 @@ func (k *fakeKernel) ResetBackendCounters(ids []uint32) error {
 	return k.call("reset %d", ids)
 }
 
-func (k *fakeKernel) NewTable(lines []abi.Line) (*fakeTable, error) {
+func (k *fakeKernel) NewTable(_ abi.Table, lines []abi.Line) (*fakeTable, error) {
 	if err := k.call("table %d", lines[0].W[0]); err != nil {
 		return nil, err
 	}
