@@ -1,13 +1,16 @@
 package main
 
 import (
+	"errors"
 	"fmt"
+	"strings"
 
 	"github.com/spf13/cobra"
 
 	"gardu/ctl/compile"
 	"gardu/ctl/config"
 	"gardu/ctl/model"
+	"gardu/ctl/netdev"
 )
 
 func (a *app) checkCommand() *cobra.Command {
@@ -16,7 +19,8 @@ func (a *app) checkCommand() *cobra.Command {
 		Short: "Validate a configuration without touching anything",
 		Long: `Reads the configuration and the set files that it names, and compiles them. Prints
 every error with its file, line and column, the line itself, and what is allowed
-there. It needs neither root nor a daemon. FILE may be - for stdin.`,
+there. It needs neither root nor a daemon. FILE may be - for stdin. An interface that
+this machine doesn't have is no error here, for the file may be another machine's.`,
 		Example: `  gardu check /etc/gardu/gardu.yaml`,
 		Args:    cobra.ExactArgs(1),
 		RunE: func(_ *cobra.Command, args []string) error {
@@ -39,12 +43,33 @@ there. It needs neither root nor a daemon. FILE may be - for stdin.`,
 			if err != nil {
 				return fmt.Errorf("%s: %w", name, err)
 			}
+			for _, warning := range absentInterfaces(snapshot, text) {
+				a.warnf("%v\n", warning)
+			}
 			a.printf("ok: %s\n", summary(snapshot))
 			a.printf("    compiled to %s; a packet meets at most %s and %s of rules\n", bytesText(tableBytes(tables.Cost)),
 				plural(tables.Cost.Probes, "group"), plural(tables.Cost.Verifications, "record"))
 			return nil
 		},
 	}
+}
+
+// absentInterfaces finds those that this machine doesn't have. A machine that doesn't tell has all.
+func absentInterfaces(snapshot *model.Snapshot, text []byte) []config.Warning {
+	links, err := netdev.Open()
+	if err != nil {
+		return nil
+	}
+	defer links.Close()
+	lines := strings.Split(string(text), "\n")
+	var warnings []config.Warning
+	for _, i := range snapshot.Interfaces {
+		if _, err := links.Link(i.Name); errors.Is(err, netdev.ErrNoLink) {
+			msg := fmt.Sprintf("this machine has no interface %s: run and apply would refuse", i.Name)
+			warnings = append(warnings, config.Warning{Pos: i.Pos, Msg: msg, Line: strings.TrimSuffix(lines[i.Pos.Line-1], "\r")})
+		}
+	}
+	return warnings
 }
 
 // summary counts what a snapshot holds.

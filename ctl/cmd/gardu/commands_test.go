@@ -129,6 +129,12 @@ func TestCheck(t *testing.T) {
 	if r := garduWith(t, goodConfig, "check", "-"); r.code != exitDone {
 		t.Errorf("%+v", r)
 	}
+	elsewhere := write(t, "gardu.yaml", strings.ReplaceAll(goodConfig, "eth0", "nowhere0"))
+	r = gardu(t, "check", elsewhere)
+	if r.code != exitDone || !strings.Contains(r.stderr, elsewhere+":2:3: warning: this machine has no interface nowhere0") ||
+		!strings.Contains(r.stderr, "^^^^^^^^") {
+		t.Errorf("%+v", r)
+	}
 	bad := strings.Replace(goodConfig, "@bad", "@good", 1)
 	bad = strings.Replace(bad, "443", "70000", 1)
 	path := write(t, "gardu.yaml", bad)

@@ -34,7 +34,7 @@ command ends at once; --detach takes that off again.`,
 			if keep && detach {
 				return usage("--keep-attached or --detach, not both")
 			}
-			if err := a.needRoot("decap"); err != nil {
+			if err := a.needRoot(); err != nil {
 				return err
 			}
 			links, err := netdev.Open()

@@ -19,7 +19,7 @@ everything is removed in the end.`,
   sudo gardu demo --keep        leave it running, to look around`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			if err := a.needRoot("demo"); err != nil {
+			if err := a.needRoot(); err != nil {
 				return err
 			}
 			return demo.Run(cmd.Context(), demo.Options{Out: a.stdout, Keep: keep})

@@ -18,7 +18,7 @@ gardu had never been there. It is refused while a daemon runs.`,
 		Example: `  sudo gardu detach`,
 		Args:    cobra.NoArgs,
 		RunE: func(*cobra.Command, []string) error {
-			if err := a.needRoot("detach"); err != nil {
+			if err := a.needRoot(); err != nil {
 				return err
 			}
 			links, err := netdev.Open()

@@ -54,11 +54,11 @@ func advise(err error, format string, args ...any) error {
 // errNotRoot is the cause of errors that root would not have had.
 var errNotRoot = errors.New("this needs root")
 
-func (a *app) needRoot(what string) error {
+func (a *app) needRoot() error {
 	if a.root {
 		return nil
 	}
-	return advise(fmt.Errorf("%s: %w", what, errNotRoot), "run it with sudo")
+	return advise(errNotRoot, "run it with sudo")
 }
 
 // report prints what was tried, what went wrong and what to do, and returns the exit code.

@@ -21,7 +21,7 @@ func (a *app) explainOffline(path, ifname string, frame []byte) (api.Explanation
 	if err != nil {
 		return none, err
 	}
-	if err := a.needRoot("load the programs"); err != nil {
+	if err := a.needRoot(); err != nil {
 		return none, err
 	}
 	links, err := netdev.Open()

@@ -28,7 +28,7 @@ breaks. The log goes to stderr, as text on a terminal and as JSON elsewhere.`,
   sudo gardu run -c /etc/gardu/gardu.yaml --keep-attached     for restarts without a gap`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			if err := a.needRoot("run"); err != nil {
+			if err := a.needRoot(); err != nil {
 				return err
 			}
 			if cmd.Flags().Changed("socket") || os.Getenv("GARDU_SOCKET") != "" {
