@@ -59,12 +59,13 @@ type Daemon struct {
 
 	inherited map[uint16]bool // backends that the daemon before this one knew; until the first commit
 
-	links   interfaces
-	hops    hops
-	lists   lists
-	totals  totalsCache
-	dropped atomic.Pointer[flow.Count] // packets of flow tables that others replaced
-	faults  faults
+	links     interfaces
+	hops      hops
+	lists     lists
+	totals    totalsCache
+	flowClock atomic.Pointer[flow.Clock]
+	dropped   atomic.Pointer[flow.Count] // packets of flow tables that others replaced
+	faults    faults
 }
 
 var _ api.Engine = (*Daemon)(nil)

@@ -30,11 +30,10 @@ func (d *Daemon) readFlows(read func([]*flow.Table) error) error {
 
 // Flows gives every flow of the table, both directions joined.
 func (d *Daemon) Flows(ctx context.Context, yield func(api.Flow) error) error {
-	kernel, hz, err := d.plane.Clock()
+	clock, err := d.clock()
 	if err != nil {
 		return err
 	}
-	clock := flow.NewClock(kernel, hz, time.Now())
 	names := d.flowNames()
 	var stopped error
 	err = d.readFlows(func(tables []*flow.Table) error {
@@ -49,6 +48,25 @@ func (d *Daemon) Flows(ctx context.Context, yield func(api.Flow) error) error {
 		return err
 	}
 	return stopped
+}
+
+// clock places the times of flow records on the wall. It stays the same as long as it is right, so that a record has the
+// same times whenever it is read.
+func (d *Daemon) clock() (flow.Clock, error) {
+	kernel, hz, err := d.plane.Clock()
+	if err != nil {
+		return flow.Clock{}, err
+	}
+	now := flow.NewClock(kernel, hz, time.Now())
+	for {
+		kept := d.flowClock.Load()
+		if kept != nil && kept.Agrees(now) {
+			return *kept, nil
+		}
+		if d.flowClock.CompareAndSwap(kept, &now) {
+			return now, nil
+		}
+	}
 }
 
 // flowNames are what the ids in flow records mean, as far as that is known.
@@ -127,13 +145,18 @@ func tcpFlags(flags uint8) string {
 	return text.String()
 }
 
-// totalsAge is how old the totals in status may be: a full table takes tens of milliseconds to add up.
-const totalsAge = time.Second
+// A full table takes tens of milliseconds to add up. The totals in status may be as old as that takes ten times, and
+// never older than totalsAge.
+const (
+	totalsAge   = time.Second
+	totalsShare = 10
+)
 
 // totalsCache holds the last totals of the flow table.
 type totalsCache struct {
 	mu    sync.Mutex
 	at    time.Time
+	took  time.Duration
 	value flow.Totals
 }
 
@@ -141,9 +164,10 @@ type totalsCache struct {
 func (d *Daemon) flowTotals() (flow.Totals, error) {
 	d.totals.mu.Lock()
 	defer d.totals.mu.Unlock()
-	if time.Since(d.totals.at) < totalsAge {
+	if time.Since(d.totals.at) < min(totalsAge, totalsShare*d.totals.took) {
 		return d.totals.value, nil
 	}
+	began := time.Now()
 	kernel, hz, err := d.plane.Clock()
 	if err != nil {
 		return flow.Totals{}, err
@@ -161,7 +185,7 @@ func (d *Daemon) flowTotals() (flow.Totals, error) {
 	if err != nil {
 		return flow.Totals{}, err
 	}
-	d.totals.at = time.Now()
+	d.totals.at, d.totals.took = time.Now(), time.Since(began)
 	return d.totals.value, nil
 }
 

@@ -60,7 +60,7 @@ func (d *Daemon) Sets(context.Context) ([]api.Set, error) {
 		if file, ok := d.lists.get(s.Name); ok {
 			set.Loaded = file.loaded
 			if file.err != nil {
-				set.Error = file.err.Error()
+				set.Error = summary(file.err)
 			}
 		}
 		sets[i] = set

@@ -257,7 +257,7 @@ func TestSetFile(t *testing.T) {
 	})
 	sets, err := w.api.Sets(t.Context())
 	w.must(err)
-	if sets[0].Entries != 2 || sets[0].Error == "" || sets[0].Packets == 0 {
+	if sets[0].Entries != 2 || sets[0].Error == "" || strings.Contains(sets[0].Error, "\n") || sets[0].Packets == 0 {
 		t.Errorf("set %+v", sets[0])
 	}
 	if w.passes() {
@@ -350,6 +350,9 @@ func TestFlowsAndResize(t *testing.T) {
 	if len(flows) != 1 || flows[0].Interface != "in0" || flows[0].Proto != "udp" || flows[0].Verdict != "pass" ||
 		time.Since(flows[0].Last) > time.Minute || flows[0].First.After(flows[0].Last) {
 		t.Fatalf("flows %+v", flows)
+	}
+	if again := count(); fmt.Sprint(again) != fmt.Sprint(flows) {
+		t.Errorf("read again: %+v\nbefore:     %+v", again, flows)
 	}
 	for _, size := range []string{"2000", "3000"} { // the second while the first resize isn't finished
 		_, err := w.api.Apply(t.Context(), api.ApplyRequest{Name: "bigger.yaml", YAML: strings.Replace(base, "1000", size, 1)})

@@ -21,6 +21,16 @@ func NewClock(kernel abi.Clock, hz int, wall time.Time) Clock {
 	return Clock{kernel: kernel, hz: int64(hz), wall: wall}
 }
 
+// drift is how far two clocks may differ that say the same: a tick, and the time that reading them takes.
+const drift = 20 * time.Millisecond
+
+// Agrees says whether c, read earlier, places the moment of a later reading where that does. It doesn't after the wall
+// clock was set, or the machine slept.
+func (c Clock) Agrees(later Clock) bool {
+	return c.Monotonic(later.kernel.Monotonic).Sub(later.wall).Abs() <= drift &&
+		c.Jiffies(uint32(later.kernel.Jiffies)).Sub(later.wall).Abs() <= drift
+}
+
 // Monotonic turns CLOCK_MONOTONIC nanoseconds into wall time; the zero time for 0.
 func (c Clock) Monotonic(ns uint64) time.Time {
 	if ns == 0 {

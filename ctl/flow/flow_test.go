@@ -162,6 +162,29 @@ func TestJiffiesWrap(t *testing.T) {
 	}
 }
 
+// A clock is good until the wall clock was set, or it is too old to tell later from very long ago.
+func TestClockAgrees(t *testing.T) {
+	first := NewClock(abi.Clock{Jiffies: 1 << 32, Monotonic: 1e9}, 250, wall)
+	for _, tc := range []struct {
+		name string
+		age  time.Duration // by the kernel's clocks
+		set  time.Duration // of the wall clock since
+		want bool
+	}{
+		{"at once", 0, 0, true},
+		{"a while later", 10 * time.Minute, 0, true},
+		{"a tick off", 10 * time.Minute, 4 * time.Millisecond, true},
+		{"the wall clock was set", 10 * time.Minute, time.Second, false},
+		{"the wall clock was set back", 10 * time.Minute, -time.Second, false},
+		{"too old", 2 * ahead, 0, false},
+	} {
+		later := abi.Clock{Jiffies: 1<<32 + uint64(tc.age.Seconds()*250), Monotonic: 1e9 + uint64(tc.age)}
+		if got := first.Agrees(NewClock(later, 250, wall.Add(tc.age+tc.set))); got != tc.want {
+			t.Errorf("%s: %t", tc.name, got)
+		}
+	}
+}
+
 func TestJoin(t *testing.T) {
 	f := newFixture(4)
 	open, reply := raw(client, server, 5, 100, 110), raw(server, client, 4, 101, 120)
