@@ -18,9 +18,9 @@ import (
 const (
 	// flowGuard is how long a flow must be idle before another may take its record.
 	flowGuard = 30 * time.Second
-	// flowBudget is how many flows a second a CPU may insert into the LRU map: at half a microsecond to one each, an
-	// eighth to a quarter of its time.
-	flowBudget = 250_000
+	// flowInserts is how many flows a second a CPU may insert into the LRU map at most: at half a microsecond to one each,
+	// an eighth to a quarter of its time.
+	flowInserts = 250_000
 	// flowRoom is how many records there are for each flow expected.
 	flowRoom = 2
 )
@@ -117,6 +117,10 @@ func (d *Dataplane) createFlows(slot uint32, max int) error {
 	if err != nil {
 		return fmt.Errorf("count CPUs: %w", err)
 	}
+	hz, err := hertz()
+	if err != nil {
+		return err
+	}
 	buckets := flowBuckets(max, cpus)
 	arraySpec := d.specs[abi.AbiMapFlowTables].InnerMap.Copy()
 	arraySpec.MaxEntries = uint32(cpus) * buckets
@@ -136,6 +140,7 @@ func (d *Dataplane) createFlows(slot uint32, max int) error {
 		return errors.Join(err, d.dropFlows(slot))
 	}
 	atomic.StoreUint32(&d.control.FlowMask[slot], buckets-1)
+	atomic.StoreUint32(&d.control.FlowBudget, flowBudget(max, cpus, hz))
 	return nil
 }
 
@@ -249,6 +254,13 @@ func flowBuckets(max, cpus int) uint32 {
 		return 1
 	}
 	return 1 << bits.Len(uint(buckets-1))
+}
+
+// flowBudget is how many flows a CPU may insert into the LRU map in a jiffy: so many that all CPUs together don't turn it
+// over in less time than a flow may be idle, or a flood would drive out the flows that live there.
+func flowBudget(max, cpus, hz int) uint32 {
+	turnover := int(flowGuard.Seconds()) * cpus * hz
+	return uint32(min(1+max/turnover, flowInserts/hz))
 }
 
 // lruSize is the size of the LRU map for max flows: a map can't be empty.

@@ -14,8 +14,7 @@ import (
 const (
 	recordSize  = int(unsafe.Sizeof(abi.FlowRecord{}))
 	recordWords = recordSize / 8
-	keyWords    = int(unsafe.Sizeof(abi.FlowKey{})) / 8
-	tagWord     = keyWords - 1 // the tag is the last member of the key, so it is in the top 16 bits here
+	tagWord     = int(unsafe.Sizeof(abi.FlowKey{}))/8 - 1 // the tag is the last member of the key, so it is in the top 16 bits here
 	tagShift    = 48
 
 	batch    = 4096 // LRU entries a system call
@@ -76,8 +75,13 @@ func load(from *words, to *words) bool {
 	return false // replaced faster than it can be read: no flow lives here
 }
 
+// sameKey compares the word of the tag first: many flows have the same one, and if this is another flow's already, then so are
+// the addresses that are read after it.
 func sameKey(live, copied *words) bool {
-	for i := range keyWords {
+	if atomic.LoadUint64(&live[tagWord]) != copied[tagWord] {
+		return false
+	}
+	for i := range tagWord {
 		if atomic.LoadUint64(&live[i]) != copied[i] {
 			return false
 		}
