@@ -7,6 +7,7 @@ import (
 	"sync/atomic"
 	"syscall"
 	"testing"
+	"time"
 )
 
 // TestKill kills the daemon, twice, in the middle of transfers: no transfer breaks, the counters go on, and the next
@@ -113,10 +114,17 @@ func TestStop(t *testing.T) {
 	}
 }
 
-// stop ends the daemon by a signal and expects it to end well.
+// stop ends the daemon by a signal, sent again and again as timeout(1) does, and expects it to end well.
 func (w *world) stop(sig syscall.Signal) {
 	w.Helper()
-	w.must(w.daemon.Signal(sig))
+	again := time.NewTicker(time.Millisecond)
+	defer again.Stop()
+	for range 100 {
+		if err := w.daemon.Signal(sig); err != nil {
+			break // it has ended
+		}
+		<-again.C
+	}
 	err := w.daemon.Wait()
 	w.daemon = nil
 	if err != nil {
