@@ -75,7 +75,7 @@ MAP(backend_counters, BPF_MAP_TYPE_PERCPU_ARRAY, __u32, struct backend_counter, 
 MAP(flow_totals, BPF_MAP_TYPE_PERCPU_ARRAY, __u32, struct flow_totals, 1);
 
 /* Programs write (each CPU only its own region), daemon reads by mmap. Key: control.flow_slot. Inner index: cpu * buckets + bucket.
- * Full: see admit() in flow.h. Two entries so that flows.max can change while running. */
+ * Full: see the head of flow.h. Two entries so that flows.max can change while running. */
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY_OF_MAPS);
 	__type(key, __u32);
