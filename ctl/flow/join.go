@@ -71,21 +71,26 @@ func (j *joiner) collect(tables []*Table, depth int, part uint64) (full bool, er
 		if hash(&record.Key)>>(64-depth) != part { // depth 0: shifted out, 0
 			return true
 		}
-		key, which := joint(record.Key)
-		i, ok := j.index[key]
-		if !ok {
-			if len(j.pairs) == j.limit {
-				full = true
-				return false
-			}
-			i = len(j.pairs)
-			j.index[key] = i
-			j.pairs = append(j.pairs, pair{})
-		}
-		j.pairs[i].side[which].add(record, slot)
-		return true
+		full = !j.add(record, slot)
+		return !full
 	})
 	return full, err
+}
+
+// add takes a record; false when there is no room for another flow.
+func (j *joiner) add(record *abi.FlowRecord, slot *words) bool {
+	key, which := joint(record.Key)
+	i, ok := j.index[key]
+	if !ok {
+		if len(j.pairs) == j.limit {
+			return false
+		}
+		i = len(j.pairs)
+		j.index[key] = i
+		j.pairs = append(j.pairs, pair{})
+	}
+	j.pairs[i].side[which].add(record, slot)
+	return true
 }
 
 // joint is the key that both directions of a flow have in common, and which of them this is. Where a packet was

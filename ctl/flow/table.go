@@ -3,6 +3,7 @@ package flow
 import (
 	"errors"
 	"fmt"
+	"slices"
 	"sync/atomic"
 	"unsafe"
 
@@ -131,14 +132,15 @@ func (t *Table) sweepLRU(yield func(*abi.FlowRecord) bool) (bool, error) {
 
 // Sweep calls yield with every record of the tables, the arrays first, until yield returns false. It takes no memory
 // that grows with the table, and records are valid during the call only. A flow may have several records: one a
-// CPU that saw it, and one in the LRU map.
+// CPU that saw it, and one in the LRU map. Tables go from the one in use to the oldest; the oldest is read first, for
+// flows move the other way, and one that moves meanwhile is rather seen twice than not at all.
 func Sweep(tables []*Table, yield func(*abi.FlowRecord) bool) error {
 	return sweep(tables, func(record *abi.FlowRecord, _ *words) bool { return yield(record) })
 }
 
 // sweep is Sweep that tells where a record of an array lives; nil for one in the LRU map.
 func sweep(tables []*Table, yield func(record *abi.FlowRecord, slot *words) bool) error {
-	for _, t := range tables {
+	for _, t := range slices.Backward(tables) {
 		if !t.sweepArray(yield) {
 			return nil
 		}
