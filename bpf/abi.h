@@ -305,8 +305,8 @@ struct backend {
 	__u16 service;
 	__u16 mtu;           /* of the way out, bytes of IP; 0 = unknown, not checked */
 	__u32 ifindex;
-	__u8 dmac[6], smac[6];
 	__u8 address[16], source[16]; /* network order, v4 mapped; source 0 = not known */
+	__u8 dmac[6], smac[6]; /* together and in this order, as in an Ethernet header */
 	__u32 pad1;
 };
 enum backend_state {

@@ -309,9 +309,9 @@ static __always_inline bool parse_plain(ctx_t *ctx, struct pkt *p)
 	return true;
 }
 
-/* Verified on its own (a global function), since the ways through the headers would multiply with all that follows.
+/* Any frame. Verified on its own (a global function), since the ways through the headers would multiply with all that follows.
  * Fills a zeroed *p; p->be_type is the ethertype also for what isn't IP. */
-__noinline int parse(ctx_t *ctx, struct pkt *p)
+__noinline int parse_any(ctx_t *ctx, struct pkt *p)
 {
 	void *data, *data_end;
 	__u32 ip_end = 0, header = 0;
@@ -319,8 +319,6 @@ __noinline int parse(ctx_t *ctx, struct pkt *p)
 
 	if (!p)
 		return REASON_MALFORMED;
-	if (parse_plain(ctx, p))
-		return REASON_NONE;
 	p->segments = 1;
 	p->frame_bytes = ctx_length(ctx);
 #ifdef HOOK_TC
@@ -364,6 +362,11 @@ __noinline int parse(ctx_t *ctx, struct pkt *p)
 	if (!p->segments)
 		p->segments = 1;
 	return reason;
+}
+
+static __always_inline enum reason parse(ctx_t *ctx, struct pkt *p)
+{
+	return parse_plain(ctx, p) ? REASON_NONE : parse_any(ctx, p);
 }
 
 /* The number fields of fields.h: false when the packet doesn't have the field. */

@@ -61,8 +61,8 @@ static __always_inline bool hop_from_fib(ctx_t *ctx, struct hop *hop)
 	}
 	if (bpf_fib_lookup(ctx, &fib, sizeof(fib), 0) != BPF_FIB_LKUP_RET_SUCCESS)
 		return false;
-	__builtin_memcpy(hop->dmac, fib.dmac, 6);
-	__builtin_memcpy(hop->smac, fib.smac, 6);
+	__builtin_memcpy(hop->macs, fib.dmac, 6);
+	__builtin_memcpy(hop->macs + 6, fib.smac, 6);
 	hop->ifindex = fib.ifindex;
 	hop->mtu = 0;
 	return true;
@@ -74,10 +74,9 @@ static __always_inline bool hop_of(ctx_t *ctx, struct backend *backend, struct h
 	__u32 seq = READ_ONCE(backend->seq);
 	__u8 state = backend->state;
 
-	__builtin_memcpy(hop->dmac, backend->dmac, 6);
-	__builtin_memcpy(hop->smac, backend->smac, 6);
-	__builtin_memcpy(hop->address, backend->address, 16);
-	__builtin_memcpy(hop->source, backend->source, 16);
+	copy_address(hop->address, backend->address);
+	copy_address(hop->source, backend->source);
+	copy_macs(hop->macs, backend->dmac);
 	hop->ifindex = backend->ifindex;
 	hop->mtu = backend->mtu;
 	hop->mode = backend->mode;
@@ -88,7 +87,7 @@ static __always_inline bool hop_of(ctx_t *ctx, struct backend *backend, struct h
 	return hop_from_fib(ctx, hop);
 }
 
-/* Send a packet to p->backend. (Global functions are verified once, each on its own: see parse().) */
+/* Send a packet to p->backend. (Global functions are verified once, each on its own: see parse_any().) */
 __noinline int forward_to(ctx_t *ctx, struct pkt *p)
 {
 	struct backend *backend;

@@ -14,10 +14,10 @@ type Backend struct {
 	Service uint16
 	Mtu     uint16
 	Ifindex uint32
-	Dmac    [6]uint8
-	Smac    [6]uint8
 	Address [16]uint8
 	Source  [16]uint8
+	Dmac    [6]uint8
+	Smac    [6]uint8
 	Pad1    uint32
 }
 
