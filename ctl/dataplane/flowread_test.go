@@ -22,6 +22,7 @@ func torn(record *abi.FlowRecord) bool {
 
 // A reader sweeps while the program on another CPU gives the records of one bucket to new flows, one a packet.
 func TestReadersSeeNoTornRecords(t *testing.T) {
+	manyPackets(t)
 	if runtime.NumCPU() < 2 {
 		t.Skip("needs two CPUs: one writes while the other reads")
 	}

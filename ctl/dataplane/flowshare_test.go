@@ -51,6 +51,7 @@ func (s *sender) run(t *testing.T, g *generator, stop <-chan struct{}) {
 // Two CPUs send packets of the same flows, so that records go to and fro through the LRU map, while the table changes its
 // size again and again: no packet is lost or counted twice, and flows that live stay on their backend.
 func TestFlowsWhileCPUsSendAndTheTableIsResized(t *testing.T) {
+	manyPackets(t)
 	if runtime.NumCPU() < 2 {
 		t.Skip("needs two CPUs")
 	}

@@ -32,6 +32,7 @@ func (r *rig) onBackend(first, last uint32, backend int) {
 
 // Whatever happens to the table, every packet is in a record, in the LRU map, or in a counter that says why not.
 func TestFlowAccountIsExact(t *testing.T) {
+	manyPackets(t)
 	for _, c := range []struct {
 		name          string
 		max           int
@@ -95,6 +96,7 @@ func (r *rig) establish(n uint32) map[uint32]abi.FlowValue {
 
 // Established flows keep their packets and their backend under a flood that overflows the table.
 func TestFloodsDontWin(t *testing.T) {
+	manyPackets(t)
 	const established = 5000
 	for _, c := range []struct {
 		name           string

@@ -103,6 +103,14 @@ func newRig(t *testing.T, flowsMax int) *rig {
 	return r
 }
 
+// manyPackets skips a test that would take an emulated machine minutes.
+func manyPackets(t *testing.T) {
+	t.Helper()
+	if testing.Short() {
+		t.Skip("short: sends a million packets")
+	}
+}
+
 // pin keeps the test on one CPU: each has its own region of the flow table. The thread ends with the test.
 func pin(t *testing.T, cpu int) {
 	t.Helper()
