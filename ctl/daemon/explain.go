@@ -4,6 +4,7 @@ import (
 	"context"
 	"maps"
 	"slices"
+	"strings"
 
 	"gardu/ctl/api"
 	"gardu/ctl/dataplane"
@@ -38,7 +39,9 @@ func (d *Daemon) Explain(_ context.Context, request api.ExplainRequest) (api.Exp
 
 // explainOn is the interface that the packet is to come in on: the first when none is named.
 func (d *Daemon) explainOn(now *applied, name string) (api.Interface, error) {
+	var names []string
 	for _, i := range d.interfaceStatus(now.snapshot.Interfaces) {
+		names = append(names, i.Name)
 		if name != "" && i.Name != name {
 			continue
 		}
@@ -50,5 +53,5 @@ func (d *Daemon) explainOn(now *applied, name string) (api.Interface, error) {
 	if name == "" {
 		return api.Interface{}, api.NewProblem(api.CodeConflict, "the configuration has no interface for the packet to come in on")
 	}
-	return api.Interface{}, api.NewProblem(api.CodeNotFound, "gardu is not on an interface %s", name)
+	return api.Interface{}, api.NewProblem(api.CodeNotFound, "gardu is not on an interface %s, but on %s", name, strings.Join(names, ", "))
 }

@@ -61,6 +61,15 @@ func TestStartAndEnd(t *testing.T) {
 	if !w.passes() {
 		t.Error("nothing passes")
 	}
+	_, err := w.api.Explain(t.Context(), api.ExplainRequest{Packet: "arp who-has 192.0.2.1 tell 192.0.2.2", Interface: "nope0"})
+	if err == nil || !strings.Contains(err.Error(), "not on an interface nope0, but on in0, out0") {
+		t.Errorf("explain on an interface that isn't configured: %v", err)
+	}
+	_, err = w.api.Apply(t.Context(), api.ApplyRequest{Name: "none.yaml", YAML: "interfaces: {in0: {path: tc}}\n"})
+	w.must(err)
+	if tables := w.status().Tables; tables[0].Name == "flows" {
+		t.Errorf("tables %+v without flow accounting", tables)
+	}
 	w.must(w.process.Signal(syscall.SIGTERM))
 	w.wantEnd("<nil>")
 	if w.pinned() {

@@ -44,13 +44,15 @@ func (d *Daemon) Status(context.Context) (api.Status, error) {
 		Filter:     filter,
 		Flows:      flowStatus(totals),
 		Tables: []api.Fill{
-			{Name: "flows", Entries: totals.Live, Max: totals.Capacity},
 			{Name: "blocks", Entries: uint64(len(blocks)), Max: uint64(d.plane.BlocksMax())},
 			{Name: "rules", Entries: uint64(len(now.snapshot.Filter.Rules)), Max: uint64(abi.RuleIds) - uint64(abi.FirstRuleId)},
 			{Name: "sets", Entries: uint64(len(now.snapshot.Sets)), Max: uint64(abi.SetBits)},
 			{Name: "services", Entries: uint64(len(now.snapshot.Services)), Max: uint64(abi.ServiceIds) - 1},
 			{Name: "backends", Entries: uint64(len(now.tables.Backends)), Max: uint64(abi.BackendIds) - 1},
 		},
+	}
+	if now.tables.Features.Flows {
+		status.Tables = append([]api.Fill{{Name: "flows", Entries: totals.Live, Max: totals.Capacity}}, status.Tables...)
 	}
 	status.Warnings = d.warnings(now, status, totals)
 	return status, nil
