@@ -10,19 +10,20 @@ import (
 	"time"
 )
 
-func main() {
-	os.Exit(Main(os.Args[1:], os.Stdin, os.Stdout, os.Stderr))
-}
-
 // sameSignal is how long after a signal to end another one is taken for the same: timeout(1) sends two, and so does a
 // terminal together with who relays its signals.
 const sameSignal = time.Second
 
-// Main runs one command line and returns its exit code: 0 done, 1 failed, 2 wrong usage, 3 the daemon can't be reached.
-// SIGINT and SIGTERM end it in an orderly way; a second one, later than sameSignal, ends it at once.
-func Main(args []string, stdin io.Reader, stdout, stderr io.Writer) int {
+// SIGINT and SIGTERM end a command in an orderly way; a second one, later than sameSignal, ends it at once. Signals stay
+// caught until the exit, so that what ended well is seen to have.
+func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-	defer stop()
 	context.AfterFunc(ctx, func() { time.AfterFunc(sameSignal, stop) })
+	os.Exit(Main(ctx, os.Args[1:], os.Stdin, os.Stdout, os.Stderr))
+}
+
+// Main runs one command line until ctx ends and returns its exit code: 0 done, 1 failed, 2 wrong usage, 3 the daemon can't
+// be reached.
+func Main(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.Writer) int {
 	return newApp(stdin, stdout, stderr).execute(ctx, args)
 }

@@ -32,7 +32,7 @@ func gardu(t *testing.T, args ...string) result {
 func garduWith(t *testing.T, stdin string, args ...string) result {
 	t.Helper()
 	var stdout, stderr bytes.Buffer
-	code := Main(args, strings.NewReader(stdin), &stdout, &stderr)
+	code := Main(t.Context(), args, strings.NewReader(stdin), &stdout, &stderr)
 	return result{code, stdout.String(), stderr.String()}
 }
 
