@@ -26,7 +26,7 @@ type subject struct {
 	samples []float64
 }
 
-// pin keeps the calling goroutine on one thread and one CPU, before other threads if the machine permits. It returns
+// pin keeps the calling goroutine on one thread and one CPU, before other threads if the machine permits, and away from signals. It returns
 // the CPU and whether the thread has real-time priority.
 func pin() (cpu int, realtime bool, err error) {
 	runtime.LockOSThread()
@@ -40,6 +40,14 @@ func pin() (cpu int, realtime bool, err error) {
 	set.Set(cpu)
 	if err := unix.SchedSetaffinity(0, &set); err != nil {
 		return 0, false, fmt.Errorf("stay on CPU %d: %w", cpu, err)
+	}
+	// A signal, like those by which the Go runtime preempts, would end a run early and make it be repeated.
+	var all unix.Sigset_t
+	for i := range all.Val {
+		all.Val[i] = ^all.Val[i]
+	}
+	if err := unix.PthreadSigmask(unix.SIG_BLOCK, &all, nil); err != nil {
+		return 0, false, fmt.Errorf("block signals: %w", err)
 	}
 	attr := unix.SchedAttr{Size: unix.SizeofSchedAttr, Policy: unix.SCHED_FIFO, Priority: 1}
 	return cpu, unix.SchedSetAttr(0, &attr, 0) == nil, nil
