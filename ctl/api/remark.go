@@ -37,6 +37,7 @@ func (w Warning) String() string {
 func wireErrors(from config.Errors) []ConfigError {
 	var to []ConfigError
 	for _, e := range from {
+		e = e.Discreet()
 		to = append(to, ConfigError{e.Pos, e.Msg, e.Line, e.Allowed})
 	}
 	return to

@@ -2,6 +2,7 @@ package config
 
 import (
 	"cmp"
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -17,6 +18,39 @@ type Error struct {
 	Msg     string
 	Allowed string // what would be right here; "" when Msg says it
 	Line    string // the line of Pos without its end; "" if it is longer than 4 KiB
+
+	quotesSet bool // Msg and Line quote a set file
+}
+
+// Discreet returns the error without what it quotes of a set file. The daemon reads any file that a configuration
+// names, as root; who may only hand it a configuration must not read the file in its errors.
+func (e *Error) Discreet() *Error {
+	if !e.quotesSet {
+		return e
+	}
+	return &Error{Pos: e.Pos, Msg: notAnEntry, Allowed: e.Allowed}
+}
+
+// Quote is the inverse, as far as the caller may read the files itself.
+func (e Errors) Quote() Errors {
+	read := map[string]Errors{}
+	quoted := make(Errors, len(e))
+	for i, one := range e {
+		quoted[i] = one
+		if one.Msg != notAnEntry {
+			continue
+		}
+		again, ok := read[one.Pos.File]
+		if !ok {
+			_, err := ReadSet(one.Pos.File)
+			again, _ = errors.AsType[Errors](err)
+			read[one.Pos.File] = again
+		}
+		if at := slices.IndexFunc(again, func(a *Error) bool { return a.Pos == one.Pos }); at >= 0 {
+			quoted[i] = again[at]
+		}
+	}
+	return quoted
 }
 
 // Error prints the place and the message; below them the line, a caret under the value, and what is allowed.

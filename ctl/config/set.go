@@ -22,6 +22,9 @@ const (
 	maxSetErrors = 20
 )
 
+// notAnEntry is what Discreet says of a line.
+const notAnEntry = "this line is not an address or prefix"
+
 const setLine = "one address or prefix a line, # or ; before a comment"
 
 // ReadSet reads a set file: an address or prefix of either family a line, # and ; start comments. Bits behind the
@@ -87,7 +90,7 @@ func parseSet(path string, data []byte) ([]netip.Prefix, []Warning, error) {
 			var err error
 			if prefix, hostBits, err = parseEntry(string(entry)); err != nil {
 				if wrongLines++; wrongLines <= maxSetErrors {
-					wrong = append(wrong, &Error{setPosition(path, number, line), err.Error(), setLine, text(line)})
+					wrong = append(wrong, &Error{setPosition(path, number, line), err.Error(), setLine, text(line), true})
 				}
 				continue
 			}

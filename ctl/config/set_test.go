@@ -207,3 +207,25 @@ func BenchmarkReadSet(b *testing.B) {
 		}
 	}
 }
+
+func TestDiscreetErrorsDontQuote(t *testing.T) {
+	path := writeSet(t, "192.0.2.1\nroot:$6$salt$hash\n")
+	_, err := ReadSet(path)
+	wrong, ok := errors.AsType[Errors](err)
+	if !ok || len(wrong) != 1 || !strings.Contains(wrong.Error(), "root:$6") {
+		t.Fatalf("read it: %v", err)
+	}
+	discreet := Errors{wrong[0].Discreet()}
+	if text := discreet.Error(); strings.Contains(text, "root") || !strings.Contains(text, path+":2:1") || !strings.Contains(text, setLine) {
+		t.Errorf("discreet: %s", text)
+	}
+	if text := discreet.Quote().Error(); text != wrong.Error() {
+		t.Errorf("quoted again: %s", text)
+	}
+	if err := os.Remove(path); err != nil {
+		t.Fatal(err)
+	}
+	if text := discreet.Quote().Error(); text != discreet.Error() {
+		t.Errorf("of a file that is gone: %s", text)
+	}
+}

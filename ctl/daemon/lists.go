@@ -133,12 +133,17 @@ func (d *Daemon) rereadLists() {
 	}
 }
 
-// keepList notes why a set file can't be read, and says so once.
+// keepList notes why a set file can't be read, and says so once. What is noted is shown to everybody who may use the socket,
+// so it doesn't quote the file; the log does.
 func (d *Daemon) keepList(name string, file listFile, err error) {
-	if file.err == nil || summary(file.err) != summary(err) {
+	shown := err
+	if wrong, ok := errors.AsType[config.Errors](err); ok {
+		shown = config.Errors{wrong[0].Discreet()}
+	}
+	if file.err == nil || summary(file.err) != summary(shown) {
 		d.log.Error("set file not read; what was in it before stays in force", "set", name, "error", err)
 	}
-	file.err = err
+	file.err = shown
 	d.lists.update(name, file)
 }
 

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -10,6 +11,7 @@ import (
 
 	"gardu/ctl/api"
 	"gardu/ctl/api/client"
+	"gardu/ctl/config"
 )
 
 func (a *app) applyCommand() *cobra.Command {
@@ -30,6 +32,9 @@ a mixture. Established flows stay on their backends. FILE may be - for stdin.`,
 			}
 			return a.ask(func(c *client.Client) error {
 				result, err := c.Apply(cmd.Context(), api.ApplyRequest{Name: name, Dir: dir, YAML: string(text), Check: check})
+				if wrong, ok := errors.AsType[config.Errors](err); ok {
+					err = wrong.Quote() // the daemon doesn't quote set files; we may read our own
+				}
 				if err != nil {
 					return fmt.Errorf("%s: %w", name, err)
 				}
