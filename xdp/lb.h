@@ -32,7 +32,7 @@ static __always_inline __u16 ring_choose(struct services_head *head, struct serv
 		return 0;
 	if (!(service->flags & SERVICE_AFFINITY_SOURCE)) {
 		h = mix(mix(h, addr_hi(p->key.daddr)), addr_lo(p->key.daddr));
-		h = mix(h, (__u64)bpf_ntohs(p->key.be_sport) << 32 | bpf_ntohs(p->key.be_dport) << 16 | p->key.proto);
+		h = mix(h, (__u64)bpf_ntohs(p->key.be_sport) << 32 | (__u32)bpf_ntohs(p->key.be_dport) << 16 | p->key.proto);
 	}
 	for (int i = 0; i < RING_TRIES; i++) {
 		slot = (h >> 32) * head->ring_size >> 32;
