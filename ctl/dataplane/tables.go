@@ -241,7 +241,7 @@ func (d *Dataplane) Commit(generation uint32, tables Tables) error {
 		return fmt.Errorf("commit generation %d: the current one is %d", generation, current)
 	}
 	slot := slot(generation)
-	for which := range abi.TableCount {
+	for which := range abi.TableCount { // before the first goes into its slot: this may swap the programs, and the slots with them
 		if tables[which] == nil {
 			absent, err := d.newTable(which, nil)
 			if err != nil {
@@ -249,6 +249,8 @@ func (d *Dataplane) Commit(generation uint32, tables Tables) error {
 			}
 			tables[which] = absent
 		}
+	}
+	for which := range abi.TableCount {
 		if err := d.fillSlot(slot, which, tables[which]); err != nil {
 			return fmt.Errorf("commit generation %d: %w", generation, err)
 		}

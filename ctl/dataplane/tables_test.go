@@ -218,3 +218,46 @@ func TestTablesChangeTheirLength(t *testing.T) {
 		t.Errorf("lengths %v, marks %v after the long table is gone", d.lengths, marks(t, d))
 	}
 }
+
+// A commit that lacks a table makes one, and for it the tables may change their length and the programs with them: those
+// must have the whole new generation as well.
+func TestCommitThatChangesLengths(t *testing.T) {
+	d := private(t, allOff())
+	long, err := d.NewTable(abi.TableServices, make([]abi.Line, 1000))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := d.Commit(1, Tables{abi.TableServices: long}); err != nil {
+		t.Fatal(err)
+	}
+	for generation := uint32(2); generation < 8; generation++ {
+		var tables Tables
+		for which := range abi.TableServices {
+			if tables[which], err = d.NewTable(which, []abi.Line{{}, line(uint64(generation))}); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if err := d.Commit(generation, tables); err != nil {
+			t.Fatal(err)
+		}
+		for which, table := range tables {
+			if table == nil {
+				continue
+			}
+			var inner uint32
+			if err := d.programs.outers[tableMaps[which]].Lookup(slot(generation), &inner); err != nil {
+				t.Fatal(err)
+			}
+			info, err := table.array.Info()
+			if err != nil {
+				t.Fatal(err)
+			}
+			if id, _ := info.ID(); uint32(id) != inner {
+				t.Errorf("generation %d: the programs have map %d as table %d, not %d", generation, inner, which, id)
+			}
+		}
+	}
+	if d.lengths[abi.TableServices] != minLength {
+		t.Errorf("lengths %v", d.lengths)
+	}
+}
