@@ -109,6 +109,10 @@ func blocksError(err error) error {
 func (d *Dataplane) RemoveBlocks(prefixes []netip.Prefix) ([]netip.Prefix, error) {
 	d.blocks.mu.Lock()
 	defer d.blocks.mu.Unlock()
+	return d.removeBlocks(prefixes)
+}
+
+func (d *Dataplane) removeBlocks(prefixes []netip.Prefix) ([]netip.Prefix, error) {
 	var (
 		keys []abi.BlockKey
 		were []netip.Prefix
@@ -146,6 +150,10 @@ func (d *Dataplane) deleteBlocks(keys []abi.BlockKey) error {
 func (d *Dataplane) Blocks() ([]Block, error) {
 	d.blocks.mu.Lock()
 	defer d.blocks.mu.Unlock()
+	return d.readBlocks()
+}
+
+func (d *Dataplane) readBlocks() ([]Block, error) {
 	clock, err := readClocks()
 	if err != nil {
 		return nil, err
@@ -175,7 +183,9 @@ func (d *Dataplane) BlocksMax() int { return int(d.maps[abi.AbiMapBlocks].MaxEnt
 
 // ExpireBlocks removes the blocks whose time is over and returns them. The data plane ignores them already.
 func (d *Dataplane) ExpireBlocks() ([]Block, error) {
-	all, err := d.Blocks()
+	d.blocks.mu.Lock()
+	defer d.blocks.mu.Unlock() // throughout: one that is renewed meanwhile must stay
+	all, err := d.readBlocks()
 	if err != nil {
 		return nil, err
 	}
@@ -189,7 +199,7 @@ func (d *Dataplane) ExpireBlocks() ([]Block, error) {
 			expired, prefixes = append(expired, block), append(prefixes, block.Prefix)
 		}
 	}
-	_, err = d.RemoveBlocks(prefixes)
+	_, err = d.removeBlocks(prefixes)
 	return expired, err
 }
 

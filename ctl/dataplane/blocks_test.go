@@ -185,3 +185,35 @@ func TestBlockedPacketIsDroppedUntilItExpires(t *testing.T) {
 		t.Errorf("expired: %s", got)
 	}
 }
+
+// A block that is renewed while expired ones are removed stays.
+func TestRenewedWhileExpiring(t *testing.T) {
+	d := mapsOnly(t)
+	block := Block{Prefix: prefix("192.0.2.0/24")}
+	var others []Block // make the look for expired ones take its time
+	for i := range 3000 {
+		others = append(others, Block{Prefix: netip.PrefixFrom(netip.AddrFrom4([4]byte{10, 0, byte(i >> 8), byte(i)}), 32)})
+	}
+	if err := d.AddBlocks(others); err != nil {
+		t.Fatal(err)
+	}
+	for i := range 200 {
+		block.Expires = time.Now().Add(-time.Second)
+		if err := d.AddBlocks([]Block{block}); err != nil {
+			t.Fatal(err)
+		}
+		done := make(chan error)
+		go func() {
+			_, err := d.ExpireBlocks()
+			done <- err
+		}()
+		block.Expires = time.Time{}
+		time.Sleep(time.Duration(i) * 10 * time.Microsecond)
+		if err := errors.Join(d.AddBlocks([]Block{block}), <-done); err != nil {
+			t.Fatal(err)
+		}
+		if removed, err := d.RemoveBlocks([]netip.Prefix{block.Prefix}); err != nil || len(removed) != 1 {
+			t.Fatalf("the renewed block is gone: %v, %v", removed, err)
+		}
+	}
+}
