@@ -359,14 +359,18 @@ __noinline int parse_any(ctx_t *ctx, struct pkt *p)
 			p->length = headers - p->l3 + ctx->gso_size;
 	}
 #endif
-	if (!p->segments)
-		p->segments = 1;
 	return reason;
 }
 
 static __always_inline enum reason parse(ctx_t *ctx, struct pkt *p)
 {
-	return parse_plain(ctx, p) ? REASON_NONE : parse_any(ctx, p);
+	enum reason reason = parse_plain(ctx, p) ? REASON_NONE : parse_any(ctx, p);
+
+#ifdef HOOK_TC
+	if (!p->segments) /* a bundle that doesn't say how many they are, and wasn't understood so far that they could be computed */
+		p->segments = 1;
+#endif
+	return reason;
 }
 
 /* The number fields of fields.h: false when the packet doesn't have the field. */
