@@ -59,6 +59,8 @@ static __always_inline bool hop_from_fib(ctx_t *ctx, struct hop *hop)
 		__builtin_memcpy(fib.ipv6_src, hop->source, 16);
 		__builtin_memcpy(fib.ipv6_dst, hop->address, 16);
 	}
+	if (hop->mode == MODE_IPIP && !(addr64(hop->source)[0] | addr64(hop->source)[1]))
+		return false; /* what a tunnel sends from nowhere is lost on the way */
 	if (bpf_fib_lookup(ctx, &fib, sizeof(fib), 0) != BPF_FIB_LKUP_RET_SUCCESS)
 		return false;
 	__builtin_memcpy(hop->macs, fib.dmac, 6);
