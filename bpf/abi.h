@@ -44,6 +44,7 @@ enum limits {
 	BUCKET_SLOTS = 8,
 	BUCKET_HOPS = 4,      /* buckets an overflowing entry may be from its own, own included; the compiler grows the table else */
 	FLOW_WAYS = 4,        /* records a bucket */
+	FLOW_PEEK = 16,       /* CPUs whose records are searched for a flow that another one may have */
 	SCAN_RECORDS = 8,     /* rule records that are scanned rather than looked up */
 	TRACE_STEPS = 64,
 	NOTE_BYTES = 104,
@@ -276,7 +277,9 @@ struct control {
 	__u64 block_lens6[3]; /* likewise, bit n of word n / 64 */
 	__u32 flow_guard;    /* jiffies that a flow must be idle before another may take its record */
 	__u32 flow_budget;   /* inserts into the LRU map that a CPU may make in a jiffy */
-	__u64 pad[5];
+	__u32 flow_cpus;     /* regions of a flow table: possible CPUs */
+	__u32 ring_changes;  /* grows when a ring changes: flows may be on backends that their ring doesn't give any more */
+	__u64 pad[4];
 };
 
 struct block_key {

@@ -50,13 +50,19 @@ static __always_inline __u64 flow_hash(struct control *c, const struct pkt *p)
 	return mix(mix(h, word[4]), c->hash_key[1]);
 }
 
-static __always_inline struct flow_bucket *flow_bucket(struct control *c, __u32 slot, __u64 hash)
+/* The bucket of a hash in the region of a CPU. */
+static __always_inline struct flow_bucket *flow_bucket_of(struct control *c, __u32 slot, __u64 hash, __u32 cpu)
 {
 	void *table = bpf_map_lookup_elem(&flow_tables, &slot);
 	__u32 mask = c->flow_mask[slot & 1];
-	__u32 index = bpf_get_smp_processor_id() * (mask + 1) + ((__u32)hash & mask);
+	__u32 index = cpu * (mask + 1) + ((__u32)hash & mask);
 
 	return table ? bpf_map_lookup_elem(table, &index) : NULL;
+}
+
+static __always_inline struct flow_bucket *flow_bucket(struct control *c, __u32 slot, __u64 hash)
+{
+	return flow_bucket_of(c, slot, hash, bpf_get_smp_processor_id());
 }
 
 static __always_inline struct flow_record *flow_in(struct flow_bucket *bucket, __u32 way, const struct flow_key *key)
@@ -213,6 +219,59 @@ static __noinline struct flow_value *flow_return(struct control *c, struct flow_
 	}
 	t->in_lru = true;
 	return bpf_map_lookup_elem(t->lru, &p->key);
+}
+
+struct find_elsewhere {
+	struct control *control;
+	const struct pkt *p;
+	__u64 hash;
+	__u32 slot;
+	__u32 backend;
+};
+
+/* The region of one CPU: 1 ends the search. Another CPU may be writing there: what was read counts if the key is still the same. */
+static long flow_peek(__u64 cpu, void *arg)
+{
+	struct find_elsewhere *f = arg;
+	struct flow_bucket *bucket = flow_bucket_of(f->control, f->slot, f->hash, cpu);
+	struct flow_record *record;
+
+	if (!bucket)
+		return 1;
+	record = flow_in(bucket, f->hash >> 32, &f->p->key);
+	if (!record)
+		return 0;
+	f->backend = READ_ONCE(record->value.backend);
+	barrier();
+	if (!same_key(&record->key, &f->p->key))
+		f->backend = 0;
+	return f->backend != 0;
+}
+
+/* The backend of a flow that has no record on this CPU but on another one, or in the LRU map: a sender's packets may change CPU, and
+ * a ring that changed since would send them elsewhere. 0: none. */
+__noinline int flow_elsewhere(const struct pkt *p)
+{
+	struct find_elsewhere f = {.p = p};
+	struct flow_value *value;
+	struct control *c;
+	__u32 zero = 0;
+	void *lru;
+
+	c = bpf_map_lookup_elem(&control, &zero);
+	if (!p || !c)
+		return 0;
+	f.control = c;
+	f.slot = READ_ONCE(c->flow_slot) & 1;
+	f.hash = flow_hash(c, p);
+	bpf_loop(c->flow_cpus < FLOW_PEEK ? c->flow_cpus : FLOW_PEEK, flow_peek, &f, 0);
+	if (f.backend)
+		return f.backend;
+	lru = bpf_map_lookup_elem(&flow_lru, &f.slot);
+	if (!lru)
+		return 0;
+	value = bpf_map_lookup_elem(lru, &p->key);
+	return value ? value->backend : 0;
 }
 
 /* The flow's record, or NULL: it is new. Fills *t, whose totals the caller has set, for flow_account(). */

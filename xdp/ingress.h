@@ -42,6 +42,21 @@ static __always_inline bool balance_remembered(struct pkt *p, struct flow_value 
 	return true;
 }
 
+/* A backend was chosen in the middle of a flow, and rings have changed: another CPU may know the flow's own. */
+static __always_inline void keep_backend(struct control *c, struct pkt *p)
+{
+	__u16 own;
+
+	if (!p->new_flow || !c->ring_changes || p->has & IS_SYN)
+		return;
+	own = flow_elsewhere(p);
+	if (!backend_of(own, p->service))
+		return;
+	p->backend = own;
+	p->new_flow = 0;
+	trace_step(STEP_BACKEND, 1, own);
+}
+
 static __always_inline enum reason ingress(ctx_t *ctx, struct control *c, struct pkt *p)
 {
 	struct flow_value *flow = NULL;
@@ -81,6 +96,8 @@ static __always_inline enum reason ingress(ctx_t *ctx, struct control *c, struct
 			p->remembered = 0;
 			sent = balance(ctx, p, flow);
 		}
+		if (sent == REASON_FORWARD && cfg_flows)
+			keep_backend(c, p);
 		if (sent == REASON_FORWARD)
 			sent = forward_to(ctx, p);
 		if (verdict_of(sent) == VERDICT_DROP)

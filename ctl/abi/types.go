@@ -73,20 +73,22 @@ type Clock struct {
 }
 
 type Control struct {
-	_          structs.HostLayout
-	Generation uint32
-	BlockEpoch uint32
-	FlowSlot   uint32
-	FlowMask   [2]uint32
-	FlowOld    uint32
-	AbiVersion uint32
-	Health     uint32
-	HashKey    [2]uint64
-	BlockLens4 uint64
-	BlockLens6 [3]uint64
-	FlowGuard  uint32
-	FlowBudget uint32
-	Pad        [5]uint64
+	_           structs.HostLayout
+	Generation  uint32
+	BlockEpoch  uint32
+	FlowSlot    uint32
+	FlowMask    [2]uint32
+	FlowOld     uint32
+	AbiVersion  uint32
+	Health      uint32
+	HashKey     [2]uint64
+	BlockLens4  uint64
+	BlockLens6  [3]uint64
+	FlowGuard   uint32
+	FlowBudget  uint32
+	FlowCpus    uint32
+	RingChanges uint32
+	Pad         [4]uint64
 }
 
 type Counter struct {
@@ -258,6 +260,7 @@ const (
 	BucketSlots     Limits = 8
 	BucketHops      Limits = 4
 	FlowWays        Limits = 4
+	FlowPeek        Limits = 16
 	ScanRecords     Limits = 8
 	TraceSteps      Limits = 64
 	NoteBytes       Limits = 104

@@ -108,3 +108,37 @@ func TestFlowsWhileCPUsSendAndTheTableIsResized(t *testing.T) {
 		t.Errorf("%d of %d flows moved", moved, len(senders)*ownFlows)
 	}
 }
+
+// A sender's packets may come in on another CPU from one moment to the next, and find no record there.
+func TestFlowsThatChangeCPUStayOnTheirBackend(t *testing.T) {
+	if runtime.NumCPU() < 2 {
+		t.Skip("needs two CPUs")
+	}
+	const flows = 100
+	r := newRig(t, 10*flows)
+	on := func(cpu int, flags uint8) {
+		t.Helper()
+		var done sync.WaitGroup
+		done.Go(func() {
+			pin(t, cpu)
+			g := newGenerator(t, r.Program(HookXDP))
+			for i := range uint32(flows) {
+				g.send(t, []packet{{flow: i, flags: flags}})
+			}
+		})
+		done.Wait()
+	}
+	on(0, syn)
+	on(0, ack)
+	r.choose(1)
+	on(1, ack)
+	for i, value := range r.records() {
+		if value.Backend != r.backends[0].ID || value.Packets != 3 {
+			t.Errorf("flow %d: backend %d, %d packets; want 3 to the first backend", i, value.Backend, value.Packets)
+		}
+	}
+	on(1, syn|ack) // no SYN of its own: still the same flows
+	if records := r.records(); len(records) != flows || records[7].Backend != r.backends[0].ID {
+		t.Errorf("%d flows; flow 7: %+v", len(records), records[7])
+	}
+}

@@ -11,13 +11,17 @@ import (
 	"gardu/ctl/abi"
 )
 
-// PutRing puts the ring of an id in force in one step: a backend id a slot.
+// PutRing puts the ring of an id in force in one step: a backend id a slot. While a generation is in force that may mean that
+// flows are on other backends than rings give from now on, which programs are told.
 func (d *Dataplane) PutRing(id uint32, slots []uint16) error {
 	ring, err := newLines(d.specs[abi.AbiMapRings].InnerMap, uint32(abi.RingLines), slotBytes(slots))
 	if err != nil {
 		return fmt.Errorf("make ring %d: %w", id, err)
 	}
 	defer ring.Close()
+	if d.control.generation() != 0 {
+		atomic.AddUint32(&d.control.RingChanges, 1)
+	}
 	if err := d.maps[abi.AbiMapRings].Put(id, ring); err != nil {
 		return fmt.Errorf("put ring %d: %w", id, err)
 	}
