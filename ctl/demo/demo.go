@@ -101,6 +101,7 @@ func Run(ctx context.Context, o Options) (err error) {
 		<-ctx.Done()
 	}
 	if len(missing) > 0 {
+		d.lastWords()
 		return fmt.Errorf("demo: %s: %w", strings.Join(missing, ", "), ErrNotObserved)
 	}
 	return nil
@@ -112,10 +113,15 @@ func (d *demo) interrupted(ctx context.Context, err error) error {
 		d.printf("\nInterrupted.\n")
 		return fmt.Errorf("demo: %w", context.Cause(ctx))
 	}
+	d.lastWords()
+	return fmt.Errorf("demo: %w", err)
+}
+
+// lastWords shows the end of the daemon's log.
+func (d *demo) lastWords() {
 	if tail := d.logTail(); tail != "" {
 		d.printf("\nThe daemon's last words (%s):\n%s", logPath, tail)
 	}
-	return fmt.Errorf("demo: %w", err)
 }
 
 // close removes everything. The daemon first, while its interfaces are still there for it to leave.

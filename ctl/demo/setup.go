@@ -247,5 +247,5 @@ func (d *demo) logTail() string {
 		return ""
 	}
 	lines := strings.SplitAfter(string(text), "\n")
-	return strings.Join(lines[max(0, len(lines)-10):], "")
+	return strings.Join(lines[max(0, len(lines)-20):], "")
 }
