@@ -10,6 +10,7 @@ import (
 	"os/signal"
 	"path/filepath"
 	"regexp"
+	"sync"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -38,7 +39,7 @@ func main() {
 	}
 }
 
-// host runs every job on every kernel and reports each; it goes on after a failure.
+// host runs every job on every kernel, the kernels side by side, and reports each; it goes on after a failure.
 func host(ctx context.Context, filter *regexp.Regexp, cache string, limit time.Duration, verbose bool) error {
 	dir, err := os.MkdirTemp("", "gardu-vmtest-")
 	if err != nil {
@@ -49,24 +50,42 @@ func host(ctx context.Context, filter *regexp.Regexp, cache string, limit time.D
 	if err != nil {
 		return err
 	}
-	var failures []error
+	var guests sync.WaitGroup
+	var failures errorList
 	for _, series := range series {
 		if !filter.MatchString(series) {
 			continue
 		}
 		kernel, err := fetchKernel(ctx, series, cache)
 		if err != nil {
-			return err
+			failures.add(err)
+			break
 		}
 		initrd := filepath.Join(dir, kernel.release+".img")
 		if err := writeInitrd(initrd, kernel, payload); err != nil {
-			return fmt.Errorf("build the initramfs of %s: %w", kernel.release, err)
+			failures.add(fmt.Errorf("build the initramfs of %s: %w", kernel.release, err))
+			break
 		}
-		fmt.Printf("== %s\n", kernel.release)
-		if err := boot(ctx, kernel, initrd, limit, verbose); err != nil {
-			fmt.Printf("== %s: FAIL: %v\n", kernel.release, err)
-			failures = append(failures, fmt.Errorf("%s: %w", kernel.release, err))
-		}
+		guests.Go(func() {
+			fmt.Printf("== %s\n", kernel.release)
+			if err := boot(ctx, kernel, initrd, limit, verbose); err != nil {
+				fmt.Printf("== %s: FAIL: %v\n", kernel.release, err)
+				failures.add(fmt.Errorf("%s: %w", kernel.release, err))
+			}
+		})
 	}
-	return errors.Join(failures...)
+	guests.Wait()
+	return errors.Join(failures.errs...)
+}
+
+// errorList gathers the errors of guests that run side by side.
+type errorList struct {
+	mu   sync.Mutex
+	errs []error
+}
+
+func (l *errorList) add(err error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.errs = append(l.errs, err)
 }

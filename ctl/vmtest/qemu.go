@@ -22,11 +22,13 @@ const (
 	someFailed = "some failed"
 )
 
-// boot runs a kernel until it powers off and prints its results as they come.
+// boot runs a kernel until it powers off and prints its results as they come. One host thread emulates both CPUs: with
+// one each, a CPU may still run code that the other one has patched, as the kernel does where XDP programs are called, and
+// then it meets a breakpoint that is no longer there.
 func boot(ctx context.Context, k kernel, initrd string, limit time.Duration, verbose bool) error {
 	ctx, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
-	cmd := exec.CommandContext(ctx, "qemu-system-x86_64", "-accel", "tcg,thread=multi", "-cpu", "max",
+	cmd := exec.CommandContext(ctx, "qemu-system-x86_64", "-accel", "tcg,thread=single", "-cpu", "max",
 		"-smp", "2", "-m", "2048", "-nographic", "-no-reboot", "-nic", "none", "-kernel", k.image, "-initrd", initrd,
 		"-append", "console=ttyS0 quiet panic=-1 mitigations=off")
 	console, err := cmd.StdoutPipe()
@@ -39,7 +41,7 @@ func boot(ctx context.Context, k kernel, initrd string, limit time.Duration, ver
 	if err := cmd.Start(); err != nil {
 		return err
 	}
-	last, said := follow(console, verbose)
+	last, said := follow(console, k.release, verbose)
 	err = cmd.Wait()
 	took := time.Since(start).Round(100 * time.Millisecond)
 	switch {
@@ -62,7 +64,7 @@ func boot(ctx context.Context, k kernel, initrd string, limit time.Duration, ver
 }
 
 // follow reads the console to its end: the guest's last line for the host, and everything.
-func follow(console io.Reader, verbose bool) (last, said string) {
+func follow(console io.Reader, release string, verbose bool) (last, said string) {
 	var all strings.Builder
 	lines := bufio.NewReader(console)
 	for {
@@ -74,7 +76,7 @@ func follow(console io.Reader, verbose bool) (last, said string) {
 		if at := strings.Index(line, mark); at >= 0 {
 			last = strings.TrimSpace(line[at+len(mark):])
 			if !verbose {
-				fmt.Println("  ", last)
+				fmt.Printf("   %s: %s\n", release, last)
 			}
 		}
 		if err != nil {

@@ -59,7 +59,7 @@ func TestArchive(t *testing.T) {
 
 func TestFollowFindsTheLastWord(t *testing.T) {
 	console := "noise\n" + mark + "lb: ok\r\nmore\n" + mark + allPassed + "\r\n[ 2.7] reboot"
-	if last, said := follow(strings.NewReader(console), true); last != allPassed || said != console {
+	if last, said := follow(strings.NewReader(console), "", true); last != allPassed || said != console {
 		t.Errorf("last word %q of %q", last, said)
 	}
 }
