@@ -28,6 +28,7 @@ enum {
 	PROTO_ICMPV6 = 58,
 	PROTO_DSTOPTS = 60,
 	PROTO_SCTP = 132,
+	OPTION_JUMBO = 0xc2,
 	ICMP_ECHO_REPLY = 0,
 	ICMP_ECHO_REQUEST = 8,
 	ICMP6_ECHO_REQUEST = 128,
@@ -159,7 +160,8 @@ static __always_inline enum reason parse_ipv4(void *data, void *data_end, struct
 	return REASON_NONE;
 }
 
-static __always_inline enum reason parse_ipv6(void *data, void *data_end, struct pkt *p, __u32 *ip_end)
+/* tc: *extra gets the bytes that the kernel put into a bundle of more than 64 KB and that no packet on the wire has. */
+static __always_inline enum reason parse_ipv6(void *data, void *data_end, struct pkt *p, __u32 *ip_end, __u32 *extra)
 {
 	struct ipv6_header *ip = header_at(data, p->l3);
 	__u32 off = p->l3 + sizeof(*ip), length, size;
@@ -175,8 +177,11 @@ static __always_inline enum reason parse_ipv6(void *data, void *data_end, struct
 #ifdef HOOK_TC
 		if (p->segments != 1)
 			length = p->frame_bytes - p->l3;
+		ext = (void *)(ip + 1);
+		if (p->segments != 1 && next == PROTO_HOPOPT && (void *)(ext + 8) <= data_end && !ext[1] && ext[2] == OPTION_JUMBO)
+			*extra = 8;
 #endif
-		if (next == PROTO_HOPOPT) /* a jumbogram (RFC 2675), or nonsense */
+		if (next == PROTO_HOPOPT && !*extra) /* a jumbogram (RFC 2675), or nonsense */
 			return REASON_MALFORMED;
 	}
 	if (p->l3 + length > p->frame_bytes)
@@ -314,7 +319,7 @@ static __always_inline bool parse_plain(ctx_t *ctx, struct pkt *p)
 __noinline int parse_any(ctx_t *ctx, struct pkt *p)
 {
 	void *data, *data_end;
-	__u32 ip_end = 0, header = 0;
+	__u32 ip_end = 0, header = 0, extra = 0;
 	enum reason reason;
 
 	if (!p)
@@ -335,7 +340,7 @@ __noinline int parse_any(ctx_t *ctx, struct pkt *p)
 	if (p->be_type == bpf_htons(ETHERTYPE_IPV4))
 		reason = parse_ipv4(data, data_end, p, &ip_end);
 	else if (p->be_type == bpf_htons(ETHERTYPE_IPV6))
-		reason = parse_ipv6(data, data_end, p, &ip_end);
+		reason = parse_ipv6(data, data_end, p, &ip_end, &extra);
 	else
 		return REASON_NOT_IP;
 	if (reason)
@@ -353,10 +358,10 @@ __noinline int parse_any(ctx_t *ctx, struct pkt *p)
 
 		if (!p->segments)
 			p->segments = (payload + ctx->gso_size - 1) / ctx->gso_size;
-		p->ip_bytes += (p->segments - 1) * (headers - p->l3);
-		p->frame_bytes += (p->segments - 1) * headers;
+		p->ip_bytes += (p->segments - 1) * (headers - p->l3) - p->segments * extra;
+		p->frame_bytes += (p->segments - 1) * headers - p->segments * extra;
 		if (payload > ctx->gso_size)
-			p->length = headers - p->l3 + ctx->gso_size;
+			p->length = headers - extra - p->l3 + ctx->gso_size;
 	}
 #endif
 	return reason;
