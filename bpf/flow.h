@@ -226,7 +226,7 @@ struct find_elsewhere {
 	const struct pkt *p;
 	__u64 hash;
 	__u32 slot;
-	__u32 backend;
+	__u32 backend, last; /* of the record that was written last */
 };
 
 /* The region of one CPU: 1 ends the search. Another CPU may be writing there: what was read counts if the key is still the same. */
@@ -235,17 +235,21 @@ static long flow_peek(__u64 cpu, void *arg)
 	struct find_elsewhere *f = arg;
 	struct flow_bucket *bucket = flow_bucket_of(f->control, f->slot, f->hash, cpu);
 	struct flow_record *record;
+	__u32 backend, last;
 
 	if (!bucket)
 		return 1;
 	record = flow_in(bucket, f->hash >> 32, &f->p->key);
-	if (!record)
+	if (!record || record->value.state & FLOW_STATE_CLOSED)
 		return 0;
-	f->backend = READ_ONCE(record->value.backend);
+	backend = READ_ONCE(record->value.backend);
+	last = READ_ONCE(record->value.last);
 	barrier();
-	if (!same_key(&record->key, &f->p->key))
-		f->backend = 0;
-	return f->backend != 0;
+	if (same_key(&record->key, &f->p->key) && (!f->backend || (__s32)(last - f->last) > 0)) {
+		f->backend = backend;
+		f->last = last;
+	}
+	return 0;
 }
 
 /* The backend of a flow that has no record on this CPU but on another one, or in the LRU map: a sender's packets may change CPU, and

@@ -15,6 +15,7 @@ enum decap_count { DECAP_DONE, DECAP_ECN, DECAP_FAILED, DECAP_COUNTS };
 MAP(decap_counters, BPF_MAP_TYPE_PERCPU_ARRAY, __u32, struct counter, DECAP_COUNTS);
 
 enum {
+	HEADERS = sizeof(struct eth_header) + 2 * sizeof(struct ipv6_header),
 	ECN_MASK = 3,
 	ECN_NOT_ECT = 0,
 	ECN_CE = 3,
@@ -112,7 +113,7 @@ int decap_tc(struct __sk_buff *ctx)
 	struct eth_header *eth;
 	__u64 flags = BPF_F_ADJ_ROOM_FIXED_GSO;
 
-	bpf_skb_pull_data(ctx, sizeof(struct eth_header) + 2 * sizeof(struct ipv6_header));
+	bpf_skb_pull_data(ctx, ctx->len < HEADERS ? ctx->len : HEADERS);
 	outer = outer_of(ctx_data(ctx), ctx_data_end(ctx));
 	if (!outer.bytes)
 		return TC_ACT_UNSPEC;

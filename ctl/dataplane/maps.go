@@ -153,11 +153,6 @@ func (c control) initialise() error {
 	}
 	c.AbiVersion = uint32(abi.AbiVersion)
 	c.HashKey = [2]uint64{binary.NativeEndian.Uint64(key[:8]), binary.NativeEndian.Uint64(key[8:])}
-	cpus, err := ebpf.PossibleCPU()
-	if err != nil {
-		return fmt.Errorf("count CPUs: %w", err)
-	}
-	c.FlowCpus = uint32(cpus)
 	c.FlowGuard = uint32(flowGuard.Seconds()) * uint32(hz)
 	return nil
 }

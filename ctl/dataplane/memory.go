@@ -1,6 +1,7 @@
 package dataplane
 
 import (
+	"errors"
 	"fmt"
 	"runtime"
 	"sync/atomic"
@@ -45,7 +46,13 @@ func mapControl(m *ebpf.Map) (control, error) {
 	if err != nil {
 		return control{}, err
 	}
-	return control{memory, (*abi.Control)(unsafe.Pointer(unsafe.SliceData(memory)))}, nil
+	c := control{memory, (*abi.Control)(unsafe.Pointer(unsafe.SliceData(memory)))}
+	cpus, err := ebpf.PossibleCPU()
+	if err != nil {
+		return control{}, errors.Join(fmt.Errorf("count CPUs: %w", err), c.unmap())
+	}
+	atomic.StoreUint32(&c.FlowCpus, uint32(cpus))
+	return c, nil
 }
 
 func (c control) unmap() error { return unix.Munmap(c.memory) }
