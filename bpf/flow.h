@@ -258,6 +258,7 @@ __noinline int flow_elsewhere(const struct pkt *p)
 {
 	struct find_elsewhere f = {.p = p};
 	struct flow_value *value;
+	struct flow_key key;
 	struct control *c;
 	__u32 zero = 0;
 	void *lru;
@@ -265,6 +266,7 @@ __noinline int flow_elsewhere(const struct pkt *p)
 	c = bpf_map_lookup_elem(&control, &zero);
 	if (!p || !c)
 		return 0;
+	key = p->key; /* Linux 6.1 takes no key from an argument of a global function */
 	f.control = c;
 	f.slot = READ_ONCE(c->flow_slot) & 1;
 	f.hash = flow_hash(c, p);
@@ -274,7 +276,7 @@ __noinline int flow_elsewhere(const struct pkt *p)
 	lru = bpf_map_lookup_elem(&flow_lru, &f.slot);
 	if (!lru)
 		return 0;
-	value = bpf_map_lookup_elem(lru, &p->key);
+	value = bpf_map_lookup_elem(lru, &key);
 	return value ? value->backend : 0;
 }
 
