@@ -1,8 +1,8 @@
 package demo
 
 import (
+	"bufio"
 	"context"
-	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -20,9 +20,6 @@ const workers = 8
 
 // requestTimeout bounds one request.
 const requestTimeout = 2 * time.Second
-
-// errBroken says that a connection was lost that should have lived.
-var errBroken = errors.New("the connection broke")
 
 // visitor sends HTTP requests from an address of a node.
 type visitor struct {
@@ -55,11 +52,7 @@ func ask(ctx context.Context, transport http.RoundTripper, address string) (stri
 		return "", err
 	}
 	defer response.Body.Close()
-	body, err := io.ReadAll(io.LimitReader(response.Body, 64))
-	if err != nil {
-		return "", err
-	}
-	return string(body), nil
+	return nameIn(response)
 }
 
 // once sends one request over a connection of its own.
@@ -110,28 +103,29 @@ type conversation struct {
 	broken  atomic.Pointer[error]
 }
 
-// converse opens a conversation with whatever backend the balancer chooses.
+// converse opens a conversation with whatever backend the balancer chooses. It speaks HTTP on the connection itself: an
+// http.Transport may give one up for reasons of its own.
 func (v visitor) converse(ctx context.Context, address string) (*conversation, error) {
-	dialled := false
-	transport := &http.Transport{DialContext: func(ctx context.Context, network, address string) (net.Conn, error) {
-		if dialled {
-			return nil, errBroken
-		}
-		dialled = true
-		return v.dial(ctx, network, address)
-	}}
-	name, err := ask(ctx, transport, address)
+	ctx, cancel := context.WithCancel(ctx)
+	conn, err := v.dial(ctx, "tcp", net.JoinHostPort(address, "80"))
 	if err != nil {
+		cancel()
 		return nil, err
 	}
-	ctx, cancel := context.WithCancel(ctx)
+	reader := bufio.NewReader(conn)
+	name, err := exchange(ctx, conn, reader, address)
+	if err != nil {
+		cancel()
+		conn.Close()
+		return nil, err
+	}
 	var running sync.WaitGroup
 	c := &conversation{backend: name, stop: func() {
 		cancel()
 		running.Wait()
 	}}
 	running.Go(func() {
-		defer transport.CloseIdleConnections()
+		defer conn.Close()
 		tick := time.NewTicker(20 * time.Millisecond)
 		defer tick.Stop()
 		for {
@@ -140,7 +134,7 @@ func (v visitor) converse(ctx context.Context, address string) (*conversation, e
 				return
 			case <-tick.C:
 			}
-			answer, err := ask(ctx, transport, address)
+			answer, err := exchange(ctx, conn, reader, address)
 			if ctx.Err() != nil {
 				return
 			}
@@ -155,6 +149,32 @@ func (v visitor) converse(ctx context.Context, address string) (*conversation, e
 		}
 	})
 	return c, nil
+}
+
+// exchange sends one request on an open connection and returns the name of the backend that answered.
+func exchange(ctx context.Context, conn net.Conn, reader *bufio.Reader, address string) (string, error) {
+	if err := conn.SetDeadline(time.Now().Add(requestTimeout)); err != nil {
+		return "", err
+	}
+	request, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+net.JoinHostPort(address, "80")+"/", nil)
+	if err != nil {
+		return "", err
+	}
+	if err := request.Write(conn); err != nil {
+		return "", err
+	}
+	response, err := http.ReadResponse(reader, request)
+	if err != nil {
+		return "", err
+	}
+	defer response.Body.Close()
+	return nameIn(response)
+}
+
+// nameIn reads the name of a backend from its answer, to the end.
+func nameIn(response *http.Response) (string, error) {
+	body, err := io.ReadAll(io.LimitReader(response.Body, 64))
+	return string(body), err
 }
 
 // err says why the conversation ended, if it did by itself.
