@@ -6,7 +6,7 @@
 #include "map.h"
 
 /* An outer map whose inner maps are arrays of as many lines. One length for all of them lets the kernel compile a lookup into the
- * program instead of calling a function, which costs five times as much; so the loader sets the length of tables, and
+ * program instead of calling a function for every line; so the loader sets the length of tables, and
  * loads the programs again when one no longer fits. (Sizes, not types: clang keeps only a forward declaration of a type that is
  * named in an inner map alone.) */
 #define LINES_OUTER(name, entries, lines)                             \

@@ -16,7 +16,7 @@ struct block_search {
 MAP(block_searches, BPF_MAP_TYPE_PERCPU_ARRAY, __u32, struct block_search, 1);
 
 struct find_block {
-	struct block_search *s;
+	struct block_search *s; /* bpf_loop() hands on nothing but what is on the stack */
 };
 
 /* The longest prefix length that is left: 1 ends the loop. */
