@@ -31,6 +31,7 @@ struct keep {
 	struct rule_group rule_group;
 	struct rule_record rule_record;
 	struct rule_extra rule_extra;
+	struct rule_effect rule_effect;
 	struct sets_head sets_head;
 	struct sets_bucket6 sets_bucket6;
 	struct services_head services_head;
@@ -44,9 +45,11 @@ struct keep {
 	enum limits limits;
 	enum decider decider;
 	enum table table;
+	enum way way;
 	enum rules_flags rules_flags;
 	enum rule_conditions rule_conditions;
 	enum ext_flags ext_flags;
+	enum effect_flags effect_flags;
 	enum v4_slot v4_slot;
 	enum service_flags service_flags;
 	enum backend_state backend_state;

@@ -30,7 +30,7 @@ enum family { FAMILY_V4, FAMILY_V6, FAMILY_COUNT };
 
 /* Sizes that both sides must agree on. */
 enum limits {
-	ABI_VERSION = 1,      /* raised when the meaning of anything pinned changes; a daemon refuses maps of another version */
+	ABI_VERSION = 2,      /* raised when the meaning of anything pinned changes; a daemon refuses maps of another version */
 	GENERATION_SLOTS = 3, /* current, previous, being built: slot = generation % 3 */
 	RULE_IDS = 131072,    /* counters; ids below FIRST_RULE_ID are reserved, see enum decider */
 	SERVICE_IDS = 4096,   /* id 0: none */
@@ -83,6 +83,8 @@ struct bucket {
 #define REF_SINGLE 0x80000000u
 
 /* ---- TABLE_RULES -------------------------------------------------------------------------------------------
+ * Three rulesets, each with a head of its own in line `way` and with records, groups and candidate masks of its own.
+ *
  * Exact by verification: groups, buckets and candidate masks only narrow down which rule records to verify, and
  * each record states the rule's whole condition. Records are sorted by position in the ruleset, so the smallest
  * record index that matches is the first rule that decides.
@@ -94,6 +96,12 @@ struct bucket {
  *                      outside it only make more candidates; the compiler puts it where the rules differ.
  *   cand_dport/sport:  65536 words.  cand_proto: 256 words.
  */
+enum way {
+	WAY_IN,              /* received IPv4 and IPv6 */
+	WAY_OUT,             /* sent, seen at tc egress: rules with direction: out */
+	WAY_LINK,            /* received, neither IPv4 nor IPv6: rules that name the link layer; scanned */
+	WAY_COUNT
+};
 struct rules_head {
 	__u32 records;       /* number of rule records */
 	__u32 record_off;    /* struct rule_record, one line each */
@@ -114,10 +122,9 @@ struct rules_head {
 	__u8 default_verdict; /* VERDICT_PASS or VERDICT_DROP */
 	__u8 cand_src_shift[FAMILY_COUNT]; /* place of the window, from the low end: v4 of 32 bits, v6 of the upper 64 */
 	__u8 cand_dst_shift[FAMILY_COUNT];
-	__u32 pad;
+	__u32 effect_off;    /* struct rule_effect, one line each; none at line 0 of the area */
 };
 enum rules_flags {
-	RULES_REMEMBER = 1,  /* every rule depends on the flow's key alone: the verdict may be remembered */
 	RULES_SRC_SETS = 2,  /* some rule or filter.allow asks for the sets of the source */
 	RULES_DST_SETS = 4,
 	RULES_ALLOW = 8,     /* filter.allow is configured: set bit 0 */
@@ -158,7 +165,7 @@ struct rule_record {
 	__u16 dport_lo, dport_hi;
 	__u16 src_set, dst_set; /* bit in the class line; 0 cannot be (filter.allow) and means none */
 	__u32 ext;           /* first struct rule_extra of this record, line within ext area; valid with RULE_EXT */
-	__u32 pad;
+	__u32 effect;        /* line within the effect area; 0: the rule decides by `verdict` and that is all */
 };
 enum rule_conditions {
 	RULE_V4 = 1,         /* only IPv4 packets (src or dst is a v4 prefix, or the field needs it) */
@@ -172,8 +179,33 @@ enum rule_conditions {
 	RULE_DST_SET = 256,
 	RULE_EXT = 512,
 };
+/* What a rule does besides, or instead of, deciding at once. One a rule. */
+struct rule_effect {
+	__u32 id;            /* index of rule_counters */
+	__u32 next;          /* first record of the next rule: there the search goes on when this one doesn't decide */
+	__u16 flags;         /* EFFECT_* */
+	__u8 verdict;        /* with EFFECT_DECIDES: enum verdict */
+	__u8 reject;         /* with VERDICT_REJECT: what is answered */
+	__u32 interface;     /* redirect, mirror: number of the interface */
+	__u32 log, sample;   /* one packet of so many; 0: none */
+	__u8 per;            /* limit: what has a bucket of its own */
+	__u8 prefix[FAMILY_COUNT]; /* and with addresses, how many bits of them */
+	__u8 pad0;
+	__u32 bucket;        /* limit: names the buckets; rules that share it share them */
+	__u64 cost;          /* limit: ns << 16 that one packet or byte takes */
+	__u64 burst;         /* limit: ns that can be saved up */
+	__u64 pad1[2];
+};
+enum effect_flags {
+	EFFECT_DECIDES = 1,
+	EFFECT_SHADOW = 2,   /* counts what it would do */
+	EFFECT_LIMIT = 4,    /* concerns only packets over the limit */
+	EFFECT_BYTES = 8,    /* the limit is on bytes of IP, not packets */
+	EFFECT_MIRROR = 16,
+};
 /* Further conditions of a record on any number field, ANDed: five a line, `more` = 1 when the next line goes on. A condition
- * that lists several ranges, or a port set, is a bitmap in the ext area instead: lo = its first line, 65536 bits. */
+ * that lists several ranges, or a port set, is a bitmap in the ext area instead: lo = its first line, 65536 bits.
+ * Conditions that the flow's key determines come first. */
 struct rule_extra {
 	struct {
 		__u8 field;      /* enum field */
@@ -184,7 +216,11 @@ struct rule_extra {
 	__u16 count;
 	__u16 more;
 };
-enum ext_flags { EXT_NEGATED = 1, EXT_BITMAP = 2 };
+enum ext_flags {
+	EXT_NEGATED = 1,
+	EXT_BITMAP = 2,
+	EXT_VOLATILE = 4,    /* the flow's key doesn't determine the fact */
+};
 
 /* ---- TABLE_SETS --------------------------------------------------------------------------------------------
  * Address -> class, class -> line of SET_BITS bits (word b / 64, bit b % 64): which sets the address is in. Class 0 is "none" (an all-zero line).
@@ -279,7 +315,8 @@ struct control {
 	__u32 flow_budget;   /* inserts into the LRU map that a CPU may make in a jiffy */
 	__u32 flow_cpus;     /* regions of a flow table: possible CPUs */
 	__u32 ring_changes;  /* grows when a ring changes: flows may be on backends that their ring doesn't give any more */
-	__u64 pad[4];
+	__u64 features;      /* what the programs in force were made for: cfg_ constants, a bit each */
+	__u64 pad[3];
 };
 
 struct block_key {
@@ -432,6 +469,7 @@ ABI_SIZE(struct rules_head, 64);
 ABI_SIZE(struct rule_group, 64);
 ABI_SIZE(struct rule_record, 64);
 ABI_SIZE(struct rule_extra, 64);
+ABI_SIZE(struct rule_effect, 64);
 ABI_SIZE(struct sets_head, 64);
 ABI_SIZE(struct sets_bucket6, 64);
 ABI_SIZE(struct services_head, 64);

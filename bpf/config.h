@@ -10,5 +10,6 @@ CONFIG(__u8, cfg_sets, "look up sets and filter.allow for source and destination
 CONFIG(__u8, cfg_blocks, "look up blocks");
 CONFIG(__u8, cfg_services, "balance services");
 CONFIG(__u8, cfg_flows, "keep flow records");
+CONFIG(__u8, cfg_effects, "rules that do more than decide");
 CONFIG(__u8, cfg_health, "let answers to health checks through a filter that would drop them");
 volatile const __u8 cfg_trace SEC(".rodata.config") = 0; /* record each step for explain; never on in live programs */

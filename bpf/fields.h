@@ -2,7 +2,7 @@
 /* What a rule can match. X(NAME, "text", KIND, key)
  * KIND  ADDR: a 128-bit address, part of the index;  NUMBER: fact_<NAME>() in bpf/parse.h gives a u32.
  * key   1 when the flow's key determines the value, so that a verdict may be remembered with the flow;
- *       0 makes the ruleset judge every packet.
+ *       0 lets nothing be remembered that such a condition had a part in.
  * The same list, with syntax and bounds, is ctl/rule/fields.go; a test holds the two together. */
 #pragma once
 

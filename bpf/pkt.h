@@ -38,6 +38,8 @@ struct pkt {
 	__u8 remembered;   /* and was taken from the flow's record */
 	__u8 filtered;     /* it reached the filter: p->rule says what decided */
 	__u8 new_flow;     /* a backend was chosen for it */
+	__u8 way;          /* enum way: which rules judge it */
+	__u8 reject;       /* REASON_RULE_REJECT: what is answered */
 	__u32 out_ifindex;
 	int action;        /* set by a step that sends the frame */
 };

@@ -42,7 +42,8 @@ static __always_inline enum reason judge_default(struct rules_head *head, struct
 	return is_control(p) ? REASON_CONTROL : REASON_DEFAULT_DROP;
 }
 
-static __always_inline enum reason judge_rules(struct control *c, struct pkt *p)
+/* By allow and blocks, which concern what was received, and by the rules of the packet's way. */
+static __always_inline enum reason judge_rules(ctx_t *ctx, struct control *c, struct pkt *p)
 {
 	void *rules = table_of(p->generation, TABLE_RULES), *sets;
 	struct line *src_sets = NULL, *dst_sets = NULL;
@@ -52,7 +53,7 @@ static __always_inline enum reason judge_rules(struct control *c, struct pkt *p)
 
 	if (!rules)
 		return REASON_NO_TABLES;
-	head = line_at(rules, 0);
+	head = line_at(rules, p->way);
 	if (!head)
 		return REASON_NO_TABLES;
 	if (cfg_sets && head->flags & (RULES_SRC_SETS | RULES_DST_SETS)) {
@@ -82,19 +83,23 @@ static __always_inline enum reason judge_rules(struct control *c, struct pkt *p)
 		p->rule = DECIDER_BLOCK;
 		return REASON_BLOCKED;
 	}
-	p->remember = head->flags & RULES_REMEMBER;
 	if (!head->records)
 		return judge_default(head, p);
-	record = first_rule(rules, head, p, src_sets, dst_sets);
+	record = deciding_rule(ctx, p, rules, head, src_sets, dst_sets);
 	if (!record)
 		return judge_default(head, p);
 	p->rule = record->id;
 	trace_step(STEP_RULE, 1, record->id);
-	return record->verdict == VERDICT_DROP ? REASON_RULE_DROP : REASON_RULE_PASS;
+	switch (record->verdict) {
+	case VERDICT_DROP:
+		return REASON_RULE_DROP;
+	default:
+		return REASON_RULE_PASS;
+	}
 }
 
 /* Judge a packet that no remembered verdict covers. Sets p->rule, p->remember. */
-__noinline int filter(struct pkt *p)
+__noinline int filter(ctx_t *ctx, struct pkt *p)
 {
 	enum reason reason = REASON_DEFAULT_PASS;
 	struct control *c;
@@ -106,7 +111,7 @@ __noinline int filter(struct pkt *p)
 	p->remember = 1;
 	p->rule = DECIDER_DEFAULT;
 	if (cfg_rules) {
-		reason = judge_rules(c, p);
+		reason = judge_rules(ctx, c, p);
 	} else if (cfg_blocks && is_blocked(c, p)) {
 		trace_step(STEP_BLOCK, 1, 0);
 		p->rule = DECIDER_BLOCK;

@@ -83,7 +83,7 @@ static __always_inline enum reason ingress(ctx_t *ctx, struct control *c, struct
 		flow = flow_find(c, &table, p);
 	trace_step(STEP_FLOW, !!flow, 0);
 	if (!remembered(c, p, flow, &reason))
-		reason = filter(p);
+		reason = filter(ctx, p);
 	if (cfg_health && c->health && verdict_of(reason) != VERDICT_PASS && is_health_reply(p)) {
 		reason = REASON_HEALTH_REPLY;
 		p->rule = DECIDER_HEALTH;

@@ -4,6 +4,7 @@
 #pragma once
 #include "../bpf/parse.h"
 #include "../bpf/table.h"
+#include "effects.h"
 
 enum {
 	NO_RECORD = 0xffffffff,
@@ -15,7 +16,8 @@ enum {
  * verifies one step instead of every sequence of steps. */
 struct rule_search {
 	__u64 src[2], dst[2];  /* host order; v4: [1] */
-	__u64 groups;          /* that can match and were not looked at */
+	__u64 all_groups;      /* that can match */
+	__u64 groups;          /* of these, the ones not looked at */
 	__u64 hash;            /* of the packet in the group being looked at */
 	__u32 ports;           /* sport << 16 | dport */
 	__u32 bucket, hops;    /* bucket to look at next, how many more at most; 0: take the next group */
@@ -23,14 +25,18 @@ struct rule_search {
 	__u32 chain, left;     /* chain being walked, records left in it */
 	__u32 pending;         /* record whose further conditions are being looked at, or NO_RECORD */
 	__u32 extra, cond;     /* line and index of the next one */
+	__u32 from;            /* records before it are done with: rules that matched and went on */
 	__u32 best;            /* smallest record that matched, or NO_RECORD */
+	__u32 unsure;          /* smallest record that fits the flow's key and needs more than that, or NO_RECORD */
+	__u32 effects;         /* rules that were met and do more than decide */
 };
 
 /* Programs only. */
 MAP(rule_searches, BPF_MAP_TYPE_PERCPU_ARRAY, __u32, struct rule_search, 1);
 
 struct find_rule {
-	const struct pkt *p;
+	ctx_t *ctx;
+	struct pkt *p;
 	void *rules;
 	struct rules_head *head;
 	struct line *src_sets, *dst_sets; /* NULL: no rule asks */
@@ -62,6 +68,8 @@ static __always_inline void extra_step(struct find_rule *f)
 		f->s->pending = NO_RECORD;
 		return;
 	}
+	if (extra->cond[k].flags & EXT_VOLATILE && f->s->pending < f->s->unsure)
+		f->s->unsure = f->s->pending;
 	if (!fact(f->p, extra->cond[k].field, &value)) {
 		f->s->pending = NO_RECORD;
 		return;
@@ -115,7 +123,7 @@ static __always_inline void verify(struct find_rule *f, __u32 index)
 {
 	struct rule_record *record;
 
-	if (index >= f->s->best)
+	if (index >= f->s->best || index < f->s->from)
 		return;
 	record = line_at(f->rules, f->head->record_off + index);
 	if (!record || !record_match(f, record))
@@ -184,6 +192,29 @@ static __always_inline bool next_bucket(struct find_rule *f)
 	return true;
 }
 
+/* A round of the search is over. True: so is the search. False: the rule that was found doesn't decide this packet, and the
+ * next round looks for one behind it. */
+static __always_inline bool round_over(struct find_rule *f)
+{
+	struct rule_record *record;
+	struct rule_effect *effect;
+
+	if (!cfg_effects || f->s->best == NO_RECORD)
+		return true;
+	record = line_at(f->rules, f->head->record_off + f->s->best);
+	if (!record || !record->effect)
+		return true;
+	effect = line_at(f->rules, f->head->effect_off + record->effect);
+	if (!effect)
+		return true;
+	f->s->effects += !only_decides(effect);
+	if (apply_effect(f->ctx, f->p, effect))
+		return true;
+	f->s->from = effect->next;
+	f->s->best = NO_RECORD;
+	return false;
+}
+
 /* One step: at most one bucket, one slot of it and one record. 1 ends the search. */
 static long rule_step(__u64 i, void *arg)
 {
@@ -196,8 +227,13 @@ static long rule_step(__u64 i, void *arg)
 		return 0;
 	}
 	if (!f->s->left) {
-		if (!f->s->slots && !next_bucket(f))
-			return 1;
+		if (!f->s->slots && !next_bucket(f)) {
+			if (round_over(f))
+				return 1;
+			f->s->groups = f->s->all_groups;
+			f->s->hops = 0;
+			return 0;
+		}
 		if (!f->s->slots)
 			return 0;
 		index = lowest_bit(f->s->slots);
@@ -227,10 +263,12 @@ static long scan_step(__u64 i, void *arg)
 
 	if (f->s->pending != NO_RECORD)
 		extra_step(f);
-	else if (f->s->best != NO_RECORD || f->s->chain >= f->head->records)
+	else if (f->s->best == NO_RECORD && f->s->chain < f->head->records)
+		verify(f, f->s->chain++);
+	else if (round_over(f))
 		return 1;
 	else
-		verify(f, f->s->chain++);
+		f->s->chain = f->s->from;
 	return 0;
 }
 
@@ -254,24 +292,25 @@ static __always_inline void look_up(struct find_rule *f)
 	struct rule_search *search = f->s;
 	struct rules_head *head = f->head;
 
-	search->groups = head->groups >= 64 ? ~0ull : (1ull << (head->groups & 63)) - 1;
-	search->groups &= candidates(f, head->cand_src_off, head->cand_src_bits, head->cand_src_shift, search->src);
-	search->groups &= candidates(f, head->cand_dst_off, head->cand_dst_bits, head->cand_dst_shift, search->dst);
+	search->all_groups = head->groups >= 64 ? ~0ull : (1ull << (head->groups & 63)) - 1;
+	search->all_groups &= candidates(f, head->cand_src_off, head->cand_src_bits, head->cand_src_shift, search->src);
+	search->all_groups &= candidates(f, head->cand_dst_off, head->cand_dst_bits, head->cand_dst_shift, search->dst);
 	if (head->cand_proto_off)
-		search->groups &= word_at(f->rules, head->cand_proto_off, f->p->key.proto);
+		search->all_groups &= word_at(f->rules, head->cand_proto_off, f->p->key.proto);
 	if (head->cand_dport_off)
-		search->groups &= word_at(f->rules, head->cand_dport_off, search->ports & 0xffff);
+		search->all_groups &= word_at(f->rules, head->cand_dport_off, search->ports & 0xffff);
 	if (head->cand_sport_off)
-		search->groups &= word_at(f->rules, head->cand_sport_off, search->ports >> 16);
+		search->all_groups &= word_at(f->rules, head->cand_sport_off, search->ports >> 16);
+	search->groups = search->all_groups;
 	if (search->groups)
 		bpf_loop(MAX_STEPS, rule_step, f, 0);
 }
 
-/* The first record that matches, or NULL. */
-static __always_inline struct rule_record *first_rule(void *rules, struct rules_head *head, const struct pkt *p, struct line *src_sets,
-						      struct line *dst_sets)
+/* The record of the rule that decides, or NULL. What rules before it do is done; p->remember says whether it can be remembered. */
+static __always_inline struct rule_record *deciding_rule(ctx_t *ctx, struct pkt *p, void *rules, struct rules_head *head,
+							 struct line *src_sets, struct line *dst_sets)
 {
-	struct find_rule f = {.p = p, .rules = rules, .head = head, .src_sets = src_sets, .dst_sets = dst_sets};
+	struct find_rule f = {.ctx = ctx, .p = p, .rules = rules, .head = head, .src_sets = src_sets, .dst_sets = dst_sets};
 	struct rule_search *search;
 	__u32 zero = 0;
 
@@ -280,7 +319,7 @@ static __always_inline struct rule_record *first_rule(void *rules, struct rules_
 		return NULL;
 	f.s = search;
 	__builtin_memset(search, 0, sizeof(*search));
-	search->pending = search->best = NO_RECORD;
+	search->pending = search->best = search->unsure = NO_RECORD;
 	if (p->has & HAS_PORTS)
 		search->ports = (__u32)bpf_ntohs(p->key.be_sport) << 16 | bpf_ntohs(p->key.be_dport);
 	search->src[1] = addr_lo(p->key.saddr);
@@ -296,5 +335,6 @@ static __always_inline struct rule_record *first_rule(void *rules, struct rules_
 		bpf_loop(MAX_STEPS, scan_step, &f, 0);
 	else
 		look_up(&f);
+	p->remember = !search->effects && (search->unsure == NO_RECORD || search->unsure > search->best);
 	return search->best == NO_RECORD ? NULL : line_at(rules, head->record_off + search->best);
 }

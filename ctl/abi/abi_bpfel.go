@@ -34,6 +34,7 @@ const (
 	AbiMapTablesSets      = "tables_sets"
 	AbiMapTrace           = "trace"
 	AbiVarCfgBlocks       = "cfg_blocks"
+	AbiVarCfgEffects      = "cfg_effects"
 	AbiVarCfgFlows        = "cfg_flows"
 	AbiVarCfgHealth       = "cfg_health"
 	AbiVarCfgRules        = "cfg_rules"
@@ -118,6 +119,7 @@ type AbiMapSpecs struct {
 // It can be passed ebpf.CollectionSpec.Assign.
 type AbiVariableSpecs struct {
 	CfgBlocks   *ebpf.VariableSpec `ebpf:"cfg_blocks"`
+	CfgEffects  *ebpf.VariableSpec `ebpf:"cfg_effects"`
 	CfgFlows    *ebpf.VariableSpec `ebpf:"cfg_flows"`
 	CfgHealth   *ebpf.VariableSpec `ebpf:"cfg_health"`
 	CfgRules    *ebpf.VariableSpec `ebpf:"cfg_rules"`
@@ -196,6 +198,7 @@ func (m *AbiMaps) Close() error {
 // It can be passed to LoadAbiObjects or ebpf.CollectionSpec.LoadAndAssign.
 type AbiVariables struct {
 	CfgBlocks   *ebpf.Variable `ebpf:"cfg_blocks"`
+	CfgEffects  *ebpf.Variable `ebpf:"cfg_effects"`
 	CfgFlows    *ebpf.Variable `ebpf:"cfg_flows"`
 	CfgHealth   *ebpf.Variable `ebpf:"cfg_health"`
 	CfgRules    *ebpf.Variable `ebpf:"cfg_rules"`

@@ -88,7 +88,8 @@ type Control struct {
 	FlowBudget  uint32
 	FlowCpus    uint32
 	RingChanges uint32
-	Pad         [4]uint64
+	Features    uint64
+	Pad         [3]uint64
 }
 
 type Counter struct {
@@ -107,11 +108,22 @@ const (
 	FirstRuleId    Decider = 16
 )
 
+type EffectFlags uint32
+
+const (
+	EffectDecides EffectFlags = 1
+	EffectShadow  EffectFlags = 2
+	EffectLimit   EffectFlags = 4
+	EffectBytes   EffectFlags = 8
+	EffectMirror  EffectFlags = 16
+)
+
 type ExtFlags uint32
 
 const (
-	ExtNegated ExtFlags = 1
-	ExtBitmap  ExtFlags = 2
+	ExtNegated  ExtFlags = 1
+	ExtBitmap   ExtFlags = 2
+	ExtVolatile ExtFlags = 4
 )
 
 type Family uint32
@@ -246,7 +258,7 @@ const (
 type Limits uint32
 
 const (
-	AbiVersion      Limits = 1
+	AbiVersion      Limits = 2
 	GenerationSlots Limits = 3
 	RuleIds         Limits = 131072
 	ServiceIds      Limits = 4096
@@ -330,6 +342,25 @@ type RuleCounter struct {
 	Shadow  uint64
 }
 
+type RuleEffect struct {
+	_         structs.HostLayout
+	Id        uint32
+	Next      uint32
+	Flags     uint16
+	Verdict   uint8
+	Reject    uint8
+	Interface uint32
+	Log       uint32
+	Sample    uint32
+	Per       uint8
+	Prefix    [2]uint8
+	Pad0      uint8
+	Bucket    uint32
+	Cost      uint64
+	Burst     uint64
+	Pad1      [2]uint64
+}
+
 type RuleExtra struct {
 	_    structs.HostLayout
 	Cond [5]struct {
@@ -375,17 +406,16 @@ type RuleRecord struct {
 	SrcSet     uint16
 	DstSet     uint16
 	Ext        uint32
-	Pad        uint32
+	Effect     uint32
 }
 
 type RulesFlags uint32
 
 const (
-	RulesRemember RulesFlags = 1
-	RulesSrcSets  RulesFlags = 2
-	RulesDstSets  RulesFlags = 4
-	RulesAllow    RulesFlags = 8
-	RulesScan     RulesFlags = 16
+	RulesSrcSets RulesFlags = 2
+	RulesDstSets RulesFlags = 4
+	RulesAllow   RulesFlags = 8
+	RulesScan    RulesFlags = 16
 )
 
 type RulesHead struct {
@@ -409,7 +439,7 @@ type RulesHead struct {
 	DefaultVerdict uint8
 	CandSrcShift   [2]uint8
 	CandDstShift   [2]uint8
-	Pad            uint32
+	EffectOff      uint32
 }
 
 type ServiceFlags uint32
@@ -539,4 +569,13 @@ const (
 	VerdictReject   Verdict = 2
 	VerdictRedirect Verdict = 3
 	VerdictForward  Verdict = 4
+)
+
+type Way uint32
+
+const (
+	WayIn    Way = 0
+	WayOut   Way = 1
+	WayLink  Way = 2
+	WayCount Way = 3
 )

@@ -33,11 +33,6 @@ type Backend struct {
 	Mode              abi.Mode
 }
 
-// Features are the load-time constants of bpf/config.h that a snapshot needs: a cfg_ constant each.
-type Features struct {
-	Rules, Sets, Blocks, Services, Flows, Health, Trace bool
-}
-
 // Cost is what the snapshot costs: memory, and the most that a packet can meet in the rules.
 type Cost struct {
 	Records       int // rule records; one rule may need several
@@ -102,21 +97,6 @@ func Compile(snapshot *model.Snapshot, ids IDs) (*Tables, error) {
 		t.Cost.Bytes[table] = len(lines) * lineBytes
 	}
 	return t, nil
-}
-
-func features(snapshot *model.Snapshot, rules *lowered) Features {
-	filter := &snapshot.Filter
-	f := Features{
-		Rules:    len(filter.Rules) > 0 || filter.Default == model.Drop || filter.Allow != "",
-		Sets:     rules.flags&(abi.RulesSrcSets|abi.RulesDstSets) != 0,
-		Blocks:   true, // they come while running
-		Services: len(snapshot.Services) > 0,
-		Flows:    snapshot.Flows.Enabled || len(snapshot.Services) > 0,
-	}
-	for i := range snapshot.Services {
-		f.Health = f.Health || snapshot.Services[i].Health != nil
-	}
-	return f
 }
 
 // LimitError tells that a snapshot has more of something than the data plane has room for.

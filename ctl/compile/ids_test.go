@@ -18,7 +18,7 @@ import (
 func rulesNamed(names ...string) *model.Snapshot {
 	snapshot := &model.Snapshot{}
 	for _, name := range names {
-		snapshot.Filter.Rules = append(snapshot.Filter.Rules, model.Rule{Name: name})
+		snapshot.Filter.Rules = append(snapshot.Filter.Rules, model.Rule{Name: name, Action: model.Drop})
 	}
 	return snapshot
 }

@@ -12,8 +12,9 @@ const (
 	lineWords = lineBytes / 8
 )
 
-// table collects the sections of a table. Line 0 is left for the head, so that offset 0 can mean "absent".
+// table collects the sections of a table. The first lines are left for the heads, so that offset 0 can mean "absent".
 type table struct {
+	heads    int
 	sections [][]abi.Line
 	lines    int
 }
@@ -23,15 +24,15 @@ func (t *table) add(section []abi.Line) uint32 {
 	if len(section) == 0 {
 		return 0
 	}
-	offset := uint32(1 + t.lines)
+	offset := uint32(t.heads + t.lines)
 	t.sections = append(t.sections, section)
 	t.lines += len(section)
 	return offset
 }
 
-// finish puts the head before the sections.
-func (t *table) finish(head abi.Line) []abi.Line {
-	return slices.Concat(slices.Insert(t.sections, 0, []abi.Line{head})...)
+// finish puts the heads before the sections.
+func (t *table) finish(heads ...abi.Line) []abi.Line {
+	return slices.Concat(slices.Insert(t.sections, 0, heads)...)
 }
 
 // array is a section of numbers, little endian as the lines' words are.

@@ -8,6 +8,7 @@ import (
 
 	"gardu/ctl/abi"
 	"gardu/ctl/model"
+	"gardu/ctl/rule"
 )
 
 // maxRecords bounds the rule records of a snapshot: 64 MB of them.
@@ -15,11 +16,28 @@ const maxRecords = 1 << 20
 
 // lowered is the filter as records in the order of the rules, not yet arranged for lookup.
 type lowered struct {
+	runs [abi.WayCount]run
+	sets []setUse
+}
+
+// run is the rules that judge the packets of one way.
+type run struct {
 	records []abi.RuleRecord
 	extras  extras
-	sets    []setUse
+	effects []abi.Line // the first is no rule's, so that 0 can mean none
 	flags   abi.RulesFlags
-	verdict abi.Verdict // filter.default
+	verdict abi.Verdict // of what no rule decides
+}
+
+// setFlags are those of a run whose packets look up their sets.
+const setFlags = abi.RulesSrcSets | abi.RulesDstSets
+
+// flags are those of any run.
+func (l *lowered) flags() (all abi.RulesFlags) {
+	for _, r := range l.runs {
+		all |= r.flags
+	}
+	return all
 }
 
 // setUse is a set that somebody asks for: of prefixes, or the difference of two others, given by their bits.
@@ -57,11 +75,13 @@ type lowering struct {
 func lowerRules(snapshot *model.Snapshot, ids IDs) (*lowered, error) {
 	filter := &snapshot.Filter
 	l := &lowering{
-		lowered:  &lowered{flags: abi.RulesRemember, records: make([]abi.RuleRecord, 0, len(filter.Rules))},
+		lowered:  &lowered{},
 		snapshot: snapshot, ids: ids, uses: map[string]int{},
 	}
+	received := &l.runs[abi.WayIn]
+	received.records = make([]abi.RuleRecord, 0, len(filter.Rules))
 	var err error
-	if l.verdict, err = verdictOf(filter.Default); err != nil {
+	if received.verdict, err = verdictOf(filter.Default); err != nil {
 		return nil, fmt.Errorf("filter.default: %w", err)
 	}
 	for i := range filter.Rules {
@@ -74,7 +94,7 @@ func lowerRules(snapshot *model.Snapshot, ids IDs) (*lowered, error) {
 		if err != nil {
 			return nil, fmt.Errorf("filter.allow: %w", err)
 		}
-		l.flags |= abi.RulesAllow | abi.RulesSrcSets
+		received.flags |= abi.RulesAllow | abi.RulesSrcSets
 		if i, ok := l.uses[set.Name]; ok {
 			l.sets[i].bits = append(l.sets[i].bits, 0)
 		} else {
@@ -90,6 +110,10 @@ func verdictOf(action model.Action) (abi.Verdict, error) {
 		return abi.VerdictPass, nil
 	case model.Drop:
 		return abi.VerdictDrop, nil
+	case model.Reject:
+		return abi.VerdictReject, nil
+	case model.Redirect:
+		return abi.VerdictRedirect, nil
 	}
 	return 0, fmt.Errorf("unknown action %q", action)
 }
@@ -100,16 +124,14 @@ func (l *lowering) rule(r *model.Rule) error {
 	if err != nil {
 		return err
 	}
-	verdict, err := verdictOf(r.Action)
-	if err != nil {
-		return fmt.Errorf("rule %q: %w", r.Name, err)
-	}
 	id, ok := l.ids.Rules[r.Name]
 	if !ok {
 		return fmt.Errorf("rule %q has no id", r.Name)
 	}
-	if !p.remember {
-		l.flags &^= abi.RulesRemember
+	run := &l.runs[wayOf(r)]
+	effect, err := run.addEffect(r, id)
+	if err != nil {
+		return fmt.Errorf("rule %q: %w", r.Name, err)
 	}
 	var terms [2][]addressTerm // abi.FieldSrc, abi.FieldDst
 	for field := range terms {
@@ -123,21 +145,30 @@ func (l *lowering) rule(r *model.Rule) error {
 			if families == 0 {
 				continue
 			}
-			record := abi.RuleRecord{Id: id, Verdict: uint8(verdict)}
+			record := abi.RuleRecord{Id: id, Verdict: effect.Verdict, Effect: effect.line}
 			switch families {
 			case onlyV4:
 				record.Conditions = uint16(abi.RuleV4)
 			case onlyV6:
 				record.Conditions = uint16(abi.RuleV6)
 			}
-			l.flags |= src.apply(&record, abi.FieldSrc) | dst.apply(&record, abi.FieldDst)
-			l.product(record, p.numbers, nil)
-			if len(l.records) > maxRecords {
+			run.flags |= src.apply(&record, abi.FieldSrc) | dst.apply(&record, abi.FieldDst)
+			run.product(record, p.numbers, nil)
+			if len(run.records) > maxRecords {
 				return &LimitError{What: "rule records", Name: r.Name, Limit: maxRecords}
 			}
 		}
 	}
+	run.endEffect(effect)
 	return nil
+}
+
+// wayOf says whose packets a rule judges.
+func wayOf(r *model.Rule) abi.Way {
+	if r.Direction == model.Out {
+		return abi.WayOut
+	}
+	return abi.WayIn
 }
 
 // apply writes the term into a record and returns which sets that makes every packet look up.
@@ -182,13 +213,13 @@ func mapped(addr netip.Addr) [2]uint64 {
 }
 
 // product appends a record for each combination of the numbers' alternatives.
-func (l *lowering) product(record abi.RuleRecord, numbers []numberPlan, conditions []condition) {
+func (u *run) product(record abi.RuleRecord, numbers []numberPlan, conditions []condition) {
 	if len(numbers) == 0 {
 		if len(conditions) > 0 {
 			record.Conditions |= uint16(abi.RuleExt)
-			record.Ext = l.extras.list(conditions)
+			record.Ext = u.extras.list(conditions)
 		}
-		l.records = append(l.records, record)
+		u.records = append(u.records, record)
 		return
 	}
 	n, rest := &numbers[0], numbers[1:]
@@ -197,27 +228,30 @@ func (l *lowering) product(record abi.RuleRecord, numbers []numberPlan, conditio
 	case n.not && len(n.ranges) == 1 || !n.not && !n.wide:
 		for _, r := range n.ranges {
 			if with, ok := n.inline(record, r); ok {
-				l.product(with, rest, conditions)
+				u.product(with, rest, conditions)
 			} else {
-				l.product(record, rest, append(conditions, condition{n.field, n.negated(), r.Lo, r.Hi}))
+				u.product(record, rest, append(conditions, condition{n.field, n.flags(), r.Lo, r.Hi}))
 			}
 		}
 	case n.not && len(n.ranges) <= conditionsPerLine:
 		for _, r := range n.ranges {
-			conditions = append(conditions, condition{n.field, abi.ExtNegated, r.Lo, r.Hi})
+			conditions = append(conditions, condition{n.field, n.flags(), r.Lo, r.Hi})
 		}
-		l.product(record, rest, conditions)
+		u.product(record, rest, conditions)
 	default:
-		bitmap := condition{n.field, abi.ExtBitmap | n.negated(), l.extras.bitmap(n.ranges), 0}
-		l.product(record, rest, append(conditions, bitmap))
+		bitmap := condition{n.field, abi.ExtBitmap | n.flags(), u.extras.bitmap(n.ranges), 0}
+		u.product(record, rest, append(conditions, bitmap))
 	}
 }
 
-func (n *numberPlan) negated() abi.ExtFlags {
+func (n *numberPlan) flags() (flags abi.ExtFlags) {
 	if n.not {
-		return abi.ExtNegated
+		flags |= abi.ExtNegated
 	}
-	return 0
+	if !rule.Fields[n.field].Key {
+		flags |= abi.ExtVolatile
+	}
+	return flags
 }
 
 // inline returns the record with one range of a field that records have room for.

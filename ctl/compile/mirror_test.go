@@ -53,6 +53,8 @@ func (p *packet) fact(field abi.Field) (uint32, bool) {
 type mirror struct {
 	*Tables
 	probes, verified int // of the last first()
+	unsure           uint32
+	remember         bool // the last verdict may be remembered
 }
 
 func area(lines []abi.Line, off uint32) array { return array(lines[off:]) }
@@ -150,7 +152,7 @@ func hasBit(line abi.Line, bit uint16) bool { return line.W[bit/64]>>(bit%64)&1 
 
 // judge returns the decider of a packet and the filter's verdict.
 func (m *mirror) judge(p *packet) (uint32, abi.Verdict) {
-	head := abi.FromLine[abi.RulesHead](m.Rules[0])
+	head := abi.FromLine[abi.RulesHead](m.Rules[abi.WayIn])
 	var src, dst abi.Line
 	flags := abi.RulesFlags(head.Flags)
 	if m.Features.Sets && flags&abi.RulesSrcSets != 0 {
@@ -162,19 +164,31 @@ func (m *mirror) judge(p *packet) (uint32, abi.Verdict) {
 	if flags&abi.RulesAllow != 0 && hasBit(src, 0) {
 		return uint32(abi.DeciderAllow), abi.VerdictPass
 	}
-	if head.Records > 0 {
-		if record := m.first(&head, p, src, dst); record != noRecord {
-			r := abi.FromLine[abi.RuleRecord](m.Rules[head.RecordOff+record])
+	m.unsure, m.remember = noRecord, true
+	for from := uint32(0); from < head.Records; {
+		record := m.first(&head, p, src, dst, from)
+		m.remember = m.remember && (m.unsure == noRecord || m.unsure > record)
+		if record == noRecord {
+			break
+		}
+		r := abi.FromLine[abi.RuleRecord](m.Rules[head.RecordOff+record])
+		if r.Effect == 0 {
 			return r.Id, abi.Verdict(r.Verdict)
 		}
+		effect := abi.FromLine[abi.RuleEffect](m.Rules[head.EffectOff+r.Effect])
+		if abi.EffectFlags(effect.Flags)&(abi.EffectDecides|abi.EffectShadow) == abi.EffectDecides {
+			return r.Id, abi.Verdict(effect.Verdict)
+		}
+		m.remember = false
+		from = effect.Next
 	}
 	return uint32(abi.DeciderDefault), abi.Verdict(head.DefaultVerdict)
 }
 
 const noRecord = ^uint32(0)
 
-// first returns the first record that matches.
-func (m *mirror) first(head *abi.RulesHead, p *packet, srcSets, dstSets abi.Line) uint32 {
+// first returns the first record from `from` on that matches.
+func (m *mirror) first(head *abi.RulesHead, p *packet, srcSets, dstSets abi.Line, from uint32) uint32 {
 	src, dst := hostOrder(p.src), hostOrder(p.dst)
 	var ports uint32
 	if p.ports {
@@ -184,7 +198,7 @@ func (m *mirror) first(head *abi.RulesHead, p *packet, srcSets, dstSets abi.Line
 	m.probes, m.verified = 0, 0
 	verify := func(record uint32) {
 		m.verified++
-		if record < best && m.matches(head, record, p, src, dst, srcSets, dstSets) {
+		if record >= from && record < best && m.matches(head, record, p, src, dst, srcSets, dstSets) {
 			best = record
 		}
 	}
@@ -294,16 +308,19 @@ func (m *mirror) matches(head *abi.RulesHead, record uint32, p *packet, src, dst
 		}
 	}
 	fits ^= abi.RuleConditions(r.Negated)
-	return fits&asked == asked && (asked&abi.RuleExt == 0 || m.extra(head, r.Ext, p))
+	return fits&asked == asked && (asked&abi.RuleExt == 0 || m.extra(head, record, r.Ext, p))
 }
 
-func (m *mirror) extra(head *abi.RulesHead, line uint32, p *packet) bool {
+func (m *mirror) extra(head *abi.RulesHead, record, line uint32, p *packet) bool {
 	for ; ; line++ {
 		extra := abi.FromLine[abi.RuleExtra](m.Rules[head.ExtOff+line])
 		for _, c := range extra.Cond[:extra.Count] {
 			value, has := p.fact(abi.Field(c.Field))
 			hit := c.Lo <= value && value <= c.Hi
 			flags := abi.ExtFlags(c.Flags)
+			if flags&abi.ExtVolatile != 0 {
+				m.unsure = min(m.unsure, record)
+			}
 			if flags&abi.ExtBitmap != 0 {
 				hit = area(m.Rules, head.ExtOff+c.Lo).word(int(value/64))>>(value%64)&1 != 0
 			}

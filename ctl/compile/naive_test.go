@@ -17,7 +17,7 @@ func naive(s *model.Snapshot, ids IDs, p *packet) (uint32, abi.Verdict) {
 	}
 	for i := range s.Filter.Rules {
 		r := &s.Filter.Rules[i]
-		if naiveMatch(s, r, p) {
+		if r.Action != "" && !r.Shadow && naiveMatch(s, r, p) {
 			return ids.Rules[r.Name], verdict[r.Action]
 		}
 	}
@@ -32,7 +32,7 @@ func naiveMatch(s *model.Snapshot, r *model.Rule, p *packet) bool {
 			set, _ := s.Set(c.Set)
 			prefixes, ranges = set.Prefixes, set.Ports
 		}
-		field, _, _ := lookupField(c.Field)
+		field, _ := lookupField(c.Field)
 		var hit bool
 		switch field {
 		case abi.FieldSrc:

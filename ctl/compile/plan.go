@@ -17,8 +17,7 @@ const maxExpand = 16
 // plan is how a rule's conditions are expressed.
 type plan struct {
 	addresses [2]addressPlan // abi.FieldSrc, abi.FieldDst
-	numbers   []numberPlan
-	remember  bool // every condition is on a field that the flow's key determines
+	numbers   []numberPlan   // those on fields that the flow's key determines come first
 }
 
 // addressPlan holds the conditions on one address field, at most one of each sign.
@@ -36,16 +35,15 @@ type numberPlan struct {
 }
 
 func planRule(snapshot *model.Snapshot, r *model.Rule) (*plan, error) {
-	p := &plan{remember: true}
+	p := &plan{}
 	type pair struct{ is, not *model.Condition }
 	var pairs [abi.FieldCount]pair
 	for i := range r.Match {
 		condition := &r.Match[i]
-		field, info, ok := lookupField(condition.Field)
+		field, ok := lookupField(condition.Field)
 		if !ok {
 			return nil, fmt.Errorf("rule %q: unknown field %q", r.Name, condition.Field)
 		}
-		p.remember = p.remember && info.Key
 		slot := &pairs[field].is
 		if condition.Not {
 			slot = &pairs[field].not
@@ -68,6 +66,7 @@ func planRule(snapshot *model.Snapshot, r *model.Rule) (*plan, error) {
 			p.numbers = append(p.numbers, number)
 		}
 	}
+	slices.SortStableFunc(p.numbers, func(a, b numberPlan) int { return cmp.Compare(a.flags()&abi.ExtVolatile, b.flags()&abi.ExtVolatile) })
 	p.narrow()
 	return p, nil
 }
@@ -103,14 +102,14 @@ func (p *plan) narrow() {
 	}
 }
 
-// lookupField returns a field's number on the border and its row.
-func lookupField(name model.Field) (abi.Field, rule.FieldInfo, bool) {
+// lookupField returns the number of a field on the border.
+func lookupField(name model.Field) (abi.Field, bool) {
 	for i, info := range rule.Fields {
 		if info.Name == name {
-			return abi.Field(i), info, true
+			return abi.Field(i), true
 		}
 	}
-	return 0, rule.FieldInfo{}, false
+	return 0, false
 }
 
 func findSet(snapshot *model.Snapshot, name string, ports bool) (*model.Set, error) {

@@ -131,7 +131,7 @@ func (s *source) snapshot(rules int) *model.Snapshot {
 	}
 	for i := range rules {
 		snapshot.Filter.Rules = append(snapshot.Filter.Rules, model.Rule{
-			Name: fmt.Sprintf("r%d", i), Match: s.match(), Action: pick(s, []model.Action{model.Pass, model.Drop}),
+			Name: fmt.Sprintf("r%d", i), Match: s.match(), Action: pick(s, []model.Action{model.Pass, model.Drop, model.Drop, ""}), Shadow: s.chance(15),
 		})
 	}
 	return snapshot

@@ -7,17 +7,47 @@ import (
 	"gardu/ctl/abi"
 )
 
-// rulesTable arranges records for lookup. Exactness doesn't depend on it: records are verified.
+// rulesTable arranges the records of each run for lookup. Exactness doesn't depend on it: records are verified. Cost is the most
+// that any packet can meet.
 func rulesTable(l *lowered) ([]abi.Line, Cost, error) {
+	t := table{heads: int(abi.WayCount)}
+	heads := make([]abi.Line, abi.WayCount)
+	var total Cost
+	for way := range l.runs {
+		run := &l.runs[way]
+		head, cost, err := t.addRun(run, abi.Way(way) == abi.WayLink)
+		if err != nil {
+			return nil, Cost{}, err
+		}
+		heads[way] = abi.ToLine(head)
+		total.add(cost)
+	}
+	return t.finish(heads...), total, nil
+}
+
+// addRun adds the sections of a run. scan: don't make an index, however many records there are.
+func (t *table) addRun(u *run, scan bool) (abi.RulesHead, Cost, error) {
 	head := abi.RulesHead{
-		Records:        uint32(len(l.records)),
-		Flags:          uint8(l.flags),
-		DefaultVerdict: uint8(l.verdict),
+		Records:        uint32(len(u.records)),
+		Flags:          uint8(u.flags),
+		DefaultVerdict: uint8(u.verdict),
 	}
-	if len(l.records) <= int(abi.ScanRecords) {
-		return scanTable(head, l)
+	cost := Cost{Records: len(u.records)}
+	if scan || len(u.records) <= int(abi.ScanRecords) {
+		head.Flags |= uint8(abi.RulesScan)
+		cost.Verifications = len(u.records)
+	} else if err := t.addIndex(&head, &cost, u.records); err != nil {
+		return head, cost, err
 	}
-	groups := arrange(l.records)
+	head.RecordOff = t.add(recordLines(u.records))
+	head.ExtOff = t.add(u.extras.lines)
+	head.EffectOff = t.add(u.effects)
+	return head, cost, nil
+}
+
+// addIndex adds groups, buckets and candidate masks.
+func (t *table) addIndex(head *abi.RulesHead, cost *Cost, records []abi.RuleRecord) error {
+	groups := arrange(records)
 	head.Groups = uint32(len(groups))
 
 	var entries []entry
@@ -26,49 +56,45 @@ func rulesTable(l *lowered) ([]abi.Line, Cost, error) {
 	for i, g := range groups {
 		h := g.shape.hashing(i)
 		first := len(entries)
-		g.eachKey(l.records, h, func(m member, hash uint64) {
+		g.eachKey(records, h, func(m member, hash uint64) {
 			entries = append(entries, entry{hash: hash, ref: m.record})
 		})
 		chains[i] = longestRun(entries[first:])
 		groupLines[i] = abi.ToLine(abi.RuleGroup{
 			SrcMask: h.src, DstMask: h.dst, KeyMask: h.ports, ProtoMask: h.proto,
-			MinRecord: g.first(), Families: g.families(l.records),
+			MinRecord: g.first(), Families: g.families(records),
 		})
 	}
 	buckets, err := newBucketTable(entries)
 	if err != nil {
-		return nil, Cost{}, err
+		return err
 	}
-
-	var t table
-	head.RecordOff = t.add(recordLines(l))
 	head.GroupOff = t.add(groupLines)
 	head.BucketOff, head.BucketMask = t.add(buckets.buckets), buckets.mask()
 	head.ChainOff = t.add(buckets.chainLines())
-	head.ExtOff = t.add(l.extras.lines)
-	probes := t.addCandidates(&head, groups, l.records)
+	probes := t.addCandidates(head, groups, records)
 
 	slices.SortFunc(chains, func(a, b int) int { return b - a })
-	cost := Cost{Records: len(l.records), Groups: len(groups), LongestChain: buckets.longest, Probes: probes}
+	cost.Groups, cost.LongestChain, cost.Probes = len(groups), buckets.longest, probes
 	for _, chain := range chains[:probes] {
 		cost.Verifications += chain
 	}
-	return t.finish(abi.ToLine(head)), cost, nil
+	return nil
 }
 
-// scanTable holds the records alone: so few are verified one after the other.
-func scanTable(head abi.RulesHead, l *lowered) ([]abi.Line, Cost, error) {
-	var t table
-	head.Flags |= uint8(abi.RulesScan)
-	head.RecordOff = t.add(recordLines(l))
-	head.ExtOff = t.add(l.extras.lines)
-	return t.finish(abi.ToLine(head)), Cost{Records: len(l.records), Verifications: len(l.records)}, nil
+// add makes the worst of two runs: a packet meets one of them.
+func (c *Cost) add(run Cost) {
+	c.Records += run.Records
+	c.Groups = max(c.Groups, run.Groups)
+	c.LongestChain = max(c.LongestChain, run.LongestChain)
+	c.Probes = max(c.Probes, run.Probes)
+	c.Verifications = max(c.Verifications, run.Verifications)
 }
 
-func recordLines(l *lowered) []abi.Line {
-	lines := make([]abi.Line, len(l.records))
-	for i := range l.records {
-		lines[i] = abi.ToLine(l.records[i])
+func recordLines(records []abi.RuleRecord) []abi.Line {
+	lines := make([]abi.Line, len(records))
+	for i := range records {
+		lines[i] = abi.ToLine(records[i])
 	}
 	return lines
 }

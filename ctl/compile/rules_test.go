@@ -2,6 +2,7 @@ package compile
 
 import (
 	"fmt"
+	"net/netip"
 	"reflect"
 	"testing"
 
@@ -215,15 +216,44 @@ func TestFeatures(t *testing.T) {
 	}
 }
 
-// A verdict may be remembered while no rule looks at more than the flow's key.
+// A verdict may be remembered if no rule up to the one that decides looks at more of a packet than the flow's key, or does
+// more than decide.
 func TestRemember(t *testing.T) {
-	for field, want := range map[model.Field]bool{"proto": true, "sport": true, "dport": true, "icmp-type": false, "ttl": false, "length": false} {
-		snapshot := rulesNamed("r")
-		snapshot.Filter.Rules[0].Match = []model.Condition{only(field, 1, 1)}
-		tables, _ := compiled(t, snapshot)
-		head := abi.FromLine[abi.RulesHead](tables.Rules[0])
-		if got := head.Flags&uint8(abi.RulesRemember) != 0; got != want {
-			t.Errorf("%s: remember %t", field, got)
+	tcp22 := only("proto", 6, 6)
+	for name, test := range map[string]struct {
+		rules []model.Rule
+		want  bool
+	}{
+		"key fields":                    {[]model.Rule{{Match: []model.Condition{tcp22, only("dport", 22, 22)}, Action: model.Drop}}, true},
+		"ttl, and it matches":           {[]model.Rule{{Match: []model.Condition{only("ttl", 0, 255)}, Action: model.Pass}}, false},
+		"ttl, and it doesn't":           {[]model.Rule{{Match: []model.Condition{only("ttl", 1, 1)}, Action: model.Pass}}, false},
+		"ttl of other flows":            {[]model.Rule{{Match: []model.Condition{only("dport", 80, 80), only("ttl", 1, 1)}, Action: model.Pass}}, true},
+		"ttl of another protocol":       {[]model.Rule{{Match: []model.Condition{only("proto", 17, 30), only("ttl", 1, 1)}, Action: model.Pass}}, true},
+		"ttl behind the rule":           {[]model.Rule{{Match: []model.Condition{tcp22}, Action: model.Pass}, {Match: []model.Condition{only("ttl", 1, 1)}, Action: model.Drop}}, true},
+		"ttl before the rule":           {[]model.Rule{{Match: []model.Condition{only("ttl", 1, 1)}, Action: model.Drop}, {Match: []model.Condition{tcp22}, Action: model.Pass}}, false},
+		"observes":                      {[]model.Rule{{Match: []model.Condition{tcp22}}}, false},
+		"observes other flows":          {[]model.Rule{{Match: []model.Condition{only("proto", 17, 17)}}}, true},
+		"shadow before the rule":        {[]model.Rule{{Action: model.Drop, Shadow: true}, {Action: model.Pass}}, false},
+		"shadow behind the rule":        {[]model.Rule{{Action: model.Pass}, {Action: model.Drop, Shadow: true}}, true},
+		"shadow, then another searches": {[]model.Rule{{Action: model.Drop, Shadow: true}, {Match: []model.Condition{only("ttl", 1, 1)}}}, false},
+	} {
+		for _, more := range []int{0, 20} { // scanned, and by index
+			snapshot := rulesNamed()
+			for i, r := range test.rules {
+				r.Name = fmt.Sprintf("r%d", i)
+				snapshot.Filter.Rules = append(snapshot.Filter.Rules, r)
+			}
+			for i := range more {
+				snapshot.Filter.Rules = append(snapshot.Filter.Rules, model.Rule{
+					Name: fmt.Sprintf("more%d", i), Match: []model.Condition{only("dport", uint32(1000+i), uint32(1000+i))}, Action: model.Drop,
+				})
+			}
+			tables, _ := compiled(t, snapshot)
+			m := &mirror{Tables: tables}
+			m.judge(&packet{src: netip.MustParseAddr("198.51.100.1"), dst: netip.MustParseAddr("192.0.2.1"), proto: 6, ports: true, sport: 1, dport: 22, ttl: 64})
+			if m.remember != test.want {
+				t.Errorf("%s, %d more rules: remember %t", name, more, m.remember)
+			}
 		}
 	}
 }

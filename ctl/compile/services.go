@@ -50,7 +50,7 @@ func servicesTable(services []model.Service, ids IDs) ([]abi.Line, error) {
 	if err != nil {
 		return nil, err
 	}
-	var t table
+	t := table{heads: 1}
 	head := abi.ServicesHead{Services: uint32(len(services)), RingSize: lb.RingSize}
 	head.ServiceOff = t.add(lines)
 	head.FilterOff, head.FilterMask = t.add(filter), uint32(filterSize-1)

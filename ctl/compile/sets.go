@@ -13,7 +13,7 @@ func setsTable(uses []setUse) ([]abi.Line, int, error) {
 	if len(uses) == 0 {
 		return make([]abi.Line, 1), 0, nil
 	}
-	var t table
+	t := table{heads: 1}
 	c := newClasses(uses)
 	v4, v6 := prefixes(uses)
 	var head abi.SetsHead

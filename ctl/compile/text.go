@@ -25,8 +25,16 @@ func (t *Tables) String() string {
 }
 
 func (t *Tables) textRules(w *strings.Builder) {
-	head := abi.FromLine[abi.RulesHead](t.Rules[0])
-	fmt.Fprintf(w, "rules: %d records, %d groups, default verdict %d, flags %#x, candidates", head.Records, head.Groups, head.DefaultVerdict, head.Flags)
+	for way, name := range []string{abi.WayIn: "rules", abi.WayOut: "out rules", abi.WayLink: "link rules"} {
+		head := abi.FromLine[abi.RulesHead](t.Rules[way])
+		if abi.Way(way) == abi.WayIn || head.Records > 0 {
+			t.textRun(w, name, &head)
+		}
+	}
+}
+
+func (t *Tables) textRun(w *strings.Builder, name string, head *abi.RulesHead) {
+	fmt.Fprintf(w, "%s: %d records, %d groups, default verdict %d, flags %#x, candidates", name, head.Records, head.Groups, head.DefaultVerdict, head.Flags)
 	for _, c := range []struct {
 		name string
 		off  uint32
@@ -45,7 +53,11 @@ func (t *Tables) textRules(w *strings.Builder) {
 	}
 	for i := range head.Records {
 		r := abi.FromLine[abi.RuleRecord](t.Rules[head.RecordOff+i])
-		fmt.Fprintf(w, "record %d: rule %d verdict %d%s%s\n", i, r.Id, r.Verdict, textRecord(&r), t.textExtra(&head, &r))
+		fmt.Fprintf(w, "record %d: rule %d verdict %d%s%s\n", i, r.Id, r.Verdict, textRecord(&r), t.textExtra(head, &r))
+		if r.Effect != 0 {
+			e := abi.FromLine[abi.RuleEffect](t.Rules[head.EffectOff+r.Effect])
+			fmt.Fprintf(w, "  effect %d: flags %#x, next record %d\n", r.Effect, e.Flags, e.Next)
+		}
 	}
 }
 

@@ -163,7 +163,7 @@ func (d *decoder) checkRules(s *model.Snapshot, used map[string]bool) {
 		r, by := all[shadow.Rule], all[shadow.By]
 		d.warn(r.Pos, "the rule %s is never reached: %s in line %d matches all that it matches", r.Name, by.Name, by.Pos.Line)
 	}
-	passes := slices.ContainsFunc(all, func(r model.Rule) bool { return r.Action == model.Pass })
+	passes := slices.ContainsFunc(all, func(r model.Rule) bool { return r.Action == model.Pass && !r.Shadow })
 	if s.Filter.Default == model.Drop && !passes && s.Filter.Allow == "" {
 		d.warn(d.valueAt(s.Filter.Pos, "default"), "every IPv4 and IPv6 packet is dropped: no rule passes any, and filter.allow is absent")
 	}

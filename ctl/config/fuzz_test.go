@@ -80,7 +80,7 @@ func checkComplete(t *testing.T, s *model.Snapshot) {
 		}
 	}
 	for _, r := range s.Filter.Rules {
-		if r.Name == "" || r.Action == "" || r.Match == nil {
+		if r.Name == "" || r.Match == nil {
 			t.Errorf("%+v", r)
 		}
 		for _, c := range r.Match {

@@ -88,7 +88,7 @@ var filters = object[filter]{
 	},
 }
 
-var action = choiceOf([]model.Action{model.Pass, model.Drop}, "reject", "redirect", "mirror", "count")
+var action = choiceOf([]model.Action{model.Pass, model.Drop}, "reject", "redirect", "mirror")
 
 var rules = object[model.Rule]{
 	what: "a rule",
@@ -99,9 +99,13 @@ var rules = object[model.Rule]{
 		in("match", match, func(r *model.Rule) *[]model.Condition { return &r.Match },
 			"what it matches: all keys must hold, one value of each; {} is every packet").must(),
 		in("action", action, func(r *model.Rule) *model.Action { return &r.Action },
-			"what happens to the packets that it matches: pass or drop").must(),
+			"what happens to the packets that it matches: pass or drop; without it the rule counts them and the next one is asked"),
+		in("count", boolean, func(*model.Rule) *bool { return new(bool) },
+			"says that counting is what the rule is for; all rules count").or("false"),
+		in("shadow", boolean, func(r *model.Rule) *bool { return &r.Shadow },
+			"true: the rule decides nothing and counts what it would have done").or("false"),
 	},
-	later: []string{"limit", "log", "sample", "count", "shadow", "direction", "state", "mirror"},
+	later: []string{"limit", "log", "sample", "direction"},
 }
 
 var services = object[model.Service]{

@@ -101,9 +101,7 @@ func Open(opts Options) (_ *Dataplane, err error) {
 		if err := d.takeOver(); err != nil {
 			return nil, err
 		}
-		if features, err = d.inUse(features); err != nil {
-			return nil, err
-		}
+		features = d.inUse(features)
 	}
 	if d.programs, err = d.loadPrograms(features); err != nil {
 		return nil, err
@@ -111,6 +109,7 @@ func Open(opts Options) (_ *Dataplane, err error) {
 	if err := d.takeOverLinks(); err != nil {
 		return nil, err
 	}
+	d.control.Features = features.Bits()
 	return d, nil
 }
 

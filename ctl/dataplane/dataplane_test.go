@@ -2,6 +2,7 @@ package dataplane
 
 import (
 	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
@@ -64,7 +65,7 @@ func TestMapsOfAnotherVersionAreRefusedAndKept(t *testing.T) {
 	if !errors.As(err, &version) {
 		t.Fatalf("Open: %v", err)
 	}
-	for _, difference := range []string{"layout version 99, ours is 1", "no map rings", "blocks: ValueSize: 24 changed to 32, MaxEntries: 7 changed to 262144"} {
+	for _, difference := range []string{fmt.Sprintf("layout version 99, ours is %d", abi.AbiVersion), "no map rings", "blocks: ValueSize: 24 changed to 32, MaxEntries: 7 changed to 262144"} {
 		if !strings.Contains(err.Error(), difference) {
 			t.Errorf("%q isn't in %q", difference, err)
 		}

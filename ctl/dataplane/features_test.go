@@ -28,20 +28,6 @@ func matrix() []compile.Features {
 	return append(sets, allOn(), all)
 }
 
-// featureNames lists what is on.
-func featureNames(f compile.Features) (names string) {
-	value := reflect.ValueOf(f)
-	for i := range value.NumField() {
-		if value.Field(i).Bool() {
-			names += "+" + value.Type().Field(i).Name
-		}
-	}
-	if names == "" {
-		return "none"
-	}
-	return names[1:]
-}
-
 // TestVerifierTakesEveryCombination prints what each costs: instructions left after dead code went, those that the
 // verifier walked through, and bytes of machine code.
 func TestVerifierTakesEveryCombination(t *testing.T) {
@@ -49,10 +35,10 @@ func TestVerifierTakesEveryCombination(t *testing.T) {
 	for _, features := range matrix() {
 		p, err := d.loadPrograms(features)
 		if err != nil {
-			t.Errorf("%s: %+v", featureNames(features), err)
+			t.Errorf("%s: %+v", features, err)
 			continue
 		}
-		line := fmt.Sprintf("%-20s", featureNames(features))
+		line := fmt.Sprintf("%-20s", features)
 		for _, one := range []struct {
 			name    string
 			program *ebpf.Program

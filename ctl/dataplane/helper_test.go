@@ -98,7 +98,7 @@ func closeIt(t *testing.T, d io.Closer) {
 func allOff() compile.Features { return compile.Features{} }
 
 func allOn() compile.Features {
-	return compile.Features{Rules: true, Sets: true, Blocks: true, Services: true, Flows: true, Health: true}
+	return compile.AllFeatures()
 }
 
 // wires is two namespaces joined by eth0 on both sides; gardu sits on the box's.

@@ -7,7 +7,6 @@ import (
 
 	"github.com/cilium/ebpf"
 
-	"gardu/ctl/abi"
 	"gardu/ctl/compile"
 )
 
@@ -92,15 +91,7 @@ func (d *Dataplane) load(spec *ebpf.CollectionSpec, shared mapSet, features comp
 
 // setConstants sets the load-time constants of bpf/config.h.
 func setConstants(spec *ebpf.CollectionSpec, f compile.Features) error {
-	for name, on := range map[string]bool{
-		abi.AbiVarCfgRules:    f.Rules,
-		abi.AbiVarCfgSets:     f.Sets,
-		abi.AbiVarCfgBlocks:   f.Blocks,
-		abi.AbiVarCfgServices: f.Services,
-		abi.AbiVarCfgFlows:    f.Flows,
-		abi.AbiVarCfgHealth:   f.Health,
-		abi.AbiVarCfgTrace:    f.Trace,
-	} {
+	for name, on := range f.Constants() {
 		variable, ok := spec.Variables[name]
 		if !ok {
 			continue // no program of this object asks for it
@@ -159,27 +150,13 @@ func (d *Dataplane) swapPrograms(features compile.Features) error {
 	}
 	old := d.programs
 	d.programs = next
+	d.control.Features = features.Bits()
 	return old.close()
 }
 
-// inUse adds to features what the generation in force needs, so that taking over never switches a step off.
-func (d *Dataplane) inUse(features compile.Features) (compile.Features, error) {
-	if generation := d.control.generation(); generation != 0 {
-		tables := d.slots[slot(generation)]
-		rules, err := tables.rulesHead()
-		if err != nil {
-			return features, err
-		}
-		services, err := tables.servicesHead()
-		if err != nil {
-			return features, err
-		}
-		const sets = uint8(abi.RulesSrcSets | abi.RulesDstSets | abi.RulesAllow)
-		features.Rules = features.Rules || rules.Records > 0 || rules.DefaultVerdict != uint8(abi.VerdictPass) || rules.Flags&uint8(abi.RulesAllow) != 0
-		features.Sets = features.Sets || rules.Flags&sets != 0
-		features.Services = features.Services || services.Services > 0
-	}
+// inUse adds to features what the programs in force were made for, so that taking over never switches a step off.
+func (d *Dataplane) inUse(features compile.Features) compile.Features {
+	features = features.Or(compile.FeaturesOf(d.control.Features))
 	features.Blocks = features.Blocks || d.blocks.any()
-	features.Flows = features.Flows || d.FlowsMax() > 1
-	return features, nil
+	return features
 }

@@ -162,17 +162,6 @@ func (t *Table) Lines() int { return t.lines }
 // Close frees a table that was never committed.
 func (t *Table) Close() error { return t.array.Close() }
 
-// head reads line 0; all zeros of an absent table.
-func (t *Table) head() (line abi.Line, err error) {
-	if t == nil {
-		return line, nil
-	}
-	if err := t.array.Lookup(uint32(0), &line); err != nil {
-		return line, fmt.Errorf("read the head of a table: %w", err)
-	}
-	return line, nil
-}
-
 // newLines makes an inner array of so many lines and copies content to its beginning.
 func newLines(spec *ebpf.MapSpec, length uint32, content []byte) (*ebpf.Map, error) {
 	spec = spec.Copy()
@@ -329,15 +318,4 @@ func (d *Dataplane) closeTables() error {
 		errs = append(errs, d.dropTables(tables))
 	}
 	return errors.Join(errs...)
-}
-
-// rulesHead and servicesHead read line 0 of their tables as what it is.
-func (t Tables) rulesHead() (abi.RulesHead, error) {
-	line, err := t[abi.TableRules].head()
-	return abi.FromLine[abi.RulesHead](line), err
-}
-
-func (t Tables) servicesHead() (abi.ServicesHead, error) {
-	line, err := t[abi.TableServices].head()
-	return abi.FromLine[abi.ServicesHead](line), err
 }

@@ -4,6 +4,7 @@ import (
 	"testing"
 
 	"gardu/ctl/abi"
+	"gardu/ctl/compile"
 )
 
 // commit puts three tables in force that are told apart by a mark.
@@ -116,7 +117,8 @@ func TestAbsentTablesAreZeros(t *testing.T) {
 	}
 	_, tables := d.Current()
 	for which, table := range tables {
-		head, err := table.head()
+		var head abi.Line
+		err := table.array.Lookup(uint32(0), &head)
 		if err != nil || head != (abi.Line{}) || table.Lines() != 0 {
 			t.Errorf("table %d: %d lines, head %v, %v", which, table.Lines(), head, err)
 		}
@@ -157,26 +159,19 @@ func TestTablesAreTakenOver(t *testing.T) {
 func TestTakeOverSwitchesNoStepOff(t *testing.T) {
 	dir := testDir(t)
 	d := open(t, dir)
-	rules, err := d.NewTable(abi.TableRules, []abi.Line{abi.ToLine(abi.RulesHead{Records: 1, Flags: uint8(abi.RulesSrcSets)})})
-	if err != nil {
-		t.Fatal(err)
-	}
-	services, err := d.NewTable(abi.TableServices, []abi.Line{abi.ToLine(abi.ServicesHead{Services: 1})})
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := d.Commit(1, Tables{abi.TableRules: rules, abi.TableServices: services}); err != nil {
+	before := compile.AllFeatures()
+	if err := d.SetFeatures(before); err != nil {
 		t.Fatal(err)
 	}
 	closeIt(t, d)
 
-	d, err = Open(Options{Dir: dir})
+	d, err := Open(Options{Dir: dir})
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer closeIt(t, d)
-	if f := d.Features(); !f.Rules || !f.Sets || !f.Services || !f.Flows || f.Blocks {
-		t.Errorf("features %+v", f)
+	if after := d.Features(); after != before {
+		t.Errorf("features %s after %s", after, before)
 	}
 }
 

@@ -39,6 +39,7 @@ const (
 	tcProgGarduEgress    = "gardu_egress"
 	tcProgGarduIngress   = "gardu_ingress"
 	tcVarCfgBlocks       = "cfg_blocks"
+	tcVarCfgEffects      = "cfg_effects"
 	tcVarCfgFlows        = "cfg_flows"
 	tcVarCfgHealth       = "cfg_health"
 	tcVarCfgRules        = "cfg_rules"
@@ -124,6 +125,7 @@ type tcMapSpecs struct {
 // It can be passed ebpf.CollectionSpec.Assign.
 type tcVariableSpecs struct {
 	CfgBlocks   *ebpf.VariableSpec `ebpf:"cfg_blocks"`
+	CfgEffects  *ebpf.VariableSpec `ebpf:"cfg_effects"`
 	CfgFlows    *ebpf.VariableSpec `ebpf:"cfg_flows"`
 	CfgHealth   *ebpf.VariableSpec `ebpf:"cfg_health"`
 	CfgRules    *ebpf.VariableSpec `ebpf:"cfg_rules"`
@@ -204,6 +206,7 @@ func (m *tcMaps) Close() error {
 // It can be passed to loadTcObjects or ebpf.CollectionSpec.LoadAndAssign.
 type tcVariables struct {
 	CfgBlocks   *ebpf.Variable `ebpf:"cfg_blocks"`
+	CfgEffects  *ebpf.Variable `ebpf:"cfg_effects"`
 	CfgFlows    *ebpf.Variable `ebpf:"cfg_flows"`
 	CfgHealth   *ebpf.Variable `ebpf:"cfg_health"`
 	CfgRules    *ebpf.Variable `ebpf:"cfg_rules"`

@@ -38,6 +38,7 @@ const (
 	xdpMapTrace           = "trace"
 	xdpProgGarduXdp       = "gardu_xdp"
 	xdpVarCfgBlocks       = "cfg_blocks"
+	xdpVarCfgEffects      = "cfg_effects"
 	xdpVarCfgFlows        = "cfg_flows"
 	xdpVarCfgHealth       = "cfg_health"
 	xdpVarCfgRules        = "cfg_rules"
@@ -122,6 +123,7 @@ type xdpMapSpecs struct {
 // It can be passed ebpf.CollectionSpec.Assign.
 type xdpVariableSpecs struct {
 	CfgBlocks   *ebpf.VariableSpec `ebpf:"cfg_blocks"`
+	CfgEffects  *ebpf.VariableSpec `ebpf:"cfg_effects"`
 	CfgFlows    *ebpf.VariableSpec `ebpf:"cfg_flows"`
 	CfgHealth   *ebpf.VariableSpec `ebpf:"cfg_health"`
 	CfgRules    *ebpf.VariableSpec `ebpf:"cfg_rules"`
@@ -202,6 +204,7 @@ func (m *xdpMaps) Close() error {
 // It can be passed to loadXdpObjects or ebpf.CollectionSpec.LoadAndAssign.
 type xdpVariables struct {
 	CfgBlocks   *ebpf.Variable `ebpf:"cfg_blocks"`
+	CfgEffects  *ebpf.Variable `ebpf:"cfg_effects"`
 	CfgFlows    *ebpf.Variable `ebpf:"cfg_flows"`
 	CfgHealth   *ebpf.Variable `ebpf:"cfg_health"`
 	CfgRules    *ebpf.Variable `ebpf:"cfg_rules"`

@@ -59,7 +59,7 @@ func (b *Box) Apply(snapshot *model.Snapshot) error {
 	if err != nil {
 		return err
 	}
-	if lacks := missing(b.features, tables.Features); lacks != "" {
+	if lacks := b.features.Lacks(tables.Features); lacks != "" {
 		return fmt.Errorf("the programs were loaded without %s, which the snapshot needs", lacks)
 	}
 	b.ids, b.tables, b.names = ids, tables, NewNames(ids, tables.Backends)
@@ -85,22 +85,6 @@ func (b *Box) Apply(snapshot *model.Snapshot) error {
 	}
 	b.generation++
 	return b.plane.Commit(b.generation, generation)
-}
-
-// missing names the first feature that is needed and not there.
-func missing(have, need compile.Features) string {
-	for _, f := range []struct {
-		name       string
-		have, need bool
-	}{
-		{"rules", have.Rules, need.Rules}, {"sets", have.Sets, need.Sets}, {"blocks", have.Blocks, need.Blocks},
-		{"services", have.Services, need.Services}, {"flows", have.Flows, need.Flows}, {"health", have.Health, need.Health},
-	} {
-		if f.need && !f.have {
-			return f.name
-		}
-	}
-	return ""
 }
 
 func (b *Box) key(backend compile.Backend) BackendKey {
@@ -209,6 +193,8 @@ func (b *Box) Explain(hook dataplane.Hook, frame []byte, ifindex int, interfaces
 	return Explain(result, b.Names(), ifindex, interfaces), nil
 }
 
+const undecided = " undecided"
+
 // Counters reads the totals in the names of Counters.
 func (b *Box) Counters() (Counters, error) {
 	var all Counters
@@ -231,10 +217,9 @@ func (b *Box) Counters() (Counters, error) {
 		if err != nil {
 			return nil, err
 		}
-		if c[0].Decided != c[0].Packets {
-			return nil, fmt.Errorf("%s: decided %d of %d packets", name, c[0].Decided, c[0].Packets)
-		}
 		all.Add(name, Counter{c[0].Packets, c[0].Bytes, 0})
+		all.Add(name+undecided, Counter{Packets: c[0].Packets - c[0].Decided})
+		all.Add(name+" shadow", Counter{Packets: c[0].Shadow})
 	}
 	backends := map[string][]uint32{"none": {0}}
 	for key, id := range b.backends {
@@ -260,7 +245,11 @@ func (b *Box) checkTotals(all Counters) error {
 	}
 	var decided uint64
 	for name, c := range all {
-		if !strings.HasPrefix(name, "reason ") && !strings.HasPrefix(name, "backend ") {
+		switch {
+		case strings.HasPrefix(name, "reason "), strings.HasPrefix(name, "backend "), strings.HasSuffix(name, " shadow"):
+		case strings.HasSuffix(name, undecided):
+			decided -= c.Packets
+		default:
 			decided += c.Packets
 		}
 	}

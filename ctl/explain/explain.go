@@ -86,7 +86,7 @@ func (n Names) result(step abi.TraceStep, interfaces map[int]string) string {
 	case abi.StepBlock:
 		return yes(step, "a block covers the source", "no block covers the source")
 	case abi.StepRule:
-		return yes(step, "rule "+n.rules[step.Arg], "no rule matches")
+		return yes(step, "rule "+n.rules[step.Arg], "rule "+n.rules[step.Arg]+" matches; the next one is asked")
 	case abi.StepDefault:
 		return abi.Verdict(step.Result).String()
 	case abi.StepService:

@@ -139,7 +139,14 @@ func (g generator) rule(i, addressSets, portSets int) string {
 	for key, value := range match {
 		parts = append(parts, key+": "+value)
 	}
-	return fmt.Sprintf("    - {name: r%d, match: {%s}, action: %s}", i, strings.Join(parts, ", "), pick(g, "pass", "drop"))
+	does := ", action: " + pick(g, "pass", "drop")
+	if g.oneIn(8) {
+		does = ""
+	}
+	if g.oneIn(8) {
+		does += ", shadow: true"
+	}
+	return fmt.Sprintf("    - {name: r%d, match: {%s}%s}", i, strings.Join(parts, ", "), does)
 }
 
 var (

@@ -149,7 +149,7 @@ func (m *Model) judge(frame []byte) Outcome {
 		}
 		return Outcome{Verdict: Pass, Reason: "not-ip"}
 	}
-	out, decider := m.filter(f)
+	out, decider := m.filter(f, frame)
 	if out.Verdict == Drop && m.isHealthReply(f) {
 		out, decider = Outcome{Verdict: Pass, Reason: "health-reply"}, DeciderHealth
 	}
@@ -162,7 +162,7 @@ func (m *Model) judge(frame []byte) Outcome {
 }
 
 // filter says what allow, blocks, rules and the default make of a packet, and which of them decided.
-func (m *Model) filter(f facts) (out Outcome, decider string) {
+func (m *Model) filter(f facts, frame []byte) (out Outcome, decider string) {
 	filter := m.snapshot.Filter
 	if filter.Allow != "" && m.inSet(filter.Allow, f.src) {
 		return Outcome{Verdict: Pass, Reason: "allowed"}, DeciderAllow
@@ -173,12 +173,21 @@ func (m *Model) filter(f facts) (out Outcome, decider string) {
 		}
 	}
 	for _, rule := range filter.Rules {
-		if m.matches(rule, f) {
-			if rule.Action == model.Drop {
-				return Outcome{Verdict: Drop, Reason: "rule-drop", Rule: rule.Name}, "rule " + rule.Name
-			}
-			return Outcome{Verdict: Pass, Reason: "rule-pass", Rule: rule.Name}, "rule " + rule.Name
+		if rule.Direction == model.Out || !m.matches(rule, f) {
+			continue
 		}
+		if rule.Shadow {
+			m.counters.Add("rule "+rule.Name+" shadow", Counter{Packets: 1})
+		}
+		if rule.Shadow || rule.Action == "" {
+			m.counters.packet("rule "+rule.Name, frame)
+			m.counters.Add("rule "+rule.Name+" undecided", Counter{Packets: 1})
+			continue
+		}
+		if rule.Action == model.Drop {
+			return Outcome{Verdict: Drop, Reason: "rule-drop", Rule: rule.Name}, "rule " + rule.Name
+		}
+		return Outcome{Verdict: Pass, Reason: "rule-pass", Rule: rule.Name}, "rule " + rule.Name
 	}
 	switch {
 	case filter.Default != model.Drop:

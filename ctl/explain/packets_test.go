@@ -104,11 +104,7 @@ func featuresOf(t *testing.T, archive *txtar.Archive) compile.Features {
 		if err != nil {
 			t.Fatal(err)
 		}
-		need := tables.Features
-		f = compile.Features{
-			Rules: f.Rules || need.Rules, Sets: f.Sets || need.Sets, Blocks: f.Blocks || need.Blocks,
-			Services: f.Services || need.Services, Flows: f.Flows || need.Flows, Health: f.Health || need.Health,
-		}
+		f = f.Or(tables.Features)
 	}
 	return f
 }

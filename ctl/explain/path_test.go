@@ -153,7 +153,7 @@ var actions = map[dataplane.Hook]map[uint32]string{
 var hooks = map[string]dataplane.Hook{"xdp": dataplane.HookXDP, "tc": dataplane.HookIngress}
 
 // allFeatures is everything that can be loaded.
-var allFeatures = compile.Features{Rules: true, Sets: true, Blocks: true, Services: true, Flows: true, Health: true}
+var allFeatures = compile.AllFeatures()
 
 // keysOf lists the backends of a snapshot.
 func keysOf(s *model.Snapshot) []explain.BackendKey {

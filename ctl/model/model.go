@@ -52,12 +52,15 @@ type Set struct {
 // Range is lo to hi, both included.
 type Range struct{ Lo, Hi uint32 }
 
-// Action is what a rule or the default does.
+// Action is what a rule or the default does. A rule with none, or with Mirror, decides nothing: the next rule is asked.
 type Action string
 
 const (
-	Pass Action = "pass"
-	Drop Action = "drop"
+	Pass     Action = "pass"
+	Drop     Action = "drop"
+	Reject   Action = "reject"   // drop and tell the sender: Rule.Reject says how
+	Redirect Action = "redirect" // send out of Rule.Interface, as it is
+	Mirror   Action = "mirror"   // send a copy out of Rule.Interface
 )
 
 type Filter struct {
@@ -68,11 +71,56 @@ type Filter struct {
 }
 
 type Rule struct {
-	Name   string // unique; counters follow it
-	Match  []Condition
-	Action Action
-	Pos    Position
+	Name      string // unique; counters follow it
+	Match     []Condition
+	Direction Direction  // In when empty
+	Action    Action     // empty: counts, and does what the fields below say
+	Reject    RejectCode // with Reject: what the sender is told; empty: what suits the packet
+	Interface string     // with Redirect, Mirror
+	Shadow    bool       // decides nothing, counts what it would have done
+	Log       uint32     // one of so many packets becomes an event; 0: none
+	Sample    uint32     // likewise
+	Limit     *Limit     // nil: none. Else the rule concerns only what is over the limit; the rest goes on to the next rule
+	Pos       Position
 }
+
+// Direction says which packets a rule judges.
+type Direction string
+
+const (
+	In  Direction = "in"  // received
+	Out Direction = "out" // sent by the kernel: by this machine itself, or routed
+)
+
+// RejectCode is an answer to a packet that is refused: a row of rule.Rejects.
+type RejectCode string
+
+// Limit is a token bucket, or one for each value of what Per names.
+type Limit struct {
+	Rate  uint64 // packets, or bytes of IP, in a period of Every; > 0
+	Every time.Duration
+	Bytes bool
+	Burst uint64 // that may come at once; > 0
+	Per   Per
+	Pos   Position
+}
+
+// Per says what has a bucket of its own.
+type Per struct {
+	What PerWhat
+	Bits [2]int // PerSource: leading bits of an IPv4 and of an IPv6 address that are looked at
+}
+
+type PerWhat string
+
+const (
+	PerAll     PerWhat = "all"     // one bucket for all rules that say so with the same rate and burst
+	PerRule    PerWhat = "rule"    // one bucket
+	PerSource  PerWhat = "src"     // source address or prefix
+	PerDest    PerWhat = "dst"     // destination address
+	PerService PerWhat = "service" // service; what is for none shares a bucket
+	PerFlow    PerWhat = "flow"    // addresses, protocol, ports
+)
 
 // Field names what a condition looks at: a row of rule.Fields ("src", "dport", ...).
 type Field string

@@ -4,7 +4,6 @@ import (
 	"fmt"
 	"maps"
 	"slices"
-	"strings"
 
 	"gardu/ctl/abi"
 	"gardu/ctl/compile"
@@ -60,7 +59,7 @@ func (o Op) String() string {
 	case ResetCounters:
 		return "reset counters of reused ids"
 	case WidenFeatures:
-		return "swap in programs for both generations: " + describe(o.Features)
+		return "swap in programs for both generations: " + o.Features.String()
 	case ResizeFlows:
 		return fmt.Sprintf("resize flow table to %d", o.FlowsMax)
 	case LoadTable:
@@ -74,7 +73,7 @@ func (o Op) String() string {
 	case Commit:
 		return "commit"
 	case NarrowFeatures:
-		return "swap in programs for this generation: " + describe(o.Features)
+		return "swap in programs for this generation: " + o.Features.String()
 	case DeleteRing:
 		return fmt.Sprintf("delete ring %d of %s", o.Ring.ID, o.Ring.Service)
 	default:
@@ -95,7 +94,7 @@ func Plan(have Have, want Want) []Op {
 	if want.FlowsMax != have.FlowsMax && want.FlowsMax != 0 {
 		ops = append(ops, Op{Kind: ResizeFlows, FlowsMax: want.FlowsMax})
 	}
-	both := Union(have.Features, want.Tables.Features)
+	both := have.Features.Or(want.Tables.Features)
 	if both != have.Features {
 		ops = append(ops, Op{Kind: WidenFeatures, Features: both})
 	}
@@ -156,33 +155,4 @@ func unusedRings(have Have, want Want) []Op {
 		}
 	}
 	return ops
-}
-
-// Union are the features that serve two generations.
-func Union(a, b compile.Features) compile.Features {
-	return compile.Features{
-		Rules:    a.Rules || b.Rules,
-		Sets:     a.Sets || b.Sets,
-		Blocks:   a.Blocks || b.Blocks,
-		Services: a.Services || b.Services,
-		Flows:    a.Flows || b.Flows,
-		Health:   a.Health || b.Health,
-		Trace:    a.Trace || b.Trace,
-	}
-}
-
-func describe(f compile.Features) string {
-	var on []string
-	for _, feature := range []struct {
-		name string
-		on   bool
-	}{
-		{"rules", f.Rules}, {"sets", f.Sets}, {"blocks", f.Blocks}, {"services", f.Services},
-		{"flows", f.Flows}, {"health", f.Health}, {"trace", f.Trace},
-	} {
-		if feature.on {
-			on = append(on, feature.name)
-		}
-	}
-	return strings.Join(on, " ")
 }

@@ -115,7 +115,7 @@ func (r *Reconciler[T, Tables]) adopt(want Want, a *attempt[T, Tables]) {
 	r.tables = a.tables
 	r.states = a.states
 	r.have.Tables = want.Tables
-	r.have.Features = Union(r.have.Features, want.Tables.Features)
+	r.have.Features = r.have.Features.Or(want.Tables.Features)
 	for _, ring := range want.Tables.Rings {
 		r.have.Rings[ring.ID] = ring
 	}

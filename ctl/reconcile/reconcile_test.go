@@ -58,7 +58,7 @@ func (k *fakeKernel) call(format string, args ...any) error {
 }
 
 func (k *fakeKernel) SetFeatures(f compile.Features) error {
-	err := k.call("features %s", describe(f))
+	err := k.call("features %s", f)
 	if err == nil {
 		k.features = f
 	}
@@ -128,7 +128,7 @@ func (k *fakeKernel) Backend(id uint16) (abi.Backend, error) { return k.backends
 // visible is everything that can change what happens to a packet.
 func (k *fakeKernel) visible() string {
 	var b strings.Builder
-	fmt.Fprintf(&b, "generation %d features %s\n", k.generation, describe(k.features))
+	fmt.Fprintf(&b, "generation %d features %s\n", k.generation, k.features)
 	for _, t := range k.tables {
 		if t != nil {
 			fmt.Fprintf(&b, "table %d closed %t\n", t.lines[0].W[0], t.closed)

@@ -1,6 +1,7 @@
 package rule
 
 import (
+	"cmp"
 	"net/netip"
 	"strconv"
 	"strings"
@@ -13,7 +14,10 @@ import (
 //	drop {src: @known-bad, proto: tcp, dport: [22, 8000-8099]}
 func Format(r model.Rule) string {
 	var b strings.Builder
-	b.WriteString(string(r.Action))
+	if r.Shadow {
+		b.WriteString("shadow ")
+	}
+	b.WriteString(cmp.Or(string(r.Action), "count"))
 	b.WriteString(" {")
 	for i, c := range r.Match {
 		if i > 0 {

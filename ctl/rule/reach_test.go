@@ -69,7 +69,7 @@ func TestShadowedIsBounded(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		many[i].Match = []model.Condition{c}
+		many[i] = model.Rule{Match: []model.Condition{c}, Action: model.Drop}
 	}
 	many[len(many)-1] = many[7]
 	if got := Shadowed(many); !slices.Equal(got, []Shadow{{len(many) - 1, 7}}) {

@@ -5,12 +5,14 @@ import (
 	"context"
 	"errors"
 	"flag"
+	"fmt"
 	"log/slog"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
 
+	"gardu/ctl/abi"
 	"gardu/ctl/api"
 	"gardu/ctl/api/apitest"
 )
@@ -176,10 +178,10 @@ func TestCompletion(t *testing.T) {
 }
 
 func TestVersion(t *testing.T) {
-	if r := gardu(t, "version"); r.code != exitDone || !strings.HasPrefix(r.stdout, "gardu ") || !strings.Contains(r.stdout, "ABI 1") {
+	if r := gardu(t, "version"); r.code != exitDone || !strings.HasPrefix(r.stdout, "gardu ") || !strings.Contains(r.stdout, fmt.Sprintf("ABI %d", abi.AbiVersion)) {
 		t.Errorf("%+v", r)
 	}
-	if r := gardu(t, "version", "-o", "json"); !strings.Contains(r.stdout, `"abi": 1`) {
+	if r := gardu(t, "version", "-o", "json"); !strings.Contains(r.stdout, fmt.Sprintf(`"abi": %d`, abi.AbiVersion)) {
 		t.Errorf("%+v", r)
 	}
 }

@@ -33,7 +33,7 @@ func (a *app) explainOffline(path, ifname string, frame []byte) (api.Explanation
 	if err != nil {
 		return none, err
 	}
-	box, err := explain.NewBox(compile.Features{Rules: true, Sets: true, Blocks: true, Services: true, Flows: true, Health: true})
+	box, err := explain.NewBox(compile.AllFeatures())
 	if err != nil {
 		return none, err
 	}
