@@ -28,11 +28,12 @@ var allowed = map[string]string{
 	"abi/gen": "",
 	"model":   "",
 	"pkt":     "",
+	"yaml":    "",
 	// Pure functions between values: they never touch the kernel.
 	"rule":    "model",
 	"expr":    "model rule",
 	"lb":      "abi model",
-	"config":  "abi lb model rule",
+	"config":  "abi lb model rule yaml",
 	"compile": "abi lb model rule",
 	// The kernel.
 	"dataplane": "abi compile model",
@@ -62,7 +63,7 @@ var confined = map[string]string{
 	"github.com/vishvananda/netns":   "testnet",
 	"github.com/google/gopacket":     "pkt",
 	"github.com/spf13/cobra":         "cmd/gardu",
-	"go.yaml.in/yaml":                "cmd/gardu config",
+	"go.yaml.in/yaml":                "cmd/gardu config yaml",
 	"C":                              "",
 	"unsafe":                         "abi dataplane flow netdev",
 }

@@ -141,7 +141,7 @@ func (d *decoder) checkRules(s *model.Snapshot, used map[string]bool) {
 	if len(all) > maxRules {
 		d.fail(all[maxRules].Pos, "", "there are %d rules; at most %d fit", len(all), maxRules)
 	}
-	d.unique(len(all), "rule", func(i int) (string, model.Position) { return all[i].Name, d.valueAt(all[i].Pos, "name") })
+	d.unique(len(all), "rule", func(i int) (string, model.Position) { return all[i].Name, all[i].Pos })
 	for _, r := range all {
 		for _, c := range r.Match {
 			if c.Set != "" {
@@ -192,17 +192,18 @@ func (d *decoder) warnFamily(r model.Rule) {
 	}
 }
 
-// unique reports names that occur twice among n things.
-func (d *decoder) unique(n int, what string, at func(i int) (string, model.Position)) {
-	first := make(map[string]model.Position, n)
+// unique reports names that occur twice among n objects.
+func (d *decoder) unique(n int, what string, at func(i int) (name string, object model.Position)) {
+	first := make(map[string]int32, n)
 	for i := range n {
-		name, pos := at(i)
+		name, object := at(i)
 		switch before, ok := first[name]; {
 		case name == "":
 		case ok:
-			d.fail(pos, "", "the %s %s occurs twice; the first is in line %d", what, name, before.Line)
+			_, first := at(int(before))
+			d.fail(d.valueAt(object, "name"), "", "the %s %s occurs twice; the first is in line %d", what, name, d.valueAt(first, "name").Line)
 		default:
-			first[name] = pos
+			first[name] = int32(i)
 		}
 	}
 }

@@ -1,7 +1,6 @@
 package config
 
 import (
-	"bytes"
 	"errors"
 	"fmt"
 	"io"
@@ -13,9 +12,8 @@ import (
 	"strings"
 	"unicode/utf8"
 
-	"go.yaml.in/yaml/v3"
-
 	"gardu/ctl/model"
+	"gardu/ctl/yaml"
 )
 
 // maxBytes bounds a configuration. 100,000 rules take about 10 MiB.
@@ -44,17 +42,17 @@ func Parse(name string, data []byte, dir string) (*model.Snapshot, []Warning, er
 	d := &decoder{
 		file:    name,
 		dir:     dir,
-		objects: make(map[model.Position]*yaml.Node),
 		broken:  make(map[model.Position]bool),
-		offsets: make(map[int][]int32),
+		offsets: make(map[int32][]int32),
 	}
 	if len(data) > maxBytes {
 		return nil, nil, Errors{{Pos: model.Position{File: name}, Msg: fmt.Sprintf("the configuration is larger than %d MiB", maxBytes>>20)}}
 	}
-	d.lines = lineEnd.Split(string(data), -1)
+	d.text = string(data)
+	d.ascii = isASCII(d.text)
 
 	var snapshot *model.Snapshot
-	if top := d.parseYAML(data); top != nil {
+	if top := d.parseYAML(); top != nil {
 		doc, _ := root.read(d, top, top)
 		snapshot = d.check(doc)
 	}
@@ -69,51 +67,46 @@ func Parse(name string, data []byte, dir string) (*model.Snapshot, []Warning, er
 	return snapshot, d.warnings, nil
 }
 
-// lineEnd is what YAML counts as the end of a line.
-var lineEnd = regexp.MustCompile("\r\n|[\r\n\u0085\u2028\u2029]")
+// allLines returns the lines of the document, split where YAML counts a line as ended.
+func (d *decoder) allLines() []string {
+	if d.lines != nil {
+		return d.lines
+	}
+	rest := d.text
+	for {
+		end := strings.IndexAny(rest, "\r\n\u0085\u2028\u2029")
+		if end < 0 {
+			d.lines = append(d.lines, rest)
+			return d.lines
+		}
+		d.lines = append(d.lines, rest[:end])
+		_, width := utf8.DecodeRuneInString(rest[end:])
+		if strings.HasPrefix(rest[end:], "\r\n") {
+			width = 2
+		}
+		rest = rest[end+width:]
+	}
+}
 
 // parseYAML returns the top node of the only document, or nil after an error.
-func (d *decoder) parseYAML(data []byte) *yaml.Node {
-	if !utf8.Valid(data) {
-		line := slices.IndexFunc(d.lines, func(l string) bool { return !utf8.ValidString(l) })
+func (d *decoder) parseYAML() *yaml.Node {
+	if !utf8.ValidString(d.text) {
+		line := slices.IndexFunc(d.allLines(), func(l string) bool { return !utf8.ValidString(l) })
 		d.failLine(max(line, 0)+1, "UTF-8 text", "the file is not UTF-8 text")
 		return nil
 	}
-	top, err := decodeYAML(data)
+	top, err := yaml.Read(d.text)
 	switch {
 	case errors.Is(err, io.EOF), err == nil && isNull(top):
 		d.failLine(1, "", "the configuration is empty")
-	case errors.Is(err, errSecondDocument):
+	case errors.Is(err, yaml.ErrSecondDocument):
 		d.fail(d.at(top), "", "a second document starts here; a configuration is one")
 	case err != nil:
-		d.failSyntax(data, err)
+		d.failSyntax(err)
 	default:
 		return top
 	}
 	return nil
-}
-
-var errSecondDocument = errors.New("second document")
-
-// decodeYAML returns the top node of the first document. With errSecondDocument it returns that of the second.
-func decodeYAML(data []byte) (top *yaml.Node, err error) {
-	defer func() {
-		if broken := recover(); broken != nil { // the library panics on states that it holds for impossible
-			err = fmt.Errorf("%v", broken)
-		}
-	}()
-	decoder := yaml.NewDecoder(bytes.NewReader(data))
-	var first, second yaml.Node
-	if err := decoder.Decode(&first); err != nil {
-		return nil, err
-	}
-	switch err := decoder.Decode(&second); {
-	case err == nil:
-		return &second, errSecondDocument
-	case !errors.Is(err, io.EOF):
-		return nil, err
-	}
-	return first.Content[0], nil
 }
 
 // libraryPrefix is what the YAML library puts before its messages. Its line is often a line or more off.
@@ -124,15 +117,16 @@ var edgeColons = regexp.MustCompile(`(^|[\s\[,])::|::($|[\s\],}])`)
 
 // failSyntax reports what isn't YAML. The line is the first one with which the document fails as it does, found by
 // bisection.
-func (d *decoder) failSyntax(data []byte, failure error) {
-	last := len(d.lines)
-	if len(data) <= 1<<20 {
-		last = 1 + sort.Search(len(d.lines)-1, func(i int) bool {
-			_, err := decodeYAML([]byte(strings.Join(d.lines[:i+1], "\n") + "\n"))
+func (d *decoder) failSyntax(failure error) {
+	lines := d.allLines()
+	last := len(lines)
+	if len(d.text) <= 1<<20 {
+		last = 1 + sort.Search(len(lines)-1, func(i int) bool {
+			_, err := yaml.Read(strings.Join(lines[:i+1], "\n") + "\n")
 			return err != nil && err.Error() == failure.Error()
 		})
 	}
-	line := d.lines[last-1]
+	line := lines[last-1]
 	indent := line[:len(line)-len(strings.TrimLeft(line, " \t"))]
 	allowed := ""
 	switch {
@@ -146,7 +140,7 @@ func (d *decoder) failSyntax(data []byte, failure error) {
 
 // failLine reports an error at the first character of a line.
 func (d *decoder) failLine(number int, allowed, format string, args ...any) {
-	line := d.lines[number-1]
+	line := d.allLines()[number-1]
 	column := 1 + len(line) - len(strings.TrimLeft(line, " \t"))
 	d.fail(model.Position{File: d.file, Line: number, Column: column}, allowed, format, args...)
 }

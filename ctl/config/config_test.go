@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"reflect"
+	"regexp"
 	"strings"
 	"testing"
 	"time"
@@ -249,8 +250,19 @@ func TestAllowList(t *testing.T) {
 			t.Errorf("%s: %+v", allow, got)
 		}
 	}
-	if nameRegexp.MatchString(AllowSet) {
+	if isName(AllowSet) {
 		t.Error("a user's set can have the name of the allow list's")
+	}
+}
+
+func TestIsName(t *testing.T) {
+	pattern := regexp.MustCompile(namePattern)
+	for _, word := range []string{
+		"", "a", "0", "A", "a.b_c-d", "-a", ".a", "_a", "a b", "a/b", "ä", strings.Repeat("a", 63), strings.Repeat("a", 64), "a\n", "a:b",
+	} {
+		if got := isName(word); got != pattern.MatchString(word) {
+			t.Errorf("%q: %v, but the schema's pattern says otherwise", word, got)
+		}
 	}
 }
 

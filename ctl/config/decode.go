@@ -6,9 +6,8 @@ import (
 	"strings"
 	"unicode/utf8"
 
-	"go.yaml.in/yaml/v3"
-
 	"gardu/ctl/model"
+	"gardu/ctl/yaml"
 )
 
 // maxValues bounds the values of a document after its anchors are expanded.
@@ -21,14 +20,26 @@ const maxMerges = 8
 type decoder struct {
 	file     string
 	dir      string // set files are relative to it
-	lines    []string
+	text     string
+	ascii    bool     // all of it
+	lines    []string // see allLines
 	errors   Errors
 	unkept   int // errors over mostErrors
 	warnings []Warning
-	values   int                           // values read so far
-	objects  map[model.Position]*yaml.Node // the mapping of each object, by the object's Pos
-	broken   map[model.Position]bool       // objects with an error in them
-	offsets  map[int][]int32               // characterOffsets of lines, as they are needed
+	values   int                     // values read so far
+	objects  []objectNode            // the mapping of each object
+	mappings map[place]*yaml.Node    // the same, once valueAt was asked
+	broken   map[model.Position]bool // objects with an error in them
+	offsets  map[int32][]int32       // characterOffsets of lines, as they are needed
+}
+
+// place is where something stands in the document.
+type place struct{ line, column int }
+
+// objectNode is an object and the mapping that it was read from.
+type objectNode struct {
+	place
+	mapping *yaml.Node
 }
 
 // kind is a type of value: how to read it, and how the JSON schema describes it.
@@ -139,11 +150,9 @@ func (k key[T]) or(preset string) key[T] {
 
 // orDefaults makes an absent object one that has all defaults.
 func (k key[T]) orDefaults() key[T] {
-	k.absent = &yaml.Node{Kind: yaml.ScalarNode, Tag: nullTag}
+	k.absent = &yaml.Node{Kind: yaml.ScalarNode, Tag: yaml.NullTag}
 	return k
 }
-
-const nullTag = "!!null"
 
 // written tells a node of the file from a default.
 func written(n *yaml.Node) bool { return n.Line > 0 }
@@ -152,6 +161,9 @@ func written(n *yaml.Node) bool { return n.Line > 0 }
 func (o object[T]) kind() kind[T] {
 	return kind[T]{o.schema(), o.read}
 }
+
+// allowed says what the object can hold.
+func (o *object[T]) allowed() string { return "the keys " + strings.Join(o.names(), ", ") }
 
 func (o object[T]) names() []string {
 	names := make([]string, len(o.keys))
@@ -162,8 +174,6 @@ func (o object[T]) names() []string {
 }
 
 func (o object[T]) read(d *decoder, n, owner *yaml.Node) (value T, ok bool) {
-	allowed := "the keys " + strings.Join(o.names(), ", ")
-	optional := !slices.ContainsFunc(o.keys, func(k key[T]) bool { return k.required })
 	var pos model.Position // stays zero for an object that is all default
 	if written(n) {
 		pos = d.at(owner)
@@ -172,17 +182,17 @@ func (o object[T]) read(d *decoder, n, owner *yaml.Node) (value T, ok bool) {
 		*o.pos(&value) = pos
 	}
 	var pairs []pair
-	if !(optional && isNull(resolve(n))) {
-		if n, ok = d.enter(n, owner, yaml.MappingNode, allowed); !ok {
+	if !(isNull(resolve(n)) && !slices.ContainsFunc(o.keys, func(k key[T]) bool { return k.required })) {
+		if n, ok = d.enterWith(n, owner, yaml.MappingNode, o.allowed); !ok {
 			d.broken[pos] = true
 			return value, false
 		}
 		pairs = d.pairs(n)
 	}
-	d.objects[pos] = n
+	d.objects = append(d.objects, objectNode{place{pos.Line, pos.Column}, n})
 
 	ok = true
-	given := make(map[string]bool, len(pairs))
+	var given uint64 // keys, by their place in the table
 	for _, p := range pairs {
 		i := slices.IndexFunc(o.keys, func(k key[T]) bool { return k.name == p.key.Value })
 		if i < 0 {
@@ -190,12 +200,13 @@ func (o object[T]) read(d *decoder, n, owner *yaml.Node) (value T, ok bool) {
 			ok = false
 			continue
 		}
-		given[p.key.Value] = true
+		given |= 1 << i
 		ok = o.keys[i].read(d, p.value, p.key, &value) && ok
 	}
-	for _, k := range o.keys {
+	for i := range o.keys {
+		k := &o.keys[i]
 		switch {
-		case given[k.name]:
+		case given>>i&1 != 0:
 		case k.required:
 			d.fail(d.at(owner), k.help, "%s needs the key %s", o.what, k.name)
 			ok = false
@@ -235,9 +246,29 @@ type pair struct{ key, value *yaml.Node }
 
 // pairs returns a mapping's keys and values, then those it merges in (<<) and doesn't have itself.
 func (d *decoder) pairs(n *yaml.Node) []pair {
+	if all, ok := plainPairs(n); ok {
+		return all
+	}
 	var all []pair
 	d.gather(n, maxMerges, make(map[string]*yaml.Node), &all)
 	return all
+}
+
+// plainPairs is pairs for a short mapping of different words, which is nearly every one.
+func plainPairs(n *yaml.Node) ([]pair, bool) {
+	const short = 16
+	if len(n.Content) > 2*short {
+		return nil, false
+	}
+	all := make([]pair, 0, len(n.Content)/2)
+	for i := 0; i+1 < len(n.Content); i += 2 {
+		k := resolve(n.Content[i])
+		if k.Kind != yaml.ScalarNode || k.Tag == yaml.MergeTag || slices.ContainsFunc(all, func(p pair) bool { return p.key.Value == k.Value }) {
+			return nil, false
+		}
+		all = append(all, pair{k, n.Content[i+1]})
+	}
+	return all, true
 }
 
 func (d *decoder) gather(n *yaml.Node, depth int, seen map[string]*yaml.Node, all *[]pair) {
@@ -250,7 +281,7 @@ func (d *decoder) gather(n *yaml.Node, depth int, seen map[string]*yaml.Node, al
 			d.fail(d.at(k), "", "a key is one word, not a %s", kindName(k))
 		case first != nil:
 			d.fail(d.at(k), "", "%s is given twice; the first is in line %d", quoted(k.Value), first.Line)
-		case k.Tag == "!!merge":
+		case k.Tag == yaml.MergeTag:
 			own[k.Value] = k
 			merged = append(merged, v)
 		default:
@@ -281,15 +312,22 @@ func (d *decoder) gather(n *yaml.Node, depth int, seen map[string]*yaml.Node, al
 
 // enter resolves n and makes sure that it is of the wanted kind. It fails silently once the document is too large.
 func (d *decoder) enter(n, owner *yaml.Node, want yaml.Kind, allowed string) (*yaml.Node, bool) {
+	return d.enterWith(n, owner, want, func() string { return allowed })
+}
+
+// enterWith is enter where it takes time to say what is allowed.
+func (d *decoder) enterWith(n, owner *yaml.Node, want yaml.Kind, say func() string) (*yaml.Node, bool) {
 	n = resolve(n)
 	if !d.spend(n) {
 		return n, false
 	}
-	switch {
-	case n.Kind == want && n.Style&yaml.TaggedStyle != 0:
-		d.fail(d.at(n), "", "the tag %s has no meaning here", quoted(n.Tag))
-	case n.Kind == want && !isNull(n):
+	if n.Kind == want && !n.Tagged && !isNull(n) {
 		return n, true
+	}
+	allowed := say()
+	switch {
+	case n.Kind == want && n.Tagged:
+		d.fail(d.at(n), "", "the tag %s has no meaning here", quoted(n.Tag))
 	case isNull(n):
 		d.fail(d.at(owner), allowed, "%s has no value", quoted(owner.Value))
 	case want == yaml.ScalarNode && n.Kind == yaml.MappingNode && looksLikeIPv6(n):
@@ -311,7 +349,12 @@ func (d *decoder) spend(n *yaml.Node) bool {
 
 // word reads a scalar. Whether it is quoted makes no difference, because each kind says what it takes.
 func (d *decoder) word(n, owner *yaml.Node, allowed string) (string, bool) {
-	n, ok := d.enter(n, owner, yaml.ScalarNode, allowed)
+	return d.wordWith(n, owner, func() string { return allowed })
+}
+
+// wordWith is word where it takes time to say what is allowed.
+func (d *decoder) wordWith(n, owner *yaml.Node, say func() string) (string, bool) {
+	n, ok := d.enterWith(n, owner, yaml.ScalarNode, say)
 	return n.Value, ok
 }
 
@@ -340,29 +383,44 @@ func (d *decoder) warn(pos model.Position, format string, args ...any) {
 
 // line returns the text of a position in the document, for an error.
 func (d *decoder) line(pos model.Position) string {
-	if pos.File != d.file || pos.Line < 1 || pos.Line > len(d.lines) {
-		return ""
+	if lines := d.allLines(); pos.File == d.file && pos.Line >= 1 && pos.Line <= len(lines) {
+		return shownLine(lines[pos.Line-1])
 	}
-	return shownLine(d.lines[pos.Line-1])
+	return ""
 }
 
 // at returns where a node stands. YAML counts columns in characters, a Position in bytes.
 func (d *decoder) at(n *yaml.Node) model.Position {
-	pos := model.Position{File: d.file, Line: n.Line, Column: n.Column}
-	offsets, ok := d.offsets[n.Line]
-	if !ok && n.Line >= 1 && n.Line <= len(d.lines) {
-		offsets = characterOffsets(d.lines[n.Line-1])
-		d.offsets[n.Line] = offsets
+	pos := model.Position{File: d.file, Line: int(n.Line), Column: int(n.Column)}
+	if d.ascii {
+		return pos
 	}
-	if n.Column >= 1 && n.Column <= len(offsets) {
-		pos.Column = int(offsets[n.Column-1]) + 1
+	offsets, ok := d.offsets[n.Line]
+	if lines := d.allLines(); !ok && pos.Line >= 1 && pos.Line <= len(lines) {
+		line := lines[pos.Line-1]
+		// Most lines are ASCII and short; those are looked at again rather than kept.
+		if offsets = characterOffsets(line); offsets != nil || len(line) > 4096 {
+			d.offsets[n.Line] = offsets
+		}
+	}
+	if pos.Column >= 1 && pos.Column <= len(offsets) {
+		pos.Column = int(offsets[pos.Column-1]) + 1
 	}
 	return pos
 }
 
+func isASCII(text string) bool {
+	for i := range len(text) {
+		if text[i] >= utf8.RuneSelf {
+			return false
+		}
+	}
+	return true
+}
+
 // characterOffsets returns at which byte each character of a line starts; nil if characters are bytes.
 func characterOffsets(line string) []int32 {
-	if utf8.RuneCountInString(line) == len(line) {
+	if isASCII(line) {
 		return nil
 	}
 	var offsets []int32
@@ -374,7 +432,14 @@ func characterOffsets(line string) []int32 {
 
 // valueAt returns where the value of a key of the object at pos stands; the object itself if it lacks the key.
 func (d *decoder) valueAt(object model.Position, name string) model.Position {
-	if n := d.objects[object]; n != nil && n.Kind == yaml.MappingNode {
+	if d.mappings == nil {
+		d.mappings = make(map[place]*yaml.Node, len(d.objects))
+	}
+	for _, o := range d.objects {
+		d.mappings[o.place] = o.mapping
+	}
+	d.objects = nil
+	if n := d.mappings[place{object.Line, object.Column}]; n != nil && n.Kind == yaml.MappingNode && object.File == d.file {
 		for i := 0; i+1 < len(n.Content); i += 2 {
 			if n.Content[i].Value == name {
 				return d.at(resolve(n.Content[i+1]))
@@ -386,13 +451,13 @@ func (d *decoder) valueAt(object model.Position, name string) model.Position {
 
 func resolve(n *yaml.Node) *yaml.Node {
 	if n.Kind == yaml.AliasNode {
-		return n.Alias
+		return n.Content[0]
 	}
 	return n
 }
 
 func isNull(n *yaml.Node) bool {
-	return n.Kind == yaml.ScalarNode && n.Tag == nullTag
+	return n.Kind == yaml.ScalarNode && n.Tag == yaml.NullTag
 }
 
 // looksLikeIPv6 recognizes {"2001:db8:": null}, what YAML makes of the list item 2001:db8::.

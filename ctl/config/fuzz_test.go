@@ -3,6 +3,7 @@ package config
 import (
 	"errors"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"testing"
 
@@ -57,7 +58,7 @@ func FuzzParse(f *testing.F) {
 // checkPlace makes sure that a position is in the file and its text can be shown on a terminal.
 func checkPlace(t *testing.T, data []byte, pos model.Position, text string) {
 	t.Helper()
-	lines := lineEnd.Split(string(data), -1)
+	lines := regexp.MustCompile("\r\n|[\r\n\u0085\u2028\u2029]").Split(string(data), -1)
 	switch {
 	case pos.File != "gardu.yaml":
 	case pos.Line < 1 || pos.Line > len(lines) || pos.Column < 1 || pos.Column > len(lines[pos.Line-1])+1:

@@ -3,10 +3,9 @@ package config
 import (
 	"strings"
 
-	"go.yaml.in/yaml/v3"
-
 	"gardu/ctl/model"
 	"gardu/ctl/rule"
+	"gardu/ctl/yaml"
 )
 
 // laterFields are keys of `match` that this version lacks.
@@ -14,16 +13,18 @@ var laterFields = []string{"tcp-flags", "service", "vlan", "state", "fragment", 
 
 // match is the condition of a rule: the rows of rule.Fields as keys, each also with not- before it.
 var match = kind[[]model.Condition]{matchSchema(), func(d *decoder, n, owner *yaml.Node) ([]model.Condition, bool) {
-	names := fieldNames()
-	n, ok := d.enter(n, owner, yaml.MappingNode, "{} for every packet, or the keys "+strings.Join(names, ", "))
+	n, ok := d.enterWith(n, owner, yaml.MappingNode, func() string {
+		return "{} for every packet, or the keys " + strings.Join(fieldNames(), ", ")
+	})
 	if !ok {
 		return nil, false
 	}
-	conditions := []model.Condition{}
-	for _, p := range d.pairs(n) {
+	pairs := d.pairs(n)
+	conditions := make([]model.Condition, 0, len(pairs))
+	for _, p := range pairs {
 		field, negated, known := rule.ParseKey(p.key.Value)
 		if !known {
-			d.unknownField(p.key, names)
+			d.unknownField(p.key, fieldNames())
 			ok = false
 			continue
 		}
@@ -46,27 +47,26 @@ func (d *decoder) unknownField(key *yaml.Node, names []string) {
 func (d *decoder) condition(field rule.FieldInfo, p pair) (model.Condition, bool) {
 	value := resolve(p.value)
 	c := model.Condition{Field: field.Name, Pos: d.at(value)}
-	values := []*yaml.Node{p.value}
-	if value.Kind == yaml.SequenceNode {
-		list, ok := d.enter(value, p.key, yaml.SequenceNode, field.Allowed())
-		if !ok {
-			return c, false
-		}
-		if len(list.Content) == 0 {
-			d.fail(c.Pos, field.Allowed(), "the list is empty")
-			return c, false
-		}
-		values = list.Content
+	if value.Kind != yaml.SequenceNode {
+		return c, d.addValue(field, &c, p.value, p.key)
+	}
+	list, ok := d.enterWith(value, p.key, yaml.SequenceNode, field.Allowed)
+	if !ok {
+		return c, false
+	}
+	if len(list.Content) == 0 {
+		d.fail(c.Pos, field.Allowed(), "the list is empty")
+		return c, false
 	}
 	allOK := true
-	for _, n := range values {
+	for _, n := range list.Content {
 		allOK = d.addValue(field, &c, n, p.key) && allOK
 	}
 	return c, allOK
 }
 
 func (d *decoder) addValue(field rule.FieldInfo, c *model.Condition, n, owner *yaml.Node) bool {
-	word, ok := d.word(n, owner, field.Allowed())
+	word, ok := d.wordWith(n, owner, field.Allowed)
 	if !ok {
 		return false
 	}

@@ -65,7 +65,7 @@ func (d *decoder) checkBackends(service model.Service, services map[netip.Addr]s
 		}
 	}
 	d.unique(len(service.Backends), "backend", func(i int) (string, model.Position) {
-		return service.Backends[i].Name, d.valueAt(service.Backends[i].Pos, "name")
+		return service.Backends[i].Name, service.Backends[i].Pos
 	})
 	if weights == 0 && !broken && len(service.Backends) > 0 {
 		d.fail(d.valueAt(service.Pos, "backends"), "a weight above 0 for at least one", "every backend of %s has weight 0", service.Name)

@@ -5,16 +5,14 @@ import (
 	"fmt"
 	"net/netip"
 	"path/filepath"
-	"regexp"
 	"slices"
 	"strconv"
 	"strings"
 	"time"
 
-	"go.yaml.in/yaml/v3"
-
 	"gardu/ctl/model"
 	"gardu/ctl/rule"
+	"gardu/ctl/yaml"
 )
 
 // choice is one of a few words. Those of later are words of gardu that this version lacks; one that takes an
@@ -109,10 +107,19 @@ const (
 	nameAllowed = "1 to 63 of a-z 0-9 . _ -, the first a letter or digit"
 )
 
-var nameRegexp = regexp.MustCompile(namePattern)
+// isName tells whether a word fits namePattern; it is asked for each of very many rules.
+func isName(word string) bool {
+	for i, c := range []byte(word) {
+		letter := c >= 'a' && c <= 'z' || c >= '0' && c <= '9'
+		if !letter && (i == 0 || c != '.' && c != '_' && c != '-') {
+			return false
+		}
+	}
+	return len(word) >= 1 && len(word) <= 63
+}
 
 var name = scalar(nameAllowed, schema{"type": "string", "pattern": namePattern}, func(word string) (string, error) {
-	if !nameRegexp.MatchString(word) {
+	if !isName(word) {
 		return "", fmt.Errorf("%s is not a name", quoted(word))
 	}
 	return word, nil

@@ -31,14 +31,13 @@ func Contradiction(r model.Rule) (blame model.Condition, why string) {
 		}
 	}
 
-	left := protocolsOf(r)
 	for _, c := range r.Match {
 		field, ok := Lookup(c.Field)
 		if !ok || field.Protocols == nil {
 			continue
 		}
 		possible := slices.ContainsFunc(field.Protocols, func(proto uint32) bool {
-			return left[proto] && families[0] && proto != ProtoICMPv6 || left[proto] && families[1] && proto != ProtoICMP
+			return (families[0] && proto != ProtoICMPv6 || families[1] && proto != ProtoICMP) && leavesProtocol(r, proto)
 		})
 		if !possible {
 			return c, fmt.Sprintf("only packets of %s have %s, and the rest of this rule excludes them", protocolList(field.Protocols), c.Field)
@@ -54,17 +53,14 @@ func familyName(families [2]bool) string {
 	return "IPv6"
 }
 
-// protocolsOf returns the protocols that the proto conditions of a rule leave.
-func protocolsOf(r model.Rule) (left [256]bool) {
-	for proto := range left {
-		left[proto] = true
-		for _, c := range r.Match {
-			if c.Field == "proto" && c.Not == inRanges(c.Ranges, uint32(proto)) {
-				left[proto] = false
-			}
+// leavesProtocol tells whether the proto conditions of a rule leave a protocol.
+func leavesProtocol(r model.Rule, proto uint32) bool {
+	for i := range r.Match {
+		if c := &r.Match[i]; c.Field == "proto" && c.Not == inRanges(c.Ranges, proto) {
+			return false
 		}
 	}
-	return left
+	return true
 }
 
 func inRanges(ranges []model.Range, value uint32) bool {
