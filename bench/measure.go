@@ -22,7 +22,8 @@ type figure struct {
 type subject struct {
 	scenario
 	*generator
-	counted func() (uint64, error) // packets that left for the expected reason; nil: the program doesn't count
+	counted func() (uint64, error)                // packets that left for the expected reason; nil: the program doesn't count
+	during  func() (stop func() error, err error) // what goes on beside the packets; nil: nothing
 	samples []float64
 }
 
@@ -63,7 +64,14 @@ func threadTime() (time.Duration, error) {
 }
 
 // sample sends n packets and returns ns a packet. It fails when the program did something else than measured.
-func (s *subject) sample(n int) (float64, error) {
+func (s *subject) sample(n int) (ns float64, failed error) {
+	if s.during != nil {
+		stop, err := s.during()
+		if err != nil {
+			return 0, err
+		}
+		defer func() { failed = errors.Join(failed, stop()) }()
+	}
 	before, err := s.count()
 	if err != nil {
 		return 0, err

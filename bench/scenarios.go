@@ -22,6 +22,8 @@ type scenario struct {
 	world       string                 // scenarios of the same world share its data plane
 	snapshot    func() *model.Snapshot // of the world
 	noFlows     bool                   // the world's programs are without flow accounting
+	blocks      int                    // in force in the world
+	arriving    int                    // blocks added each second while packets are sent
 	tuples      func() []tuple         // the packets, in the order in which they are sent
 	action      uint32                 // of the last packet
 	reasons     []abi.Reason           // of all packets; none for programs of bench.c, which don't count
@@ -82,7 +84,7 @@ func scenarios() []scenario {
 		list = append(list, scenario{name: "all, " + n.name, about: "10,000 rules, 64 services by ipip, flow accounting", aim: n.aim,
 			world: "all", snapshot: all, tuples: clients(n.flows), action: xdpRedirect, reasons: forward})
 	}
-	return list
+	return append(list, blockScenarios()...)
 }
 
 // clients returns n flows to the service.

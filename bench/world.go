@@ -10,7 +10,6 @@ import (
 	"gardu/ctl/compile"
 	"gardu/ctl/dataplane"
 	"gardu/ctl/lb"
-	"gardu/ctl/model"
 )
 
 // flowsMax is what the flow table of every world is made for. It is divided among the CPUs, as traffic is; here one CPU sees
@@ -26,6 +25,7 @@ func flowsMax() (int, error) {
 // world is a private data plane with one snapshot in force. Cases that differ in their traffic alone share one.
 type world struct {
 	*dataplane.Dataplane
+	arrived int // blocks that were added while packets were sent
 }
 
 // lab holds the worlds that were made so far, by name.
@@ -43,7 +43,7 @@ func (l lab) subject(s scenario) (*subject, error) {
 	w, ok := l[s.world]
 	if !ok {
 		var err error
-		if w, err = newWorld(s.snapshot(), s.noFlows); err != nil {
+		if w, err = newWorld(s); err != nil {
 			return nil, fmt.Errorf("world %q: %w", s.world, err)
 		}
 		l[s.world] = w
@@ -53,7 +53,11 @@ func (l lab) subject(s scenario) (*subject, error) {
 		return nil, err
 	}
 	counted := func() (uint64, error) { return w.counted(s.reasons) }
-	return &subject{scenario: s, generator: g, counted: counted}, g.put(w.Program(dataplane.HookXDP))
+	loaded := &subject{scenario: s, generator: g, counted: counted}
+	if s.arriving > 0 {
+		loaded.during = func() (func() error, error) { return w.addBlocks(s.arriving) }
+	}
+	return loaded, g.put(w.Program(dataplane.HookXDP))
 }
 
 func (l lab) close() error {
@@ -64,9 +68,10 @@ func (l lab) close() error {
 	return errors.Join(errs...)
 }
 
-// newWorld compiles a snapshot and loads it. withoutFlows takes flow accounting out of the programs,
-// also where services would bring it in.
-func newWorld(snapshot *model.Snapshot, withoutFlows bool) (w *world, err error) {
+// newWorld compiles the scenario's snapshot and loads it, with its blocks. noFlows takes flow accounting out of the
+// programs, also where services would bring it in.
+func newWorld(s scenario) (w *world, err error) {
+	snapshot := s.snapshot()
 	ids, _, err := compile.IDs{}.Assign(snapshot)
 	if err != nil {
 		return nil, err
@@ -75,7 +80,7 @@ func newWorld(snapshot *model.Snapshot, withoutFlows bool) (w *world, err error)
 	if err != nil {
 		return nil, err
 	}
-	if withoutFlows {
+	if s.noFlows {
 		tables.Features.Flows = false
 	}
 	max := 1
@@ -84,7 +89,7 @@ func newWorld(snapshot *model.Snapshot, withoutFlows bool) (w *world, err error)
 			return nil, err
 		}
 	}
-	plane, err := dataplane.OpenPrivate(tables.Features, max)
+	plane, err := dataplane.OpenPrivate(tables.Features, max, dataplane.RoomForBlocks(roomForBlocks))
 	if err != nil {
 		return nil, err
 	}
@@ -96,7 +101,8 @@ func newWorld(snapshot *model.Snapshot, withoutFlows bool) (w *world, err error)
 	if err := fill(plane, tables); err != nil {
 		return nil, err
 	}
-	return &world{plane}, nil
+	w = &world{Dataplane: plane}
+	return w, w.AddBlocks(blocked(0, s.blocks))
 }
 
 // fill puts the tables in force as generation 1, with all backends up.

@@ -48,6 +48,10 @@ enum limits {
 	SCAN_RECORDS = 8,     /* rule records that are scanned rather than looked up */
 	TRACE_STEPS = 64,
 	NOTE_BYTES = 104,
+	BLOCK_CELLS = 262144, /* entries of block_cells, a power of two */
+	BLOCK_CELL4 = 24,     /* prefix length of a cell */
+	BLOCK_CELL6 = 40,
+	BLOCK_SPREAD = 12,    /* a block that is shorter than a cell by more bits than this is wide: it is in no cell */
 };
 
 /* What decided a packet in the filter: an index of rule_counters. Sum over all of them = packets that reached the filter. */
@@ -302,7 +306,7 @@ enum service_flags { SERVICE_ARP = 1 /* answer ARP and ND */, SERVICE_AFFINITY_S
 /* One line of settings that change while running. Written by the daemon through mmap, word by word. */
 struct control {
 	__u32 generation;    /* THE index: read once per hook traversal. 0 = nothing applied: pass everything */
-	__u32 block_epoch;   /* grows when a block is added */
+	__u32 block_epoch;   /* grows when blocks are added; never 0 once it has */
 	__u32 flow_slot;     /* which of flow_tables is in use */
 	__u32 flow_mask[2];  /* buckets a CPU - 1, of each flow table */
 	__u32 flow_old;      /* 1: look into the other flow table on a miss */
@@ -316,7 +320,9 @@ struct control {
 	__u32 flow_cpus;     /* regions of a flow table: possible CPUs */
 	__u32 ring_changes;  /* grows when a ring changes: flows may be on backends that their ring doesn't give any more */
 	__u64 features;      /* what the programs in force were made for: cfg_ constants, a bit each */
-	__u64 pad[3];
+	__u32 wide_epoch;    /* block_epoch when a block that is in no cell was added last */
+	__u32 pad0;
+	__u64 pad[2];
 };
 
 struct block_key {
@@ -331,6 +337,16 @@ struct block {
 	__u64 bytes;         /* frame lengths */
 	__u64 created;       /* CLOCK_REALTIME ns */
 };
+/* What blocks there may be for a source: so a flow that was asked at an earlier epoch looks at one word to know whether any that came
+ * since may concern it, however many there are, and a new one is only looked up by the lengths that it may be blocked by. The
+ * cell of a source is mix2(family, bits) & (BLOCK_CELLS - 1), bits = its first BLOCK_CELL4 or BLOCK_CELL6 bits. A block is in the
+ * cells of all addresses that it covers, unless it is wide. */
+struct block_cell {
+	__u32 epoch;         /* block_epoch when a block of this cell was added last; 0: there is none */
+	__u32 lens;          /* prefix lengths of its blocks, perhaps of some that are gone. v4: bit n - (BLOCK_CELL4 - BLOCK_SPREAD);
+	                      * v6: bit n / 64 */
+};
+
 struct block_note {      /* for people only; the data plane doesn't read it */
 	char text[NOTE_BYTES]; /* "origin\0why\0", NUL padded */
 };

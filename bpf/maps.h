@@ -47,6 +47,15 @@ MAP(backends, BPF_MAP_TYPE_ARRAY, __u32, struct backend, BACKEND_IDS);
 /* Daemon adds and removes; programs read and count hits. Full: `gardu block` fails and says so. */
 MAP(blocks, BPF_MAP_TYPE_HASH, struct block_key, struct block, 262144);
 
+/* Daemon writes (mmap), programs read: see struct block. Never full: blocks share cells. */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__type(key, __u32);
+	__type(value, struct block_cell);
+	__uint(max_entries, BLOCK_CELLS);
+	__uint(map_flags, BPF_F_MMAPABLE);
+} block_cells SEC(".maps");
+
 /* Daemon only: origin and reason of a block, kept here so that they survive a crash as the block does. */
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);

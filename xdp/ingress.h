@@ -15,7 +15,7 @@ static __always_inline bool remembered(struct control *c, struct pkt *p, struct 
 	*reason = flow->rule == DECIDER_ALLOW ? REASON_ALLOWED : flow->rule == DECIDER_DEFAULT ? REASON_DEFAULT_PASS : REASON_RULE_PASS;
 	if (flow->block_epoch == p->block_epoch)
 		return true;
-	if (cfg_blocks && flow->rule != DECIDER_ALLOW && is_blocked(c, p)) {
+	if (cfg_blocks && flow->rule != DECIDER_ALLOW && blocks_came(c, p, flow->block_epoch) && is_blocked(c, p)) {
 		trace_step(STEP_BLOCK, 1, 0);
 		p->rule = DECIDER_BLOCK;
 		*reason = REASON_BLOCKED;

@@ -18,6 +18,7 @@ import (
 const (
 	AbiMapBackendCounters = "backend_counters"
 	AbiMapBackends        = "backends"
+	AbiMapBlockCells      = "block_cells"
 	AbiMapBlockNotes      = "block_notes"
 	AbiMapBlocks          = "blocks"
 	AbiMapControl         = "control"
@@ -97,6 +98,7 @@ type AbiProgramSpecs struct {
 type AbiMapSpecs struct {
 	BackendCounters *ebpf.MapSpec `ebpf:"backend_counters"`
 	Backends        *ebpf.MapSpec `ebpf:"backends"`
+	BlockCells      *ebpf.MapSpec `ebpf:"block_cells"`
 	BlockNotes      *ebpf.MapSpec `ebpf:"block_notes"`
 	Blocks          *ebpf.MapSpec `ebpf:"blocks"`
 	Control         *ebpf.MapSpec `ebpf:"control"`
@@ -154,6 +156,7 @@ func (o *AbiObjects) Close() error {
 type AbiMaps struct {
 	BackendCounters *ebpf.Map `ebpf:"backend_counters"`
 	Backends        *ebpf.Map `ebpf:"backends"`
+	BlockCells      *ebpf.Map `ebpf:"block_cells"`
 	BlockNotes      *ebpf.Map `ebpf:"block_notes"`
 	Blocks          *ebpf.Map `ebpf:"blocks"`
 	Control         *ebpf.Map `ebpf:"control"`
@@ -175,6 +178,7 @@ func (m *AbiMaps) Close() error {
 	return _AbiClose(
 		m.BackendCounters,
 		m.Backends,
+		m.BlockCells,
 		m.BlockNotes,
 		m.Blocks,
 		m.Control,

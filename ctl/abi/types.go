@@ -44,6 +44,12 @@ type Block struct {
 	Created uint64
 }
 
+type BlockCell struct {
+	_     structs.HostLayout
+	Epoch uint32
+	Lens  uint32
+}
+
 type BlockKey struct {
 	_      structs.HostLayout
 	Addr   [16]uint8
@@ -89,7 +95,9 @@ type Control struct {
 	FlowCpus    uint32
 	RingChanges uint32
 	Features    uint64
-	Pad         [3]uint64
+	WideEpoch   uint32
+	Pad0        uint32
+	Pad         [2]uint64
 }
 
 type Counter struct {
@@ -276,6 +284,10 @@ const (
 	ScanRecords     Limits = 8
 	TraceSteps      Limits = 64
 	NoteBytes       Limits = 104
+	BlockCells      Limits = 262144
+	BlockCell4      Limits = 24
+	BlockCell6      Limits = 40
+	BlockSpread     Limits = 12
 )
 
 type Line struct {

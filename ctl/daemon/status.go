@@ -27,10 +27,6 @@ func (d *Daemon) Status(context.Context) (api.Status, error) {
 	if err != nil {
 		return api.Status{}, err
 	}
-	blocks, err := d.plane.Blocks()
-	if err != nil {
-		return api.Status{}, err
-	}
 	status := api.Status{
 		Version:    d.options.Version,
 		Revision:   now.revision,
@@ -44,7 +40,7 @@ func (d *Daemon) Status(context.Context) (api.Status, error) {
 		Filter:     filter,
 		Flows:      flowStatus(totals),
 		Tables: []api.Fill{
-			{Name: "blocks", Entries: uint64(len(blocks)), Max: uint64(d.plane.BlocksMax())},
+			{Name: "blocks", Entries: uint64(d.plane.BlockCount()), Max: uint64(d.plane.BlocksMax())},
 			{Name: "rules", Entries: uint64(len(now.snapshot.Filter.Rules)), Max: uint64(abi.RuleIds) - uint64(abi.FirstRuleId)},
 			{Name: "sets", Entries: uint64(len(now.snapshot.Sets)), Max: uint64(abi.SetBits)},
 			{Name: "services", Entries: uint64(len(now.snapshot.Services)), Max: uint64(abi.ServiceIds) - 1},

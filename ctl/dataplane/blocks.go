@@ -4,7 +4,9 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"math"
 	"net/netip"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -17,7 +19,7 @@ import (
 	"gardu/ctl/abi"
 )
 
-// privateBlocks is how many blocks a private instance has room for.
+// privateBlocks is how many blocks a private instance has room for, unless RoomForBlocks says more.
 const privateBlocks = 4096
 
 // Block drops all that comes from a prefix.
@@ -34,15 +36,20 @@ type Block struct {
 // blockNote is abi.BlockNote as bytes.
 type blockNote [abi.NoteBytes]byte
 
-// blockLengths counts the blocks of each prefix length, to know when the last one is gone.
-type blockLengths struct {
+// blockTable is what this process knows of the map of blocks, which nobody else writes: adding and expiring a few of many
+// must not cost a system call for each that is there.
+type blockTable struct {
 	mu     sync.Mutex
+	expiry map[abi.BlockKey]uint64 // all that are in the map; as abi.Block.Expires
+	next   uint64                  // none expires before
 	counts [abi.FamilyCount][129]int
+	cells  blockCells
 }
 
-// AddBlocks adds blocks, or no new one: ErrBlocksFull when there is no room for all. A block that is there already
-// gets the new expiry, origin and reason and keeps its counts. From its return on every packet is judged by them, also
-// of flows whose verdict is remembered.
+// AddBlocks adds blocks, all or, when there is no room, none: ErrBlocksFull. A block that is there already gets the new expiry,
+// origin and reason and keeps its counts, but for packets that it drops in the very moment; of one that is given twice the last
+// counts. From the return on every packet is judged by them, also of flows whose verdict is remembered. It completes
+// Created, Packets and Bytes of the blocks.
 func (d *Dataplane) AddBlocks(blocks []Block) error {
 	d.blocks.mu.Lock()
 	defer d.blocks.mu.Unlock()
@@ -50,48 +57,110 @@ func (d *Dataplane) AddBlocks(blocks []Block) error {
 	if err != nil {
 		return err
 	}
-	var (
-		keys   = make([]abi.BlockKey, len(blocks))
-		values = make([]abi.Block, len(blocks))
-		notes  = make([]blockNote, len(blocks))
-		fresh  []abi.BlockKey
-		seen   = make(map[abi.BlockKey]bool, len(blocks))
-	)
+	fresh, renewed, err := d.sortBlocks(blocks, clock)
+	if err != nil {
+		return err
+	}
+	d.countLengths(fresh.keys, 1) // before the blocks: a length without its bit isn't looked up
+	if err := d.putBlocks(fresh); err != nil {
+		return errors.Join(err, d.deleteBlocks(fresh.keys))
+	}
+	if err := d.putBlocks(renewed); err != nil { // the kernel's memory is short
+		return errors.Join(err, d.deleteBlocks(fresh.keys), d.rereadExpiry(renewed.keys))
+	}
+	for i, key := range fresh.keys {
+		d.blocks.cells.add(key, 1)
+		d.blocks.note(key, fresh.values[i].Expires)
+	}
+	for i, key := range renewed.keys {
+		d.blocks.note(key, renewed.values[i].Expires)
+	}
+	d.newEpoch(fresh.keys, renewed.keys) // after them: remembered verdicts are looked at again
+	return nil
+}
+
+// rereadExpiry finds out until when blocks are in force that were perhaps renewed.
+func (d *Dataplane) rereadExpiry(keys []abi.BlockKey) error {
+	for _, key := range keys {
+		var value abi.Block
+		if err := d.maps[abi.AbiMapBlocks].Lookup(&key, &value); err != nil {
+			return fmt.Errorf("read a block: %w", err)
+		}
+		d.blocks.note(key, value.Expires)
+	}
+	d.newEpoch(keys)
+	return nil
+}
+
+// entries are blocks as the maps hold them.
+type entries struct {
+	keys   []abi.BlockKey
+	values []abi.Block
+	notes  []blockNote
+}
+
+func (e *entries) add(key abi.BlockKey, value abi.Block, note blockNote) {
+	e.keys, e.values, e.notes = append(e.keys, key), append(e.values, value), append(e.notes, note)
+}
+
+// sortBlocks tells blocks that are new from those that are in force, and makes room for the new ones.
+func (d *Dataplane) sortBlocks(blocks []Block, clock clocks) (fresh, renewed entries, err error) {
+	last := make(map[abi.BlockKey]int, len(blocks))
+	keys := make([]abi.BlockKey, len(blocks))
 	for i, b := range blocks {
 		if keys[i], err = blockKey(b.Prefix); err != nil {
-			return err
+			return fresh, renewed, err
 		}
-		err := d.maps[abi.AbiMapBlocks].Lookup(&keys[i], &values[i])
-		if errors.Is(err, ebpf.ErrKeyNotExist) {
-			values[i].Created = uint64(clock.wall.UnixNano())
-			if !seen[keys[i]] {
-				seen[keys[i]] = true
-				fresh = append(fresh, keys[i])
+		last[keys[i]] = i
+	}
+	for i := range blocks {
+		b, key := &blocks[i], keys[i]
+		value := abi.Block{Created: uint64(clock.wall.UnixNano())}
+		expires, there := d.blocks.expiry[key]
+		if there = there && !clock.over(expires); there {
+			if err := d.maps[abi.AbiMapBlocks].Lookup(&key, &value); err != nil {
+				return fresh, renewed, fmt.Errorf("block %s: %w", b.Prefix, err)
 			}
-		} else if err != nil {
-			return fmt.Errorf("block %s: %w", b.Prefix, err)
 		}
-		values[i].Expires = clock.monotonicAt(b.Expires)
-		notes[i] = packNote(b.Origin, b.Why)
+		b.Created, b.Packets, b.Bytes = time.Unix(0, int64(value.Created)), value.Packets, value.Bytes
+		if last[key] != i {
+			continue
+		}
+		value.Expires = clock.monotonicAt(b.Expires)
+		if there {
+			renewed.add(key, value, packNote(b.Origin, b.Why))
+		} else {
+			fresh.add(key, value, packNote(b.Origin, b.Why))
+		}
 	}
-	d.countLengths(fresh, 1) // before the blocks: a length without its bit isn't looked up
-	err = d.putBlocks(keys, values, notes)
-	if err != nil {
-		err = errors.Join(err, d.deleteBlocks(fresh))
+	if len(d.blocks.expiry)+len(fresh.keys) > d.BlocksMax() || d.anyOf(fresh.keys) {
+		if _, err := d.expireBlocks(clock); err != nil {
+			return fresh, renewed, err
+		}
 	}
-	atomic.AddUint32(&d.control.BlockEpoch, 1) // after them: remembered verdicts are looked at again
-	return err
+	if len(d.blocks.expiry)+len(fresh.keys) > d.BlocksMax() {
+		return fresh, renewed, fmt.Errorf("add blocks: %w", ErrBlocksFull)
+	}
+	return fresh, renewed, nil
+}
+
+// anyOf tells whether one of the keys is in the map.
+func (d *Dataplane) anyOf(keys []abi.BlockKey) bool {
+	return slices.ContainsFunc(keys, func(key abi.BlockKey) bool {
+		_, there := d.blocks.expiry[key]
+		return there
+	})
 }
 
 // putBlocks writes notes and blocks.
-func (d *Dataplane) putBlocks(keys []abi.BlockKey, values []abi.Block, notes []blockNote) error {
-	if len(keys) == 0 {
+func (d *Dataplane) putBlocks(e entries) error {
+	if len(e.keys) == 0 {
 		return nil
 	}
-	if _, err := d.maps[abi.AbiMapBlockNotes].BatchUpdate(keys, notes, nil); err != nil {
+	if _, err := d.maps[abi.AbiMapBlockNotes].BatchUpdate(e.keys, e.notes, nil); err != nil {
 		return blocksError(err)
 	}
-	if _, err := d.maps[abi.AbiMapBlocks].BatchUpdate(keys, values, nil); err != nil {
+	if _, err := d.maps[abi.AbiMapBlocks].BatchUpdate(e.keys, e.values, nil); err != nil {
 		return blocksError(err)
 	}
 	return nil
@@ -109,39 +178,56 @@ func blocksError(err error) error {
 func (d *Dataplane) RemoveBlocks(prefixes []netip.Prefix) ([]netip.Prefix, error) {
 	d.blocks.mu.Lock()
 	defer d.blocks.mu.Unlock()
-	return d.removeBlocks(prefixes)
-}
-
-func (d *Dataplane) removeBlocks(prefixes []netip.Prefix) ([]netip.Prefix, error) {
+	clock, err := readClocks()
+	if err != nil {
+		return nil, err
+	}
 	var (
 		keys []abi.BlockKey
 		were []netip.Prefix
+		seen = make(map[abi.BlockKey]bool, len(prefixes))
 	)
 	for _, prefix := range prefixes {
 		key, err := blockKey(prefix)
 		if err != nil {
 			return nil, err
 		}
-		var value abi.Block
-		if err := d.maps[abi.AbiMapBlocks].Lookup(&key, &value); err == nil {
+		if expires, there := d.blocks.expiry[key]; there && !clock.over(expires) && !seen[key] {
+			seen[key] = true
 			keys, were = append(keys, key), append(were, prefix.Masked())
-		} else if !errors.Is(err, ebpf.ErrKeyNotExist) {
-			return nil, fmt.Errorf("unblock %s: %w", prefix, err)
 		}
 	}
 	return were, d.deleteBlocks(keys)
 }
 
-// deleteBlocks deletes blocks that are counted, and their notes.
+// deleteBlocks deletes blocks whose lengths are counted, and their notes.
 func (d *Dataplane) deleteBlocks(keys []abi.BlockKey) error {
-	for i := range keys {
-		if err := absent(d.maps[abi.AbiMapBlocks].Delete(&keys[i]), "remove a block"); err != nil {
+	for _, name := range []string{abi.AbiMapBlocks, abi.AbiMapBlockNotes} {
+		if err := deleteAll(d.maps[name], keys); err != nil {
+			return fmt.Errorf("remove blocks: %w", err)
+		}
+	}
+	for _, key := range keys {
+		if _, there := d.blocks.expiry[key]; there {
+			delete(d.blocks.expiry, key)
+			d.blocks.cells.add(key, -1)
+		}
+	}
+	d.countLengths(keys, -1)
+	return nil
+}
+
+// deleteAll deletes entries of a hash map; those that aren't there are no error, but end a batch.
+func deleteAll(m *ebpf.Map, keys []abi.BlockKey) error {
+	for len(keys) > 0 {
+		n, err := m.BatchDelete(keys, nil)
+		if err == nil {
+			return nil
+		}
+		if !errors.Is(err, ebpf.ErrKeyNotExist) {
 			return err
 		}
-		if err := absent(d.maps[abi.AbiMapBlockNotes].Delete(&keys[i]), "remove a block's note"); err != nil {
-			return err
-		}
-		d.countLengths(keys[i:i+1], -1)
+		keys = keys[n+1:]
 	}
 	return nil
 }
@@ -150,57 +236,87 @@ func (d *Dataplane) deleteBlocks(keys []abi.BlockKey) error {
 func (d *Dataplane) Blocks() ([]Block, error) {
 	d.blocks.mu.Lock()
 	defer d.blocks.mu.Unlock()
-	return d.readBlocks()
-}
-
-func (d *Dataplane) readBlocks() ([]Block, error) {
 	clock, err := readClocks()
 	if err != nil {
 		return nil, err
 	}
-	notes := map[abi.BlockKey]blockNote{}
+	notes := make(map[abi.BlockKey]blockNote, len(d.blocks.expiry))
 	err = each(d.maps[abi.AbiMapBlockNotes], func(key abi.BlockKey, note blockNote) { notes[key] = note })
 	if err != nil {
 		return nil, err
 	}
-	var blocks []Block
+	blocks := make([]Block, 0, len(d.blocks.expiry))
 	err = each(d.maps[abi.AbiMapBlocks], func(key abi.BlockKey, value abi.Block) {
-		block := Block{
-			Prefix:  blockPrefix(key),
-			Expires: clock.wallAt(value.Expires),
-			Created: time.Unix(0, int64(value.Created)),
-			Packets: value.Packets,
-			Bytes:   value.Bytes,
-		}
-		block.Origin, block.Why = unpackNote(notes[key])
-		blocks = append(blocks, block)
+		blocks = append(blocks, clock.block(key, value, notes[key]))
 	})
 	return blocks, err
+}
+
+// block is an entry of the maps as a Block.
+func (c clocks) block(key abi.BlockKey, value abi.Block, note blockNote) Block {
+	b := Block{
+		Prefix:  blockPrefix(key),
+		Expires: c.wallAt(value.Expires),
+		Created: time.Unix(0, int64(value.Created)),
+		Packets: value.Packets,
+		Bytes:   value.Bytes,
+	}
+	b.Origin, b.Why = unpackNote(note)
+	return b
 }
 
 // BlocksMax is how many blocks there is room for.
 func (d *Dataplane) BlocksMax() int { return int(d.maps[abi.AbiMapBlocks].MaxEntries()) }
 
+// BlockCount is how many blocks there are, with those that are expired but not removed yet.
+func (d *Dataplane) BlockCount() int {
+	d.blocks.mu.Lock()
+	defer d.blocks.mu.Unlock()
+	return len(d.blocks.expiry)
+}
+
 // ExpireBlocks removes the blocks whose time is over and returns them. The data plane ignores them already.
 func (d *Dataplane) ExpireBlocks() ([]Block, error) {
 	d.blocks.mu.Lock()
 	defer d.blocks.mu.Unlock() // throughout: one that is renewed meanwhile must stay
-	all, err := d.readBlocks()
+	clock, err := readClocks()
 	if err != nil {
 		return nil, err
 	}
-	var (
-		now      = time.Now()
-		expired  []Block
-		prefixes []netip.Prefix
-	)
-	for _, block := range all {
-		if !block.Expires.IsZero() && block.Expires.Before(now) {
-			expired, prefixes = append(expired, block), append(prefixes, block.Prefix)
-		}
+	return d.expireBlocks(clock)
+}
+
+func (d *Dataplane) expireBlocks(clock clocks) (expired []Block, err error) {
+	if !clock.over(d.blocks.next) {
+		return nil, nil
 	}
-	_, err = d.removeBlocks(prefixes)
-	return expired, err
+	var keys []abi.BlockKey
+	next := uint64(math.MaxUint64)
+	for key, expires := range d.blocks.expiry {
+		if !clock.over(expires) {
+			if expires != 0 {
+				next = min(next, expires)
+			}
+			continue
+		}
+		var (
+			value abi.Block
+			note  blockNote
+		)
+		err := d.maps[abi.AbiMapBlocks].Lookup(&key, &value)
+		if err == nil {
+			err = d.maps[abi.AbiMapBlockNotes].Lookup(&key, &note)
+		}
+		if err := absent(err, "read an expired block"); err != nil {
+			return nil, err
+		}
+		keys, expired = append(keys, key), append(expired, clock.block(key, value, note))
+	}
+	if err := d.deleteBlocks(keys); err != nil {
+		return expired, err
+	}
+	d.blocks.next = next
+	return expired, nil
 }
 
 // countLengths adds to the count of each key's prefix length, and keeps the bits that tell programs which to look up.
@@ -217,20 +333,62 @@ func (d *Dataplane) countLengths(keys []abi.BlockKey, add int) {
 	}
 }
 
-// countBlocks counts the blocks that a former daemon left.
+// newEpoch has the flows that blocks may concern asked again.
+func (d *Dataplane) newEpoch(groups ...[]abi.BlockKey) {
+	epoch := atomic.LoadUint32(&d.control.BlockEpoch) + 1
+	if epoch == 0 {
+		epoch = 1
+	}
+	for _, keys := range groups {
+		for _, key := range keys {
+			if !d.blocks.cells.mark(key, epoch) {
+				atomic.StoreUint32(&d.control.WideEpoch, epoch)
+			}
+		}
+	}
+	atomic.StoreUint32(&d.control.BlockEpoch, epoch) // last: who reads it sees what is marked with it
+}
+
+// openBlocks makes the table of a map of blocks.
+func (d *Dataplane) openBlocks() (err error) {
+	d.blocks.expiry, d.blocks.next = map[abi.BlockKey]uint64{}, math.MaxUint64
+	d.blocks.cells, err = mapBlockCells(d.maps[abi.AbiMapBlockCells])
+	return err
+}
+
+// countBlocks counts the blocks that a former daemon left. It may have died between writing a block and marking its cells, so they
+// are marked, and every flow is asked again.
 func (d *Dataplane) countBlocks() error {
 	d.blocks.mu.Lock()
 	defer d.blocks.mu.Unlock()
-	return each(d.maps[abi.AbiMapBlocks], func(key abi.BlockKey, _ abi.Block) {
-		d.countLengths([]abi.BlockKey{key}, 1)
+	var keys []abi.BlockKey
+	err := each(d.maps[abi.AbiMapBlocks], func(key abi.BlockKey, value abi.Block) {
+		if _, seen := d.blocks.expiry[key]; seen {
+			return
+		}
+		d.blocks.note(key, value.Expires)
+		d.blocks.cells.add(key, 1)
+		keys = append(keys, key)
 	})
+	d.countLengths(keys, 1)
+	d.blocks.cells.sweep()
+	d.newEpoch(keys)
+	return err
+}
+
+// note keeps until when a block is in force.
+func (t *blockTable) note(key abi.BlockKey, expires uint64) {
+	t.expiry[key] = expires
+	if expires != 0 {
+		t.next = min(t.next, expires)
+	}
 }
 
 // any says whether there are blocks.
-func (l *blockLengths) any() bool {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.counts != [abi.FamilyCount][129]int{}
+func (t *blockTable) any() bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return len(t.expiry) > 0
 }
 
 func blockKey(prefix netip.Prefix) (abi.BlockKey, error) {
@@ -290,6 +448,11 @@ func (c clocks) monotonicAt(t time.Time) uint64 {
 		return 0
 	}
 	return uint64(max(1, c.monotonic+int64(t.Sub(c.wall))))
+}
+
+// over tells whether a block that expires then does so no later than now, as the programs see it.
+func (c clocks) over(monotonic uint64) bool {
+	return monotonic != 0 && monotonic <= uint64(c.monotonic)
 }
 
 // wallAt is its inverse, to the millisecond.

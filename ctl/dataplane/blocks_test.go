@@ -3,14 +3,19 @@ package dataplane
 import (
 	"errors"
 	"fmt"
+	"math/rand/v2"
 	"net/netip"
+	"os"
 	"slices"
 	"strings"
 	"testing"
 	"time"
 	"unicode/utf8"
 
+	"golang.org/x/sys/unix"
+
 	"gardu/ctl/abi"
+	"gardu/ctl/compile"
 )
 
 func prefix(s string) netip.Prefix { return netip.MustParsePrefix(s) }
@@ -216,4 +221,244 @@ func TestRenewedWhileExpiring(t *testing.T) {
 			t.Fatalf("the renewed block is gone: %v, %v", removed, err)
 		}
 	}
+}
+
+// randomPrefix is of any length but 0, around few addresses, so that blocks nest and share cells.
+func randomPrefix(r *rand.Rand) netip.Prefix {
+	if r.IntN(2) == 0 {
+		addr := randomAddr(r, false)
+		return netip.PrefixFrom(addr, 1+r.IntN(32)).Masked()
+	}
+	return netip.PrefixFrom(randomAddr(r, true), 1+r.IntN(128)).Masked()
+}
+
+func randomAddr(r *rand.Rand, v6 bool) netip.Addr {
+	if v6 {
+		a := netip.MustParseAddr("2001:db8::1").As16()
+		a[r.IntN(16)] ^= 1 << r.IntN(8)
+		a[r.IntN(16)] ^= 1 << r.IntN(8)
+		return netip.AddrFrom16(a)
+	}
+	a := [4]byte{198, 51, 100, 7}
+	a[r.IntN(4)] ^= 1 << r.IntN(8)
+	a[r.IntN(4)] ^= 1 << r.IntN(8)
+	return netip.AddrFrom4(a)
+}
+
+// Blocks of every length come, are renewed and go: every source is blocked exactly while some block covers it.
+func TestBlocksOfEveryLength(t *testing.T) {
+	features := allOff()
+	features.Blocks, features.Trace = true, true
+	d := private(t, features)
+	if err := d.Commit(1, Tables{}); err != nil {
+		t.Fatal(err)
+	}
+	seed := uint64(time.Now().UnixNano())
+	t.Logf("seed %d", seed)
+	r := rand.New(rand.NewPCG(seed, 0))
+	in := map[netip.Prefix]bool{}
+	hits := 0
+	for step := range 4000 {
+		prefix := randomPrefix(r)
+		switch {
+		case step%500 == 499:
+			var all []netip.Prefix
+			for p := range in {
+				all = append(all, p)
+			}
+			if were, err := d.RemoveBlocks(all); err != nil || len(were) != len(all) {
+				t.Fatalf("removed %d of %d blocks: %v", len(were), len(all), err)
+			}
+			clear(in)
+			for i, cell := range d.blocks.cells.cells {
+				if cell != 0 {
+					t.Fatalf("no blocks are left, and cell %d is %x", i, cell)
+				}
+			}
+		case step%5 == 0 && (prefix.Bits() > 6 || step%50 == 0): // one that is very wide ends most of the test
+			add(t, d, Block{Prefix: prefix})
+			in[prefix] = true
+		case step%10 == 1:
+			for p := range in {
+				if _, err := d.RemoveBlocks([]netip.Prefix{p}); err != nil {
+					t.Fatal(err)
+				}
+				delete(in, p)
+				break
+			}
+		}
+		src, dst := randomAddr(r, step%2 == 0), netip.MustParseAddr("192.0.2.1")
+		frame := udp4(src, dst)
+		if src.Is6() {
+			frame = udp6(src, netip.MustParseAddr("2001:db8::99"))
+		}
+		result, err := d.Run(HookXDP, frame, 0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		want := abi.ReasonDefaultPass
+		for p := range in {
+			if p.Contains(src) {
+				want = abi.ReasonBlocked
+				hits++
+				break
+			}
+		}
+		if got := abi.Reason(result.Trace.Reason); got != want {
+			t.Fatalf("%s: %s, want %s; blocks %v", src, got, want, in)
+		}
+	}
+	if hits < 100 {
+		t.Errorf("only %d packets were blocked: the test is too tame", hits)
+	}
+}
+
+// A daemon that dies between writing a block and telling its flows leaves a block that acts once the next one is there.
+func TestBlockHalfAdded(t *testing.T) {
+	dir := testDir(t)
+	d := open(t, dir)
+	expires := time.Now().Add(time.Hour)
+	add(t, d, Block{Prefix: prefix("203.0.113.7/32"), Expires: expires, Origin: "cli", Why: "kept"})
+	key, err := blockKey(prefix("198.51.100.7/32"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := d.maps[abi.AbiMapBlocks].Put(&key, &abi.Block{Created: 1}); err != nil {
+		t.Fatal(err)
+	}
+	before := d.control.BlockEpoch
+	closeIt(t, d)
+	d = open(t, dir)
+	defer closeIt(t, d)
+	if d.control.BlockEpoch == before {
+		t.Error("flows are not asked again")
+	}
+	eachCell(key, func(i uint32) {
+		if cell := d.blocks.cells.cells[i]; uint32(cell) != d.control.BlockEpoch || cell>>32 != 1<<(32-12) {
+			t.Errorf("its cell is %x", cell)
+		}
+	})
+	blocks := blocksOf(t, d)
+	if len(blocks) != 2 || d.BlockCount() != 2 || blocks[1].Why != "kept" || blocks[1].Expires.Sub(expires).Abs() > 2*time.Millisecond {
+		t.Errorf("blocks %+v", blocks)
+	}
+}
+
+// What is expired makes room, and comes back as a new block.
+func TestExpiredBlocksMakeRoom(t *testing.T) {
+	d := mapsOnly(t)
+	over, later := time.Now().Add(-time.Second), time.Now().Add(time.Hour)
+	add(t, d, manyBlocks(0, privateBlocks-1, over)...)
+	add(t, d, manyBlocks(privateBlocks-1, 1, later)...)
+	key, err := blockKey(manyBlocks(0, 1, over)[0].Prefix)
+	if err != nil {
+		t.Fatal(err)
+	}
+	old := abi.Block{Expires: 1, Packets: 5, Bytes: 300, Created: 1}
+	if err := d.maps[abi.AbiMapBlocks].Put(&key, &old); err != nil {
+		t.Fatal(err)
+	}
+	again := manyBlocks(0, 1, later)
+	add(t, d, again...)
+	if b := again[0]; b.Packets != 0 || time.Since(b.Created) > time.Minute {
+		t.Errorf("a block that had expired is %+v", b)
+	}
+	add(t, d, manyBlocks(2*privateBlocks, privateBlocks-2, later)...)
+	if n := len(blocksOf(t, d)); n != privateBlocks || d.BlockCount() != n {
+		t.Errorf("%d blocks, counted %d", n, d.BlockCount())
+	}
+}
+
+// A batch that fails changes nothing, not even of blocks that it would renew.
+func TestFullRenewsNothing(t *testing.T) {
+	d := mapsOnly(t)
+	add(t, d, Block{Prefix: prefix("198.51.100.7/32"), Why: "first"})
+	epoch := d.control.BlockEpoch
+	batch := append(manyBlocks(0, privateBlocks, time.Time{}), Block{Prefix: prefix("198.51.100.7/32"), Why: "second"})
+	if err := d.AddBlocks(batch); !errors.Is(err, ErrBlocksFull) {
+		t.Fatal(err)
+	}
+	if b := blocksOf(t, d); len(b) != 1 || b[0].Why != "first" || d.control.BlockEpoch != epoch {
+		t.Errorf("%+v", b)
+	}
+}
+
+// manyBlocks are n different ones, from the given number on.
+func manyBlocks(from, n int, expires time.Time) []Block {
+	blocks := make([]Block, n)
+	for i := range blocks {
+		k := uint32(from+i) * 2654435761
+		addr := netip.AddrFrom4([4]byte{byte(k >> 24), byte(k >> 16), byte(k >> 8), byte(k)})
+		blocks[i] = Block{Prefix: netip.PrefixFrom(addr, 32), Expires: expires, Origin: "bench", Why: "one of many"}
+	}
+	return blocks
+}
+
+// BenchmarkBlocks changes blocks among 100,000 others.
+func BenchmarkBlocks(b *testing.B) {
+	if os.Geteuid() != 0 {
+		b.Skip("needs root: loads BPF maps")
+	}
+	d, err := OpenPrivate(compile.Features{Blocks: true}, 1, RoomForBlocks(262144))
+	if err != nil {
+		b.Fatal(err)
+	}
+	defer d.Close()
+	later := time.Now().Add(time.Hour)
+	if err := d.AddBlocks(manyBlocks(0, 100_000, later)); err != nil {
+		b.Fatal(err)
+	}
+	for _, n := range []int{1, 1000, 10_000} {
+		b.Run(fmt.Sprintf("new-%d", n), func(b *testing.B) {
+			batch := manyBlocks(100_000, n, later)
+			prefixes := make([]netip.Prefix, n)
+			for i, block := range batch {
+				prefixes[i] = block.Prefix
+			}
+			for b.Loop() {
+				if err := d.AddBlocks(batch); err != nil {
+					b.Fatal(err)
+				}
+				b.StopTimer()
+				if _, err := d.RemoveBlocks(prefixes); err != nil {
+					b.Fatal(err)
+				}
+				b.StartTimer()
+			}
+		})
+		b.Run(fmt.Sprintf("renewed-%d", n), func(b *testing.B) {
+			batch := manyBlocks(0, n, later)
+			for b.Loop() {
+				if err := d.AddBlocks(batch); err != nil {
+					b.Fatal(err)
+				}
+			}
+		})
+	}
+	b.Run("expire-none", func(b *testing.B) {
+		for b.Loop() {
+			if _, err := d.ExpireBlocks(); err != nil {
+				b.Fatal(err)
+			}
+		}
+	})
+	b.Run("list", func(b *testing.B) {
+		for b.Loop() {
+			if _, err := d.Blocks(); err != nil {
+				b.Fatal(err)
+			}
+		}
+	})
+}
+
+// udp6 is a frame with an IPv6 UDP packet.
+func udp6(src, dst netip.Addr) []byte {
+	frame := make([]byte, 14+40+8)
+	frame[12], frame[13] = 0x86, 0xdd
+	ip := frame[14:]
+	ip[0], ip[5], ip[6], ip[7] = 0x60, 8, unix.IPPROTO_UDP, 64
+	copy(ip[8:], src.AsSlice())
+	copy(ip[24:], dst.AsSlice())
+	ip[40+1], ip[40+3], ip[40+5] = 1, 53, 8
+	return frame
 }

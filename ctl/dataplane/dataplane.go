@@ -55,7 +55,7 @@ type Dataplane struct {
 	slots       [abi.GenerationSlots]Tables
 	lengths     [abi.TableCount]uint32 // of the arrays of each kind of table, in lines
 
-	blocks blockLengths
+	blocks blockTable
 	flows  flowTables
 	run    sync.Mutex // the trace map serves one Run at a time
 }
@@ -114,8 +114,8 @@ func Open(opts Options) (_ *Dataplane, err error) {
 }
 
 // OpenPrivate makes an instance of its own, pinned and attached nowhere: Run puts packets through it. It works
-// beside a daemon and without one. Its map of blocks is small (privateBlocks).
-func OpenPrivate(features compile.Features, flowsMax int) (_ *Dataplane, err error) {
+// beside a daemon and without one. Its map of blocks is small, but for RoomForBlocks.
+func OpenPrivate(features compile.Features, flowsMax int, options ...PrivateOption) (_ *Dataplane, err error) {
 	d, err := prepare(Options{})
 	if err != nil {
 		return nil, err
@@ -126,6 +126,9 @@ func OpenPrivate(features compile.Features, flowsMax int) (_ *Dataplane, err err
 		}
 	}()
 	d.specs[abi.AbiMapBlocks].MaxEntries = privateBlocks
+	for _, option := range options {
+		option(d)
+	}
 	if err := d.create(flowsMax, nil); err != nil {
 		return nil, err
 	}
@@ -133,6 +136,14 @@ func OpenPrivate(features compile.Features, flowsMax int) (_ *Dataplane, err err
 		return nil, err
 	}
 	return d, nil
+}
+
+// PrivateOption changes what OpenPrivate makes.
+type PrivateOption func(*Dataplane)
+
+// RoomForBlocks makes the map of blocks as large as that.
+func RoomForBlocks(n int) PrivateOption {
+	return func(d *Dataplane) { d.specs[abi.AbiMapBlocks].MaxEntries = uint32(n) }
 }
 
 // prepare makes a Dataplane without maps.
@@ -171,6 +182,9 @@ func (d *Dataplane) create(flowsMax int, shared mapSet) (err error) {
 	if err := d.control.initialise(); err != nil {
 		return err
 	}
+	if err := d.openBlocks(); err != nil {
+		return err
+	}
 	if err := d.createFlows(0, flowsMax); err != nil {
 		return err
 	}
@@ -191,6 +205,9 @@ func (d *Dataplane) takeOver() (err error) {
 	if err := d.openFlows(); err != nil {
 		return err
 	}
+	if err := d.openBlocks(); err != nil {
+		return err
+	}
 	if err := d.countBlocks(); err != nil {
 		return err
 	}
@@ -209,7 +226,7 @@ func (d *Dataplane) Close() error {
 	if d.programs != nil {
 		errs = append(errs, d.programs.close())
 	}
-	errs = append(errs, d.closeTables(), d.closeFlows())
+	errs = append(errs, d.closeTables(), d.closeFlows(), d.blocks.cells.unmap())
 	if d.control.memory != nil {
 		errs = append(errs, d.control.unmap())
 	}

@@ -18,6 +18,7 @@ import (
 const (
 	tcMapBackendCounters = "backend_counters"
 	tcMapBackends        = "backends"
+	tcMapBlockCells      = "block_cells"
 	tcMapBlockNotes      = "block_notes"
 	tcMapBlockSearches   = "block_searches"
 	tcMapBlocks          = "blocks"
@@ -100,6 +101,7 @@ type tcProgramSpecs struct {
 type tcMapSpecs struct {
 	BackendCounters *ebpf.MapSpec `ebpf:"backend_counters"`
 	Backends        *ebpf.MapSpec `ebpf:"backends"`
+	BlockCells      *ebpf.MapSpec `ebpf:"block_cells"`
 	BlockNotes      *ebpf.MapSpec `ebpf:"block_notes"`
 	BlockSearches   *ebpf.MapSpec `ebpf:"block_searches"`
 	Blocks          *ebpf.MapSpec `ebpf:"blocks"`
@@ -156,6 +158,7 @@ func (o *tcObjects) Close() error {
 type tcMaps struct {
 	BackendCounters *ebpf.Map `ebpf:"backend_counters"`
 	Backends        *ebpf.Map `ebpf:"backends"`
+	BlockCells      *ebpf.Map `ebpf:"block_cells"`
 	BlockNotes      *ebpf.Map `ebpf:"block_notes"`
 	BlockSearches   *ebpf.Map `ebpf:"block_searches"`
 	Blocks          *ebpf.Map `ebpf:"blocks"`
@@ -180,6 +183,7 @@ func (m *tcMaps) Close() error {
 	return _TcClose(
 		m.BackendCounters,
 		m.Backends,
+		m.BlockCells,
 		m.BlockNotes,
 		m.BlockSearches,
 		m.Blocks,

@@ -18,6 +18,7 @@ import (
 const (
 	xdpMapBackendCounters = "backend_counters"
 	xdpMapBackends        = "backends"
+	xdpMapBlockCells      = "block_cells"
 	xdpMapBlockNotes      = "block_notes"
 	xdpMapBlockSearches   = "block_searches"
 	xdpMapBlocks          = "blocks"
@@ -98,6 +99,7 @@ type xdpProgramSpecs struct {
 type xdpMapSpecs struct {
 	BackendCounters *ebpf.MapSpec `ebpf:"backend_counters"`
 	Backends        *ebpf.MapSpec `ebpf:"backends"`
+	BlockCells      *ebpf.MapSpec `ebpf:"block_cells"`
 	BlockNotes      *ebpf.MapSpec `ebpf:"block_notes"`
 	BlockSearches   *ebpf.MapSpec `ebpf:"block_searches"`
 	Blocks          *ebpf.MapSpec `ebpf:"blocks"`
@@ -154,6 +156,7 @@ func (o *xdpObjects) Close() error {
 type xdpMaps struct {
 	BackendCounters *ebpf.Map `ebpf:"backend_counters"`
 	Backends        *ebpf.Map `ebpf:"backends"`
+	BlockCells      *ebpf.Map `ebpf:"block_cells"`
 	BlockNotes      *ebpf.Map `ebpf:"block_notes"`
 	BlockSearches   *ebpf.Map `ebpf:"block_searches"`
 	Blocks          *ebpf.Map `ebpf:"blocks"`
@@ -178,6 +181,7 @@ func (m *xdpMaps) Close() error {
 	return _XdpClose(
 		m.BackendCounters,
 		m.Backends,
+		m.BlockCells,
 		m.BlockNotes,
 		m.BlockSearches,
 		m.Blocks,
