@@ -3,6 +3,7 @@
 #pragma once
 #include "abi.h"
 #include "ctx.h"
+#include "map.h"
 
 enum pkt_has {
 	HAS_PORTS = 1,   /* TCP, UDP, SCTP with their header in this packet */
@@ -43,6 +44,23 @@ struct pkt {
 	__u32 out_ifindex;
 	int action;        /* set by a step that sends the frame */
 };
+
+enum pkt_place { PKT_RECEIVED, PKT_SENT, PKT_PLACES };
+
+/* Programs only. The packet that the CPU has in hand: a third of the stack, if it were there. Sent ones have a place of their own, since
+ * a program that sends a copy of a received packet runs the egress program inside itself. */
+MAP(packets, BPF_MAP_TYPE_PERCPU_ARRAY, __u32, struct pkt, PKT_PLACES);
+
+/* Where to put a packet's facts, zeroed. NULL cannot be. */
+static __always_inline struct pkt *new_pkt(enum pkt_place place)
+{
+	__u32 key = place;
+	struct pkt *p = bpf_map_lookup_elem(&packets, &key);
+
+	if (p)
+		__builtin_memset(p, 0, sizeof(*p));
+	return p;
+}
 
 static __always_inline const __u64 *addr64(const __u8 *addr) { return (const __u64 *)addr; }
 static __always_inline __u64 addr_hi(const __u8 *addr) { return bpf_be64_to_cpu(addr64(addr)[0]); }

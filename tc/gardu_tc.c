@@ -9,25 +9,25 @@ char LICENSE[] SEC("license") = "Dual BSD/GPL";
 SEC("tc")
 int gardu_ingress(struct __sk_buff *ctx)
 {
-	struct pkt p = {};
+	struct pkt *p = new_pkt(PKT_RECEIVED);
 	struct control *c;
 	__u32 zero = 0;
 
 	c = bpf_map_lookup_elem(&control, &zero);
-	if (!c)
-		return leave(&p, REASON_NO_TABLES);
-	return leave(&p, ingress(ctx, c, &p));
+	if (!p)
+		return ACTION_DROP;
+	return leave(p, c ? ingress(ctx, c, p) : REASON_NO_TABLES);
 }
 
 SEC("tc")
 int gardu_egress(struct __sk_buff *ctx)
 {
-	struct pkt p = {};
+	struct pkt *p = new_pkt(PKT_SENT);
 	struct control *c;
 	__u32 zero = 0;
 
 	c = bpf_map_lookup_elem(&control, &zero);
-	if (c)
-		egress(ctx, c, &p);
+	if (c && p)
+		egress(ctx, c, p);
 	return ACTION_PASS;
 }

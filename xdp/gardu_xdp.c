@@ -8,12 +8,12 @@ char LICENSE[] SEC("license") = "Dual BSD/GPL";
 SEC("xdp.frags")
 int gardu_xdp(struct xdp_md *ctx)
 {
-	struct pkt p = {};
+	struct pkt *p = new_pkt(PKT_RECEIVED);
 	struct control *c;
 	__u32 zero = 0;
 
 	c = bpf_map_lookup_elem(&control, &zero);
-	if (!c)
-		return leave(&p, REASON_NO_TABLES);
-	return leave(&p, ingress(ctx, c, &p));
+	if (!p)
+		return ACTION_DROP;
+	return leave(p, c ? ingress(ctx, c, p) : REASON_NO_TABLES);
 }

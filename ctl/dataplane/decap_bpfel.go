@@ -17,6 +17,7 @@ import (
 // Used for safe lookups in a Collection or CollectionSpec.
 const (
 	decapMapDecapCounters = "decap_counters"
+	decapMapPackets       = "packets"
 	decapProgDecapTc      = "decap_tc"
 	decapProgDecapXdp     = "decap_xdp"
 )
@@ -72,6 +73,7 @@ type decapProgramSpecs struct {
 // It can be passed ebpf.CollectionSpec.Assign.
 type decapMapSpecs struct {
 	DecapCounters *ebpf.MapSpec `ebpf:"decap_counters"`
+	Packets       *ebpf.MapSpec `ebpf:"packets"`
 }
 
 // decapVariableSpecs contains global variables before they are loaded into the kernel.
@@ -101,11 +103,13 @@ func (o *decapObjects) Close() error {
 // It can be passed to loadDecapObjects or ebpf.CollectionSpec.LoadAndAssign.
 type decapMaps struct {
 	DecapCounters *ebpf.Map `ebpf:"decap_counters"`
+	Packets       *ebpf.Map `ebpf:"packets"`
 }
 
 func (m *decapMaps) Close() error {
 	return _DecapClose(
 		m.DecapCounters,
+		m.Packets,
 	)
 }
 

@@ -29,6 +29,7 @@ const (
 	tcMapFlowTotals      = "flow_totals"
 	tcMapHealthFlows     = "health_flows"
 	tcMapInterfaces      = "interfaces"
+	tcMapPackets         = "packets"
 	tcMapReasons         = "reasons"
 	tcMapRings           = "rings"
 	tcMapRuleCounters    = "rule_counters"
@@ -112,6 +113,7 @@ type tcMapSpecs struct {
 	FlowTotals      *ebpf.MapSpec `ebpf:"flow_totals"`
 	HealthFlows     *ebpf.MapSpec `ebpf:"health_flows"`
 	Interfaces      *ebpf.MapSpec `ebpf:"interfaces"`
+	Packets         *ebpf.MapSpec `ebpf:"packets"`
 	Reasons         *ebpf.MapSpec `ebpf:"reasons"`
 	Rings           *ebpf.MapSpec `ebpf:"rings"`
 	RuleCounters    *ebpf.MapSpec `ebpf:"rule_counters"`
@@ -169,6 +171,7 @@ type tcMaps struct {
 	FlowTotals      *ebpf.Map `ebpf:"flow_totals"`
 	HealthFlows     *ebpf.Map `ebpf:"health_flows"`
 	Interfaces      *ebpf.Map `ebpf:"interfaces"`
+	Packets         *ebpf.Map `ebpf:"packets"`
 	Reasons         *ebpf.Map `ebpf:"reasons"`
 	Rings           *ebpf.Map `ebpf:"rings"`
 	RuleCounters    *ebpf.Map `ebpf:"rule_counters"`
@@ -194,6 +197,7 @@ func (m *tcMaps) Close() error {
 		m.FlowTotals,
 		m.HealthFlows,
 		m.Interfaces,
+		m.Packets,
 		m.Reasons,
 		m.Rings,
 		m.RuleCounters,

@@ -29,6 +29,7 @@ const (
 	xdpMapFlowTotals      = "flow_totals"
 	xdpMapHealthFlows     = "health_flows"
 	xdpMapInterfaces      = "interfaces"
+	xdpMapPackets         = "packets"
 	xdpMapReasons         = "reasons"
 	xdpMapRings           = "rings"
 	xdpMapRuleCounters    = "rule_counters"
@@ -110,6 +111,7 @@ type xdpMapSpecs struct {
 	FlowTotals      *ebpf.MapSpec `ebpf:"flow_totals"`
 	HealthFlows     *ebpf.MapSpec `ebpf:"health_flows"`
 	Interfaces      *ebpf.MapSpec `ebpf:"interfaces"`
+	Packets         *ebpf.MapSpec `ebpf:"packets"`
 	Reasons         *ebpf.MapSpec `ebpf:"reasons"`
 	Rings           *ebpf.MapSpec `ebpf:"rings"`
 	RuleCounters    *ebpf.MapSpec `ebpf:"rule_counters"`
@@ -167,6 +169,7 @@ type xdpMaps struct {
 	FlowTotals      *ebpf.Map `ebpf:"flow_totals"`
 	HealthFlows     *ebpf.Map `ebpf:"health_flows"`
 	Interfaces      *ebpf.Map `ebpf:"interfaces"`
+	Packets         *ebpf.Map `ebpf:"packets"`
 	Reasons         *ebpf.Map `ebpf:"reasons"`
 	Rings           *ebpf.Map `ebpf:"rings"`
 	RuleCounters    *ebpf.Map `ebpf:"rule_counters"`
@@ -192,6 +195,7 @@ func (m *xdpMaps) Close() error {
 		m.FlowTotals,
 		m.HealthFlows,
 		m.Interfaces,
+		m.Packets,
 		m.Reasons,
 		m.Rings,
 		m.RuleCounters,
