@@ -25,6 +25,7 @@ const struct mode_text mode_texts[MODE_COUNT] SEC(".rodata.text") = {MODES(ROW)}
 struct keep {
 	struct line line;
 	struct flow_bucket flow_bucket;
+	struct state_bucket state_bucket;
 	struct flow_value flow_value;
 	struct bucket bucket;
 	struct rules_head rules_head;
@@ -56,6 +57,9 @@ struct keep {
 	enum interface_flags interface_flags;
 	enum flow_tag flow_tag;
 	enum flow_state flow_state;
+	enum state state;
+	enum state_flags state_flags;
+	enum state_timeouts state_timeouts;
 	enum step step;
 };
 const struct keep keep SEC(".rodata.text") = {};

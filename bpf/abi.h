@@ -46,6 +46,7 @@ enum limits {
 	FLOW_WAYS = 4,        /* records a bucket */
 	FLOW_PEEK = 16,       /* CPUs whose records are searched for a flow that another one may have */
 	SCAN_RECORDS = 8,     /* rule records that are scanned rather than looked up */
+	STATE_ENTRIES = 4,    /* connections a bucket */
 	TRACE_STEPS = 64,
 	NOTE_BYTES = 104,
 	BLOCK_CELLS = 262144, /* entries of block_cells, a power of two */
@@ -321,8 +322,11 @@ struct control {
 	__u32 ring_changes;  /* grows when a ring changes: flows may be on backends that their ring doesn't give any more */
 	__u64 features;      /* what the programs in force were made for: cfg_ constants, a bit each */
 	__u32 wide_epoch;    /* block_epoch when a block that is in no cell was added last */
+	__u32 hz;            /* jiffies a second */
+	__u32 state_mask;    /* buckets of the table of connections - 1 */
+	__u32 state_frozen;  /* 1: read connections, don't write them (explain, with cfg_trace) */
+	__u32 time_shift;    /* jiffies that the clock is ahead (tests, with cfg_trace) */
 	__u32 pad0;
-	__u64 pad[2];
 };
 
 struct block_key {
@@ -406,7 +410,11 @@ struct flow_value {
 	__u8 ttl_min, ttl_max;
 	__u8 dscp;           /* of the first packet */
 	__u8 spilled;        /* record 0 of a bucket: some flow of it went to the LRU map */
-	__u64 room[4];
+	__u32 asked;         /* jiffies: when the table of connections was last asked and told */
+	__u8 seen;           /* enum state that it gave */
+	__u8 judged;         /* enum state under which the verdict was found */
+	__u16 pad;
+	__u64 room[3];
 };
 enum flow_state { FLOW_STATE_ESTABLISHED = 1 /* TCP: a segment without SYN; else a second packet */, FLOW_STATE_CLOSED = 2 /* FIN or RST */ };
 
@@ -429,6 +437,46 @@ struct flow_totals {
 	__u64 filtered;                   /* packets that reached the filter: counted on their own to check the deciders' sum */
 	__u64 sent, sent_bytes;           /* packets seen at tc egress, frame bytes */
 	__u32 tick, budget;               /* LRU inserts left in this tick */
+	__u64 state_created;              /* entries made in the table of connections */
+	__u64 state_evicted;              /* that took the place of one that wasn't confirmed */
+	__u64 state_refused;              /* connections that found no place: their answers count as new */
+	__u64 out_decided;                /* sent packets that a rule decided */
+};
+
+/* What a packet is to what passed before it; the value of the field `state`. */
+enum state { STATE_NONE /* the packet has none */, STATE_NEW, STATE_ESTABLISHED, STATE_INVALID };
+
+/* A connection, whoever began: its ends in the order of their bytes, and a word for each direction, way[0] from a to b.
+ * Word: bits 0-31 when something last passed, in 1/64 s; 32-39 SEEN_*; 40-63 bits of the connection's hash. 0: nothing passed. */
+struct state_entry {
+	__u8 a[16], b[16];
+	__be16 be_aport, be_bport; /* of a ping: the identifier at the end that asks, 0 at the other */
+	__u8 proto, family;
+	__u16 pad0;
+	__u64 way[2];
+	__u64 pad1;
+};
+enum state_flags {
+	SEEN = 1,
+	SEEN_SYN = 2,
+	SEEN_FIN = 4,
+	SEEN_RST = 8,
+	SEEN_SPOKE = 16,     /* something that wasn't a SYN passed while established */
+	SEEN_ONE_SIDED = 32, /* to a backend: answers don't come by */
+};
+struct state_bucket {
+	struct state_entry entry[STATE_ENTRIES];
+};
+/* Seconds for which a direction counts as seen. */
+enum state_timeouts {
+	TIMEOUT_TCP_OPENING = 60,
+	TIMEOUT_TCP = 7440,        /* RFC 5382, section 5 */
+	TIMEOUT_TCP_CLOSING = 240, /* likewise: a FIN was seen */
+	TIMEOUT_TCP_RESET = 10,
+	TIMEOUT_UDP = 60,          /* and SCTP */
+	TIMEOUT_UDP_BOTH = 180,    /* both sides have spoken after an answer; RFC 4787, section 4.3, wants two minutes */
+	TIMEOUT_ECHO = 30,
+	TIMEOUT_OTHER = 600,
 };
 
 struct counter {
@@ -455,12 +503,12 @@ struct health_key {
 
 /* ---- Trace (explain): written only with cfg_trace ----------------------------------------------------------- */
 enum step {
-	STEP_PARSE, STEP_FLOW, STEP_ALLOW, STEP_BLOCK, STEP_RULE, STEP_DEFAULT, STEP_SERVICE, STEP_BACKEND, STEP_NEXT_HOP, STEP_LEAVE,
+	STEP_PARSE, STEP_FLOW, STEP_STATE, STEP_ALLOW, STEP_BLOCK, STEP_RULE, STEP_DEFAULT, STEP_SERVICE, STEP_BACKEND, STEP_NEXT_HOP, STEP_LEAVE,
 	STEP_COUNT
 };
 struct trace_step {
 	__u16 step;          /* enum step */
-	__u16 result;        /* STEP_LEAVE: reason; others: 0 no, 1 yes */
+	__u16 result;        /* STEP_LEAVE: reason; STEP_STATE: enum state; others: 0 no, 1 yes */
 	__u32 arg;           /* rule id, service id, backend id, ifindex, by step */
 };
 struct trace {
@@ -495,5 +543,6 @@ ABI_SIZE(struct backend, 64);
 ABI_SIZE(struct flow_key, 40);
 ABI_SIZE(struct flow_value, 88);
 ABI_SIZE(struct flow_record, 128);
+ABI_SIZE(struct state_entry, 64);
 ABI_SIZE(struct block_key, 20);
 ABI_SIZE(struct health_key, 40);

@@ -12,4 +12,6 @@ CONFIG(__u8, cfg_services, "balance services");
 CONFIG(__u8, cfg_flows, "keep flow records");
 CONFIG(__u8, cfg_effects, "rules that do more than decide");
 CONFIG(__u8, cfg_health, "let answers to health checks through a filter that would drop them");
+CONFIG(__u8, cfg_out, "judge what the kernel sends");
+CONFIG(__u8, cfg_state, "judge packets by what passed before them");
 volatile const __u8 cfg_trace SEC(".rodata.config") = 0; /* record each step for explain; never on in live programs */

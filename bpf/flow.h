@@ -9,6 +9,7 @@
  */
 #pragma once
 #include "parse.h"
+#include "state.h"
 #include "table.h"
 #include "verdict.h"
 
@@ -287,7 +288,7 @@ static __always_inline struct flow_value *flow_find(struct control *c, struct fl
 	struct flow_record *record;
 
 	t->slot = READ_ONCE(c->flow_slot) & 1;
-	t->now = bpf_jiffies64();
+	t->now = now_jiffies(c);
 	t->way = hash >> 32;
 	t->bucket = flow_bucket(c, t->slot, hash);
 	t->lru = NULL;
@@ -404,7 +405,26 @@ static __always_inline void flow_account(ctx_t *ctx, struct control *c, struct f
 		value->verdict = verdict_of(reason);
 		value->block_epoch = p->block_epoch;
 		value->generation = p->remember ? p->generation : 0;
+		value->judged = p->state;
+	}
+	if (cfg_state && p->state_asked) {
+		value->asked = t->now;
+		value->seen = p->state;
 	}
 	if (created)
 		flow_settle(t, created, p);
+}
+
+/* A packet's state. Of a flow that was established less than a second ago its record knows it; what opens, closes or resets a
+ * connection is for the shared table. */
+static __always_inline void find_state(ctx_t *ctx, const struct control *c, const struct flow_table *t, const struct flow_value *flow, struct pkt *p)
+{
+	if (flow && flow->seen == STATE_ESTABLISHED && t->now - flow->asked < c->hz && !(p->has & HAS_ICMP) &&
+	    (!has_tcp_flags(p) || (p->tcp_flags & TCP_CONTROL) == TCP_ACK)) {
+		p->state = STATE_ESTABLISHED;
+	} else {
+		p->state = state_judge(ctx, p);
+		p->state_asked = 1;
+	}
+	trace_step(STEP_STATE, p->state, 0);
 }

@@ -111,5 +111,20 @@ struct {
 	});
 } flow_lru SEC(".maps");
 
+/* Programs write, daemon reads by mmap. Key: 0. The table of connections, made when a snapshot first uses the field `state`; see
+ * state.h, also for what happens when it is full. */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY_OF_MAPS);
+	__type(key, __u32);
+	__uint(max_entries, 1);
+	__array(values, struct {
+		__uint(type, BPF_MAP_TYPE_ARRAY);
+		__uint(key_size, sizeof(__u32));
+		__uint(value_size, sizeof(struct state_bucket));
+		__uint(max_entries, 1);
+		__uint(map_flags, BPF_F_MMAPABLE | BPF_F_INNER_MAP);
+	});
+} states SEC(".maps");
+
 /* Written only with cfg_trace, by the sibling programs of explain. */
 MAP(trace, BPF_MAP_TYPE_ARRAY, __u32, struct trace, 1);

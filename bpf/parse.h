@@ -378,6 +378,69 @@ static __always_inline enum reason parse(ctx_t *ctx, struct pkt *p)
 	return reason;
 }
 
+/* What an ICMP error says of the packet that it is about. */
+struct quoted {
+	__u8 saddr[16], daddr[16];
+	__be16 be_sport, be_dport;
+	__u8 proto, icmp_type;
+	__be16 be_id;
+} __attribute__((aligned(8)));
+
+/* The ports and the like of a quoted packet: 8 bytes of its L4 header are all that an error must have (RFC 792). */
+static __always_inline bool parse_quoted_transport(const void *data_end, __u32 ip_end, void *l4, __u32 off, struct quoted *q)
+{
+	struct icmp_header *icmp = l4;
+	struct tcp_header *tcp = l4;
+
+	if (l4 + 8 > data_end || off + 8 > ip_end)
+		return false;
+	q->be_sport = tcp->be_sport;
+	q->be_dport = tcp->be_dport;
+	q->icmp_type = icmp->type;
+	q->be_id = icmp->be_id;
+	return true;
+}
+
+/* The packet that an ICMP error quotes. False: it is cut short, no packet, or a later fragment. */
+static __always_inline bool parse_quoted(ctx_t *ctx, const struct pkt *p, struct quoted *q)
+{
+	void *data = ctx_data(ctx), *data_end = ctx_data_end(ctx);
+	__u32 off = p->l4 + sizeof(struct icmp_header), ip_end = p->l3 + p->length, size;
+	struct ipv4_header *ip4 = header_at(data, off);
+	struct ipv6_header *ip6 = header_at(data, off);
+	__u8 *ext;
+
+	if (p->family == FAMILY_V4) {
+		if ((void *)(ip4 + 1) > data_end || off + sizeof(*ip4) > ip_end || ip4->version_ihl >> 4 != 4)
+			return false;
+		size = (ip4->version_ihl & 15) * 4;
+		if (size < sizeof(*ip4) || ip4->be_fragment & bpf_htons(0x1fff))
+			return false;
+		((__u64 *)q->saddr)[1] = (__u64)ip4->saddr << 32 | bpf_htonl(0xffff);
+		((__u64 *)q->daddr)[1] = (__u64)ip4->daddr << 32 | bpf_htonl(0xffff);
+		q->proto = ip4->proto;
+		off += size;
+		return parse_quoted_transport(data_end, ip_end, header_at(data, off), off, q);
+	}
+	if ((void *)(ip6 + 1) > data_end || off + sizeof(*ip6) > ip_end || bpf_ntohl(ip6->be_flow) >> 28 != 6)
+		return false;
+	__builtin_memcpy(q->saddr, ip6->saddr, 16);
+	__builtin_memcpy(q->daddr, ip6->daddr, 16);
+	q->proto = ip6->next;
+	off += sizeof(*ip6);
+	for (int i = 0; i < EXT_HEADERS && is_extension(q->proto); i++) {
+		ext = header_at(data, off);
+		if ((void *)(ext + 8) > data_end || off + 8 > ip_end)
+			return false;
+		size = q->proto == PROTO_AH ? (ext[1] + 2) * 4 : q->proto == PROTO_FRAGMENT ? 8 : (ext[1] + 1) * 8;
+		if (q->proto == PROTO_FRAGMENT && ext[2] | (ext[3] & 0xf8))
+			return false;
+		q->proto = ext[0];
+		off += size;
+	}
+	return !is_extension(q->proto) && parse_quoted_transport(data_end, ip_end, header_at(data, off), off, q);
+}
+
 /* The number fields of fields.h: false when the packet doesn't have the field. */
 static __always_inline bool fact(const struct pkt *p, enum field field, __u32 *value)
 {
@@ -406,6 +469,9 @@ static __always_inline bool fact(const struct pkt *p, enum field field, __u32 *v
 	case FIELD_LENGTH:
 		*value = p->length;
 		return true;
+	case FIELD_STATE:
+		*value = p->state;
+		return p->state;
 	default:
 		return false;
 	}

@@ -27,7 +27,5 @@ int gardu_egress(struct __sk_buff *ctx)
 	__u32 zero = 0;
 
 	c = bpf_map_lookup_elem(&control, &zero);
-	if (c && p)
-		egress(ctx, c, p);
-	return ACTION_PASS;
+	return c && p ? egress(ctx, c, p) : ACTION_PASS;
 }

@@ -78,7 +78,7 @@ static __always_inline enum reason judge_rules(ctx_t *ctx, struct control *c, st
 			return REASON_ALLOWED;
 		}
 	}
-	if (cfg_blocks && is_blocked(c, p)) {
+	if (cfg_blocks && p->way == WAY_IN && is_blocked(c, p)) {
 		trace_step(STEP_BLOCK, 1, 0);
 		p->rule = DECIDER_BLOCK;
 		return REASON_BLOCKED;
@@ -98,6 +98,14 @@ static __always_inline enum reason judge_rules(ctx_t *ctx, struct control *c, st
 	}
 }
 
+static __always_inline bool has_out_rules(__u32 generation)
+{
+	void *rules = table_of(generation, TABLE_RULES);
+	struct rules_head *head = rules ? line_at(rules, WAY_OUT) : NULL;
+
+	return head && head->records;
+}
+
 /* Judge a packet that no remembered verdict covers. Sets p->rule, p->remember. */
 __noinline int filter(ctx_t *ctx, struct pkt *p)
 {
@@ -112,7 +120,7 @@ __noinline int filter(ctx_t *ctx, struct pkt *p)
 	p->rule = DECIDER_DEFAULT;
 	if (cfg_rules) {
 		reason = judge_rules(ctx, c, p);
-	} else if (cfg_blocks && is_blocked(c, p)) {
+	} else if (cfg_blocks && p->way == WAY_IN && is_blocked(c, p)) {
 		trace_step(STEP_BLOCK, 1, 0);
 		p->rule = DECIDER_BLOCK;
 		return REASON_BLOCKED;

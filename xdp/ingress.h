@@ -10,6 +10,8 @@ static __always_inline bool remembered(struct control *c, struct pkt *p, struct 
 {
 	if (!flow || flow->generation != p->generation || p->has & (HAS_ICMP | IS_FRAGMENT))
 		return false;
+	if (cfg_state && flow->judged != p->state)
+		return false;
 	p->rule = flow->rule;
 	p->remember = p->remembered = 1;
 	*reason = flow->rule == DECIDER_ALLOW ? REASON_ALLOWED : flow->rule == DECIDER_DEFAULT ? REASON_DEFAULT_PASS : REASON_RULE_PASS;
@@ -82,6 +84,8 @@ static __always_inline enum reason ingress(ctx_t *ctx, struct control *c, struct
 	if (cfg_flows)
 		flow = flow_find(c, &table, p);
 	trace_step(STEP_FLOW, !!flow, 0);
+	if (cfg_state)
+		find_state(ctx, c, &table, flow, p);
 	if (!remembered(c, p, flow, &reason))
 		reason = filter(ctx, p);
 	if (cfg_health && c->health && verdict_of(reason) != VERDICT_PASS && is_health_reply(p)) {
@@ -105,6 +109,8 @@ static __always_inline enum reason ingress(ctx_t *ctx, struct control *c, struct
 		if (sent)
 			reason = sent;
 	}
+	if (cfg_state && p->state_asked && verdict_of(reason) != VERDICT_REDIRECT) /* what is answered here gets no further */
+		state_passed(p);
 	if (cfg_flows)
 		flow_account(ctx, c, &table, flow, p, reason);
 	return reason;

@@ -30,6 +30,7 @@ const (
 	AbiMapReasons         = "reasons"
 	AbiMapRings           = "rings"
 	AbiMapRuleCounters    = "rule_counters"
+	AbiMapStates          = "states"
 	AbiMapTablesRules     = "tables_rules"
 	AbiMapTablesServices  = "tables_services"
 	AbiMapTablesSets      = "tables_sets"
@@ -38,9 +39,11 @@ const (
 	AbiVarCfgEffects      = "cfg_effects"
 	AbiVarCfgFlows        = "cfg_flows"
 	AbiVarCfgHealth       = "cfg_health"
+	AbiVarCfgOut          = "cfg_out"
 	AbiVarCfgRules        = "cfg_rules"
 	AbiVarCfgServices     = "cfg_services"
 	AbiVarCfgSets         = "cfg_sets"
+	AbiVarCfgState        = "cfg_state"
 	AbiVarCfgTrace        = "cfg_trace"
 	AbiVarFieldTexts      = "field_texts"
 	AbiVarKeep            = "keep"
@@ -110,6 +113,7 @@ type AbiMapSpecs struct {
 	Reasons         *ebpf.MapSpec `ebpf:"reasons"`
 	Rings           *ebpf.MapSpec `ebpf:"rings"`
 	RuleCounters    *ebpf.MapSpec `ebpf:"rule_counters"`
+	States          *ebpf.MapSpec `ebpf:"states"`
 	TablesRules     *ebpf.MapSpec `ebpf:"tables_rules"`
 	TablesServices  *ebpf.MapSpec `ebpf:"tables_services"`
 	TablesSets      *ebpf.MapSpec `ebpf:"tables_sets"`
@@ -124,9 +128,11 @@ type AbiVariableSpecs struct {
 	CfgEffects  *ebpf.VariableSpec `ebpf:"cfg_effects"`
 	CfgFlows    *ebpf.VariableSpec `ebpf:"cfg_flows"`
 	CfgHealth   *ebpf.VariableSpec `ebpf:"cfg_health"`
+	CfgOut      *ebpf.VariableSpec `ebpf:"cfg_out"`
 	CfgRules    *ebpf.VariableSpec `ebpf:"cfg_rules"`
 	CfgServices *ebpf.VariableSpec `ebpf:"cfg_services"`
 	CfgSets     *ebpf.VariableSpec `ebpf:"cfg_sets"`
+	CfgState    *ebpf.VariableSpec `ebpf:"cfg_state"`
 	CfgTrace    *ebpf.VariableSpec `ebpf:"cfg_trace"`
 	FieldTexts  *ebpf.VariableSpec `ebpf:"field_texts"`
 	Keep        *ebpf.VariableSpec `ebpf:"keep"`
@@ -168,6 +174,7 @@ type AbiMaps struct {
 	Reasons         *ebpf.Map `ebpf:"reasons"`
 	Rings           *ebpf.Map `ebpf:"rings"`
 	RuleCounters    *ebpf.Map `ebpf:"rule_counters"`
+	States          *ebpf.Map `ebpf:"states"`
 	TablesRules     *ebpf.Map `ebpf:"tables_rules"`
 	TablesServices  *ebpf.Map `ebpf:"tables_services"`
 	TablesSets      *ebpf.Map `ebpf:"tables_sets"`
@@ -190,6 +197,7 @@ func (m *AbiMaps) Close() error {
 		m.Reasons,
 		m.Rings,
 		m.RuleCounters,
+		m.States,
 		m.TablesRules,
 		m.TablesServices,
 		m.TablesSets,
@@ -205,9 +213,11 @@ type AbiVariables struct {
 	CfgEffects  *ebpf.Variable `ebpf:"cfg_effects"`
 	CfgFlows    *ebpf.Variable `ebpf:"cfg_flows"`
 	CfgHealth   *ebpf.Variable `ebpf:"cfg_health"`
+	CfgOut      *ebpf.Variable `ebpf:"cfg_out"`
 	CfgRules    *ebpf.Variable `ebpf:"cfg_rules"`
 	CfgServices *ebpf.Variable `ebpf:"cfg_services"`
 	CfgSets     *ebpf.Variable `ebpf:"cfg_sets"`
+	CfgState    *ebpf.Variable `ebpf:"cfg_state"`
 	CfgTrace    *ebpf.Variable `ebpf:"cfg_trace"`
 	FieldTexts  *ebpf.Variable `ebpf:"field_texts"`
 	Keep        *ebpf.Variable `ebpf:"keep"`

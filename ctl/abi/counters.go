@@ -37,4 +37,8 @@ func (t *FlowTotals) Add(o FlowTotals) {
 	t.Created += o.Created
 	t.Sent += o.Sent
 	t.SentBytes += o.SentBytes
+	t.StateCreated += o.StateCreated
+	t.StateEvicted += o.StateEvicted
+	t.StateRefused += o.StateRefused
+	t.OutDecided += o.OutDecided
 }

@@ -96,8 +96,11 @@ type Control struct {
 	RingChanges uint32
 	Features    uint64
 	WideEpoch   uint32
+	Hz          uint32
+	StateMask   uint32
+	StateFrozen uint32
+	TimeShift   uint32
 	Pad0        uint32
-	Pad         [2]uint64
 }
 
 type Counter struct {
@@ -155,7 +158,8 @@ const (
 	FieldTtl      Field = 7
 	FieldDscp     Field = 8
 	FieldLength   Field = 9
-	FieldCount    Field = 10
+	FieldState    Field = 10
+	FieldCount    Field = 11
 )
 
 type FlowBucket struct {
@@ -214,6 +218,10 @@ type FlowTotals struct {
 	SentBytes      uint64
 	Tick           uint32
 	Budget         uint32
+	StateCreated   uint64
+	StateEvicted   uint64
+	StateRefused   uint64
+	OutDecided     uint64
 }
 
 type FlowValue struct {
@@ -236,7 +244,11 @@ type FlowValue struct {
 	TtlMax     uint8
 	Dscp       uint8
 	Spilled    uint8
-	Room       [4]uint64
+	Asked      uint32
+	Seen       uint8
+	Judged     uint8
+	Pad        uint16
+	Room       [3]uint64
 }
 
 type HealthKey struct {
@@ -282,6 +294,7 @@ const (
 	FlowWays        Limits = 4
 	FlowPeek        Limits = 16
 	ScanRecords     Limits = 8
+	StateEntries    Limits = 4
 	TraceSteps      Limits = 64
 	NoteBytes       Limits = 104
 	BlockCells      Limits = 262144
@@ -314,21 +327,23 @@ const (
 	ReasonNotIp           Reason = 4
 	ReasonControl         Reason = 5
 	ReasonHealthReply     Reason = 6
-	ReasonRuleDrop        Reason = 7
-	ReasonDefaultDrop     Reason = 8
-	ReasonBlocked         Reason = 9
-	ReasonMalformed       Reason = 10
-	ReasonNoBackend       Reason = 11
-	ReasonNoNextHop       Reason = 12
-	ReasonTooBig          Reason = 13
-	ReasonServiceFragment Reason = 14
-	ReasonEncapFailed     Reason = 15
-	ReasonNoTables        Reason = 16
-	ReasonForward         Reason = 17
-	ReasonArpReply        Reason = 18
-	ReasonNdReply         Reason = 19
-	ReasonEchoReply       Reason = 20
-	ReasonCount           Reason = 21
+	ReasonOutPass         Reason = 7
+	ReasonRuleDrop        Reason = 8
+	ReasonDefaultDrop     Reason = 9
+	ReasonOutDrop         Reason = 10
+	ReasonBlocked         Reason = 11
+	ReasonMalformed       Reason = 12
+	ReasonNoBackend       Reason = 13
+	ReasonNoNextHop       Reason = 14
+	ReasonTooBig          Reason = 15
+	ReasonServiceFragment Reason = 16
+	ReasonEncapFailed     Reason = 17
+	ReasonNoTables        Reason = 18
+	ReasonForward         Reason = 19
+	ReasonArpReply        Reason = 20
+	ReasonNdReply         Reason = 21
+	ReasonEchoReply       Reason = 22
+	ReasonCount           Reason = 23
 )
 
 type RuleConditions uint32
@@ -520,20 +535,72 @@ type SetsHead struct {
 	Pad          [3]uint32
 }
 
+type State uint32
+
+const (
+	StateNone        State = 0
+	StateNew         State = 1
+	StateEstablished State = 2
+	StateInvalid     State = 3
+)
+
+type StateBucket struct {
+	_     structs.HostLayout
+	Entry [4]StateEntry
+}
+
+type StateEntry struct {
+	_       structs.HostLayout
+	A       [16]uint8
+	B       [16]uint8
+	BeAport uint16
+	BeBport uint16
+	Proto   uint8
+	Family  uint8
+	Pad0    uint16
+	Way     [2]uint64
+	Pad1    uint64
+}
+
+type StateFlags uint32
+
+const (
+	Seen         StateFlags = 1
+	SeenSyn      StateFlags = 2
+	SeenFin      StateFlags = 4
+	SeenRst      StateFlags = 8
+	SeenSpoke    StateFlags = 16
+	SeenOneSided StateFlags = 32
+)
+
+type StateTimeouts uint32
+
+const (
+	TimeoutTcpOpening StateTimeouts = 60
+	TimeoutTcp        StateTimeouts = 7440
+	TimeoutTcpClosing StateTimeouts = 240
+	TimeoutTcpReset   StateTimeouts = 10
+	TimeoutUdp        StateTimeouts = 60
+	TimeoutUdpBoth    StateTimeouts = 180
+	TimeoutEcho       StateTimeouts = 30
+	TimeoutOther      StateTimeouts = 600
+)
+
 type Step uint32
 
 const (
 	StepParse   Step = 0
 	StepFlow    Step = 1
-	StepAllow   Step = 2
-	StepBlock   Step = 3
-	StepRule    Step = 4
-	StepDefault Step = 5
-	StepService Step = 6
-	StepBackend Step = 7
-	StepNextHop Step = 8
-	StepLeave   Step = 9
-	StepCount   Step = 10
+	StepState   Step = 2
+	StepAllow   Step = 3
+	StepBlock   Step = 4
+	StepRule    Step = 5
+	StepDefault Step = 6
+	StepService Step = 7
+	StepBackend Step = 8
+	StepNextHop Step = 9
+	StepLeave   Step = 10
+	StepCount   Step = 11
 )
 
 type Table uint32

@@ -50,6 +50,7 @@ type Status struct {
 	Reasons    map[string]ReasonCounter `json:"reasons"` // only those that were counted
 	Filter     FilterTotals             `json:"filter"`
 	Flows      FlowTotals               `json:"flows"`
+	States     *StateTotals             `json:"states,omitempty"`
 	Tables     []Fill                   `json:"tables"`
 	Warnings   []string                 `json:"warnings,omitempty"` // degraded, lost, refused: one sentence each
 }
@@ -96,6 +97,15 @@ type FlowTotals struct {
 	UnattributedBytes uint64 `json:"unattributed_bytes"` // IP bytes
 	Accounted         uint64 `json:"accounted"`          // packets that reached flow accounting
 	AccountedBytes    uint64 `json:"accounted_bytes"`    // IP bytes
+}
+
+// StateTotals is the table of connections behind the field state; absent while no rule matches on it.
+type StateTotals struct {
+	Entries uint64 `json:"entries"` // connections known
+	Max     uint64 `json:"max"`
+	Created uint64 `json:"created"`
+	Evicted uint64 `json:"evicted"` // that gave way to a new one, none of them confirmed
+	Refused uint64 `json:"refused"` // that found no room: their answers count as new
 }
 
 // Fill is how full one table is.

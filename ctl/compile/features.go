@@ -2,15 +2,17 @@ package compile
 
 import (
 	"reflect"
+	"slices"
 	"strings"
 
+	"gardu/ctl/abi"
 	"gardu/ctl/model"
 )
 
 // Features are the load-time constants of bpf/config.h that a snapshot needs. A field is a constant: Rules is cfg_rules. A new
 // one needs no other list; a test holds the two together.
 type Features struct {
-	Rules, Sets, Blocks, Services, Flows, Health, Effects, Trace bool
+	Rules, Sets, Blocks, Services, Flows, Health, Effects, State, Out, Trace bool
 }
 
 // AllFeatures is everything but tracing, which live programs never have.
@@ -94,8 +96,11 @@ func features(snapshot *model.Snapshot, rules *lowered) Features {
 		Sets:     rules.flags()&setFlags != 0,
 		Blocks:   true, // they come while running
 		Services: len(snapshot.Services) > 0,
-		Flows:    snapshot.Flows.Enabled || len(snapshot.Services) > 0,
+		State:    usesState(filter.Rules),
+		Out:      len(rules.runs[abi.WayOut].records) > 0,
 	}
+	// An established flow's record spares it the look at the connections.
+	f.Flows = snapshot.Flows.Enabled || len(snapshot.Services) > 0 || f.State
 	for _, run := range rules.runs {
 		f.Effects = f.Effects || run.effects != nil
 	}
@@ -103,4 +108,13 @@ func features(snapshot *model.Snapshot, rules *lowered) Features {
 		f.Health = f.Health || snapshot.Services[i].Health != nil
 	}
 	return f
+}
+
+func usesState(rules []model.Rule) bool {
+	for i := range rules {
+		if slices.ContainsFunc(rules[i].Match, func(c model.Condition) bool { return c.Field == "state" }) {
+			return true
+		}
+	}
+	return false
 }

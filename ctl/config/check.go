@@ -143,6 +143,9 @@ func (d *decoder) checkRules(s *model.Snapshot, used map[string]bool) {
 	}
 	d.unique(len(all), "rule", func(i int) (string, model.Position) { return all[i].Name, all[i].Pos })
 	for _, r := range all {
+		if r.Direction == model.Out && (r.Action == model.Reject || r.Action == model.Redirect) {
+			d.fail(d.valueAt(r.Pos, "action"), "pass, drop", "the rule %s is about what is sent: it can't %s", r.Name, r.Action)
+		}
 		for _, c := range r.Match {
 			if c.Set != "" {
 				d.checkReference(s, c, used)
@@ -163,7 +166,7 @@ func (d *decoder) checkRules(s *model.Snapshot, used map[string]bool) {
 		r, by := all[shadow.Rule], all[shadow.By]
 		d.warn(r.Pos, "the rule %s is never reached: %s in line %d matches all that it matches", r.Name, by.Name, by.Pos.Line)
 	}
-	passes := slices.ContainsFunc(all, func(r model.Rule) bool { return r.Action == model.Pass && !r.Shadow })
+	passes := slices.ContainsFunc(all, func(r model.Rule) bool { return r.Action == model.Pass && !r.Shadow && r.Direction != model.Out })
 	if s.Filter.Default == model.Drop && !passes && s.Filter.Allow == "" {
 		d.warn(d.valueAt(s.Filter.Pos, "default"), "every IPv4 and IPv6 packet is dropped: no rule passes any, and filter.allow is absent")
 	}

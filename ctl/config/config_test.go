@@ -167,18 +167,18 @@ api: {socket: /tmp/gardu.sock}
 			Allow:   "office",
 			Pos:     at(8, 1),
 			Rules: []model.Rule{
-				{Name: "all", Action: model.Pass, Pos: at(12, 7), Match: []model.Condition{
+				{Name: "all", Direction: model.In, Action: model.Pass, Pos: at(12, 7), Match: []model.Condition{
 					{Field: "src", Set: "office", Pos: at(13, 20)},
 					{Field: "dst", Not: true, Prefixes: prefixes("198.51.100.0/24", "2001:db8::1/128"), Pos: at(13, 40)},
 					{Field: "proto", Ranges: []model.Range{{Lo: 6, Hi: 6}}, Pos: at(13, 79)},
 					{Field: "dport", Set: "web", Pos: at(13, 91)},
 				}},
-				{Name: "numbers", Action: model.Drop, Pos: at(15, 7), Match: []model.Condition{
+				{Name: "numbers", Direction: model.In, Action: model.Drop, Pos: at(15, 7), Match: []model.Condition{
 					{Field: "ttl", Ranges: []model.Range{{Lo: 0, Hi: 5}}, Pos: at(15, 36)},
 					{Field: "dscp", Ranges: []model.Range{{Lo: 46, Hi: 46}}, Pos: at(15, 47)},
 					{Field: "icmp-type", Ranges: []model.Range{{Lo: 8, Hi: 8}, {Lo: 128, Hi: 128}}, Pos: at(15, 62)},
 				}},
-				{Name: "rest", Action: model.Drop, Pos: at(16, 7), Match: []model.Condition{}},
+				{Name: "rest", Direction: model.In, Action: model.Drop, Pos: at(16, 7), Match: []model.Condition{}},
 			},
 		},
 		Services: []model.Service{

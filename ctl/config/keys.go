@@ -102,10 +102,12 @@ var rules = object[model.Rule]{
 			"what happens to the packets that it matches: pass or drop; without it the rule counts them and the next one is asked"),
 		in("count", boolean, func(*model.Rule) *bool { return new(bool) },
 			"says that counting is what the rule is for; all rules count").or("false"),
+		in("direction", choiceOf([]model.Direction{model.In, model.Out}), func(r *model.Rule) *model.Direction { return &r.Direction },
+			"in: received packets; out: what the kernel sends, its own and what it routes, at tc egress").or("in"),
 		in("shadow", boolean, func(r *model.Rule) *bool { return &r.Shadow },
 			"true: the rule decides nothing and counts what it would have done").or("false"),
 	},
-	later: []string{"limit", "log", "sample", "direction"},
+	later: []string{"limit", "log", "sample"},
 }
 
 var services = object[model.Service]{

@@ -9,7 +9,7 @@ import (
 )
 
 // laterFields are keys of `match` that this version lacks.
-var laterFields = []string{"tcp-flags", "service", "vlan", "state", "fragment", "mark"}
+var laterFields = []string{"tcp-flags", "service", "vlan", "fragment", "mark"}
 
 // match is the condition of a rule: the rows of rule.Fields as keys, each also with not- before it.
 var match = kind[[]model.Condition]{matchSchema(), func(d *decoder, n, owner *yaml.Node) ([]model.Condition, bool) {

@@ -34,6 +34,9 @@ type compiled struct {
 	reused compile.Reused
 	tables *compile.Tables
 	max    int // flows expected
+
+	interfaces []model.Interface // those of the snapshot, as its rules need them
+	egressFor  string            // what asks for tc egress on all of them; "" nothing does
 }
 
 // flowsMax is 0 without flow accounting.
@@ -81,7 +84,9 @@ func (d *Daemon) compile(c candidate) (compiled, error) {
 	if err != nil {
 		return compiled{}, err
 	}
-	return compiled{ids: ids, reused: reused, tables: tables, max: c.snapshot.Flows.Max}, nil
+	done := compiled{ids: ids, reused: reused, tables: tables, max: c.snapshot.Flows.Max, egressFor: egressFor(tables.Features)}
+	done.interfaces = withEgress(c.snapshot.Interfaces, func(model.Interface) bool { return done.egressFor != "" })
+	return done, nil
 }
 
 // have is what the daemon before this one left in the kernel.
@@ -165,7 +170,8 @@ func (d *Daemon) commit(next candidate, c compiled) error {
 		return err
 	}
 	d.resolveHops(c.tables.Backends)
-	restore, err := d.attachAll(next.snapshot.Interfaces)
+	// What the rules in force need at tc egress stays there until others are.
+	restore, err := d.attachAll(withEgress(c.interfaces, d.hasEgress))
 	if err != nil {
 		return errors.Join(err, restore())
 	}
@@ -211,6 +217,7 @@ func (d *Daemon) adopt(next candidate, c compiled) {
 	}
 	d.current.Store(now)
 	d.detachOthers(next.snapshot.Interfaces)
+	d.detachEgress(c.interfaces)
 	d.health.Set(health.Targets(next.snapshot), d.knownHealth)
 	d.syncHealth()
 	d.forgetHops(c.tables.Backends)

@@ -9,6 +9,7 @@ import (
 
 	"gardu/ctl/abi"
 	"gardu/ctl/api"
+	"gardu/ctl/compile"
 	"gardu/ctl/dataplane"
 	"gardu/ctl/model"
 	"gardu/ctl/netdev"
@@ -200,11 +201,51 @@ func (d *Daemon) detachOthers(wants []model.Interface) {
 	}
 }
 
+// egressFor says what in a snapshot makes gardu look at what the kernel sends, on every interface; "" nothing does.
+func egressFor(f compile.Features) string {
+	switch {
+	case f.State:
+		return "rules match on state"
+	case f.Out:
+		return "rules have direction out"
+	}
+	return ""
+}
+
+// withEgress returns the interfaces, those with tc egress that need it.
+func withEgress(wants []model.Interface, needs func(model.Interface) bool) []model.Interface {
+	wants = slices.Clone(wants)
+	for i := range wants {
+		wants[i].Egress = wants[i].Egress || needs(wants[i])
+	}
+	return wants
+}
+
+// hasEgress says whether gardu is at tc egress of the interface now.
+func (d *Daemon) hasEgress(i model.Interface) bool {
+	state, _ := d.links.get(i.Name)
+	return state.ifindex != 0 && state.want.Egress
+}
+
+// detachEgress takes gardu off tc egress where the rules that were put in force don't need it any more.
+func (d *Daemon) detachEgress(wants []model.Interface) {
+	for _, want := range wants {
+		if want.Egress || !d.hasEgress(want) {
+			continue
+		}
+		err := d.attach(want)
+		d.faults.set("detach from tc egress of "+want.Name, err)
+		if err != nil {
+			d.log.Error("tc egress not detached", "interface", want.Name, "error", err)
+		}
+	}
+}
+
 // syncLinks follows interfaces that vanished, came back, or changed their address.
 func (d *Daemon) syncLinks() {
 	d.changing.Lock()
 	defer d.changing.Unlock()
-	for _, want := range d.current.Load().snapshot.Interfaces {
+	for _, want := range d.current.Load().interfaces {
 		state, _ := d.links.get(want.Name)
 		if err := d.syncLink(want, state); err != nil {
 			d.log.Error("interface not attached", "interface", want.Name, "error", err)
@@ -243,17 +284,20 @@ func (d *Daemon) syncLink(want model.Interface, state attached) error {
 }
 
 // interfaceStatus is how gardu sits on the interfaces of the snapshot.
-func (d *Daemon) interfaceStatus(wants []model.Interface) []api.Interface {
+func (d *Daemon) interfaceStatus(now *applied) []api.Interface {
 	inForce := map[string]dataplane.Attachment{}
 	for _, a := range d.plane.Attachments() {
 		inForce[a.Name] = a
 	}
-	list := make([]api.Interface, 0, len(wants))
-	for _, want := range wants {
+	list := make([]api.Interface, 0, len(now.interfaces))
+	for i, want := range now.interfaces {
 		state, _ := d.links.get(want.Name)
 		one := api.Interface{Name: want.Name, Want: want.Path, Ifindex: state.ifindex, Why: state.why}
 		if a, ok := inForce[want.Name]; ok && state.ifindex != 0 && state.err == nil {
 			one.Attached, one.Path, one.Egress = true, a.Path, a.Egress
+			if a.Egress && !now.snapshot.Interfaces[i].Egress {
+				one.Why = strings.TrimPrefix(one.Why+"; tc egress because "+now.egressFor, "; ")
+			}
 		} else if state.err != nil {
 			one.Error = state.err.Error()
 		} else {

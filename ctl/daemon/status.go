@@ -23,7 +23,11 @@ func (d *Daemon) Status(context.Context) (api.Status, error) {
 	if err != nil {
 		return api.Status{}, err
 	}
-	filter, err := d.filterTotals(now)
+	programs, err := d.plane.FlowTotals()
+	if err != nil {
+		return api.Status{}, err
+	}
+	filter, err := d.filterTotals(now, programs)
 	if err != nil {
 		return api.Status{}, err
 	}
@@ -35,7 +39,7 @@ func (d *Daemon) Status(context.Context) (api.Status, error) {
 		Applied:    now.at,
 		Started:    d.started,
 		Uptime:     api.Duration(time.Since(d.started).Truncate(time.Second)),
-		Interfaces: d.interfaceStatus(now.snapshot.Interfaces),
+		Interfaces: d.interfaceStatus(now),
 		Reasons:    reasons,
 		Filter:     filter,
 		Flows:      flowStatus(totals),
@@ -49,6 +53,15 @@ func (d *Daemon) Status(context.Context) (api.Status, error) {
 	}
 	if now.tables.Features.Flows {
 		status.Tables = append([]api.Fill{{Name: "flows", Entries: totals.Live, Max: totals.Capacity}}, status.Tables...)
+	}
+	if now.tables.Features.State {
+		states, err := d.plane.States()
+		if err != nil {
+			return api.Status{}, err
+		}
+		status.States = &api.StateTotals{Entries: states.Live, Max: states.Max, Created: programs.StateCreated,
+			Evicted: programs.StateEvicted, Refused: programs.StateRefused}
+		status.Tables = append(status.Tables, api.Fill{Name: "states", Entries: states.Live, Max: states.Max})
 	}
 	status.Warnings = d.warnings(now, status, totals)
 	return status, nil
@@ -82,7 +95,7 @@ func (d *Daemon) reasons() (map[string]api.ReasonCounter, error) {
 }
 
 // filterTotals adds up who decided. Reached is counted on its own by the programs.
-func (d *Daemon) filterTotals(now *applied) (api.FilterTotals, error) {
+func (d *Daemon) filterTotals(now *applied, programs abi.FlowTotals) (api.FilterTotals, error) {
 	ids := []uint32{uint32(abi.DeciderAllow), uint32(abi.DeciderBlock), uint32(abi.DeciderHealth), uint32(abi.DeciderDefault)}
 	for id := range now.rules { // also rules that are gone: they decided what they decided
 		ids = append(ids, id)
@@ -100,9 +113,9 @@ func (d *Daemon) filterTotals(now *applied) (api.FilterTotals, error) {
 	for _, c := range counters[4:] {
 		totals.Decided += c.Decided
 	}
-	programs, err := d.plane.FlowTotals()
+	totals.Decided -= programs.OutDecided // of what was sent, which the filter of received packets never saw
 	totals.Reached = programs.Filtered
-	return totals, err
+	return totals, nil
 }
 
 // warnings are what somebody should look at, a sentence each.
@@ -141,6 +154,9 @@ func (d *Daemon) warnings(now *applied, status api.Status, totals flow.Totals) [
 	}
 	if totals.Refused.Packets+totals.Lost.Packets > 0 {
 		warn("%d packets found no room in the flow table: raise flows.max", totals.Refused.Packets+totals.Lost.Packets)
+	}
+	if s := status.States; s != nil && s.Refused > 0 {
+		warn("%d connections found no room in the table that state is read from: raise flows.max", s.Refused)
 	}
 	if d.plane.Resizing() {
 		warn("the flow table changes its size: flows that are idle are in the old one still")

@@ -56,6 +56,7 @@ type Dataplane struct {
 	lengths     [abi.TableCount]uint32 // of the arrays of each kind of table, in lines
 
 	blocks blockTable
+	states stateTable
 	flows  flowTables
 	run    sync.Mutex // the trace map serves one Run at a time
 }
@@ -205,6 +206,9 @@ func (d *Dataplane) takeOver() (err error) {
 	if err := d.openFlows(); err != nil {
 		return err
 	}
+	if err := d.openStates(); err != nil {
+		return err
+	}
 	if err := d.openBlocks(); err != nil {
 		return err
 	}
@@ -226,7 +230,7 @@ func (d *Dataplane) Close() error {
 	if d.programs != nil {
 		errs = append(errs, d.programs.close())
 	}
-	errs = append(errs, d.closeTables(), d.closeFlows(), d.blocks.cells.unmap())
+	errs = append(errs, d.closeTables(), d.closeFlows(), d.closeStates(), d.blocks.cells.unmap())
 	if d.control.memory != nil {
 		errs = append(errs, d.control.unmap())
 	}

@@ -153,6 +153,7 @@ func (c control) initialise() error {
 	}
 	c.AbiVersion = uint32(abi.AbiVersion)
 	c.HashKey = [2]uint64{binary.NativeEndian.Uint64(key[:8]), binary.NativeEndian.Uint64(key[8:])}
+	c.Hz = uint32(hz)
 	c.FlowGuard = uint32(flowGuard.Seconds()) * uint32(hz)
 	return nil
 }

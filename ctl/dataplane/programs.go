@@ -27,6 +27,11 @@ func (d *Dataplane) loadPrograms(features compile.Features) (_ *programs, err er
 			p.close()
 		}
 	}()
+	if features.State {
+		if err := d.useStates(d.FlowsMax()); err != nil {
+			return nil, err
+		}
+	}
 	if p.outers, err = d.newOuters(); err != nil {
 		return nil, err
 	}
@@ -151,7 +156,11 @@ func (d *Dataplane) swapPrograms(features compile.Features) error {
 	old := d.programs
 	d.programs = next
 	d.control.Features = features.Bits()
-	return old.close()
+	err = old.close()
+	if !features.State {
+		err = errors.Join(err, d.dropStates())
+	}
+	return err
 }
 
 // inUse adds to features what the programs in force were made for, so that taking over never switches a step off.

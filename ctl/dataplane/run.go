@@ -3,6 +3,8 @@ package dataplane
 import (
 	"errors"
 	"fmt"
+	"sync/atomic"
+	"time"
 
 	"github.com/cilium/ebpf"
 	"golang.org/x/sys/unix"
@@ -71,6 +73,11 @@ func (d *Dataplane) Run(hook Hook, frame []byte, ifindex int) (Result, error) {
 		return Result{}, fmt.Errorf("read the trace: %w", err)
 	}
 	return result, nil
+}
+
+// Wait makes the clock by which the programs of a private instance judge state and the age of flows run ahead.
+func (d *Dataplane) Wait(ahead time.Duration) {
+	atomic.AddUint32(&d.control.TimeShift, uint32(ahead.Seconds()*float64(d.control.Hz)))
 }
 
 // Program is what runs at a hook, for who wants to put something in front of it. SetFeatures and Close end it.

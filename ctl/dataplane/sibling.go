@@ -7,7 +7,7 @@ import (
 )
 
 // Sibling makes a private instance beside this one, with the same programs and trace on: rings, backends, interfaces and
-// health flows are shared; the generation in force and the blocks are those of this moment; counters and flows
+// health flows are shared, and the table of connections, which it reads only; the generation in force and the blocks are those of this moment; counters and flows
 // are its own, so that nothing it does is seen here. Close it.
 func (d *Dataplane) Sibling() (_ *Dataplane, err error) {
 	d.mu.Lock()
@@ -27,7 +27,7 @@ func (d *Dataplane) Sibling() (_ *Dataplane, err error) {
 	}
 	s.specs[abi.AbiMapBlocks].MaxEntries = uint32(max(privateBlocks, len(blocks)))
 	shared := mapSet{}
-	for _, name := range []string{abi.AbiMapRings, abi.AbiMapBackends, abi.AbiMapInterfaces, abi.AbiMapHealthFlows} {
+	for _, name := range []string{abi.AbiMapRings, abi.AbiMapBackends, abi.AbiMapInterfaces, abi.AbiMapHealthFlows, abi.AbiMapStates} {
 		shared[name] = d.maps[name]
 	}
 	if err := s.create(siblingFlows, shared); err != nil {
@@ -35,6 +35,9 @@ func (d *Dataplane) Sibling() (_ *Dataplane, err error) {
 	}
 	s.control.HashKey = d.control.HashKey
 	s.control.Health = d.control.Health
+	if err := s.readStates(d); err != nil {
+		return nil, err
+	}
 	if err := s.AddBlocks(blocks); err != nil {
 		return nil, err
 	}

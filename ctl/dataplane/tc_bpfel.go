@@ -34,6 +34,7 @@ const (
 	tcMapRings           = "rings"
 	tcMapRuleCounters    = "rule_counters"
 	tcMapRuleSearches    = "rule_searches"
+	tcMapStates          = "states"
 	tcMapTablesRules     = "tables_rules"
 	tcMapTablesServices  = "tables_services"
 	tcMapTablesSets      = "tables_sets"
@@ -44,9 +45,11 @@ const (
 	tcVarCfgEffects      = "cfg_effects"
 	tcVarCfgFlows        = "cfg_flows"
 	tcVarCfgHealth       = "cfg_health"
+	tcVarCfgOut          = "cfg_out"
 	tcVarCfgRules        = "cfg_rules"
 	tcVarCfgServices     = "cfg_services"
 	tcVarCfgSets         = "cfg_sets"
+	tcVarCfgState        = "cfg_state"
 	tcVarCfgTrace        = "cfg_trace"
 )
 
@@ -118,6 +121,7 @@ type tcMapSpecs struct {
 	Rings           *ebpf.MapSpec `ebpf:"rings"`
 	RuleCounters    *ebpf.MapSpec `ebpf:"rule_counters"`
 	RuleSearches    *ebpf.MapSpec `ebpf:"rule_searches"`
+	States          *ebpf.MapSpec `ebpf:"states"`
 	TablesRules     *ebpf.MapSpec `ebpf:"tables_rules"`
 	TablesServices  *ebpf.MapSpec `ebpf:"tables_services"`
 	TablesSets      *ebpf.MapSpec `ebpf:"tables_sets"`
@@ -132,9 +136,11 @@ type tcVariableSpecs struct {
 	CfgEffects  *ebpf.VariableSpec `ebpf:"cfg_effects"`
 	CfgFlows    *ebpf.VariableSpec `ebpf:"cfg_flows"`
 	CfgHealth   *ebpf.VariableSpec `ebpf:"cfg_health"`
+	CfgOut      *ebpf.VariableSpec `ebpf:"cfg_out"`
 	CfgRules    *ebpf.VariableSpec `ebpf:"cfg_rules"`
 	CfgServices *ebpf.VariableSpec `ebpf:"cfg_services"`
 	CfgSets     *ebpf.VariableSpec `ebpf:"cfg_sets"`
+	CfgState    *ebpf.VariableSpec `ebpf:"cfg_state"`
 	CfgTrace    *ebpf.VariableSpec `ebpf:"cfg_trace"`
 }
 
@@ -176,6 +182,7 @@ type tcMaps struct {
 	Rings           *ebpf.Map `ebpf:"rings"`
 	RuleCounters    *ebpf.Map `ebpf:"rule_counters"`
 	RuleSearches    *ebpf.Map `ebpf:"rule_searches"`
+	States          *ebpf.Map `ebpf:"states"`
 	TablesRules     *ebpf.Map `ebpf:"tables_rules"`
 	TablesServices  *ebpf.Map `ebpf:"tables_services"`
 	TablesSets      *ebpf.Map `ebpf:"tables_sets"`
@@ -202,6 +209,7 @@ func (m *tcMaps) Close() error {
 		m.Rings,
 		m.RuleCounters,
 		m.RuleSearches,
+		m.States,
 		m.TablesRules,
 		m.TablesServices,
 		m.TablesSets,
@@ -217,9 +225,11 @@ type tcVariables struct {
 	CfgEffects  *ebpf.Variable `ebpf:"cfg_effects"`
 	CfgFlows    *ebpf.Variable `ebpf:"cfg_flows"`
 	CfgHealth   *ebpf.Variable `ebpf:"cfg_health"`
+	CfgOut      *ebpf.Variable `ebpf:"cfg_out"`
 	CfgRules    *ebpf.Variable `ebpf:"cfg_rules"`
 	CfgServices *ebpf.Variable `ebpf:"cfg_services"`
 	CfgSets     *ebpf.Variable `ebpf:"cfg_sets"`
+	CfgState    *ebpf.Variable `ebpf:"cfg_state"`
 	CfgTrace    *ebpf.Variable `ebpf:"cfg_trace"`
 }
 

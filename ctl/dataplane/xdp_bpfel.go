@@ -34,6 +34,7 @@ const (
 	xdpMapRings           = "rings"
 	xdpMapRuleCounters    = "rule_counters"
 	xdpMapRuleSearches    = "rule_searches"
+	xdpMapStates          = "states"
 	xdpMapTablesRules     = "tables_rules"
 	xdpMapTablesServices  = "tables_services"
 	xdpMapTablesSets      = "tables_sets"
@@ -43,9 +44,11 @@ const (
 	xdpVarCfgEffects      = "cfg_effects"
 	xdpVarCfgFlows        = "cfg_flows"
 	xdpVarCfgHealth       = "cfg_health"
+	xdpVarCfgOut          = "cfg_out"
 	xdpVarCfgRules        = "cfg_rules"
 	xdpVarCfgServices     = "cfg_services"
 	xdpVarCfgSets         = "cfg_sets"
+	xdpVarCfgState        = "cfg_state"
 	xdpVarCfgTrace        = "cfg_trace"
 )
 
@@ -116,6 +119,7 @@ type xdpMapSpecs struct {
 	Rings           *ebpf.MapSpec `ebpf:"rings"`
 	RuleCounters    *ebpf.MapSpec `ebpf:"rule_counters"`
 	RuleSearches    *ebpf.MapSpec `ebpf:"rule_searches"`
+	States          *ebpf.MapSpec `ebpf:"states"`
 	TablesRules     *ebpf.MapSpec `ebpf:"tables_rules"`
 	TablesServices  *ebpf.MapSpec `ebpf:"tables_services"`
 	TablesSets      *ebpf.MapSpec `ebpf:"tables_sets"`
@@ -130,9 +134,11 @@ type xdpVariableSpecs struct {
 	CfgEffects  *ebpf.VariableSpec `ebpf:"cfg_effects"`
 	CfgFlows    *ebpf.VariableSpec `ebpf:"cfg_flows"`
 	CfgHealth   *ebpf.VariableSpec `ebpf:"cfg_health"`
+	CfgOut      *ebpf.VariableSpec `ebpf:"cfg_out"`
 	CfgRules    *ebpf.VariableSpec `ebpf:"cfg_rules"`
 	CfgServices *ebpf.VariableSpec `ebpf:"cfg_services"`
 	CfgSets     *ebpf.VariableSpec `ebpf:"cfg_sets"`
+	CfgState    *ebpf.VariableSpec `ebpf:"cfg_state"`
 	CfgTrace    *ebpf.VariableSpec `ebpf:"cfg_trace"`
 }
 
@@ -174,6 +180,7 @@ type xdpMaps struct {
 	Rings           *ebpf.Map `ebpf:"rings"`
 	RuleCounters    *ebpf.Map `ebpf:"rule_counters"`
 	RuleSearches    *ebpf.Map `ebpf:"rule_searches"`
+	States          *ebpf.Map `ebpf:"states"`
 	TablesRules     *ebpf.Map `ebpf:"tables_rules"`
 	TablesServices  *ebpf.Map `ebpf:"tables_services"`
 	TablesSets      *ebpf.Map `ebpf:"tables_sets"`
@@ -200,6 +207,7 @@ func (m *xdpMaps) Close() error {
 		m.Rings,
 		m.RuleCounters,
 		m.RuleSearches,
+		m.States,
 		m.TablesRules,
 		m.TablesServices,
 		m.TablesSets,
@@ -215,9 +223,11 @@ type xdpVariables struct {
 	CfgEffects  *ebpf.Variable `ebpf:"cfg_effects"`
 	CfgFlows    *ebpf.Variable `ebpf:"cfg_flows"`
 	CfgHealth   *ebpf.Variable `ebpf:"cfg_health"`
+	CfgOut      *ebpf.Variable `ebpf:"cfg_out"`
 	CfgRules    *ebpf.Variable `ebpf:"cfg_rules"`
 	CfgServices *ebpf.Variable `ebpf:"cfg_services"`
 	CfgSets     *ebpf.Variable `ebpf:"cfg_sets"`
+	CfgState    *ebpf.Variable `ebpf:"cfg_state"`
 	CfgTrace    *ebpf.Variable `ebpf:"cfg_trace"`
 }
 

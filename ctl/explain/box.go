@@ -180,6 +180,9 @@ func (b *Box) Run(hook dataplane.Hook, frame []byte, ifindex int) (dataplane.Res
 	return b.plane.Run(hook, frame, ifindex)
 }
 
+// Wait makes the clock run ahead.
+func (b *Box) Wait(ahead time.Duration) { b.plane.Wait(ahead) }
+
 // Names are those behind the ids of the present snapshot.
 func (b *Box) Names() Names { return b.names }
 
@@ -193,7 +196,10 @@ func (b *Box) Explain(hook dataplane.Hook, frame []byte, ifindex int, interfaces
 	return Explain(result, b.Names(), ifindex, interfaces), nil
 }
 
-const undecided = " undecided"
+const (
+	undecided   = " undecided"
+	sentDecided = "sent and decided"
+)
 
 // Counters reads the totals in the names of Counters.
 func (b *Box) Counters() (Counters, error) {
@@ -234,25 +240,27 @@ func (b *Box) Counters() (Counters, error) {
 			all.Add("backend "+name, Counter{c.Packets, c.Bytes, c.Flows})
 		}
 	}
-	return all, b.checkTotals(all)
+	totals, err := b.plane.FlowTotals()
+	if err != nil {
+		return nil, err
+	}
+	all.Add(sentDecided, Counter{Packets: totals.OutDecided})
+	return all, b.checkTotals(all, totals)
 }
 
 // checkTotals: allowed + blocked + decided + default are the packets that reached the filter, exactly.
-func (b *Box) checkTotals(all Counters) error {
-	totals, err := b.plane.FlowTotals()
-	if err != nil {
-		return err
-	}
+func (b *Box) checkTotals(all Counters, totals abi.FlowTotals) error {
 	var decided uint64
 	for name, c := range all {
 		switch {
-		case strings.HasPrefix(name, "reason "), strings.HasPrefix(name, "backend "), strings.HasSuffix(name, " shadow"):
+		case strings.HasPrefix(name, "reason "), strings.HasPrefix(name, "backend "), strings.HasSuffix(name, " shadow"), name == sentDecided:
 		case strings.HasSuffix(name, undecided):
 			decided -= c.Packets
 		default:
 			decided += c.Packets
 		}
 	}
+	decided -= totals.OutDecided
 	if decided != totals.Filtered {
 		return fmt.Errorf("%d packets reached the filter, and it decided %d", totals.Filtered, decided)
 	}

@@ -96,8 +96,29 @@ type script struct {
 // step is a packet, or else a line as in testdata.
 type step struct {
 	frame []byte
+	sent  bool // by the kernel, not received
 	clean bool
 	line  string
+}
+
+// judge puts the packet of a step on a path.
+func (s step) judge(p path) (explain.Outcome, error) {
+	if s.sent {
+		return p.JudgeSent(s.frame)
+	}
+	return p.Judge(s.frame)
+}
+
+// text is the step as cases write it.
+func (s step) text() string {
+	switch {
+	case s.frame == nil:
+		return s.line
+	case s.sent:
+		return "out eth0 " + pkt.Describe(s.frame)
+	default:
+		return "in eth0 " + pkt.Describe(s.frame)
+	}
 }
 
 func configName(i int) string {
@@ -143,8 +164,15 @@ func (g generator) script(hook string) script {
 			next.line = fmt.Sprintf("check %s > %s", local, remote)
 			answer := step{clean: true, frame: mustParse(fmt.Sprintf("tcp %s > %s syn ack", remote, local))}
 			recent = append(recent, answer, answer, answer)
+		case what < 34:
+			next.line = pick(g, "wait 101s", "wait 101s", "wait 8000s")
+		case what < 100 && len(recent) > 0:
+			next.frame = g.icmpError(pick(g, recent...).frame)
 		case what < 900 && len(recent) > 0:
 			next = pick(g, recent...)
+			if g.oneIn(2) {
+				next.frame = turned(next.frame)
+			}
 			if g.oneIn(4) && len(next.frame) > 60 {
 				next.frame, next.clean = bytes.Clone(next.frame), false
 				next.frame[14+g.IntN(46)] ^= 1 << g.IntN(8)
@@ -154,7 +182,8 @@ func (g generator) script(hook string) script {
 			recent = append(recent, next)
 			recent = recent[max(0, len(recent)-100):]
 		}
-		if next.frame == nil || hook != "tc" || !refusedAtTC(next.frame) {
+		next.sent = next.frame != nil && g.oneIn(3)
+		if next.frame == nil || hook != "tc" && !next.sent || !refusedAtTC(next.frame) {
 			s.steps = append(s.steps, next)
 		}
 	}
@@ -211,8 +240,8 @@ func (s script) disagreement(t *testing.T, hook string, features compile.Feature
 			}
 			continue
 		}
-		want, _ := model.path.Judge(step.frame)
-		got, err := program.path.Judge(step.frame)
+		want, _ := step.judge(model.path)
+		got, err := step.judge(program.path)
 		if err != nil {
 			return i, fmt.Sprintf("%s: %v", pkt.Describe(step.frame), err)
 		}
@@ -277,11 +306,7 @@ func (s script) shrink(t *testing.T, hook string, features compile.Features, dea
 	archive := s.archive()
 	var lines bytes.Buffer
 	for _, step := range s.steps {
-		if step.frame != nil {
-			fmt.Fprintf(&lines, "in eth0 %s\n", pkt.Describe(step.frame))
-		} else {
-			fmt.Fprintln(&lines, step.line)
-		}
+		fmt.Fprintln(&lines, step.text())
 	}
 	setSection(archive, "packets", lines.String())
 	if err := play(archive, newModelPath()); err != nil {

@@ -81,6 +81,8 @@ func (n Names) result(step abi.TraceStep, interfaces map[int]string) string {
 		return "understood"
 	case abi.StepFlow:
 		return yes(step, "known", "new")
+	case abi.StepState:
+		return [...]string{"none", "new", "established", "invalid"}[step.Result&3]
 	case abi.StepAllow:
 		return yes(step, "the source is allowed", "the source is not in the set")
 	case abi.StepBlock:

@@ -29,7 +29,7 @@ const (
 	flagFIN, flagSYN, flagRST, flagACK = 1, 2, 4, 16
 )
 
-// facts are what a packet says about itself. Offsets count from the start of the frame.
+// facts are what a packet says about itself, and what is known of it. Offsets count from the start of the frame.
 type facts struct {
 	etherType uint16
 	vlan      uint16 // id of the outermost tag that has one; 0 = none
@@ -51,6 +51,10 @@ type facts struct {
 
 	hasICMP            bool
 	icmpType, icmpCode uint8
+	echoID             uint16 // of what isn't a ping: whatever is there
+
+	sent  bool   // by the kernel, not received
+	state uint32 // stateNew, ...
 }
 
 // parsing is how far a frame could be understood.
@@ -196,6 +200,7 @@ func (f *facts) parseUpper(frame []byte) parsing {
 	if icmp {
 		f.hasICMP = true
 		f.icmpType, f.icmpCode = b[0], b[1]
+		f.echoID = binary.BigEndian.Uint16(b[4:])
 	}
 	return parsed
 }

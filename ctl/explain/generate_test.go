@@ -1,6 +1,8 @@
 package explain_test
 
 import (
+	"bytes"
+	"encoding/binary"
 	"fmt"
 	"math/rand/v2"
 	"net/netip"
@@ -102,9 +104,9 @@ func (g generator) config() configText {
 func (g generator) rule(i, addressSets, portSets int) string {
 	match := map[string]string{}
 	for range g.IntN(4) {
-		field := pick(g, "src", "src", "dst", "dst", "proto", "proto", "sport", "dport", "dport", "icmp-type", "icmp-code", "ttl", "dscp", "length")
+		field := pick(g, "src", "src", "dst", "dst", "proto", "proto", "sport", "dport", "dport", "icmp-type", "icmp-code", "ttl", "dscp", "length", "state", "state")
 		if i%3 == 0 { // most rulesets are of the flow's key alone, and remember
-			field = pick(g, "src", "dst", "proto", "dport")
+			field = pick(g, "src", "dst", "proto", "dport", "state")
 		}
 		key := field
 		if g.oneIn(4) {
@@ -123,6 +125,8 @@ func (g generator) rule(i, addressSets, portSets int) string {
 			if portSets > 0 && g.oneIn(2) {
 				match[key] = fmt.Sprintf("\"@p%d\"", g.IntN(portSets))
 			}
+		case "state":
+			match[key] = pick(g, "new", "established", "established", "invalid", "[new, established]", "[established, invalid]")
 		case "icmp-type":
 			match[key] = pick(g, "8", "128", "[0-8, 128-137]", "3")
 		case "icmp-code":
@@ -142,6 +146,9 @@ func (g generator) rule(i, addressSets, portSets int) string {
 	does := ", action: " + pick(g, "pass", "drop")
 	if g.oneIn(8) {
 		does = ""
+	}
+	if g.oneIn(5) {
+		does += ", direction: out"
 	}
 	if g.oneIn(8) {
 		does += ", shadow: true"
@@ -222,6 +229,72 @@ func (g generator) packet() (frame []byte, clean bool) {
 		clean = false
 	}
 	return frame, clean
+}
+
+// ipAt finds the IP header of a frame, 0 when there is none or it isn't whole.
+func ipAt(frame []byte) (at int, v6 bool) {
+	at = 14
+	for range 2 {
+		if len(frame) < at+4 {
+			return 0, false
+		}
+		kind := binary.BigEndian.Uint16(frame[at-2:])
+		if kind != 0x8100 && kind != 0x88a8 {
+			break
+		}
+		at += 4
+	}
+	switch kind := binary.BigEndian.Uint16(frame[at-2:]); {
+	case kind == 0x0800 && len(frame) >= at+20:
+		return at, false
+	case kind == 0x86dd && len(frame) >= at+40:
+		return at, true
+	}
+	return 0, false
+}
+
+// turned is a packet of the other direction: addresses, and ports where they are at their usual place, change places, which
+// changes no checksum.
+func turned(frame []byte) []byte {
+	frame = bytes.Clone(frame)
+	at, v6 := ipAt(frame)
+	if at == 0 {
+		return frame
+	}
+	address, size, upper, proto := at+12, 4, at+20, frame[at+9]
+	if v6 {
+		address, size, upper, proto = at+8, 16, at+40, frame[at+6]
+	}
+	swap := func(at, size int) {
+		first := bytes.Clone(frame[at : at+size])
+		copy(frame[at:], frame[at+size:at+2*size])
+		copy(frame[at+size:], first)
+	}
+	swap(address, size)
+	if (proto == 6 || proto == 17 || proto == 132) && len(frame) >= upper+4 {
+		swap(upper, 2)
+	}
+	return frame
+}
+
+// icmpError is about a packet, or nearly.
+func (g generator) icmpError(about []byte) []byte {
+	at, v6 := ipAt(about)
+	if at == 0 {
+		return mustParse("icmp 203.0.113.1 > 198.51.100.1 3")
+	}
+	quote := about[at:min(len(about), at+pick(g, 28, 28, 48, 48, 56, 60, g.IntN(64)))]
+	to := netip.AddrFrom4([4]byte(about[at+12:]))
+	head := "icmp 203.0.113.1"
+	kind := pick(g, 3, 3, 4, 5, 11, 12)
+	if v6 {
+		to = netip.AddrFrom16([16]byte(about[at+8:]))
+		head, kind = "icmpv6 2001:db8:1::1", pick(g, 1, 2, 3, 4, 5)
+	}
+	if g.oneIn(8) {
+		to = g.address(v6)
+	}
+	return mustParse(strings.TrimSuffix(fmt.Sprintf("%s > %s %d data %x", head, to, kind, quote), " data "))
 }
 
 func mustParse(text string) []byte {

@@ -87,6 +87,7 @@ type Model struct {
 	checks   []check
 	backends map[BackendKey]BackendState
 	flows    map[flow]record
+	passed   map[course]passing
 	rings    map[string][]uint16
 	counters Counters
 }
@@ -149,6 +150,7 @@ func (m *Model) judge(frame []byte) Outcome {
 		}
 		return Outcome{Verdict: Pass, Reason: "not-ip"}
 	}
+	f.state = m.state(f, frame)
 	out, decider := m.filter(f, frame)
 	if out.Verdict == Drop && m.isHealthReply(f) {
 		out, decider = Outcome{Verdict: Pass, Reason: "health-reply"}, DeciderHealth
@@ -158,22 +160,49 @@ func (m *Model) judge(frame []byte) Outcome {
 		m.serve(f, frame, &out)
 	}
 	m.account(f, out)
+	if out.Verdict == Pass || out.Verdict == Forward {
+		m.remember(f, out.Verdict == Forward)
+	}
+	return out
+}
+
+// JudgeSent does so with a frame that the kernel sends. Without rules for such, nobody counts it.
+func (m *Model) JudgeSent(frame []byte) Outcome {
+	out := Outcome{Verdict: Pass, Reason: "none"}
+	f, how := parse(frame)
+	if how != parsed {
+		return out
+	}
+	f.sent = true
+	f.state = m.state(f, frame)
+	if slices.ContainsFunc(m.snapshot.Filter.Rules, func(r model.Rule) bool { return r.Direction == model.Out }) {
+		judged, decider := m.filter(f, frame)
+		out = Outcome{Verdict: judged.Verdict, Reason: "out-" + judged.Verdict, Rule: judged.Rule}
+		if judged.Rule != "" {
+			m.counters.packet(decider, frame)
+			m.counters.Add(sentDecided, Counter{Packets: 1})
+		}
+		m.counters.packet("reason "+out.Reason, frame)
+	}
+	if out.Verdict == Pass {
+		m.remember(f, false)
+	}
 	return out
 }
 
 // filter says what allow, blocks, rules and the default make of a packet, and which of them decided.
 func (m *Model) filter(f facts, frame []byte) (out Outcome, decider string) {
 	filter := m.snapshot.Filter
-	if filter.Allow != "" && m.inSet(filter.Allow, f.src) {
+	if !f.sent && filter.Allow != "" && m.inSet(filter.Allow, f.src) {
 		return Outcome{Verdict: Pass, Reason: "allowed"}, DeciderAllow
 	}
 	for prefix, until := range m.blocks {
-		if prefix.Contains(f.src) && (until.IsZero() || m.Now.Before(until)) {
+		if !f.sent && prefix.Contains(f.src) && (until.IsZero() || m.Now.Before(until)) {
 			return Outcome{Verdict: Drop, Reason: "blocked"}, DeciderBlock
 		}
 	}
 	for _, rule := range filter.Rules {
-		if rule.Direction == model.Out || !m.matches(rule, f) {
+		if (rule.Direction == model.Out) != f.sent || !m.matches(rule, f) {
 			continue
 		}
 		if rule.Shadow {
@@ -190,7 +219,7 @@ func (m *Model) filter(f facts, frame []byte) (out Outcome, decider string) {
 		return Outcome{Verdict: Pass, Reason: "rule-pass", Rule: rule.Name}, "rule " + rule.Name
 	}
 	switch {
-	case filter.Default != model.Drop:
+	case f.sent || filter.Default != model.Drop:
 		return Outcome{Verdict: Pass, Reason: "default-pass"}, DeciderDefault
 	case isControl(f):
 		return Outcome{Verdict: Pass, Reason: "control"}, DeciderDefault
@@ -243,6 +272,8 @@ func (m *Model) holds(c model.Condition, f facts) bool {
 		among, has = m.amongNumbers(c, int(f.tos>>2)), true
 	case "length":
 		among, has = m.amongNumbers(c, f.length), true
+	case "state":
+		among, has = m.amongNumbers(c, int(f.state)), f.state != stateNone
 	default:
 		panic(fmt.Sprintf("the reference model doesn't know field %q", c.Field))
 	}

@@ -32,6 +32,8 @@ var update = flag.Bool("update", false, "write what the reference model says int
 //	in eth0 PACKET                   a received packet; below it, indented, what becomes of it:
 //	  VERDICT REASON [rule=NAME] [service=NAME] [backend=NAME]
 //	  out PACKET                     as gardu sends it, if it does
+//	out eth0 PACKET                  a packet that the kernel sends, likewise
+//	wait 61s                         time passes
 //	block PREFIX [expired]           and unblock PREFIX
 //	backend SERVICE/NAME down        or: up, no-hop, mtu N
 //	check ADDR:PORT > ADDR:PORT      gardu's own health check begins such a TCP connection
@@ -193,15 +195,26 @@ func (p *player) line(line string) (string, error) {
 		return "", nil
 	}
 	switch {
-	case words[0] == "in" && len(words) > 2:
+	case words[0] == "wait" && len(words) == 2:
+		ahead, err := time.ParseDuration(words[1])
+		if err != nil {
+			return "", err
+		}
+		p.path.Wait(ahead)
+		return "", nil
+	case (words[0] == "in" || words[0] == "out") && len(words) > 2:
 		if name := p.snapshot.Interfaces[0].Name; words[1] != name {
-			return "", fmt.Errorf("packets come in on %s", name)
+			return "", fmt.Errorf("packets come in and go out by %s", name)
 		}
 		frame, err := pkt.Parse(strings.Join(words[2:], " "))
 		if err != nil {
 			return "", err
 		}
-		out, err := p.path.Judge(frame)
+		judge := p.path.Judge
+		if words[0] == "out" {
+			judge = p.path.JudgeSent
+		}
+		out, err := judge(frame)
 		return outcomeText(out), err
 	case words[0] == "apply" && len(words) == 2:
 		return "", p.apply(words[1])

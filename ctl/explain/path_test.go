@@ -37,14 +37,19 @@ type path interface {
 	Unblock(netip.Prefix) error
 	Check(local, remote netip.AddrPort) error
 	Judge(frame []byte) (explain.Outcome, error)
+	JudgeSent(frame []byte) (explain.Outcome, error)
+	Wait(time.Duration)
 	Counters() (explain.Counters, error)
 }
 
 // modelPath is the reference model.
-type modelPath struct{ model explain.Model }
+type modelPath struct {
+	model explain.Model
+	ahead time.Duration
+}
 
 func newModelPath() *modelPath {
-	return &modelPath{explain.Model{Ifindex: receivedOn, MAC: ourMAC}}
+	return &modelPath{model: explain.Model{Ifindex: receivedOn, MAC: ourMAC}}
 }
 
 func (p *modelPath) Apply(s *model.Snapshot) error {
@@ -73,9 +78,16 @@ func (p *modelPath) Check(local, remote netip.AddrPort) error {
 }
 
 func (p *modelPath) Judge(frame []byte) (explain.Outcome, error) {
-	p.model.Now = time.Now()
+	p.model.Now = time.Now().Add(p.ahead)
 	return p.model.Judge(frame), nil
 }
+
+func (p *modelPath) JudgeSent(frame []byte) (explain.Outcome, error) {
+	p.model.Now = time.Now().Add(p.ahead)
+	return p.model.JudgeSent(frame), nil
+}
+
+func (p *modelPath) Wait(ahead time.Duration) { p.ahead += ahead }
 
 func (p *modelPath) Counters() (explain.Counters, error) { return p.model.Counters(), nil }
 
@@ -123,8 +135,15 @@ func newBoxPath(t testing.TB, hook dataplane.Hook, features compile.Features) *b
 	return &boxPath{box, hook}
 }
 
-func (p *boxPath) Judge(frame []byte) (explain.Outcome, error) {
-	result, err := p.Run(p.hook, frame, receivedOn)
+func (p *boxPath) Judge(frame []byte) (explain.Outcome, error) { return p.judge(p.hook, frame) }
+
+// JudgeSent: whatever receives, what is sent is seen at tc egress.
+func (p *boxPath) JudgeSent(frame []byte) (explain.Outcome, error) {
+	return p.judge(dataplane.HookEgress, frame)
+}
+
+func (p *boxPath) judge(hook dataplane.Hook, frame []byte) (explain.Outcome, error) {
+	result, err := p.Run(hook, frame, receivedOn)
 	if err != nil {
 		return explain.Outcome{}, err
 	}
@@ -133,7 +152,7 @@ func (p *boxPath) Judge(frame []byte) (explain.Outcome, error) {
 		Verdict: told.Verdict, Reason: told.Reason, Rule: told.Rule, Service: told.Service, Backend: told.Backend,
 		Ifindex: int(result.Trace.Ifindex),
 	}
-	if done := actions[p.hook][result.Action]; done != told.Verdict && !(done == "send" && told.Out != nil) {
+	if done := actions[hook][result.Action]; done != told.Verdict && !(done == "send" && told.Out != nil) {
 		return out, fmt.Errorf("action %d (%s) doesn't fit reason %s", int32(result.Action), done, told.Reason)
 	}
 	if told.Out != nil {
@@ -148,6 +167,7 @@ func (p *boxPath) Judge(frame []byte) (explain.Outcome, error) {
 var actions = map[dataplane.Hook]map[uint32]string{
 	dataplane.HookXDP:     {1: explain.Drop, 2: explain.Pass, 3: "send", 4: "send"},
 	dataplane.HookIngress: {2: explain.Drop, 0xffffffff: explain.Pass, 7: "send"},
+	dataplane.HookEgress:  {2: explain.Drop, 0xffffffff: explain.Pass},
 }
 
 var hooks = map[string]dataplane.Hook{"xdp": dataplane.HookXDP, "tc": dataplane.HookIngress}

@@ -44,6 +44,8 @@ type FieldInfo struct {
 	Max   uint32 // largest number; 0 for addresses
 	Names []Name // words that stand for numbers; nil when there are none
 
+	Words bool // the words alone may be written, not the numbers
+
 	// Key tells that the flow's key determines the value, so that a verdict may be remembered with the flow.
 	Key bool
 	// Protocols are the IP protocols whose packets have the field; nil means all packets have it.
@@ -70,6 +72,8 @@ var Fields = []FieldInfo{
 	{Name: "ttl", Kind: Number, Max: 255, Help: "IPv4 time to live or IPv6 hop limit"},
 	{Name: "dscp", Kind: Number, Max: 63, Names: codePoints, Help: "differentiated services code point (RFC 2474)"},
 	{Name: "length", Kind: Number, Max: 65535, Help: "bytes of the IP packet, header included"},
+	{Name: "state", Kind: Number, Max: 3, Names: states, Words: true, Key: true,
+		Help: "what it is to the packets that passed before it: new, established or invalid"},
 }
 
 var (
@@ -82,6 +86,9 @@ var protocols = []Name{
 	{"ipv6", 41}, {"gre", 47}, {"esp", 50}, {"ah", 51}, {"icmpv6", ProtoICMPv6}, {"ospf", 89}, {"vrrp", 112},
 	{"sctp", ProtoSCTP}, {"udplite", 136},
 }
+
+// states are those of enum state in bpf/abi.h. A flow's record remembers the state beside the verdict.
+var states = []Name{{"new", 1}, {"established", 2}, {"invalid", 3}}
 
 // codePoints are the registered names of RFC 2474, 2597, 3246, 5865 and 8622.
 var codePoints = []Name{

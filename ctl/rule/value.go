@@ -46,6 +46,9 @@ func (f FieldInfo) Add(c *model.Condition, text string) error {
 		c.Prefixes = append(c.Prefixes, prefix)
 		return nil
 	}
+	if _, ok := number(f.Names, text); !ok && f.Words {
+		return fmt.Errorf("%s is not a kind of %s", quote(text), f.Name)
+	}
 	r, err := parseRange(f.Names, f.Max, text)
 	if err != nil {
 		return err
@@ -59,6 +62,11 @@ func (f FieldInfo) Allowed() string {
 	var b strings.Builder
 	if f.Kind == Address {
 		b.WriteString("an address or prefix such as 198.51.100.0/24 or 2001:db8::/32")
+	} else if f.Words {
+		b.WriteString("one of")
+		for _, name := range f.Names {
+			b.WriteString(" " + name.Text)
+		}
 	} else {
 		fmt.Fprintf(&b, "0 to %d, a range LOW-HIGH", f.Max)
 		if f.Names != nil {
