@@ -14,7 +14,8 @@ PREFIX ?= /usr/local
 
 # Debian packages by use. clang is pinned: the committed objects are those of clang-19.
 GENERATE_PACKAGES := clang-19 llvm-19 libbpf-dev linux-libc-dev
-TEST_PACKAGES := curl iproute2 nginx-light
+TEST_PACKAGES := curl iproute2 nftables nginx-light xdp-tools
+BENCH_PACKAGES := nftables xdp-tools
 VM_PACKAGES := qemu-system-x86 xz-utils
 
 # What `make generate` writes; committed, so that a build needs no clang.
@@ -62,7 +63,7 @@ test-vm: deps-vm build ## boot Debian's 6.1 and 6.12 kernels in QEMU: load, atta
 	go run ./ctl/vmtest
 
 .PHONY: bench
-bench: ## ns a packet, case by case, into bench/results (BENCH=quick: a short look, printed only)
+bench: deps-bench ## ns a packet, case by case, into bench/results (BENCH=quick: a short look, printed only)
 	go run ./bench $(if $(filter quick,$(BENCH)),-quick -o '')
 
 .PHONY: install
@@ -74,12 +75,14 @@ install: build ## copy bin/gardu to PREFIX/bin, and its systemd unit
 clean: ## remove what was built
 	rm -rf bin dist
 
-.PHONY: deps deps-test deps-generate deps-vm
+.PHONY: deps deps-test deps-generate deps-vm deps-bench
 deps: ## install every package that some target needs and this machine misses
-	@.ci/deps $(GENERATE_PACKAGES) $(TEST_PACKAGES) $(VM_PACKAGES)
+	@.ci/deps $(GENERATE_PACKAGES) $(TEST_PACKAGES) $(VM_PACKAGES) $(BENCH_PACKAGES)
 deps-test:
 	@.ci/deps $(TEST_PACKAGES)
 deps-generate:
 	@.ci/deps $(GENERATE_PACKAGES)
 deps-vm:
 	@.ci/deps $(VM_PACKAGES)
+deps-bench:
+	@.ci/deps $(BENCH_PACKAGES)
