@@ -19,7 +19,21 @@ type benchPacket struct {
 	Daddr    uint32
 	Sport    uint16
 	Dport    uint16
+	Ttl      uint8
+	Protocol uint8
 	IpCheck  uint16
+	TcpCheck uint16
+	Pad      uint16
+}
+
+type benchPacket6 struct {
+	_        structs.HostLayout
+	Saddr    [4]uint32
+	Daddr    [4]uint32
+	Sport    uint16
+	Dport    uint16
+	Nexthdr  uint8
+	HopLimit uint8
 	TcpCheck uint16
 }
 
@@ -28,13 +42,18 @@ type benchPacket struct {
 // Used for safe lookups in a Collection or CollectionSpec.
 const (
 	benchMapPackets     = "packets"
+	benchMapPackets6    = "packets6"
 	benchMapSubject     = "subject"
 	benchProgEmpty      = "empty"
 	benchProgFloorIpip  = "floor_ipip"
 	benchProgGenerate   = "generate"
+	benchProgGenerate6  = "generate6"
+	benchProgInject     = "inject"
+	benchProgSend       = "send"
 	benchVarFrame       = "frame"
 	benchVarNext        = "next"
 	benchVarPacketCount = "packet_count"
+	benchVarSendTo      = "send_to"
 )
 
 // loadBench returns the embedded CollectionSpec for bench.
@@ -82,14 +101,18 @@ type benchProgramSpecs struct {
 	Empty     *ebpf.ProgramSpec `ebpf:"empty"`
 	FloorIpip *ebpf.ProgramSpec `ebpf:"floor_ipip"`
 	Generate  *ebpf.ProgramSpec `ebpf:"generate"`
+	Generate6 *ebpf.ProgramSpec `ebpf:"generate6"`
+	Inject    *ebpf.ProgramSpec `ebpf:"inject"`
+	Send      *ebpf.ProgramSpec `ebpf:"send"`
 }
 
 // benchMapSpecs contains maps before they are loaded into the kernel.
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type benchMapSpecs struct {
-	Packets *ebpf.MapSpec `ebpf:"packets"`
-	Subject *ebpf.MapSpec `ebpf:"subject"`
+	Packets  *ebpf.MapSpec `ebpf:"packets"`
+	Packets6 *ebpf.MapSpec `ebpf:"packets6"`
+	Subject  *ebpf.MapSpec `ebpf:"subject"`
 }
 
 // benchVariableSpecs contains global variables before they are loaded into the kernel.
@@ -99,6 +122,7 @@ type benchVariableSpecs struct {
 	Frame       *ebpf.VariableSpec `ebpf:"frame"`
 	Next        *ebpf.VariableSpec `ebpf:"next"`
 	PacketCount *ebpf.VariableSpec `ebpf:"packet_count"`
+	SendTo      *ebpf.VariableSpec `ebpf:"send_to"`
 }
 
 // benchObjects contains all objects after they have been loaded into the kernel.
@@ -121,13 +145,15 @@ func (o *benchObjects) Close() error {
 //
 // It can be passed to loadBenchObjects or ebpf.CollectionSpec.LoadAndAssign.
 type benchMaps struct {
-	Packets *ebpf.Map `ebpf:"packets"`
-	Subject *ebpf.Map `ebpf:"subject"`
+	Packets  *ebpf.Map `ebpf:"packets"`
+	Packets6 *ebpf.Map `ebpf:"packets6"`
+	Subject  *ebpf.Map `ebpf:"subject"`
 }
 
 func (m *benchMaps) Close() error {
 	return _BenchClose(
 		m.Packets,
+		m.Packets6,
 		m.Subject,
 	)
 }
@@ -139,6 +165,7 @@ type benchVariables struct {
 	Frame       *ebpf.Variable `ebpf:"frame"`
 	Next        *ebpf.Variable `ebpf:"next"`
 	PacketCount *ebpf.Variable `ebpf:"packet_count"`
+	SendTo      *ebpf.Variable `ebpf:"send_to"`
 }
 
 // benchPrograms contains all programs after they have been loaded into the kernel.
@@ -148,6 +175,9 @@ type benchPrograms struct {
 	Empty     *ebpf.Program `ebpf:"empty"`
 	FloorIpip *ebpf.Program `ebpf:"floor_ipip"`
 	Generate  *ebpf.Program `ebpf:"generate"`
+	Generate6 *ebpf.Program `ebpf:"generate6"`
+	Inject    *ebpf.Program `ebpf:"inject"`
+	Send      *ebpf.Program `ebpf:"send"`
 }
 
 func (p *benchPrograms) Close() error {
@@ -155,6 +185,9 @@ func (p *benchPrograms) Close() error {
 		p.Empty,
 		p.FloorIpip,
 		p.Generate,
+		p.Generate6,
+		p.Inject,
+		p.Send,
 	)
 }
 

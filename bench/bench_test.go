@@ -12,7 +12,7 @@ import (
 )
 
 func TestFrameIsWhatItsTupleSays(t *testing.T) {
-	sent := tuple{netip.MustParseAddr("198.51.100.7"), netip.MustParseAddr("192.0.2.10"), 40000, 443}
+	sent := tuple{netip.MustParseAddr("198.51.100.7"), netip.MustParseAddr("192.0.2.10"), 40000, 443, 0}
 	if err := pkt.Verify(sent.frame()); err != nil {
 		t.Error(err)
 	}
@@ -56,13 +56,16 @@ func TestMeasure(t *testing.T) {
 	})
 	for _, s := range scenarios() {
 		switch s.name {
-		case emptyName, "floor ipip", "pass", "rules 10", "service, 1 flow":
+		case emptyName, emptyName6, "floor ipip", "pass", "rules 10", "two fields, 10", "xdp-filter, 10,000 addresses", "10,000 addresses", "service, 1 flow":
 			loaded, err := worlds.subject(s)
 			if err != nil {
 				t.Fatalf("%s: %v", s.name, err)
 			}
 			subjects = append(subjects, loaded)
 		}
+	}
+	if _, _, err := pin(); err != nil { // the thread ends with the test
+		t.Fatal(err)
 	}
 	const rounds, packets = 2, 1000
 	if err := measure(subjects, rounds, packets, func(int) {}); err != nil {

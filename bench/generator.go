@@ -7,35 +7,52 @@ import (
 	"math"
 
 	"github.com/cilium/ebpf"
+	"golang.org/x/sys/unix"
 )
 
 // generator sends the packets of one case to the program under test, in a loop.
 type generator struct {
 	own     map[string]*ebpf.Program // the programs of bench.c, by name
-	table   *ebpf.Map                // of packets
+	entry   *ebpf.Program            // the one that generates, for the family of the packets
 	subject *ebpf.Map                // what is tail-called
 	frame   []byte
 	packets int
 }
 
-// newGenerator loads a generator that sends tuples in order and then again, to nobody yet.
-func newGenerator(tuples []tuple) (g *generator, err error) {
+// options are what differs between generators. The zero value is right for gardu's own programs.
+type options struct {
+	noFrags bool // the program under test can't do multi-buffer packets: a tail call wants the same on both sides
+	sendTo  int  // the interface that the program "send" sends on
+}
+
+// newGenerator loads a generator that sends tuples in order and then again, to nobody yet. They are of one family.
+func newGenerator(tuples []tuple, o options) (g *generator, err error) {
 	spec, err := loadBench()
 	if err != nil {
 		return nil, err
 	}
 	frame := tuples[0].frame()
-	var words [frameBytes / 8]uint64
-	for i := range words {
+	var words [frame6Bytes / 8]uint64
+	for i := range len(frame) / 8 {
 		words[i] = binary.NativeEndian.Uint64(frame[i*8:])
 	}
-	spec.Maps[benchMapPackets].MaxEntries = uint32(len(tuples))
+	entry, table := benchProgGenerate, benchMapPackets
+	if tuples[0].src.Is6() {
+		entry, table = benchProgGenerate6, benchMapPackets6
+	}
+	spec.Maps[table].MaxEntries = uint32(len(tuples))
 	for name, value := range map[string]any{
 		benchVarFrame:       words,
 		benchVarPacketCount: uint32(len(tuples)),
+		benchVarSendTo:      uint32(o.sendTo),
 	} {
 		if err := spec.Variables[name].Set(value); err != nil {
 			return nil, fmt.Errorf("set %s of the generator: %w", name, err)
+		}
+	}
+	if o.noFrags {
+		for _, program := range spec.Programs {
+			program.Flags &^= unix.BPF_F_XDP_HAS_FRAGS
 		}
 	}
 	collection, err := ebpf.NewCollection(spec)
@@ -43,17 +60,12 @@ func newGenerator(tuples []tuple) (g *generator, err error) {
 		return nil, fmt.Errorf("load the generator: %w", err)
 	}
 	defer collection.Close()
-	g = &generator{
-		own:     map[string]*ebpf.Program{},
-		table:   collection.DetachMap(benchMapPackets),
-		subject: collection.DetachMap(benchMapSubject),
-		frame:   frame,
-		packets: len(tuples),
-	}
+	g = &generator{own: map[string]*ebpf.Program{}, subject: collection.DetachMap(benchMapSubject), frame: frame, packets: len(tuples)}
 	for name := range collection.Programs {
 		g.own[name] = collection.DetachProgram(name)
 	}
-	if err := g.fill(tuples); err != nil {
+	g.entry = g.own[entry]
+	if err := fillTable(collection.Maps[table], tuples); err != nil {
 		return nil, errors.Join(err, g.close())
 	}
 	return g, nil
@@ -67,16 +79,30 @@ func (g *generator) put(subject *ebpf.Program) error {
 	return nil
 }
 
-// fill writes the packet table.
-func (g *generator) fill(tuples []tuple) error {
-	keys, packets := make([]uint32, len(tuples)), make([]benchPacket, len(tuples))
-	for i, t := range tuples {
-		keys[i], packets[i] = uint32(i), t.packet()
+// fillTable writes a packet table.
+func fillTable(table *ebpf.Map, tuples []tuple) error {
+	keys := make([]uint32, len(tuples))
+	for i := range keys {
+		keys[i] = uint32(i)
 	}
-	if _, err := g.table.BatchUpdate(keys, packets, nil); err != nil {
+	var err error
+	if tuples[0].src.Is6() {
+		_, err = table.BatchUpdate(keys, each(tuples, tuple.packet6), nil)
+	} else {
+		_, err = table.BatchUpdate(keys, each(tuples, tuple.packet), nil)
+	}
+	if err != nil {
 		return fmt.Errorf("write %d packets for the generator: %w", len(tuples), err)
 	}
 	return nil
+}
+
+func each[T any](tuples []tuple, f func(tuple) T) []T {
+	all := make([]T, len(tuples))
+	for i, t := range tuples {
+		all[i] = f(t)
+	}
+	return all
 }
 
 // send runs n packets and returns the action of the last one.
@@ -84,7 +110,7 @@ func (g *generator) send(n int) (action uint32, err error) {
 	if n <= 0 || n > math.MaxInt32 {
 		return 0, fmt.Errorf("send %d packets: out of range", n)
 	}
-	action, err = g.own[benchProgGenerate].Run(&ebpf.RunOptions{Data: g.frame, Repeat: uint32(n)})
+	action, err = g.entry.Run(&ebpf.RunOptions{Data: g.frame, Repeat: uint32(n)})
 	if err != nil {
 		return 0, fmt.Errorf("run the generator: %w", err)
 	}
@@ -92,7 +118,7 @@ func (g *generator) send(n int) (action uint32, err error) {
 }
 
 func (g *generator) close() error {
-	errs := []error{g.table.Close(), g.subject.Close()}
+	errs := []error{g.subject.Close()}
 	for _, program := range g.own {
 		errs = append(errs, program.Close())
 	}

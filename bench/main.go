@@ -37,7 +37,7 @@ func bench(filter *regexp.Regexp, rounds, packets int, dir string) (err error) {
 	worlds := lab{}
 	defer func() { err = errors.Join(err, closeAll(subjects), worlds.close()) }()
 	for _, scenario := range scenarios() {
-		if scenario.name != emptyName && !filter.MatchString(scenario.name) {
+		if scenario.name != emptyName && scenario.name != emptyName6 && !filter.MatchString(scenario.name) {
 			continue
 		}
 		fmt.Fprintf(os.Stderr, "preparing %s\n", scenario.name)

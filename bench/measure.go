@@ -22,9 +22,17 @@ type figure struct {
 type subject struct {
 	scenario
 	*generator
-	counted func() (uint64, error)                // packets that left for the expected reason; nil: the program doesn't count
+	counted func() (tally, error)                 // nil: the program doesn't count
 	during  func() (stop func() error, err error) // what goes on beside the packets; nil: nothing
+	release func() error                          // what else is to be freed; may be nil
 	samples []float64
+	hits    float64 // part of the packets that a rule dropped
+}
+
+// tally is a program's own count, since ever.
+type tally struct {
+	packets uint64 // that left for an expected reason
+	dropped uint64 // by a rule
 }
 
 // pin keeps the calling goroutine on one thread and one CPU, before other threads if the machine permits, and away from signals. It returns
@@ -95,9 +103,10 @@ func (s *subject) sample(n int) (ns float64, failed error) {
 	if err != nil {
 		return 0, err
 	}
-	if s.counted != nil && after-before != uint64(n) {
-		return 0, fmt.Errorf("the program counted %d packets for the expected reasons, want %d", after-before, n)
+	if got := after.packets - before.packets; s.counted != nil && got != uint64(n) {
+		return 0, fmt.Errorf("the program counted %d packets for the expected reasons, want %d", got, n)
 	}
+	s.hits = float64(after.dropped-before.dropped) / float64(n)
 	return float64(end-start) / float64(n), nil
 }
 
@@ -107,9 +116,9 @@ func (s *subject) passes(n int) int {
 	return (n + s.packets - 1) / s.packets * s.packets
 }
 
-func (s *subject) count() (uint64, error) {
+func (s *subject) count() (tally, error) {
 	if s.counted == nil {
-		return 0, nil
+		return tally{}, nil
 	}
 	return s.counted()
 }
@@ -149,6 +158,9 @@ func closeAll(subjects []*subject) error {
 	var errs []error
 	for _, s := range subjects {
 		errs = append(errs, s.generator.close())
+		if s.release != nil {
+			errs = append(errs, s.release())
+		}
 	}
 	return errors.Join(errs...)
 }

@@ -25,27 +25,42 @@ type row struct {
 	About  string  `json:"about"`
 	Flows  int     `json:"flows"` // different packets sent
 	Raw    figure  `json:"raw"`   // measuring loop and generator included
+	Hits   float64 `json:"hits"`  // part of the packets that a rule dropped
 	Net    float64 `json:"net"`   // median minus the median of the empty program
 	Ratio  float64 `json:"ratio"` // median to the median of the empty program
+	Peer   string  `json:"peer,omitempty"`
+	Faster float64 `json:"faster,omitempty"` // net of the peer to this one's
 	Aim    float64 `json:"aim,omitempty"`
 	Missed bool    `json:"missed,omitempty"` // net is above the aim
 }
 
 func newResult(m machine, rounds, packets int, subjects []*subject) result {
 	r := result{Time: time.Now().UTC().Truncate(time.Second), Machine: m, Rounds: rounds, Packets: packets}
-	empty := subjects[0].figure().Median
+	empty := map[string]float64{}
 	nets := map[string]float64{}
 	for _, s := range subjects {
 		f := s.figure()
-		net, aim := f.Median-empty, s.aim
-		nets[s.name] = net
-		if s.of != "" {
-			aim *= nets[s.of]
+		base := empty[emptyName]
+		switch s.name {
+		case emptyName, emptyName6:
+			base = f.Median
+			empty[s.name] = base
+		default:
+			if s.base != "" {
+				base = empty[s.base]
+			}
 		}
-		r.Cases = append(r.Cases, row{
-			Name: s.name, About: s.about, Flows: s.generator.packets, Raw: f,
-			Net: net, Ratio: f.Median / empty, Aim: aim, Missed: aim > 0 && net > aim,
-		})
+		net := f.Median - base
+		nets[s.name] = net
+		c := row{Name: s.name, About: s.about, Flows: s.generator.packets, Raw: f, Hits: s.hits, Net: net, Ratio: f.Median / base, Aim: s.aim}
+		if s.of != "" {
+			c.Aim *= nets[s.of]
+			if c.Aim < nets[s.of] { // a peer's: we want to be faster
+				c.Peer, c.Faster = s.of, nets[s.of]/net
+			}
+		}
+		c.Missed = c.Aim > 0 && net > c.Aim
+		r.Cases = append(r.Cases, c)
 	}
 	return r
 }

@@ -2,6 +2,7 @@ package main
 
 import (
 	"net/netip"
+	"sync"
 
 	"gardu/ctl/abi"
 	"gardu/ctl/model"
@@ -19,6 +20,8 @@ const (
 type scenario struct {
 	name, about string
 	program     string                 // of bench.c; "": gardu's XDP program
+	peer        bool                   // xdp-filter in its place
+	base        string                 // what net is net of; "": emptyName
 	world       string                 // scenarios of the same world share its data plane
 	snapshot    func() *model.Snapshot // of the world
 	noFlows     bool                   // the world's programs are without flow accounting
@@ -34,6 +37,9 @@ type scenario struct {
 // emptyName is the case that all others are compared with.
 const emptyName = "empty"
 
+// emptyName6 is what cases of IPv6 packets are compared with.
+const emptyName6 = "empty, IPv6"
+
 // flowCounts are how many flows the packets of a case belong to, with the aim for everything together.
 var flowCounts = [...]struct {
 	flows int
@@ -44,6 +50,9 @@ var flowCounts = [...]struct {
 // scenarios are the rows of the table, the empty program first.
 func scenarios() []scenario {
 	const many = 64_000
+	lists := sync.OnceValues(func() (list, list) { return feed4(), feed6() })
+	v4 := func() list { l, _ := lists(); return l }
+	v6 := func() list { _, l := lists(); return l }
 	pass, drop := []abi.Reason{abi.ReasonDefaultPass}, []abi.Reason{abi.ReasonRuleDrop}
 	either, forward := []abi.Reason{abi.ReasonDefaultPass, abi.ReasonRuleDrop}, []abi.Reason{abi.ReasonForward}
 	ipip := func() *model.Snapshot { return balanced("ipip") }
@@ -55,12 +64,31 @@ func scenarios() []scenario {
 			program: benchProgFloorIpip, tuples: clients(1), action: xdpTX},
 		{name: "pass", about: "nothing configured: parse, count, pass",
 			world: "nothing", snapshot: nothing, tuples: clients(1), action: xdpPass, reasons: pass},
+		{name: emptyName6, about: "the same with IPv6 packets",
+			program: benchProgEmpty, tuples: func() []tuple { return v6().sources(100)[:1] }, action: xdpDrop},
 		{name: "set 1M, miss", about: "a block list of 1M prefixes; no source is on it",
-			world: "set", snapshot: blocklist, tuples: sources(0), action: xdpPass, reasons: pass},
+			world: "set", snapshot: func() *model.Snapshot { return v4().blocked() },
+			tuples: func() []tuple { return v4().sources(0) }, action: xdpPass, reasons: pass},
+		{name: "set 1M, 5 %", about: "one source in 20 is on it", aim: 150,
+			world: "set", snapshot: func() *model.Snapshot { return v4().blocked() },
+			tuples: func() []tuple { return v4().sources(5) }, action: xdpPass, reasons: either},
 		{name: "set 1M, half", about: "half of the sources are on it", aim: 350,
-			world: "set", snapshot: blocklist, tuples: sources(50), action: xdpPass, reasons: either},
+			world: "set", snapshot: func() *model.Snapshot { return v4().blocked() },
+			tuples: func() []tuple { return v4().sources(50) }, action: xdpPass, reasons: either},
 		{name: "set 1M, hit", about: "all sources are on it",
-			world: "set", snapshot: blocklist, tuples: sources(100), action: xdpDrop, reasons: drop},
+			world: "set", snapshot: func() *model.Snapshot { return v4().blocked() },
+			tuples: func() []tuple { return v4().sources(100) }, action: xdpDrop, reasons: drop},
+		{name: "set6 1M, 5 %", about: "a block list of 1M IPv6 prefixes; one source in 20 is on it", aim: 150, base: emptyName6,
+			world: "set6", snapshot: func() *model.Snapshot { return v6().blocked() },
+			tuples: func() []tuple { return v6().sources(5) }, action: xdpPass, reasons: either},
+		{name: "set6 1M, half", about: "half of the sources are on it", aim: 400, base: emptyName6,
+			world: "set6", snapshot: func() *model.Snapshot { return v6().blocked() },
+			tuples: func() []tuple { return v6().sources(50) }, action: xdpPass, reasons: either},
+		{name: "xdp-filter, 10,000 addresses", about: "the peer: xdpfilt_alw_all of xdp-tools, 10,000 source addresses, half of the packets from them",
+			peer: true, tuples: func() []tuple { return addresses().sources(50) }, action: xdpPass},
+		{name: "10,000 addresses", about: "gardu with the same addresses and packets", aim: 1 / 1.5, of: "xdp-filter, 10,000 addresses",
+			world: "addresses", snapshot: func() *model.Snapshot { return addresses().blocked() },
+			tuples: func() []tuple { return addresses().sources(50) }, action: xdpPass, reasons: either},
 		{name: "rules 10", about: "10 rules of eight shapes, each packet hits one",
 			world: "few", snapshot: func() *model.Snapshot { return rules(10) }, tuples: hits(10), action: xdpDrop, reasons: drop},
 		{name: "rules 10,000", about: "10,000 rules of the same shapes", aim: 2.5, of: "rules 10",
@@ -72,6 +100,7 @@ func scenarios() []scenario {
 		{name: "service dsr, 64k flows", about: "64 services by dsr and flow accounting",
 			world: "dsr", snapshot: dsr, tuples: clients(many), action: xdpRedirect, reasons: forward},
 	}
+	list = append(list, ruleScenarios(either)...)
 	for _, n := range flowCounts {
 		list = append(list, scenario{name: "flows, " + n.name, about: "flow accounting alone",
 			world: "flows", snapshot: flowsOnly, tuples: clients(n.flows), action: xdpPass, reasons: pass})
@@ -85,6 +114,41 @@ func scenarios() []scenario {
 			world: "all", snapshot: all, tuples: clients(n.flows), action: xdpRedirect, reasons: forward})
 	}
 	return append(list, blockScenarios()...)
+}
+
+// ruleScenarios are the rulesets of two fields a rule, easy and hard, and those of ClassBench.
+func ruleScenarios(either []abi.Reason) []scenario {
+	add := func(list []scenario, name, about string, aim float64, packets func(ruleset) []tuple, rules func() ruleset) []scenario {
+		once := sync.OnceValue(rules)
+		return append(list, scenario{name: name, about: about, aim: aim, world: name,
+			snapshot: func() *model.Snapshot { return once().snapshot() },
+			tuples:   func() []tuple { return packets(once()) }, action: xdpDrop, reasons: either})
+	}
+	var list []scenario
+	for _, size := range []struct {
+		rules int
+		name  string
+		aim   float64
+	}{{10, "10", 150}, {1000, "1,000", 250}, {10_000, "10,000", 350}, {100_000, "100,000", 600}} {
+		list = add(list, "two fields, "+size.name, size.name+" rules of two fields in up to 16 shapes", size.aim, ruleset.packets,
+			func() ruleset { return twoFields(size.rules) })
+	}
+	list = add(list, "two fields, hard", "10,000 rules of two prefixes in 64 shapes, close together", 1000, ruleset.hardPackets,
+		func() ruleset { return hard(10_000) })
+	for _, size := range []struct {
+		rules int
+		name  string
+		aim   float64
+	}{{1000, "1,000", 250}, {10_000, "10,000", 350}} {
+		for _, kind := range []struct {
+			name string
+			style
+		}{{"acl", accessLists}, {"fw", firewalls}, {"ipc", chains}} {
+			list = add(list, kind.name+" "+size.name, size.name+" rules like ClassBench's "+kind.name+"1", size.aim, ruleset.packets,
+				func() ruleset { return kind.rules(size.rules) })
+		}
+	}
+	return list
 }
 
 // clients returns n flows to the service.
@@ -106,30 +170,6 @@ func flowsTo(dst netip.Addr, n int) func() []tuple {
 				tuples = append(tuples, t)
 			}
 		}
-		return tuples
-	}
-}
-
-// sources draws packets of which the given part, in percent, comes from the block list, in random order but for the last
-// one, which doesn't unless all do.
-func sources(percent int) func() []tuple {
-	return func() []tuple {
-		const n = 256_000
-		prefixes, member := listed()
-		r := random()
-		tuples := make([]tuple, n)
-		for i := range tuples {
-			src := addr4(r.Uint32())
-			if i < n*percent/100 {
-				src = prefixes[r.IntN(len(prefixes))].Addr()
-			} else {
-				for member(src) {
-					src = addr4(r.Uint32())
-				}
-			}
-			tuples[i] = tuple{src: src, dst: serviceAddress, sport: 40000, dport: 443}
-		}
-		r.Shuffle(n-1, func(i, j int) { tuples[i], tuples[j] = tuples[j], tuples[i] })
 		return tuples
 	}
 }

@@ -2,7 +2,9 @@ package main
 
 import (
 	"fmt"
+	"math/rand/v2"
 	"net/netip"
+	"slices"
 
 	"gardu/ctl/model"
 )
@@ -13,8 +15,9 @@ const (
 )
 
 var (
-	serviceAddress = netip.MustParseAddr("192.0.2.10")
-	otherAddress   = netip.MustParseAddr("192.0.2.200") // no service's
+	serviceAddress  = netip.MustParseAddr("192.0.2.10")
+	serviceAddress6 = netip.MustParseAddr("2001:db8::10")
+	otherAddress    = netip.MustParseAddr("192.0.2.200") // no service's
 )
 
 // nothing passes every packet.
@@ -27,36 +30,82 @@ func flowsOnly() *model.Snapshot {
 	return s
 }
 
-// blocklist drops the sources of a set of setSize prefixes.
-func blocklist() *model.Snapshot {
+// list is a set of prefixes, with a test for membership.
+type list struct {
+	prefixes []netip.Prefix
+	member   func(netip.Addr) bool
+	any      func(*rand.Rand) netip.Addr // an address, mostly not a member
+}
+
+// blocked drops the sources of a list.
+func (l list) blocked() *model.Snapshot {
 	s := nothing()
-	prefixes, _ := listed()
-	s.Sets = []model.Set{{Name: "listed", Prefixes: prefixes}}
+	s.Sets = []model.Set{{Name: "listed", Prefixes: l.prefixes}}
 	s.Filter.Rules = []model.Rule{{Name: "listed", Match: []model.Condition{{Field: "src", Set: "listed"}}, Action: model.Drop}}
 	return s
 }
 
-// listed draws the prefixes of the block list, of the lengths that public lists have, and a test for membership.
-func listed() ([]netip.Prefix, func(netip.Addr) bool) {
-	lengths := []int{32, 32, 32, 32, 32, 32, 32, 24, 24, 22}
+// feed4 and feed6 have setSize prefixes of the lengths that public lists have; addresses only has as many addresses as
+// xdp-filter takes.
+func feed4() list {
+	return drawList(setSize, []int{32, 32, 32, 32, 32, 32, 32, 24, 24, 22}, func(r *rand.Rand) netip.Addr { return addr4(r.Uint32()) })
+}
+
+func feed6() list {
+	return drawList(setSize, []int{128, 128, 128, 64, 64, 64, 64, 56, 48, 48}, func(r *rand.Rand) netip.Addr {
+		return addr6(2<<60|r.Uint64()>>4, r.Uint64())
+	})
+}
+
+func addresses() list {
+	return drawList(peerAddresses, []int{32}, func(r *rand.Rand) netip.Addr { return addr4(r.Uint32()) })
+}
+
+func drawList(n int, lengths []int, any func(*rand.Rand) netip.Addr) list {
 	r := random()
-	member := make(map[netip.Prefix]bool, setSize)
-	prefixes := make([]netip.Prefix, 0, setSize)
-	for len(prefixes) < setSize {
-		prefix := netip.PrefixFrom(addr4(r.Uint32()), lengths[len(prefixes)%len(lengths)]).Masked()
+	member := make(map[netip.Prefix]bool, n)
+	l := list{any: any, prefixes: make([]netip.Prefix, 0, n)}
+	for len(l.prefixes) < n {
+		prefix := netip.PrefixFrom(any(r), lengths[len(l.prefixes)%len(lengths)]).Masked()
 		if !member[prefix] {
 			member[prefix] = true
-			prefixes = append(prefixes, prefix)
+			l.prefixes = append(l.prefixes, prefix)
 		}
 	}
-	return prefixes, func(a netip.Addr) bool {
-		for _, bits := range []int{32, 24, 22} {
+	l.member = func(a netip.Addr) bool {
+		for _, bits := range slices.Compact(slices.Sorted(slices.Values(lengths))) {
 			if member[netip.PrefixFrom(a, bits).Masked()] {
 				return true
 			}
 		}
 		return false
 	}
+	return l
+}
+
+// sources draws packets of which the given part, in percent, comes from the list, in random order but for the last one,
+// which doesn't unless all do.
+func (l list) sources(percent int) []tuple {
+	r := random()
+	dst := serviceAddress
+	if l.prefixes[0].Addr().Is6() {
+		dst = serviceAddress6
+	}
+	tuples := make([]tuple, manyPackets)
+	for i := range tuples {
+		src := l.any(r)
+		if i < len(tuples)*percent/100 {
+			src = l.prefixes[r.IntN(len(l.prefixes))].Addr()
+		} else {
+			for l.member(src) {
+				src = l.any(r)
+			}
+		}
+		tuples[i] = tuple{src: src, dst: dst, sport: between(r, model.Range{Lo: 1024, Hi: 65535}), dport: 443}
+	}
+	last := len(tuples) - 1
+	r.Shuffle(last, func(i, j int) { tuples[i], tuples[j] = tuples[j], tuples[i] })
+	return tuples
 }
 
 // rules returns a snapshot of n rules of eight shapes, in turn, that drop.

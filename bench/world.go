@@ -33,8 +33,11 @@ type lab map[string]*world
 
 // subject loads what a scenario measures.
 func (l lab) subject(s scenario) (*subject, error) {
-	if s.program != "" {
-		g, err := newGenerator(s.tuples())
+	switch {
+	case s.peer:
+		return peer(s)
+	case s.program != "":
+		g, err := newGenerator(s.tuples(), options{})
 		if err != nil {
 			return nil, err
 		}
@@ -48,11 +51,11 @@ func (l lab) subject(s scenario) (*subject, error) {
 		}
 		l[s.world] = w
 	}
-	g, err := newGenerator(s.tuples())
+	g, err := newGenerator(s.tuples(), options{})
 	if err != nil {
 		return nil, err
 	}
-	counted := func() (uint64, error) { return w.counted(s.reasons) }
+	counted := func() (tally, error) { return w.counted(s.reasons) }
 	loaded := &subject{scenario: s, generator: g, counted: counted}
 	if s.arriving > 0 {
 		loaded.during = func() (func() error, error) { return w.addBlocks(s.arriving) }
@@ -98,17 +101,17 @@ func newWorld(s scenario) (w *world, err error) {
 			err = errors.Join(err, plane.Close())
 		}
 	}()
-	if err := fill(plane, tables); err != nil {
+	if err := install(plane, tables); err != nil {
 		return nil, err
 	}
 	w = &world{Dataplane: plane}
 	return w, w.AddBlocks(blocked(0, s.blocks))
 }
 
-// fill puts the tables in force as generation 1, with all backends up.
-func fill(plane *dataplane.Dataplane, tables *compile.Tables) error {
+// install puts the tables in force as generation 1, with all backends up.
+func install(plane *dataplane.Dataplane, tables *compile.Tables) error {
 	for _, b := range tables.Backends {
-		if err := plane.PutBackend(b.ID, entry(b)); err != nil {
+		if err := plane.PutBackend(b.ID, backendEntry(b)); err != nil {
 			return err
 		}
 	}
@@ -129,8 +132,8 @@ func fill(plane *dataplane.Dataplane, tables *compile.Tables) error {
 	return plane.Commit(1, loaded)
 }
 
-// entry is a backend that is up, with a next hop. Nothing is sent: BPF_PROG_TEST_RUN only notes where a packet would go.
-func entry(b compile.Backend) abi.Backend {
+// backendEntry is a backend that is up, with a next hop. Nothing is sent: BPF_PROG_TEST_RUN only notes where a packet would go.
+func backendEntry(b compile.Backend) abi.Backend {
 	address, family := abi.PutAddr(b.Address)
 	source, _ := abi.PutAddr(addr4(10<<24 | 1))
 	return abi.Backend{
@@ -148,14 +151,14 @@ func entry(b compile.Backend) abi.Backend {
 }
 
 // counted returns how many packets left for one of the reasons.
-func (w *world) counted(reasons []abi.Reason) (uint64, error) {
+func (w *world) counted(reasons []abi.Reason) (tally, error) {
 	counters, err := w.Reasons()
 	if err != nil {
-		return 0, fmt.Errorf("read the counters: %w", err)
+		return tally{}, fmt.Errorf("read the counters: %w", err)
 	}
-	var sum uint64
+	t := tally{dropped: counters[abi.ReasonRuleDrop].Packets}
 	for _, reason := range reasons {
-		sum += counters[reason].Packets
+		t.packets += counters[reason].Packets
 	}
-	return sum, nil
+	return t, nil
 }

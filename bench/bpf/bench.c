@@ -6,16 +6,30 @@
 #include <linux/bpf.h>
 #include <linux/if_ether.h>
 #include <linux/ip.h>
+#include <linux/ipv6.h>
 #include <linux/tcp.h>
+#include <stdbool.h>
 #include <bpf/bpf_helpers.h>
 
-#define FRAME 64 /* bytes of every packet; a multiple of 8 */
+#define FRAME 64 /* bytes of every IPv4 packet; a multiple of 8 */
+#define FRAME6 80 /* of every IPv6 one */
 
-/* What differs from packet to packet, all in network order; Go computes the checksums. */
+/* What differs from packet to packet, all in network order; Go computes the checksums. The bytes of the TCP header are such
+ * that they are a UDP header as well, so that a packet's protocol is one byte.
+ */
 struct packet {
 	__be32 saddr, daddr;
 	__be16 sport, dport;
+	__u8 ttl, protocol;
 	__sum16 ip_check, tcp_check;
+	__u16 pad;
+};
+
+struct packet6 {
+	__be32 saddr[4], daddr[4];
+	__be16 sport, dport;
+	__u8 nexthdr, hop_limit;
+	__sum16 tcp_check;
 };
 
 /* Bench writes, generate reads. Sized by bench: one entry a packet, in the order in which they are sent. */
@@ -27,6 +41,15 @@ struct {
 	__uint(map_flags, BPF_F_MMAPABLE);
 } packets SEC(".maps");
 
+/* The same for IPv6. */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__type(key, __u32);
+	__type(value, struct packet6);
+	__uint(max_entries, 1);
+	__uint(map_flags, BPF_F_MMAPABLE);
+} packets6 SEC(".maps");
+
 /* Bench writes: the program under test. */
 struct {
 	__uint(type, BPF_MAP_TYPE_PROG_ARRAY);
@@ -35,34 +58,79 @@ struct {
 	__uint(max_entries, 1);
 } subject SEC(".maps");
 
-volatile const __u64 frame[FRAME / 8]; /* the frame without what differs */
-volatile const __u32 packet_count;     /* entries of packets */
-__u32 next;                            /* index of the next packet; one thread runs the generator */
+volatile const __u64 frame[FRAME6 / 8]; /* the frame without what differs */
+volatile const __u32 packet_count;      /* entries of packets or packets6 */
+volatile const __u32 send_to;           /* interface that `send` sends on */
+__u32 next;                             /* index of the next packet; one thread runs the generator */
 
 char LICENSE[] SEC("license") = "Dual BSD/GPL";
+
+/* Give the frame its length back and write the constant part; false when there is no room. */
+static __always_inline bool restore(struct xdp_md *ctx, int size)
+{
+	int grown = (int)(ctx->data_end - ctx->data) - size;
+
+	if (grown && bpf_xdp_adjust_head(ctx, grown))
+		return false;
+	__u64 *words = (void *)(long)ctx->data;
+	if ((void *)words + size > (void *)(long)ctx->data_end)
+		return false;
+#pragma unroll
+	for (int i = 0; i < size / 8; i++)
+		words[i] = frame[i];
+	return true;
+}
+
+static __always_inline __u32 take_turn(void)
+{
+	__u32 index = next;
+
+	next = index + 1 < packet_count ? index + 1 : 0;
+	return index;
+}
 
 SEC("xdp.frags")
 int generate(struct xdp_md *ctx)
 {
-	int grown = (int)(ctx->data_end - ctx->data) - FRAME;
-	if (grown && bpf_xdp_adjust_head(ctx, grown))
+	if (!restore(ctx, FRAME))
 		return XDP_ABORTED;
-
-	__u32 index = next;
-	next = index + 1 < packet_count ? index + 1 : 0;
+	__u32 index = take_turn();
 	struct packet *packet = bpf_map_lookup_elem(&packets, &index);
 	void *data = (void *)(long)ctx->data, *end = (void *)(long)ctx->data_end;
 	if (!packet || data + FRAME > end)
 		return XDP_ABORTED;
 
-	__u64 *words = data;
-#pragma unroll
-	for (int i = 0; i < FRAME / 8; i++)
-		words[i] = frame[i];
 	struct iphdr *ip = data + ETH_HLEN;
+	ip->ttl = packet->ttl;
+	ip->protocol = packet->protocol;
 	ip->check = packet->ip_check;
 	ip->saddr = packet->saddr;
 	ip->daddr = packet->daddr;
+	struct tcphdr *tcp = (void *)(ip + 1);
+	tcp->source = packet->sport;
+	tcp->dest = packet->dport;
+	tcp->check = packet->tcp_check;
+
+	bpf_tail_call(ctx, &subject, 0);
+	return XDP_ABORTED;
+}
+
+SEC("xdp.frags")
+int generate6(struct xdp_md *ctx)
+{
+	if (!restore(ctx, FRAME6))
+		return XDP_ABORTED;
+	__u32 index = take_turn();
+	struct packet6 *packet = bpf_map_lookup_elem(&packets6, &index);
+	void *data = (void *)(long)ctx->data, *end = (void *)(long)ctx->data_end;
+	if (!packet || data + FRAME6 > end)
+		return XDP_ABORTED;
+
+	struct ipv6hdr *ip = data + ETH_HLEN;
+	ip->nexthdr = packet->nexthdr;
+	ip->hop_limit = packet->hop_limit;
+	__builtin_memcpy(&ip->saddr, packet->saddr, sizeof(ip->saddr));
+	__builtin_memcpy(&ip->daddr, packet->daddr, sizeof(ip->daddr));
 	struct tcphdr *tcp = (void *)(ip + 1);
 	tcp->source = packet->sport;
 	tcp->dest = packet->dport;
@@ -93,4 +161,18 @@ int floor_ipip(struct xdp_md *ctx)
 	__builtin_memset(eth, 0, sizeof(*eth));
 	__builtin_memset(ip, 0, sizeof(*ip));
 	return XDP_TX;
+}
+
+/* Live frames: to the other end of a veth pair. */
+SEC("xdp.frags")
+int send(struct xdp_md *ctx)
+{
+	return bpf_redirect(send_to, 0);
+}
+
+/* Live frames: into the network stack of the interface that the run names. */
+SEC("xdp.frags")
+int inject(struct xdp_md *ctx)
+{
+	return XDP_PASS;
 }
