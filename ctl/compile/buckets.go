@@ -50,29 +50,32 @@ func (o *occupancy) place(home uint64) (bucket, slot int, ok bool) {
 	return 0, 0, false
 }
 
-// placeAll places n items in the order of their buckets, which keeps them nearest to these, and returns which buckets
-// had no room for all of theirs. It fails when an item would be too far away.
-func placeAll(n, buckets, slots int, home func(item int) uint64, put func(item, bucket, slot int)) (over []bool, ok bool) {
+// placeAll places items, each of which belongs into the bucket of its hash, in the order of their buckets, which keeps them
+// nearest to these. It returns which buckets had no room for all of theirs, and fails when an item would be too far away.
+func placeAll(hashes []uint64, buckets, slots int, put func(item, bucket, slot int)) (over []bool, ok bool) {
 	room := newOccupancy(buckets, slots)
 	next := make([]uint32, len(room.used)+1) // where the items of a bucket begin in order, later where they end
-	for i := range n {
-		next[home(i)&room.mask()+1]++
+	for _, h := range hashes {
+		next[h&room.mask()+1]++
 	}
 	for b := range room.used {
 		next[b+1] += next[b]
 	}
-	order := make([]uint32, n)
-	for i := range n {
-		b := home(i) & room.mask()
+	order := make([]uint32, len(hashes))
+	for i, h := range hashes {
+		b := h & room.mask()
 		order[next[b]] = uint32(i)
 		next[b]++
 	}
-	for _, item := range order {
-		bucket, slot, ok := room.place(home(int(item)))
-		if !ok {
-			return nil, false
+	item := 0
+	for home := range room.used {
+		for ; item < int(next[home]); item++ {
+			bucket, slot, ok := room.place(uint64(home))
+			if !ok {
+				return nil, false
+			}
+			put(int(order[item]), bucket, slot)
 		}
-		put(int(item), bucket, slot)
 	}
 	return room.over, true
 }

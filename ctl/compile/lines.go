@@ -59,10 +59,18 @@ const (
 func mix(words ...uint64) uint64 {
 	h := uint64(mixSeed)
 	for _, x := range words {
-		h = (h ^ x) * mixPrime
-		h ^= h >> 32
+		h = mixOne(h, x)
 	}
 	return h
+}
+
+// mix2 and mix3 are mix of so many words, for where it is called a million times.
+func mix2(a, b uint64) uint64    { return mixOne(mixOne(mixSeed, a), b) }
+func mix3(a, b, c uint64) uint64 { return mixOne(mix2(a, b), c) }
+
+func mixOne(h, x uint64) uint64 {
+	h = (h ^ x) * mixPrime
+	return h ^ h>>32
 }
 
 // powerOfTwo returns the smallest power of two that is at least n, and 1 for 0.

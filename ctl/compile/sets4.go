@@ -14,7 +14,7 @@ type span struct {
 
 // sweep4 turns prefixes into spans, ascending and apart from each other, that leave out class 0. It sorts prefixes.
 func sweep4(prefixes []prefix4, c *classes) []span {
-	slices.Sort(prefixes)
+	radixSort(prefixes, func(p *prefix4) uint64 { return uint64(*p) })
 	spans := make([]span, 0, len(prefixes))
 	var at uint64 // what is before is done
 	emit := func(end uint64, class class) {
@@ -86,12 +86,15 @@ type sets4 struct {
 }
 
 // addSets4 adds the IPv4 part. Spans are those of sweep4.
-func (t *table) addSets4(head *abi.SetsHead, spans []span) {
+func (t *flat) addSets4(head *abi.SetsHead, spans []span) {
 	if len(spans) == 0 {
 		return
 	}
+	codes, l16 := len(newArray(1<<24, 2)), len(newArray(1<<16, 16))
+	head.V4CodeOff = t.reserve(codes + l16)
+	head.V4L16Off = head.V4CodeOff + uint32(codes)
 	s := &sets4{
-		codes: newArray(1<<24, 2), l16: newArray(1<<16, 16),
+		codes: t.array(head.V4CodeOff, codes), l16: t.array(head.V4L16Off, l16),
 		slots: make([]uint64, 0, len(spans)), denseIndex: map[[256]class]int{},
 	}
 	s.block = spans[0].first >> 16
@@ -99,11 +102,9 @@ func (t *table) addSets4(head *abi.SetsHead, spans []span) {
 		s.add(sp)
 	}
 	s.endBlock()
-	buckets := s.buckets()
-	head.V4CodeOff = t.add(s.codes)
-	head.V4L16Off = t.add(s.l16)
-	head.V4BucketOff, head.V4BucketMask = t.add(buckets), uint32(max(len(buckets), 1)-1)
-	head.V4DenseOff = t.add(s.dense)
+	head.V4BucketOff, head.V4BucketMask = s.buckets(t)
+	head.V4DenseOff = t.reserve(len(s.dense))
+	copy(t.lines[head.V4DenseOff:], s.dense)
 }
 
 // add splits a span at the borders of /16s and /24s.
@@ -264,33 +265,34 @@ func (s *sets4) otherwise() {
 	s.slots = append(s.slots, slot4(abi.V4Dense, s.mixed, uint64(index)))
 }
 
-// buckets places the slots.
-func (s *sets4) buckets() []abi.Line {
+// buckets places the slots into buckets of the table.
+func (s *sets4) buckets(t *flat) (off, mask uint32) {
 	if len(s.slots) == 0 {
-		return nil
+		return 0, 0
+	}
+	hashes := make([]uint64, len(s.slots))
+	for i, slot := range s.slots {
+		hashes[i] = mix2(slot>>36&0xffffff, 4)
 	}
 	for n := powerOfTwo((len(s.slots) + slotsPerBucket - 1) / slotsPerBucket); ; n *= 2 {
-		if lines, ok := s.fill(n); ok {
-			return lines
+		off = t.reserve(n)
+		if s.fill(t.array(off, n), hashes) {
+			return off, uint32(n - 1)
 		}
+		t.release(off)
 	}
 }
 
-func (s *sets4) fill(n int) ([]abi.Line, bool) {
-	lines := make(array, n)
-	home := func(i int) uint64 { return mix(s.slots[i]>>36&0xffffff, 4) }
-	over, ok := placeAll(len(s.slots), n, int(abi.BucketSlots), home, func(i, bucket, slot int) {
-		lines.setWord(bucket*lineWords+slot, s.slots[i])
+func (s *sets4) fill(lines array, hashes []uint64) bool {
+	over, ok := placeAll(hashes, len(lines), int(abi.BucketSlots), func(i, bucket, slot int) {
+		lines[bucket].W[slot] = s.slots[i]
 	})
-	if !ok {
-		return nil, false
-	}
 	for i, over := range over {
 		if over {
 			lines.or(i*lineWords, v4SlotOverflow)
 		}
 	}
-	return lines, true
+	return ok
 }
 
 const v4SlotOverflow = 1 << 35 // V4_SLOT_OVERFLOW of bpf/abi.h

@@ -17,6 +17,21 @@ func (p *prefix6) compare(q *prefix6) int {
 	return cmp.Or(cmp.Compare(p.hi, q.hi), cmp.Compare(p.lo, q.lo), cmp.Compare(p.len, q.len), cmp.Compare(p.use, q.use))
 }
 
+// sort6 sorts by the upper half, and the few that share it as a whole.
+func sort6(prefixes []prefix6) {
+	radixSort(prefixes, func(p *prefix6) uint64 { return p.hi })
+	for first := 0; first < len(prefixes); {
+		end := first + 1
+		for end < len(prefixes) && prefixes[end].hi == prefixes[first].hi {
+			end++
+		}
+		if end-first > 1 {
+			slices.SortFunc(prefixes[first:end], func(p, q prefix6) int { return p.compare(&q) })
+		}
+		first = end
+	}
+}
+
 func (p *prefix6) holds(q *prefix6) bool {
 	hi, lo := mask6(q.hi, q.lo, p.len)
 	return p.hi == hi && p.lo == lo && p.len <= q.len
@@ -33,7 +48,7 @@ func mask6(hi, lo uint64, n uint8) (uint64, uint64) {
 // sweep6 returns each prefix once, with the class of everything that holds it, but for prefixes that add nothing to
 // the next shorter one. It sorts prefixes.
 func sweep6(prefixes []prefix6, c *classes) []class6 {
-	slices.SortFunc(prefixes, func(p, q prefix6) int { return p.compare(&q) })
+	sort6(prefixes)
 	found := make([]class6, 0, len(prefixes))
 	var holding []class6 // the prefixes that hold the present one, the longest on top
 	for i := 0; i < len(prefixes); {
@@ -66,55 +81,57 @@ const (
 )
 
 // addSets6 adds the IPv6 part. found is the result of sweep6.
-func (t *table) addSets6(head *abi.SetsHead, found []class6) {
+func (t *flat) addSets6(head *abi.SetsHead, found []class6) {
 	if len(found) == 0 {
 		return
 	}
 	var used [129]bool
-	bloom := make(array, max(1, powerOfTwo((len(found)+prefixesPerBloomWord-1)/prefixesPerBloomWord)/lineWords))
-	words := uint64(len(bloom) * lineWords)
+	lines := max(1, powerOfTwo((len(found)+prefixesPerBloomWord-1)/prefixesPerBloomWord)/lineWords)
+	words := uint64(lines * lineWords)
+	head.V6BloomOff, head.V6BloomMask = t.reserve(lines), uint32(words-1)
+	bloom := t.array(head.V6BloomOff, lines)
 	hashes := make([]uint64, len(found))
 	for i := range found {
 		p := &found[i]
 		used[p.len] = true
-		h := mix(p.hi, p.lo, 6|uint64(p.len)<<8)
-		hashes[i] = h
+		h := mix3(p.hi, p.lo, 6|uint64(p.len)<<8)
+		hashes[i] = h >> 18
 		bloom.or(int(h>>40&(words-1)), 1<<(h&63)|1<<(h>>6&63)|1<<(h>>12&63))
 	}
-	lengths := make(array, 2)
+	head.V6LenOff = t.reserve(2)
+	lengths := t.array(head.V6LenOff, 2)
 	for length := 128; length > 0; length-- {
 		if used[length] {
 			lengths.setU8(int(head.V6Lens), uint8(length))
 			head.V6Lens++
 		}
 	}
-	var buckets []abi.Line
-	for n := powerOfTwo((2*len(found) + prefixesPerTwoBuckets - 1) / prefixesPerTwoBuckets); buckets == nil; n *= 2 {
-		buckets = fill6(found, hashes, n)
+	for n := powerOfTwo((2*len(found) + prefixesPerTwoBuckets - 1) / prefixesPerTwoBuckets); ; n *= 2 {
+		off := t.reserve(n)
+		if fill6(t.array(off, n), found, hashes) {
+			head.V6BucketOff, head.V6BucketMask = off, uint32(n-1)
+			return
+		}
+		t.release(off)
 	}
-	head.V6BloomOff, head.V6BloomMask = t.add(bloom), uint32(words-1)
-	head.V6BucketOff, head.V6BucketMask = t.add(buckets), uint32(len(buckets)-1)
-	head.V6LenOff = t.add(lengths)
 }
 
-// fill6 tries with n buckets; nil when some prefix would be too far from its own.
-func fill6(found []class6, hashes []uint64, n int) []abi.Line {
-	buckets := make([]abi.SetsBucket6, n)
-	home := func(i int) uint64 { return hashes[i] >> 18 }
-	over, ok := placeAll(len(found), n, slots6, home, func(i, bucket, slot int) {
-		p, b := &found[i], &buckets[bucket]
-		b.Key[slot].Hi, b.Key[slot].Lo = p.hi, p.lo
-		b.Class[slot], b.Len[slot] = uint16(p.class), p.len
-	})
-	if !ok {
-		return nil
-	}
-	lines := make([]abi.Line, n)
-	for i := range buckets {
-		if over[i] {
-			buckets[i].Overflow = 1
+// fill6 puts the prefixes into buckets, struct sets_bucket6 of bpf/abi.h; false when some would be too far from its own.
+func fill6(lines array, found []class6, hashes []uint64) bool {
+	over, ok := placeAll(hashes, len(lines), slots6, func(i, bucket, slot int) {
+		p, line := &found[i], &lines[bucket]
+		line.W[2*slot], line.W[2*slot+1] = p.hi, p.lo
+		line.W[6] |= uint64(p.class) << (16 * slot)
+		if slot < 2 {
+			line.W[6] |= uint64(p.len) << (48 + 8*slot)
+		} else {
+			line.W[7] |= uint64(p.len)
 		}
-		lines[i] = abi.ToLine(buckets[i])
+	})
+	for i, over := range over {
+		if over {
+			lines[i].W[7] |= 1 << 8
+		}
 	}
-	return lines
+	return ok
 }
