@@ -135,16 +135,23 @@ type Rule struct {
 	Pos     model.Position `json:"position,omitzero"`
 }
 
-// Set is one named set.
+// Set is one named set. Wanted and Kernel count entries after duplicates, nested and adjacent ones are merged: the fewest
+// prefixes that hold the same addresses, or the single ports. Wanted is counted from the entries, Kernel from what is read
+// back of the table in the kernel. They are equal, or Difference says why.
 type Set struct {
-	Name    string    `json:"name"`
-	Kind    string    `json:"kind"`           // addresses, ports
-	Entries int       `json:"entries"`        // prefixes or port ranges as given
-	File    string    `json:"file,omitempty"` // absent: inline
-	Loaded  time.Time `json:"loaded,omitzero"`
-	Error   string    `json:"error,omitempty"` // why the last re-read failed; the entries before it are in force
-	Packets uint64    `json:"packets"`         // packets whose deciding rule asked for the set
-	Bytes   uint64    `json:"bytes"`
+	Name       string    `json:"name"`
+	Kind       string    `json:"kind"`    // addresses, ports
+	Entries    int       `json:"entries"` // prefixes or port ranges as written
+	Wanted     int       `json:"wanted"`
+	Kernel     int       `json:"kernel"`
+	Difference string    `json:"difference,omitempty"` // why Kernel isn't Wanted
+	State      string    `json:"state"`                // ok; kept: its file was not taken, see Error; unused: no rule asks for it
+	File       string    `json:"file,omitempty"`       // absent: inline
+	Loaded     time.Time `json:"loaded,omitzero"`      // when what is in force was read
+	Age        Duration  `json:"age"`                  // since then
+	Error      string    `json:"error,omitempty"`      // why the file was not taken; the entries before it are in force
+	Packets    uint64    `json:"packets"`              // hits: matched by a rule for being in the set, or passed by filter.allow
+	Bytes      uint64    `json:"bytes"`
 }
 
 // Service is one balanced service and the sums of its backends.

@@ -3,6 +3,7 @@ package compile
 import (
 	"fmt"
 	"net/netip"
+	"slices"
 
 	"gardu/ctl/abi"
 	"gardu/ctl/lb"
@@ -16,6 +17,8 @@ type Tables struct {
 	Backends              []Backend  // of all services, in the snapshot's order
 	Features              Features
 	Cost                  Cost
+
+	uses []setUse // that Sets is made of
 }
 
 // Ring says what a service's ring is made of. Members has the weights of the snapshot; Live the current ones.
@@ -71,13 +74,21 @@ func (r Ring) Live(state map[uint16]Runtime) []lb.Member {
 // Compile builds the tables of a checked snapshot with ids from IDs.Assign of the same snapshot. It fails with
 // a *LimitError when the snapshot is too large, and on what package config would have refused.
 func Compile(snapshot *model.Snapshot, ids IDs) (*Tables, error) {
+	return CompileAfter(nil, snapshot, ids)
+}
+
+// CompileAfter is Compile, and takes over from the tables before what comes out the same: a change of one rule doesn't make
+// the sets anew. before may be nil; what is returned doesn't depend on it.
+func CompileAfter(before *Tables, snapshot *model.Snapshot, ids IDs) (*Tables, error) {
 	rules, err := lowerRules(snapshot, ids)
 	if err != nil {
 		return nil, err
 	}
-	t := &Tables{}
+	t := &Tables{uses: rules.sets}
 	var classes int
-	if t.Sets, classes, err = setsTable(rules.sets); err != nil {
+	if before != nil && slices.EqualFunc(before.uses, rules.sets, setUse.equal) {
+		t.Sets, classes = before.Sets, before.Cost.Classes
+	} else if t.Sets, classes, err = setsTable(rules.sets); err != nil {
 		return nil, err
 	}
 	if t.Rules, t.Cost, err = rulesTable(rules); err != nil {

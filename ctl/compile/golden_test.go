@@ -38,7 +38,7 @@ func firewall() *model.Snapshot {
 		Sets: []model.Set{
 			{Name: "office", Prefixes: parsePrefixes("203.0.113.0/24", "2001:db8:1::/48")},
 			{Name: "known-bad", Prefixes: parsePrefixes("203.0.113.128/25", "192.0.2.66/32")},
-			{Name: "web-ports", IsPorts: true, Ports: []model.Range{{Lo: 80, Hi: 80}, {Lo: 443, Hi: 443}, {Lo: 8000, Hi: 8099}}},
+			{Name: "web-ports", Kind: model.Ports, Ports: []model.Range{{Lo: 80, Hi: 80}, {Lo: 443, Hi: 443}, {Lo: 8000, Hi: 8099}}},
 			{Name: "unused", Prefixes: parsePrefixes("10.0.0.0/8")},
 		},
 		Filter: model.Filter{

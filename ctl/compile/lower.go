@@ -47,6 +47,12 @@ type setUse struct {
 	in, out  uint16 // with in != 0: in `in` and not in `out`
 }
 
+// equal tells that two uses come to the same.
+func (u setUse) equal(v setUse) bool {
+	same := len(u.prefixes) == len(v.prefixes) && (len(u.prefixes) == 0 || &u.prefixes[0] == &v.prefixes[0])
+	return slices.Equal(u.bits, v.bits) && u.in == v.in && u.out == v.out && (same || slices.Equal(u.prefixes, v.prefixes))
+}
+
 // Bits of families.
 const (
 	onlyV4    = 1 << abi.FamilyV4
@@ -90,7 +96,7 @@ func lowerRules(snapshot *model.Snapshot, ids IDs) (*lowered, error) {
 		}
 	}
 	if filter.Allow != "" {
-		set, err := findSet(snapshot, filter.Allow, false)
+		set, err := findSet(snapshot, filter.Allow, model.Addresses)
 		if err != nil {
 			return nil, fmt.Errorf("filter.allow: %w", err)
 		}
@@ -292,7 +298,7 @@ func (l *lowering) address(r *model.Rule, field abi.Field, a *addressPlan) ([]ad
 	name := a.not.Set
 	prefixes := a.not.Prefixes
 	if name != "" {
-		set, err := findSet(l.snapshot, name, false)
+		set, err := findSet(l.snapshot, name, model.Addresses)
 		if err != nil {
 			return nil, err
 		}
@@ -318,7 +324,7 @@ func (l *lowering) address(r *model.Rule, field abi.Field, a *addressPlan) ([]ad
 // positive returns the alternatives of a condition that isn't negated.
 func (l *lowering) positive(r *model.Rule, field abi.Field, a *addressPlan) ([]addressTerm, error) {
 	if a.is.Set != "" {
-		set, err := findSet(l.snapshot, a.is.Set, false)
+		set, err := findSet(l.snapshot, a.is.Set, model.Addresses)
 		if err != nil {
 			return nil, err
 		}

@@ -60,7 +60,6 @@ type mirror struct {
 func area(lines []abi.Line, off uint32) array { return array(lines[off:]) }
 
 func (a array) u32(i int) uint32 { return uint32(a.word(i/2) >> (i % 2 * 32)) }
-func (a array) u16(i int) uint16 { return uint16(a.word(i/4) >> (i % 4 * 16)) }
 func (a array) u8(i int) uint8   { return uint8(a.word(i/8) >> (i % 8 * 8)) }
 
 // setsOf returns the class line of an address.

@@ -112,12 +112,12 @@ func lookupField(name model.Field) (abi.Field, bool) {
 	return 0, false
 }
 
-func findSet(snapshot *model.Snapshot, name string, ports bool) (*model.Set, error) {
+func findSet(snapshot *model.Snapshot, name string, kind model.SetKind) (*model.Set, error) {
 	set, ok := snapshot.Set(name)
 	switch {
 	case !ok:
 		return nil, fmt.Errorf("set %q doesn't exist", name)
-	case set.IsPorts != ports:
+	case set.Kind != kind:
 		return nil, fmt.Errorf("set %q is of the wrong kind", name)
 	}
 	return set, nil
@@ -159,7 +159,7 @@ func (a *addressPlan) needsDifference() bool {
 // their lists; without the optional ones, rules are multiplied out further.
 func setNames(snapshot *model.Snapshot) (required, optional []string) {
 	for i := range snapshot.Sets {
-		if set := &snapshot.Sets[i]; !set.IsPorts {
+		if set := &snapshot.Sets[i]; set.Kind == model.Addresses {
 			required = append(required, set.Name)
 		}
 	}

@@ -122,9 +122,9 @@ func (s *source) snapshot(rules int) *model.Snapshot {
 	for i := range 4 {
 		snapshot.Sets = append(snapshot.Sets,
 			model.Set{Name: fmt.Sprintf("addresses%d", i), Prefixes: s.prefixes(1 << s.IntN(8))},
-			model.Set{Name: fmt.Sprintf("ports%d", i), IsPorts: true, Ports: s.ranges(portInfo, 1<<s.IntN(6))})
+			model.Set{Name: fmt.Sprintf("ports%d", i), Kind: model.Ports, Ports: s.ranges(portInfo, 1<<s.IntN(6))})
 	}
-	snapshot.Sets = append(snapshot.Sets, model.Set{Name: "empty"}, model.Set{Name: "no-ports", IsPorts: true})
+	snapshot.Sets = append(snapshot.Sets, model.Set{Name: "empty"}, model.Set{Name: "no-ports", Kind: model.Ports})
 	snapshot.Filter.Default = pick(s, []model.Action{model.Pass, model.Drop})
 	if s.chance(20) {
 		snapshot.Filter.Allow = "addresses0"

@@ -41,7 +41,7 @@ func planNumber(snapshot *model.Snapshot, field abi.Field, is, not *model.Condit
 func rangesOf(snapshot *model.Snapshot, condition *model.Condition) ([]model.Range, error) {
 	ranges := condition.Ranges
 	if condition.Set != "" {
-		set, err := findSet(snapshot, condition.Set, true)
+		set, err := findSet(snapshot, condition.Set, model.Ports)
 		if err != nil {
 			return nil, err
 		}

@@ -175,7 +175,7 @@ func TestCompileRefuses(t *testing.T) {
 	rule := func(match ...model.Condition) model.Filter {
 		return model.Filter{Rules: []model.Rule{{Name: "r", Match: match}}}
 	}
-	sets := []model.Set{{Name: "a"}, {Name: "p", IsPorts: true}}
+	sets := []model.Set{{Name: "a"}, {Name: "p", Kind: model.Ports}}
 	for name, test := range map[string]struct {
 		filter model.Filter
 		want   string

@@ -67,7 +67,9 @@ func (d *decoder) check(doc document) *model.Snapshot {
 
 // checkSet makes sure that a set holds one thing, and reads its file.
 func (d *decoder) checkSet(set *model.Set) {
-	set.IsPorts = set.Ports != nil
+	if set.Ports != nil {
+		set.Kind = model.Ports
+	}
 	if d.broken[set.Pos] {
 		return
 	}
@@ -82,17 +84,23 @@ func (d *decoder) checkSet(set *model.Set) {
 		if given > 1 {
 			problem = "has more than one kind of content"
 		}
-		d.fail(set.Pos, "exactly one of "+strings.Join(sets.names(), ", "), "the set %s %s", set.Name, problem)
+		d.fail(set.Pos, "exactly one of "+"file, entries, ports", "the set %s %s", set.Name, problem)
 		return
 	}
 	if set.File == "" {
+		for _, name := range []string{"format", "kind", "max-shrink"} {
+			if at := d.valueAt(set.Pos, name); at != set.Pos {
+				d.fail(at, "", "%s belongs to a set with a file", name)
+			}
+		}
+		set.Format, set.MaxShrink = "", 0
 		return
 	}
 	at := d.valueAt(set.Pos, "file")
 	if !filepath.IsAbs(set.File) {
 		set.File = filepath.Join(d.dir, set.File)
 	}
-	prefixes, warnings, err := readSet(set.File)
+	read, warnings, err := readSet(*set)
 	var wrong Errors
 	switch {
 	case errors.As(err, &wrong):
@@ -101,7 +109,7 @@ func (d *decoder) checkSet(set *model.Set) {
 		d.fail(at, "", "%s", err)
 	}
 	d.warnings = append(d.warnings, warnings...)
-	set.Prefixes = prefixes
+	*set = read
 }
 
 // checkReference makes sure that the set of a condition exists and is of the right kind.
@@ -130,7 +138,7 @@ func (d *decoder) checkReference(s *model.Snapshot, c model.Condition, used map[
 }
 
 func kindOf(set model.Set) rule.SetKind {
-	if set.IsPorts {
+	if set.Kind == model.Ports {
 		return rule.PortSet
 	}
 	return rule.AddressSet

@@ -160,7 +160,7 @@ api: {socket: /tmp/gardu.sock}
 		},
 		Sets: []model.Set{
 			{Name: "office", Prefixes: prefixes("203.0.113.0/24", "2001:db8:1::/48", "192.0.2.9/32"), Pos: at(6, 3)},
-			{Name: "web", Ports: []model.Range{{Lo: 80, Hi: 80}, {Lo: 8000, Hi: 8099}}, IsPorts: true, Pos: at(7, 3)},
+			{Name: "web", Ports: []model.Range{{Lo: 80, Hi: 80}, {Lo: 8000, Hi: 8099}}, Kind: model.Ports, Pos: at(7, 3)},
 		},
 		Filter: model.Filter{
 			Default: model.Drop,

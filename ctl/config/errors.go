@@ -19,16 +19,16 @@ type Error struct {
 	Allowed string // what would be right here; "" when Msg says it
 	Line    string // the line of Pos without its end; "" if it is longer than 4 KiB
 
-	quotesSet bool // Msg and Line quote a set file
+	discreet string // what to say instead, where Msg and Line quote a set file
 }
 
 // Discreet returns the error without what it quotes of a set file. The daemon reads any file that a configuration
 // names, as root; who may only hand it a configuration must not read the file in its errors.
 func (e *Error) Discreet() *Error {
-	if !e.quotesSet {
+	if e.discreet == "" {
 		return e
 	}
-	return &Error{Pos: e.Pos, Msg: notAnEntry, Allowed: e.Allowed}
+	return &Error{Pos: e.Pos, Msg: e.discreet, Allowed: e.Allowed}
 }
 
 // Quote is the inverse, as far as the caller may read the files itself.
@@ -37,20 +37,40 @@ func (e Errors) Quote() Errors {
 	quoted := make(Errors, len(e))
 	for i, one := range e {
 		quoted[i] = one
-		if one.Msg != notAnEntry {
+		kind, ok := discreetKind(one.Msg)
+		if !ok {
 			continue
 		}
 		again, ok := read[one.Pos.File]
 		if !ok {
-			_, err := ReadSet(one.Pos.File)
-			again, _ = errors.AsType[Errors](err)
+			again = readAgain(one.Pos.File, kind)
 			read[one.Pos.File] = again
 		}
-		if at := slices.IndexFunc(again, func(a *Error) bool { return a.Pos == one.Pos }); at >= 0 {
+		if at := slices.IndexFunc(again, func(a *Error) bool { return a.Pos == one.Pos && a.discreet == one.Msg }); at >= 0 {
 			quoted[i] = again[at]
 		}
 	}
 	return quoted
+}
+
+// discreetKind recognizes what Discreet says, and of which kind of set.
+func discreetKind(msg string) (model.SetKind, bool) {
+	for kind, text := range notAnEntry {
+		if strings.HasPrefix(msg, text) {
+			return kind, true
+		}
+	}
+	return 0, false
+}
+
+// readAgain returns what is wrong with a set file, in whatever format.
+func readAgain(path string, kind model.SetKind) (all Errors) {
+	for _, format := range setFormats {
+		_, err := ReadSet(model.Set{File: path, Kind: kind, Format: format})
+		wrong, _ := errors.AsType[Errors](err)
+		all = append(all, wrong...)
+	}
+	return all
 }
 
 // Error prints the place and the message; below them the line, a caret under the value, and what is allowed.
@@ -97,10 +117,13 @@ func (e Errors) Unwrap() []error {
 	return all
 }
 
+// maxShown is the longest line that an error keeps.
+const maxShown = 4096
+
 // shownLine returns a line for an error to keep, unless it is too long for a person. A thousand errors in one huge line
 // must not take a thousand times its size.
 func shownLine(line string) string {
-	if len(line) > 4096 {
+	if len(line) > maxShown {
 		return ""
 	}
 	return line

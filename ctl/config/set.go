@@ -5,208 +5,281 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"net/netip"
 	"os"
-	"strconv"
-	"strings"
+	"runtime"
+	"sync"
+	"sync/atomic"
 
 	"golang.org/x/sys/unix"
 
 	"gardu/ctl/model"
-	"gardu/ctl/rule"
 )
 
-// Bounds of a set file, and how many of its wrong lines are reported one by one.
+// Bounds of a set file.
 const (
-	maxSetBytes  = 256 << 20
-	maxSetErrors = 20
+	maxSetBytes   = 256 << 20
+	maxSetEntries = 5_000_000
+	maxSetLine    = 64 << 10 // bytes of a line
+	maxSetErrors  = 20       // wrong lines that are reported one by one
+	hopelessLines = 10_000   // wrong lines after which nobody reads on
+	setBlock      = 1 << 20  // bytes that are read at once, and parsed while the next are read
 )
 
-// notAnEntry is what Discreet says of a line.
-const notAnEntry = "this line is not an address or prefix"
-
-const setLine = "one address or prefix a line, # or ; before a comment"
-
-// ReadSet reads a set file: an address or prefix of either family a line, # and ; start comments. Bits behind the
-// length of a prefix are masked off. The prefixes come in the order of the file, repetitions included.
+// ReadSet reads the file of a set anew and returns the set with what it holds: entries in the order of the file,
+// repetitions included, bits behind the length of a prefix masked off. It never waits: what isn't a regular file is
+// refused.
 //
-// The error is Errors, one for each wrong line, if the file could be read but not understood. A file without any
-// entry is an error too, for it is rather a failed download than a wish.
-func ReadSet(path string) ([]netip.Prefix, error) {
-	prefixes, _, err := readSet(path)
-	return prefixes, err
+// The error is Errors if the file could be read but not understood. A file without any entry is an error too, for it is
+// rather a failed download than a wish. So is one that changes while it is read: an *UnsteadyError.
+func ReadSet(set model.Set) (model.Set, error) {
+	set, _, err := readSet(set)
+	return set, err
+}
+
+// UnsteadyError tells that a set file was written to while it was read: what was read may be a part.
+type UnsteadyError struct{ Path string }
+
+func (e *UnsteadyError) Error() string {
+	return fmt.Sprintf("set file %s changed while it was read: write a new file beside it and rename it into its place", e.Path)
 }
 
 // readSet is ReadSet and warns of masked bits.
-func readSet(path string) ([]netip.Prefix, []Warning, error) {
-	data, err := readRegular(path, maxSetBytes)
+func readSet(set model.Set) (model.Set, []Warning, error) {
+	file, err := openRegular(set.File)
 	if err != nil {
-		return nil, nil, err
-	}
-	return parseSet(path, data)
-}
-
-// readRegular reads a whole file. It never waits: a FIFO or device is refused, not read.
-func readRegular(path string, most int64) ([]byte, error) {
-	file, err := os.OpenFile(path, os.O_RDONLY|unix.O_NONBLOCK, 0)
-	if err != nil {
-		return nil, fmt.Errorf("set file: %w", err)
+		return set, nil, fmt.Errorf("set file: %w", err)
 	}
 	defer file.Close()
-	info, err := file.Stat()
+	before, err := stampOf(file)
 	if err != nil {
-		return nil, fmt.Errorf("set file: %w", err)
+		return set, nil, fmt.Errorf("set file: %w", err)
 	}
-	if !info.Mode().IsRegular() {
-		return nil, fmt.Errorf("set file %s is not a regular file", path)
+	if before.Size > maxSetBytes {
+		return set, nil, tooLarge(set.File)
 	}
-	data := bytes.NewBuffer(make([]byte, 0, min(info.Size(), most)+bytes.MinRead))
-	n, err := data.ReadFrom(io.LimitReader(file, most+1))
-	if err != nil {
-		return nil, fmt.Errorf("set file: %w", err)
+	f := &feed{path: set.File, kind: set.Kind, format: set.Format}
+	err = f.read(file)
+	after, statErr := stampOf(file)
+	switch {
+	case statErr != nil:
+		return set, nil, fmt.Errorf("set file: %w", statErr)
+	case after != before: // before what is wrong with it, for that may be why
+		return set, nil, &UnsteadyError{set.File}
+	case err != nil:
+		return set, nil, err
 	}
-	if n > most {
-		return nil, fmt.Errorf("set file %s is larger than %d MiB", path, most>>20)
-	}
-	return data.Bytes(), nil
+	set.Read = before
+	warnings, err := f.result(&set)
+	return set, warnings, err
 }
 
-func parseSet(path string, data []byte) ([]netip.Prefix, []Warning, error) {
-	prefixes := make([]netip.Prefix, 0, bytes.Count(data, []byte("\n"))+1)
-	var wrong Errors
-	var masked, wrongLines int
-	var firstMasked model.Position
-	var firstMaskedLine string
+func tooLarge(path string) error {
+	return fmt.Errorf("set file %s is larger than %d MiB", path, maxSetBytes>>20)
+}
 
-	for number := 1; len(data) > 0; number++ {
-		var line []byte
-		line, data, _ = bytes.Cut(data, []byte("\n"))
-		entry := trimEntry(line)
-		if len(entry) == 0 {
-			continue
-		}
-		prefix, hostBits, ok := parseEntry4(entry)
-		if !ok {
-			var err error
-			if prefix, hostBits, err = parseEntry(string(entry)); err != nil {
-				if wrongLines++; wrongLines <= maxSetErrors {
-					wrong = append(wrong, &Error{setPosition(path, number, line), err.Error(), setLine, text(line), true})
-				}
-				continue
-			}
-		}
-		if hostBits {
-			if masked++; masked == 1 {
-				firstMasked, firstMaskedLine = setPosition(path, number, line), text(line)
-			}
-		}
-		prefixes = append(prefixes, prefix)
+// openRegular opens a regular file. It looks before it opens, for opening a device may already do something.
+func openRegular(path string) (*os.File, error) {
+	info, err := os.Stat(path)
+	if err != nil {
+		return nil, err
 	}
+	if what := irregular(info.Mode()); what != "" {
+		return nil, fmt.Errorf("%s is %s, not a regular file", path, what)
+	}
+	file, err := os.OpenFile(path, os.O_RDONLY|unix.O_NONBLOCK|unix.O_NOCTTY, 0)
+	if err != nil {
+		return nil, err
+	}
+	if info, err = file.Stat(); err == nil && !info.Mode().IsRegular() {
+		err = fmt.Errorf("%s is not a regular file", path)
+	}
+	if err != nil {
+		file.Close()
+		return nil, err
+	}
+	return file, nil
+}
 
-	if more := wrongLines - maxSetErrors; more > 0 {
-		wrong = append(wrong, &Error{Pos: model.Position{File: path}, Msg: fmt.Sprintf("%d more lines are wrong", more)})
+// irregular says what is no regular file.
+func irregular(mode os.FileMode) string {
+	switch {
+	case mode.IsRegular():
+		return ""
+	case mode.IsDir():
+		return "a directory"
+	case mode&os.ModeNamedPipe != 0:
+		return "a FIFO"
+	case mode&os.ModeSocket != 0:
+		return "a socket"
+	default:
+		return "a device"
+	}
+}
+
+func stampOf(file *os.File) (model.Stamp, error) {
+	var stat unix.Stat_t
+	if err := unix.Fstat(int(file.Fd()), &stat); err != nil {
+		return model.Stamp{}, &os.PathError{Op: "stat", Path: file.Name(), Err: err}
+	}
+	return newStamp(&stat), nil
+}
+
+func newStamp(stat *unix.Stat_t) model.Stamp {
+	return model.Stamp{Inode: stat.Ino, Size: uint64(stat.Size), Modified: stat.Mtim.Nano()}
+}
+
+// StampOf looks at a set file without opening it.
+func StampOf(path string) (model.Stamp, error) {
+	var stat unix.Stat_t
+	if err := unix.Stat(path, &stat); err != nil {
+		return model.Stamp{}, fmt.Errorf("set file: %w", &os.PathError{Op: "stat", Path: path, Err: err})
+	}
+	return newStamp(&stat), nil
+}
+
+// feed is a set file being read: in blocks of whole lines, which are parsed side by side.
+type feed struct {
+	path   string
+	kind   model.SetKind
+	format model.SetFormat
+
+	blocks  []*block
+	wrong   atomic.Int64 // lines
+	entries atomic.Int64
+}
+
+func (f *feed) read(from io.Reader) error {
+	workers := make(chan struct{}, runtime.GOMAXPROCS(0))
+	var running sync.WaitGroup
+	defer running.Wait()
+
+	var rest []byte // the beginning of a line whose end isn't read yet
+	for size, last := 0, false; !last; {
+		text := make([]byte, len(rest)+setBlock)
+		copy(text, rest)
+		n, err := io.ReadFull(from, text[len(rest):])
+		text = text[:len(rest)+n]
+		switch last = errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF); {
+		case err != nil && !last:
+			return fmt.Errorf("set file: %w", err)
+		case size+n > maxSetBytes:
+			return tooLarge(f.path)
+		}
+		if size == 0 {
+			if err := f.begin(&text); err != nil {
+				return err
+			}
+		}
+		size += n
+		rest = nil
+		if !last {
+			end := bytes.LastIndexByte(text, '\n') + 1
+			text, rest = text[:end], text[end:]
+		}
+		if len(rest) > maxSetLine {
+			return fmt.Errorf("set file %s is no list: it has a line of more than %d bytes", f.path, maxSetLine)
+		}
+		b := &block{feed: f, text: text, first: len(f.blocks) == 0}
+		f.blocks = append(f.blocks, b)
+		if b.first {
+			b.parse() // what can't be a list shows here
+		} else {
+			workers <- struct{}{}
+			running.Go(func() {
+				b.parse()
+				<-workers
+			})
+		}
+		if f.entries.Load() > maxSetEntries {
+			return fmt.Errorf("set file %s has more than %d entries", f.path, maxSetEntries)
+		}
+		if f.wrong.Load() > hopelessLines || b.first && b.hopeless() {
+			return nil
+		}
+	}
+	return nil
+}
+
+// begin looks at the beginning of the file: whether it can be a list at all, and in which format.
+func (f *feed) begin(text *[]byte) error {
+	if what, instead := mistaken(*text); what != "" {
+		return Errors{{Pos: model.Position{File: f.path, Line: 1, Column: 1}, Msg: "the file is " + what, Allowed: instead}}
+	}
+	*text = bytes.TrimPrefix(*text, []byte("\ufeff"))
+	if f.format == "" || f.format == model.FormatAuto {
+		f.format = detect(*text)
+	}
+	return nil
+}
+
+// result puts together what the blocks hold.
+func (f *feed) result(set *model.Set) ([]Warning, error) {
+	var (
+		wrong         Errors
+		found, masked int
+		firstMasked   *Warning
+		line          = 0 // that blocks before this one hold
+	)
+	for _, b := range f.blocks {
+		for _, e := range b.wrong {
+			if e.Pos.Line += line; len(wrong) < maxSetErrors {
+				wrong = append(wrong, e)
+			}
+		}
+		if b.firstMasked != nil && firstMasked == nil {
+			b.firstMasked.Pos.Line += line
+			firstMasked = b.firstMasked
+		}
+		masked += b.masked
+		found += b.content.len()
+		line += b.lines
 	}
 	if wrong != nil {
-		return nil, nil, wrong
+		return nil, f.explain(wrong, found, line)
 	}
-	if len(prefixes) == 0 {
-		return nil, nil, Errors{{Pos: model.Position{File: path, Line: 1, Column: 1}, Msg: "the file holds no entry", Allowed: setLine}}
+	if found == 0 {
+		return nil, Errors{{Pos: model.Position{File: f.path, Line: 1, Column: 1}, Msg: "the file holds no entry", Allowed: f.allowed()}}
 	}
-	var warnings []Warning
-	if masked > 0 {
-		msg := fmt.Sprintf("%d entries have bits set behind the length of the prefix; they count as the whole prefix", masked)
-		warnings = []Warning{{firstMasked, msg, firstMaskedLine}}
+	f.join(set, found)
+	if firstMasked != nil {
+		firstMasked.Msg = fmt.Sprintf("%d entries have bits set behind the length of the prefix; they count as the whole prefix", masked)
+		return []Warning{*firstMasked}, nil
 	}
-	return prefixes, warnings, nil
+	return nil, nil
 }
 
-// trimEntry cuts the comment and the space around an entry.
-func trimEntry(line []byte) []byte {
-	if i := bytes.IndexAny(line, "#;"); i >= 0 {
-		line = line[:i]
+// explain says how much else is wrong. A file without anything right is one error.
+func (f *feed) explain(wrong Errors, found, lines int) Errors {
+	all := int(f.wrong.Load())
+	if found == 0 && all > maxSetErrors {
+		first := wrong[0]
+		also := fmt.Sprintf("; nothing in the first %d lines of the file is an entry", lines)
+		first.Msg, first.discreet = first.Msg+also, first.discreet+also
+		return wrong[:1]
 	}
-	return bytes.TrimSpace(line)
+	more := ""
+	switch {
+	case all > hopelessLines:
+		more = "and so on: more than 10000 lines are wrong"
+	case all > len(wrong):
+		more = fmt.Sprintf("%d more lines are wrong", all-len(wrong))
+	default:
+		return wrong
+	}
+	return append(wrong, &Error{Pos: model.Position{File: f.path}, Msg: more})
 }
 
-func setPosition(path string, number int, line []byte) model.Position {
-	indent := len(line) - len(bytes.TrimLeft(line, " \t"))
-	return model.Position{File: path, Line: number, Column: indent + 1}
-}
-
-func text(line []byte) string {
-	return shownLine(strings.TrimSuffix(string(line), "\r"))
-}
-
-// parseEntry4 reads what nearly all entries of nearly all lists are, a.b.c.d or a.b.c.d/n, without garbage. ok is
-// false for all else, right or wrong.
-func parseEntry4(entry []byte) (prefix netip.Prefix, hostBits, ok bool) {
-	var octets [4]byte
-	var at, digits, dots int
-	var value uint32
-	for at = 0; at < len(entry) && entry[at] != '/'; at++ {
-		c := entry[at]
-		switch {
-		case c == '.':
-			if digits == 0 || dots == 3 {
-				return prefix, false, false
-			}
-			octets[dots] = byte(value)
-			dots++
-			value, digits = 0, 0
-		case c >= '0' && c <= '9':
-			value = value*10 + uint32(c-'0')
-			digits++
-			if value > 255 || digits > 1 && value < 10 {
-				return prefix, false, false
-			}
-		default:
-			return prefix, false, false
+// join puts the contents of the blocks into the set, in their order.
+func (f *feed) join(set *model.Set, n int) {
+	var all content
+	if len(f.blocks) == 1 {
+		all = f.blocks[0].content
+	} else {
+		all = newContent(set.Kind, n)
+		for _, b := range f.blocks {
+			all.append(&b.content)
+			b.content = content{}
 		}
 	}
-	if dots != 3 || digits == 0 {
-		return prefix, false, false
-	}
-	octets[3] = byte(value)
-
-	bits := uint32(32)
-	if at < len(entry) {
-		length := entry[at+1:]
-		if len(length) == 0 || len(length) > 2 || len(length) == 2 && length[0] == '0' {
-			return prefix, false, false
-		}
-		bits = 0
-		for _, c := range length {
-			if c < '0' || c > '9' {
-				return prefix, false, false
-			}
-			bits = bits*10 + uint32(c-'0')
-		}
-		if bits > 32 {
-			return prefix, false, false
-		}
-	}
-	address := uint32(octets[0])<<24 | uint32(octets[1])<<16 | uint32(octets[2])<<8 | uint32(octets[3])
-	mask := ^uint32(0) << (32 - bits)
-	kept := address & mask
-	octets = [4]byte{byte(kept >> 24), byte(kept >> 16), byte(kept >> 8), byte(kept)}
-	return netip.PrefixFrom(netip.AddrFrom4(octets), int(bits)), kept != address, true
-}
-
-// parseEntry reads any entry and says what is wrong with it.
-func parseEntry(entry string) (prefix netip.Prefix, hostBits bool, err error) {
-	prefix, err = rule.ParsePrefix(entry)
-	if err != nil {
-		if fields := strings.Fields(entry); len(fields) > 1 {
-			err = errors.New("more than one entry on a line: " + strconv.Quote(fields[1]) + " is too much")
-		}
-		return prefix, false, err
-	}
-	return prefix, hasHostBits(entry, prefix), nil
-}
-
-// hasHostBits tells whether masking changed the address that text, which parsed as prefix, begins with.
-func hasHostBits(text string, prefix netip.Prefix) bool {
-	address, _, _ := strings.Cut(text, "/")
-	addr, err := netip.ParseAddr(address)
-	return err == nil && addr != prefix.Addr()
+	set.Prefixes, set.Ports = all.prefixes, all.ports
 }

@@ -200,6 +200,16 @@ func (d *decoder) warnHostBits(n *yaml.Node, word string, value netip.Prefix) {
 	}
 }
 
+// percent is a share of a whole.
+var percent = scalar("0% to 100%", schema{"type": "string", "pattern": `^(100|[1-9]?[0-9])%$`}, func(word string) (int, error) {
+	digits, ok := strings.CutSuffix(word, "%")
+	share, err := strconv.ParseUint(digits, 10, 8)
+	if !ok || err != nil || share > 100 {
+		return 0, fmt.Errorf("%s is not a share", quoted(word))
+	}
+	return int(share), nil
+})
+
 // socketPath is where a Unix socket can be: 107 bytes are what struct sockaddr_un holds.
 var socketPath = scalar("an absolute path of at most 107 bytes", schema{"type": "string", "pattern": "^/", "maxLength": 107},
 	func(word string) (string, error) {

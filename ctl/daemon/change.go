@@ -80,7 +80,11 @@ func (d *Daemon) compile(c candidate) (compiled, error) {
 	if err != nil {
 		return compiled{}, err
 	}
-	tables, err := compile.Compile(c.snapshot, ids)
+	var before *compile.Tables
+	if now := d.current.Load(); now != nil {
+		before = now.tables
+	}
+	tables, err := compile.CompileAfter(before, c.snapshot, ids)
 	if err != nil {
 		return compiled{}, err
 	}
@@ -126,6 +130,9 @@ func (d *Daemon) apply(name string, text []byte, dir string, check bool) (api.Ap
 		return api.ApplyResult{}, err
 	}
 	now := d.current.Load()
+	if err := checkShrinks(now, next); err != nil {
+		return api.ApplyResult{}, err
+	}
 	result := api.ApplyResult{
 		Revision: now.revision,
 		Changed:  next.digest != now.digest || !sameLists(next.snapshot, now.snapshot),

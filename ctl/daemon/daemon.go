@@ -62,6 +62,7 @@ type Daemon struct {
 	links     interfaces
 	hops      hops
 	lists     lists
+	counted   setCountsCache
 	totals    totalsCache
 	flowClock atomic.Pointer[flow.Clock]
 	dropped   atomic.Pointer[flow.Count] // packets of flow tables that others replaced

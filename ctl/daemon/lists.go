@@ -3,13 +3,12 @@ package daemon
 import (
 	"errors"
 	"fmt"
-	"net/netip"
+	"maps"
 	"os"
 	"sync"
 	"time"
 
-	"golang.org/x/sys/unix"
-
+	"gardu/ctl/compile"
 	"gardu/ctl/config"
 	"gardu/ctl/model"
 )
@@ -26,24 +25,10 @@ type lists struct {
 // listFile is one set file.
 type listFile struct {
 	path   string
-	read   stamp // of what is in force
-	seen   stamp // at the last look
-	loaded time.Time
-	err    error // of the last attempt to read it; what was there before stays in force
-}
-
-// stamp tells whether a file may have changed.
-type stamp struct {
-	inode, size uint64
-	modified    unix.Timespec
-}
-
-func stampOf(path string) (stamp, error) {
-	var stat unix.Stat_t
-	if err := unix.Stat(path, &stat); err != nil {
-		return stamp{}, fmt.Errorf("look at set file: %w", &os.PathError{Op: "stat", Path: path, Err: err})
-	}
-	return stamp{stat.Ino, uint64(stat.Size), stat.Mtim}, nil
+	tried  model.Stamp // of what was read last, whether it is in force or not
+	seen   model.Stamp // at the last look
+	loaded time.Time   // what is in force
+	err    error       // of the last attempt to read it; what was there before stays in force
 }
 
 func (l *lists) get(name string) (listFile, bool) {
@@ -53,7 +38,7 @@ func (l *lists) get(name string) (listFile, bool) {
 	return file, ok
 }
 
-// follow watches the files of these sets, which were read at that time. One that was changed since is read once more.
+// follow watches the files of these sets, which were read at that time.
 func (l *lists) follow(sets []model.Set, read time.Time) {
 	next := map[string]listFile{}
 	for _, set := range sets {
@@ -64,12 +49,7 @@ func (l *lists) follow(sets []model.Set, read time.Time) {
 			next[set.Name] = file
 			continue
 		}
-		file := listFile{path: set.File, loaded: read}
-		now, err := stampOf(set.File)
-		if err == nil && time.Unix(now.modified.Unix()).Before(read.Add(-listPoll)) {
-			file.read, file.seen = now, now
-		}
-		next[set.Name] = file
+		next[set.Name] = listFile{path: set.File, loaded: read, tried: set.Read, seen: set.Read}
 	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -85,69 +65,142 @@ func (l *lists) update(name string, file listFile) {
 	}
 }
 
+// ShrinkError tells that a set file lost more of its entries than it may at once.
+type ShrinkError struct {
+	Set           string
+	Before, After int // entries, merged
+	MaxShrink     int // percent
+}
+
+func (e *ShrinkError) Error() string {
+	return fmt.Sprintf("set %s would shrink from %d to %d entries, and max-shrink is %d%%: set it to 100%% to take that",
+		e.Set, e.Before, e.After, e.MaxShrink)
+}
+
+// checkShrink compares a set that was read with the one in force. Entries are counted when they are merged, so that it is
+// no matter how a list writes them; a list that is about as long as before is taken without counting.
+func checkShrink(now, next *model.Set) error {
+	if next.File == "" || next.File != now.File || next.Kind != now.Kind || next.Read == now.Read {
+		return nil
+	}
+	tooFew := func(before, after int) bool { return (before-after)*100 > before*next.MaxShrink }
+	if !tooFew(len(now.Prefixes)+len(now.Ports), len(next.Prefixes)+len(next.Ports)) {
+		return nil
+	}
+	if before, after := compile.Entries(now), compile.Entries(next); tooFew(before, after) {
+		return &ShrinkError{next.Name, before, after, next.MaxShrink}
+	}
+	return nil
+}
+
+// checkShrinks finds the sets of a configuration whose files lost more than they may.
+func checkShrinks(now *applied, next candidate) error {
+	var wrong config.Errors
+	for i := range next.snapshot.Sets {
+		set := &next.snapshot.Sets[i]
+		before, ok := now.snapshot.Set(set.Name)
+		if !ok {
+			continue
+		}
+		if err := checkShrink(before, set); err != nil {
+			wrong = append(wrong, &config.Error{Pos: set.Pos, Msg: err.Error(), Line: line(next.text, set.Pos.Line)})
+		}
+	}
+	if wrong == nil {
+		return nil
+	}
+	return wrong
+}
+
 // all is a copy to walk over.
 func (l *lists) all() map[string]listFile {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	files := make(map[string]listFile, len(l.byName))
-	for name, file := range l.byName {
-		files[name] = file
-	}
-	return files
+	return maps.Clone(l.byName)
+}
+
+// reread is a set file that was read again.
+type reread struct {
+	file listFile
+	set  model.Set
 }
 
 // rereadLists reads the set files that changed and puts them in force as a generation of the same revision.
 func (d *Daemon) rereadLists() {
-	changed := map[string][]netip.Prefix{}
+	changed := map[string]reread{}
+	snapshot := d.current.Load().snapshot
 	for name, file := range d.lists.all() {
-		now, err := stampOf(file.path)
+		stamp, err := config.StampOf(file.path)
+		set, ok := snapshot.Set(name)
 		switch {
+		case !ok || set.File != file.path: // another configuration has come just now
 		case err != nil:
 			d.keepList(name, file, err)
-		case now == file.read:
+		case stamp == file.tried:
 			if file.err != nil && errors.Is(file.err, os.ErrNotExist) { // it is back as it was
 				file.err = nil
 				d.lists.update(name, file)
 			}
-		case now != file.seen: // perhaps still being written
-			file.seen = now
+		case stamp != file.seen: // perhaps still being written
+			file.seen = stamp
 			d.lists.update(name, file)
 		default:
-			file.read = now
-			prefixes, err := config.ReadSet(file.path)
-			if err != nil {
-				d.keepList(name, file, err)
-				continue
+			if next, ok := d.rereadList(name, file, set); ok {
+				changed[name] = next
 			}
-			file.loaded, file.err = time.Now(), nil
-			d.lists.update(name, file)
-			changed[name] = prefixes
 		}
 	}
-	if len(changed) > 0 {
-		err := d.commitLists(changed)
-		d.faults.set("re-read set files", err)
+	if len(changed) == 0 {
+		return
+	}
+	err := d.commitLists(changed)
+	d.faults.set("re-read set files", err)
+	if err != nil {
+		d.log.Error("set files were read but are not in force", "error", err)
+	}
+	for name, next := range changed {
 		if err != nil {
-			d.log.Error("set files were read but are not in force", "error", err)
+			d.keepList(name, next.file, err)
+		} else {
+			next.file.loaded, next.file.err = time.Now(), nil
+			d.lists.update(name, next.file)
 		}
 	}
 }
 
-// keepList notes why a set file can't be read, and says so once. What is noted is shown to everybody who may use the socket,
-// so it doesn't quote the file; the log does.
+// rereadList says whether what the file of a set holds now is to be in force.
+func (d *Daemon) rereadList(name string, file listFile, set *model.Set) (reread, bool) {
+	next, err := config.ReadSet(*set)
+	switch _, unsteady := errors.AsType[*config.UnsteadyError](err); {
+	case unsteady:
+		file.seen = model.Stamp{} // look at it twice again
+	case err != nil:
+		file.tried = file.seen
+	default:
+		file.tried = next.Read
+		err = checkShrink(set, &next)
+	}
+	if err != nil {
+		d.keepList(name, file, err)
+	}
+	return reread{file, next}, err == nil
+}
+
+// keepList notes why a set file is not in force, and says so once. What is noted is shown to everybody who may use the
+// socket, so it doesn't quote the file; the log does.
 func (d *Daemon) keepList(name string, file listFile, err error) {
 	shown := err
 	if wrong, ok := errors.AsType[config.Errors](err); ok {
 		shown = config.Errors{wrong[0].Discreet()}
 	}
 	if file.err == nil || summary(file.err) != summary(shown) {
-		d.log.Error("set file not read; what was in it before stays in force", "set", name, "error", err)
+		d.log.Error("set file not taken; what was in it before stays in force", "set", name, "error", err)
 	}
 	file.err = shown
 	d.lists.update(name, file)
 }
 
-func (d *Daemon) commitLists(changed map[string][]netip.Prefix) error {
+func (d *Daemon) commitLists(changed map[string]reread) error {
 	d.changing.Lock()
 	defer d.changing.Unlock()
 	now := d.current.Load()
@@ -156,13 +209,16 @@ func (d *Daemon) commitLists(changed map[string][]netip.Prefix) error {
 	if sameLists(next.snapshot, now.snapshot) {
 		return nil
 	}
+	begin := time.Now()
 	tables, err := d.compile(next)
 	if err != nil {
 		return err
 	}
+	compiled := time.Now()
 	if err := d.commit(next, tables); err != nil {
 		return err
 	}
-	d.log.Info("set files read again", "sets", len(changed), "generation", d.reconciler.Generation())
+	d.log.Info("set files read again", "sets", len(changed), "generation", d.reconciler.Generation(),
+		"compiled in", compiled.Sub(begin).Round(time.Millisecond), "loaded in", time.Since(compiled).Round(time.Millisecond))
 	return nil
 }

@@ -4,14 +4,12 @@ import (
 	"context"
 	"fmt"
 	"net"
-	"slices"
 	"strings"
 
 	"gardu/ctl/abi"
 	"gardu/ctl/api"
 	"gardu/ctl/lb/health"
 	"gardu/ctl/model"
-
 	"gardu/ctl/rule"
 )
 
@@ -41,60 +39,6 @@ func (d *Daemon) ruleCounters(now *applied) ([]abi.RuleCounter, error) {
 		ids[i] = now.ids.Rules[r.Name]
 	}
 	return d.plane.RuleCounters(ids)
-}
-
-// Sets lists the sets. A set's counters are the sums over the rules that ask for it.
-func (d *Daemon) Sets(context.Context) ([]api.Set, error) {
-	now := d.current.Load()
-	counters, err := d.setCounters(now)
-	if err != nil {
-		return nil, err
-	}
-	sets := make([]api.Set, len(now.snapshot.Sets))
-	for i, s := range now.snapshot.Sets {
-		set := api.Set{Name: s.Name, Kind: "addresses", Entries: len(s.Prefixes), File: s.File, Loaded: now.read,
-			Packets: counters[s.Name].Packets, Bytes: counters[s.Name].Bytes}
-		if s.IsPorts {
-			set.Kind, set.Entries = "ports", len(s.Ports)
-		}
-		if file, ok := d.lists.get(s.Name); ok {
-			set.Loaded = file.loaded
-			if file.err != nil {
-				set.Error = summary(file.err)
-			}
-		}
-		sets[i] = set
-	}
-	return sets, nil
-}
-
-func (d *Daemon) setCounters(now *applied) (map[string]api.Counter, error) {
-	rules, err := d.ruleCounters(now)
-	if err != nil {
-		return nil, err
-	}
-	allowed, err := d.plane.RuleCounters([]uint32{uint32(abi.DeciderAllow)})
-	if err != nil {
-		return nil, err
-	}
-	sums := map[string]api.Counter{}
-	add := func(set string, c abi.RuleCounter) {
-		sum := sums[set]
-		sums[set] = api.Counter{Packets: sum.Packets + c.Packets, Bytes: sum.Bytes + c.Bytes}
-	}
-	for i, r := range now.snapshot.Filter.Rules {
-		var asked []string
-		for _, condition := range r.Match {
-			if condition.Set != "" && !slices.Contains(asked, condition.Set) {
-				asked = append(asked, condition.Set)
-				add(condition.Set, rules[i])
-			}
-		}
-	}
-	if now.snapshot.Filter.Allow != "" {
-		add(now.snapshot.Filter.Allow, allowed[0])
-	}
-	return sums, nil
 }
 
 // Services lists the services with the sums of their backends.

@@ -264,18 +264,104 @@ func TestSetFile(t *testing.T) {
 		}
 		return nil
 	})
-	sets, err := w.api.Sets(t.Context())
-	w.must(err)
-	if sets[0].Entries != 2 || sets[0].Error == "" || strings.Contains(sets[0].Error, "\n") || sets[0].Packets == 0 {
-		t.Errorf("set %+v", sets[0])
+	if set := w.set(); set.Entries != 2 || set.Wanted != 2 || set.Kernel != 2 || set.State != "kept" || set.Error == "" ||
+		strings.Contains(set.Error, "\n") || set.Packets == 0 {
+		t.Errorf("set %+v", set)
 	}
 	if w.passes() {
 		t.Error("the last good contents are not in force")
 	}
 	w.write("bad.set", "203.0.113.0/24\n")
 	w.until("the file is read", func() error { return w.generation(3) })
-	if len(w.status().Warnings) != 0 {
-		t.Errorf("warnings %q", w.status().Warnings)
+	w.until("the set is counted", func() error {
+		if warnings := w.status().Warnings; len(warnings) != 0 {
+			return fmt.Errorf("warnings %q", warnings)
+		}
+		if set := w.set(); set.Entries != 1 || set.Kernel != 1 || set.State != "ok" || set.Error != "" || set.Difference != "" {
+			return fmt.Errorf("set %+v", set)
+		}
+		return nil
+	})
+}
+
+// set is the only one.
+func (w *world) set() api.Set {
+	w.Helper()
+	sets, err := w.api.Sets(w.Context())
+	w.must(err)
+	if len(sets) != 1 {
+		w.Fatalf("sets %+v", sets)
+	}
+	return sets[0]
+}
+
+// kept waits until a set file is not taken for a reason, and makes sure that what it held before is in force.
+func (w *world) kept(reason string) {
+	w.Helper()
+	w.until("the set is kept: "+reason, func() error {
+		if set := w.set(); set.State != "kept" || !strings.Contains(set.Error, reason) {
+			return fmt.Errorf("set %+v", set)
+		}
+		return nil
+	})
+	if set := w.set(); set.Wanted != 5 || set.Kernel != 5 {
+		w.Errorf("%s: set %+v", reason, set)
+	}
+	if text := strings.Join(w.status().Warnings, "\n"); !strings.Contains(text, "set bad holds what was in its file before") {
+		w.Errorf("%s: warnings %q", reason, text)
+	}
+	if w.passes() {
+		w.Errorf("%s: what the set held before is not in force", reason)
+	}
+}
+
+// Whatever becomes of a set file, what it held last stays in force until it holds something good again.
+func TestSetFileIsKept(t *testing.T) {
+	w := newWorld(t)
+	w.write("gardu.yaml", dropping)
+	const good = "198.51.100.0/24\n203.0.113.1\n203.0.113.3\n203.0.113.5\n203.0.113.7\n203.0.113.7/32\n"
+	w.write("bad.set", good)
+	w.start()
+	if set := w.set(); set.Entries != 6 || set.Wanted != 5 || set.Kernel != 5 || set.State != "ok" {
+		t.Errorf("set %+v", set)
+	}
+	path := w.path("bad.set")
+	for _, tc := range []struct {
+		reason string
+		change func() error
+	}{
+		{"the file holds no entry", func() error { return os.WriteFile(path, nil, 0o644) }},
+		{"set bad would shrink from 5 to 2 entries, and max-shrink is 50%", func() error {
+			return os.WriteFile(path, []byte("203.0.113.1\n203.0.113.3\n"), 0o644)
+		}},
+		{"no such file", func() error { return os.Remove(path) }},
+		{"is a directory", func() error { return os.Mkdir(path, 0o755) }},
+		{"is a FIFO", func() error { return errors.Join(os.Remove(path), syscall.Mkfifo(path, 0o644)) }},
+		{"the file is not text", func() error {
+			return errors.Join(os.Remove(path), os.WriteFile(path, []byte(strings.Repeat("\x00\x01", 1<<19)), 0o644))
+		}},
+	} {
+		w.must(tc.change())
+		w.kept(tc.reason)
+	}
+	// Nor does a configuration bring in what is broken, or what shrinks too much.
+	before := w.status().Generation
+	w.write("bad.set", "203.0.113.1\n")
+	_, err := w.api.Apply(t.Context(), api.ApplyRequest{Name: "again.yaml", Dir: w.dir, YAML: dropping})
+	if wrong, ok := errors.AsType[config.Errors](err); !ok || !strings.Contains(wrong.Error(), "again.yaml:8:3: set bad would shrink from 5 to 1 entries") {
+		t.Errorf("apply of a set that shrinks: %v", err)
+	}
+	if after := w.status().Generation; after != before {
+		t.Errorf("generation %d, then %d", before, after)
+	}
+	_, err = w.api.Apply(t.Context(), api.ApplyRequest{Name: "again.yaml", Dir: w.dir,
+		YAML: strings.Replace(dropping, "{file: bad.set}", "{file: bad.set, max-shrink: 100%}", 1)})
+	w.must(err)
+	if set := w.set(); set.Wanted != 1 || set.Kernel != 1 || set.State != "ok" {
+		t.Errorf("set %+v", set)
+	}
+	if !w.passes() {
+		t.Error("the new contents are not in force")
 	}
 }
 

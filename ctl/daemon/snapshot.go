@@ -5,7 +5,6 @@ import (
 	"encoding/hex"
 	"encoding/json"
 	"fmt"
-	"net/netip"
 	"slices"
 
 	"gardu/ctl/model"
@@ -17,7 +16,8 @@ func digest(snapshot *model.Snapshot) (string, error) {
 	bare.Sets = slices.Clone(bare.Sets)
 	for i := range bare.Sets {
 		if bare.Sets[i].File != "" {
-			bare.Sets[i].Prefixes = nil
+			bare.Sets[i].Prefixes, bare.Sets[i].Ports = nil, nil
+			bare.Sets[i].Read = model.Stamp{}
 		}
 	}
 	text, err := json.Marshal(&bare)
@@ -52,16 +52,19 @@ func dropPositions(value any) {
 
 // sameLists reports whether the sets of two snapshots of one digest hold the same.
 func sameLists(a, b *model.Snapshot) bool {
-	return slices.EqualFunc(a.Sets, b.Sets, func(x, y model.Set) bool { return slices.Equal(x.Prefixes, y.Prefixes) })
+	return slices.EqualFunc(a.Sets, b.Sets, func(x, y model.Set) bool {
+		return slices.Equal(x.Prefixes, y.Prefixes) && slices.Equal(x.Ports, y.Ports)
+	})
 }
 
-// withLists returns the snapshot with other prefixes in some of its sets, by name.
-func withLists(snapshot *model.Snapshot, lists map[string][]netip.Prefix) *model.Snapshot {
+// withLists returns the snapshot with what the files of some of its sets hold now, by name.
+func withLists(snapshot *model.Snapshot, lists map[string]reread) *model.Snapshot {
 	next := *snapshot
 	next.Sets = slices.Clone(next.Sets)
 	for i := range next.Sets {
-		if prefixes, ok := lists[next.Sets[i].Name]; ok {
-			next.Sets[i].Prefixes = prefixes
+		set := &next.Sets[i]
+		if next, ok := lists[set.Name]; ok && next.set.File == set.File && next.set.Kind == set.Kind {
+			set.Prefixes, set.Ports, set.Read = next.set.Prefixes, next.set.Ports, next.set.Read
 		}
 	}
 	return &next

@@ -218,6 +218,24 @@ func (d *Dataplane) Previous() (generation uint32, tables Tables) {
 
 func slot(generation uint32) uint32 { return generation % uint32(abi.GenerationSlots) }
 
+// Lines reads a table of the generation in force back from the kernel; nil when there is none.
+func (d *Dataplane) Lines(which abi.Table) ([]abi.Line, error) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	generation := d.control.generation()
+	if generation == 0 || d.slots[slot(generation)][which] == nil {
+		return nil, nil
+	}
+	table := d.slots[slot(generation)][which]
+	memory, err := mapMemory(table.array)
+	if err != nil {
+		return nil, err
+	}
+	lines := make([]abi.Line, table.lines)
+	copy(lineBytes(lines), memory)
+	return lines, unix.Munmap(memory)
+}
+
 // Commit puts tables in force as a generation, on all hooks with one store: a packet sees the old one or the new
 // one at a hook, never a mixture. generation is one more than the current one (after 0 any will do), so that the
 // previous one keeps its slot. The Dataplane owns the tables from then on, and frees those that no slot holds any more. On

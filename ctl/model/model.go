@@ -39,14 +39,41 @@ type Interface struct {
 	Pos    Position
 }
 
-// Set is a named group: of prefixes and addresses, or of ports. Exactly one of the two is in use.
+// Set is a named group of things of one kind: only the member of that kind is in use.
 type Set struct {
-	Name     string
-	File     string         // absolute or relative to the configuration; "" when inline
-	Prefixes []netip.Prefix // masked; may hold duplicates and nested prefixes
-	Ports    []Range
-	IsPorts  bool
-	Pos      Position
+	Name      string
+	Kind      SetKind
+	File      string         // absolute or relative to the configuration; "" when inline
+	Format    SetFormat      // of the file
+	MaxShrink int            // percent that the file may lose of its entries at once; 100: all
+	Read      Stamp          // the file as it was when it was read
+	Prefixes  []netip.Prefix // masked; may hold duplicates and nested prefixes
+	Ports     []Range
+	Pos       Position
+}
+
+// SetKind is what a set holds.
+type SetKind uint8
+
+const (
+	Addresses SetKind = iota // prefixes and addresses of both families
+	Ports                    // ports and ranges of ports
+)
+
+// SetFormat is how a set file is written.
+type SetFormat string
+
+const (
+	FormatAuto      SetFormat = "auto" // by its first entry
+	FormatPlain     SetFormat = "plain"
+	FormatCSV       SetFormat = "csv"
+	FormatJSONLines SetFormat = "jsonl"
+)
+
+// Stamp tells whether a file may have changed.
+type Stamp struct {
+	Inode, Size uint64
+	Modified    int64 // ns since 1970
 }
 
 // Range is lo to hi, both included.

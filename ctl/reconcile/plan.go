@@ -100,7 +100,7 @@ func Plan(have Have, want Want) []Op {
 	}
 	for t := range abi.TableCount {
 		lines := tableLines(want.Tables, t)
-		if have.Tables != nil && slices.Equal(lines, tableLines(have.Tables, t)) {
+		if have.Tables != nil && sameLines(lines, tableLines(have.Tables, t)) {
 			ops = append(ops, Op{Kind: ShareTable, Table: t})
 		} else {
 			ops = append(ops, Op{Kind: LoadTable, Table: t, Lines: lines})
@@ -123,6 +123,11 @@ func Plan(have Have, want Want) []Op {
 		ops = append(ops, Op{Kind: NarrowFeatures, Features: want.Tables.Features})
 	}
 	return append(ops, unusedRings(have, want)...)
+}
+
+// sameLines compares tables, of which one often is the other.
+func sameLines(a, b []abi.Line) bool {
+	return len(a) == len(b) && (len(a) == 0 || &a[0] == &b[0] || slices.Equal(a, b))
 }
 
 func tableLines(tables *compile.Tables, t abi.Table) []abi.Line {

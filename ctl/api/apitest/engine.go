@@ -92,8 +92,9 @@ func (e *Engine) Rules(context.Context) ([]api.Rule, error) {
 // Sets implements api.Engine.
 func (e *Engine) Sets(context.Context) ([]api.Set, error) {
 	return []api.Set{
-		{Name: "known-bad", Kind: "addresses", Entries: 1_000_000, File: "lists/drop.netset", Loaded: Now.Add(-time.Hour), Packets: 5, Bytes: 300},
-		{Name: "web-ports", Kind: "ports", Entries: 3},
+		{Name: "known-bad", Kind: "addresses", Entries: 1_000_000, Wanted: 999_000, Kernel: 999_000, State: "ok",
+			File: "lists/drop.netset", Loaded: Now.Add(-time.Hour), Age: api.Duration(time.Hour), Packets: 5, Bytes: 300},
+		{Name: "web-ports", Kind: "ports", Entries: 3, Wanted: 102, State: "unused", Difference: "no rule asks for it"},
 	}, e.Fail
 }
 
