@@ -184,6 +184,48 @@ func TestBlock(t *testing.T) {
 	}
 }
 
+// A batch with wrong entries tells which, and asks the engine for nothing.
+func TestBlockWrongEntries(t *testing.T) {
+	engine := &apitest.Engine{}
+	socket := serve(t, engine)
+	body := `[{"prefix":"203.0.113.7/32"}, {"prefix":"203.0.113.300/32"}, 5, {"prefix":"203.0.113.8/32","for":-1}, {"prefix":"203.0.113.9/32"}]`
+	response, text := raw(t, socket, "POST", "/v1/blocks", strings.NewReader(body))
+	var problem api.Problem
+	if err := json.Unmarshal([]byte(text), &problem); err != nil {
+		t.Fatalf("%v: %s", err, text)
+	}
+	var wrong []int
+	for _, entry := range problem.Entries {
+		wrong = append(wrong, entry.Entry)
+	}
+	if response.StatusCode != http.StatusBadRequest || !slices.Equal(wrong, []int{2, 3, 4}) || !strings.HasPrefix(problem.Detail, "3 of 5 entries can't be blocked, so none was; entry 2: ") {
+		t.Errorf("%d: %s", response.StatusCode, text)
+	}
+	if got := engine.Blocked(); len(got) > 0 {
+		t.Errorf("the engine got %+v", got)
+	}
+	many := "[" + strings.Repeat("{},", 999) + "{}]"
+	_, text = raw(t, socket, "POST", "/v1/blocks", strings.NewReader(many))
+	if err := json.Unmarshal([]byte(text), &problem); err != nil || len(problem.Entries) != 100 || !strings.HasPrefix(problem.Detail, "1000 of 1000") {
+		t.Errorf("%v: %d entries: %s", err, len(problem.Entries), problem.Detail)
+	}
+}
+
+// Thousands of prefixes are unblocked, although a URL doesn't hold them.
+func TestUnblockMany(t *testing.T) {
+	engine := &apitest.Engine{}
+	c := client.New(serve(t, engine))
+	defer c.Close()
+	var prefixes []netip.Prefix
+	for i := range 100_000 {
+		prefixes = append(prefixes, netip.PrefixFrom(netip.AddrFrom4([4]byte{10, byte(i >> 16), byte(i >> 8), byte(i)}), 32))
+	}
+	gone, err := c.Unblock(t.Context(), prefixes)
+	if err != nil || !slices.Equal(gone.Missing, prefixes) {
+		t.Errorf("%d of %d: %v", len(gone.Missing), len(prefixes), err)
+	}
+}
+
 func TestApply(t *testing.T) {
 	var got api.ApplyRequest
 	engine := &apitest.Engine{Change: func(request api.ApplyRequest) (api.ApplyResult, error) {
@@ -240,7 +282,9 @@ func TestProblems(t *testing.T) {
 		{"POST", "/v1/status", nil, api.CodeMethod, "takes GET, not POST"},
 		{"PUT", "/v1/blocks", nil, api.CodeMethod, "not PUT"},
 		{"POST", "/v1/blocks", strings.NewReader(`[]`), api.CodeInvalid, "nothing to block"},
-		{"POST", "/v1/blocks", strings.NewReader(`[{}]`), api.CodeInvalid, "block 1 of the request has no prefix"},
+		{"POST", "/v1/blocks", strings.NewReader(`[{}]`), api.CodeInvalid, "entry 1: there is no prefix"},
+		{"POST", "/v1/blocks", strings.NewReader(`[{"prefix":"0.0.0.0/0"}]`), api.CodeInvalid, "use filter.default"},
+		{"POST", "/v1/blocks", strings.NewReader(`{}`), api.CodeInvalid, "cannot unmarshal"},
 		{"POST", "/v1/blocks", strings.NewReader(`[{"prefix":"203.0.113.7"}]`), api.CodeInvalid, "no '/'"},
 		{"POST", "/v1/blocks", strings.NewReader(`[{"prefix":"203.0.113.7/32","for":-1}]`), api.CodeInvalid, "negative"},
 		{"POST", "/v1/blocks", strings.NewReader(`[{"prefix":"203.0.113.7/32","for":1e300}]`), api.CodeInvalid, "too long"},

@@ -8,7 +8,7 @@
 //	GET    /v1/services                        [Service]
 //	GET    /v1/backends                        [Backend]
 //	GET    /v1/blocks                          [Block]
-//	POST   /v1/blocks            [BlockRequest]   [Block]
+//	POST   /v1/blocks            [BlockRequest]   [Block]   all or none; Problem.Entries says which are wrong
 //	DELETE /v1/blocks?prefix=P&prefix=P        Unblocked
 //	GET    /v1/flows?filter=EXPR&sort=KEY&limit=N   one Flow a line (NDJSON)
 //	PUT    /v1/snapshot          ApplyRequest     ApplyResult

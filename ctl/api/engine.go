@@ -20,7 +20,8 @@ type Engine interface {
 	Blocks(ctx context.Context) ([]Block, error)
 
 	// Block adds or renews blocks, all or none, and returns them as they now stand. The server has checked
-	// that there is at least one, that prefixes are masked and that no duration is negative.
+	// that there is at least one, that prefixes are masked and not /0, and that no duration is negative. The last
+	// of those that ask for the same prefix counts.
 	Block(ctx context.Context, requests []BlockRequest) ([]Block, error)
 	// Unblock removes blocks of exactly these prefixes. A prefix that isn't blocked is not an error.
 	Unblock(ctx context.Context, prefixes []netip.Prefix) (Unblocked, error)

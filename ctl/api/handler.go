@@ -9,7 +9,6 @@ import (
 	"io"
 	"log/slog"
 	"net/http"
-	"net/netip"
 	"strings"
 	"time"
 
@@ -166,42 +165,6 @@ func (h *handler) status(ctx context.Context) (Status, error) {
 		}
 	}
 	return status, err
-}
-
-func (h *handler) block(ctx context.Context, requests []BlockRequest) ([]Block, error) {
-	if len(requests) == 0 {
-		return nil, NewProblem(CodeInvalid, "nothing to block")
-	}
-	for i := range requests {
-		request := &requests[i]
-		if !request.Prefix.IsValid() {
-			return nil, NewProblem(CodeInvalid, "block %d of the request has no prefix", i+1)
-		}
-		if request.For < 0 {
-			return nil, NewProblem(CodeInvalid, "block %s for a negative time", request.Prefix)
-		}
-		request.Prefix = request.Prefix.Masked()
-		if request.Origin == "" {
-			request.Origin = "api"
-		}
-	}
-	return h.engine.Block(ctx, requests)
-}
-
-func (h *handler) unblock(w http.ResponseWriter, r *http.Request) error {
-	var prefixes []netip.Prefix
-	for _, text := range r.URL.Query()["prefix"] {
-		prefix, err := netip.ParsePrefix(text)
-		if err != nil {
-			return NewProblem(CodeInvalid, "%q is not a prefix", text)
-		}
-		prefixes = append(prefixes, prefix.Masked())
-	}
-	if len(prefixes) == 0 {
-		return NewProblem(CodeInvalid, "nothing to unblock: ?prefix=P&prefix=P is missing")
-	}
-	unblocked, err := h.engine.Unblock(r.Context(), prefixes)
-	return reply(w, unblocked, err)
 }
 
 func (h *handler) explain(ctx context.Context, request ExplainRequest) (Explanation, error) {

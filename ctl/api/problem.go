@@ -17,6 +17,9 @@ type Problem struct {
 	Code   Code          `json:"code"`
 	Detail string        `json:"detail"`
 	Errors []ConfigError `json:"errors,omitempty"`
+
+	// Entries are the ones of a list that are wrong, the first 100.
+	Entries []EntryError `json:"entries,omitempty"`
 }
 
 // Code names a kind of problem. Programs may rely on these values.

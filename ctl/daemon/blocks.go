@@ -13,52 +13,66 @@ import (
 
 // Blocks lists all blocks that are in force, by prefix.
 func (d *Daemon) Blocks(context.Context) ([]api.Block, error) {
-	return d.blocks(func(dataplane.Block) bool { return true })
-}
-
-func (d *Daemon) blocks(wanted func(dataplane.Block) bool) ([]api.Block, error) {
 	all, err := d.plane.Blocks()
 	if err != nil {
 		return nil, err
 	}
 	now := time.Now()
-	var list []api.Block
-	for _, b := range all {
-		if !wanted(b) || !b.Expires.IsZero() && b.Expires.Before(now) {
-			continue
-		}
-		list = append(list, api.Block{Prefix: b.Prefix, Created: b.Created, Expires: b.Expires,
-			Packets: b.Packets, Bytes: b.Bytes, Origin: b.Origin, Why: b.Why})
+	all = slices.DeleteFunc(all, func(b dataplane.Block) bool { return !b.Expires.IsZero() && !b.Expires.After(now) })
+	return blockList(all), nil
+}
+
+// blockList sorts blocks by prefix.
+func blockList(blocks []dataplane.Block) []api.Block {
+	list := make([]api.Block, len(blocks))
+	for i, b := range blocks {
+		list[i] = api.Block{Prefix: b.Prefix, Created: b.Created, Expires: b.Expires,
+			Packets: b.Packets, Bytes: b.Bytes, Origin: b.Origin, Why: b.Why}
 	}
 	slices.SortFunc(list, func(a, b api.Block) int { return a.Prefix.Compare(b.Prefix) })
-	return list, nil
+	return list
 }
 
 // Block adds or renews blocks, all or none. They act at once, also on flows that are established.
 func (d *Daemon) Block(_ context.Context, requests []api.BlockRequest) ([]api.Block, error) {
 	now := time.Now()
-	blocks := make([]dataplane.Block, len(requests))
-	prefixes := make(map[netip.Prefix]bool, len(requests))
+	last := make(map[netip.Prefix]int, len(requests))
 	for i, request := range requests {
-		if request.Prefix.Bits() == 0 {
-			return nil, api.NewProblem(api.CodeInvalid, "block %s: a block covers a part of the addresses, not all; use filter.default", request.Prefix)
+		last[request.Prefix] = i
+	}
+	blocks := make([]dataplane.Block, 0, len(requests))
+	for i, request := range requests {
+		if last[request.Prefix] != i {
+			continue
 		}
 		block := dataplane.Block{Prefix: request.Prefix, Origin: request.Origin, Why: request.Why}
-		if block.Origin == "" {
-			block.Origin = "api"
-		}
 		if request.For > 0 {
 			block.Expires = now.Add(time.Duration(request.For))
 		}
-		blocks[i], prefixes[request.Prefix] = block, true
+		blocks = append(blocks, block)
 	}
 	if err := d.plane.AddBlocks(blocks); errors.Is(err, dataplane.ErrBlocksFull) {
-		return nil, api.NewProblem(api.CodeFull, "no room for %d more blocks: nothing was blocked", len(blocks))
+		return nil, api.NewProblem(api.CodeFull, "no room for %d more blocks, %d are the most: nothing was blocked", len(blocks), d.plane.BlocksMax())
 	} else if err != nil {
 		return nil, err
 	}
-	d.log.Info("blocked", "prefixes", len(prefixes), "first", blocks[0].Prefix, "origin", blocks[0].Origin, "why", blocks[0].Why)
-	return d.blocks(func(b dataplane.Block) bool { return prefixes[b.Prefix] })
+	d.log.Info("blocked", "prefixes", len(blocks), "first", blocks[0].Prefix, "origin", blocks[0].Origin, "why", blocks[0].Why)
+	return blockList(blocks), nil
+}
+
+// loggedExpiries is how many blocks that expire together are logged one by one.
+const loggedExpiries = 10
+
+// expireBlocks forgets the blocks whose time is over. The data plane doesn't wait for it.
+func (d *Daemon) expireBlocks() {
+	expired, err := d.plane.ExpireBlocks()
+	d.faults.set("expire blocks", err)
+	for _, block := range expired[:min(len(expired), loggedExpiries)] {
+		d.log.Info("block expired", "prefix", block.Prefix, "packets", block.Packets)
+	}
+	if more := len(expired) - loggedExpiries; more > 0 {
+		d.log.Info("more blocks expired", "prefixes", more)
+	}
 }
 
 // Unblock removes blocks of exactly these prefixes.
@@ -68,8 +82,12 @@ func (d *Daemon) Unblock(_ context.Context, prefixes []netip.Prefix) (api.Unbloc
 		return api.Unblocked{}, err
 	}
 	result := api.Unblocked{Removed: removed}
+	were := make(map[netip.Prefix]bool, len(removed))
+	for _, prefix := range removed {
+		were[prefix] = true
+	}
 	for _, prefix := range prefixes {
-		if !slices.Contains(removed, prefix) {
+		if !were[prefix] {
 			result.Missing = append(result.Missing, prefix)
 		}
 	}

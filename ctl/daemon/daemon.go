@@ -278,22 +278,23 @@ func (d *Daemon) reload() {
 	d.log.Info("configuration read again", "file", d.options.Config, "revision", result.Revision, "changed", result.Changed)
 }
 
-// housekeepEvery is how often blocks that have expired are removed, and a flow table that was resized is looked at.
-const housekeepEvery = 5 * time.Second
+const (
+	expireEvery    = time.Second     // how often blocks that have expired are removed
+	housekeepEvery = 5 * time.Second // how often a flow table that was resized is looked at
+)
 
 func (d *Daemon) housekeep(ctx context.Context) error {
-	ticker := time.NewTicker(housekeepEvery)
+	expire, ticker := time.NewTicker(expireEvery), time.NewTicker(housekeepEvery)
+	defer expire.Stop()
 	defer ticker.Stop()
 	for {
 		select {
 		case <-ctx.Done():
 			return nil
+		case <-expire.C:
+			d.expireBlocks()
+			continue
 		case <-ticker.C:
-		}
-		expired, err := d.plane.ExpireBlocks()
-		d.faults.set("expire blocks", err)
-		for _, block := range expired {
-			d.log.Info("block expired", "prefix", block.Prefix, "packets", block.Packets)
 		}
 		d.syncHealth()
 		d.faults.set("finish resize of the flow table", d.finishResize())

@@ -226,6 +226,16 @@ func (w *world) passes() bool {
 	return false
 }
 
+// dialTCP tries a connection from the client, briefly.
+func (w *world) dialTCP() (conn net.Conn, err error) {
+	w.Helper()
+	err = w.client.Do(func() error {
+		conn, err = net.DialTimeout("tcp", "10.0.0.11:7778", 300*time.Millisecond)
+		return err
+	})
+	return conn, err
+}
+
 const base = `
 interfaces:
   in0: {path: tc}

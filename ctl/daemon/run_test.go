@@ -397,6 +397,179 @@ func TestBlock(t *testing.T) {
 	}
 }
 
+// Blocks end on time while no daemon lives; those that don't end are as they were for the next one.
+func TestBlocksOutliveTheDaemon(t *testing.T) {
+	w := newWorld(t)
+	w.write("gardu.yaml", base)
+	w.start()
+	ours, other := netip.MustParsePrefix("198.51.100.10/32"), netip.MustParsePrefix("203.0.113.0/24")
+	made, err := w.api.Block(t.Context(), []api.BlockRequest{
+		{Prefix: ours, For: api.Duration(3 * time.Second), Origin: "cli"},
+		{Prefix: other, For: api.Duration(time.Hour), Origin: "feed", Why: "scans"},
+	})
+	w.must(err)
+	if len(made) != 2 || made[0].Prefix != ours || !made[0].Created.Before(made[0].Expires) {
+		t.Fatalf("made %+v", made)
+	}
+	end := made[0].Expires
+	w.process.Kill()
+	if w.passes() && time.Now().Before(end) {
+		t.Error("a blocked source passes without a daemon")
+	}
+	for deadline := end.Add(5 * time.Second); !w.passes() && time.Now().Before(deadline); { // passes() waits for its packet
+	}
+	if early := time.Until(end); early > 0 || early < -2*time.Second {
+		t.Errorf("the block ended %v after its time", -early)
+	}
+	w.start()
+	blocks, err := w.api.Blocks(t.Context())
+	w.must(err)
+	if len(blocks) != 1 || blocks[0].Prefix != other || blocks[0].Expires.Sub(made[1].Expires).Abs() > 10*time.Millisecond ||
+		!blocks[0].Created.Equal(made[1].Created) || blocks[0].Origin != "feed" || blocks[0].Why != "scans" {
+		t.Errorf("before %+v, now %+v", made[1], blocks)
+	}
+	entries := func(want uint64) func() error {
+		return func() error {
+			for _, table := range w.status().Tables {
+				if table.Name == "blocks" && table.Entries != want {
+					return fmt.Errorf("%d blocks are in the map", table.Entries)
+				}
+			}
+			return nil
+		}
+	}
+	w.until("the ended block is out of the map", entries(1))
+	_, err = w.api.Block(t.Context(), []api.BlockRequest{{Prefix: other, For: api.Duration(time.Second)}})
+	w.must(err)
+	w.until("the renewed block is out of the map", entries(0))
+	blocks, err = w.api.Blocks(t.Context())
+	w.must(err)
+	if len(blocks) != 0 {
+		t.Errorf("blocks %+v", blocks)
+	}
+}
+
+// A hundred thousand blocks in one batch, then a thousand more and the same again.
+func TestManyBlocks(t *testing.T) {
+	w := newWorld(t)
+	w.write("gardu.yaml", base)
+	w.start()
+	block := func(from, n int, first netip.Prefix) {
+		t.Helper()
+		requests := []api.BlockRequest{{Prefix: first}}
+		for i := range n {
+			k := uint32(from + i)
+			addr := netip.AddrFrom4([4]byte{240, byte(k >> 16), byte(k >> 8), byte(k)})
+			requests = append(requests, api.BlockRequest{Prefix: netip.PrefixFrom(addr, 32), For: api.Duration(time.Hour), Why: "one of many"})
+		}
+		start := time.Now()
+		blocks, err := w.api.Block(t.Context(), requests)
+		w.must(err)
+		t.Logf("%d blocks in %v", len(requests), time.Since(start))
+		if len(blocks) != len(requests) {
+			t.Fatalf("%d of %d blocks", len(blocks), len(requests))
+		}
+	}
+	away := netip.MustParsePrefix("203.0.113.0/24")
+	block(0, 100_000, away)
+	block(100_000, 1000, away)
+	if !w.passes() {
+		t.Error("nothing passes")
+	}
+	block(100_000, 1000, netip.MustParsePrefix("198.51.100.0/24"))
+	if w.passes() {
+		t.Error("a blocked source passes")
+	}
+	blocks, err := w.api.Blocks(t.Context())
+	w.must(err)
+	if len(blocks) != 101_002 {
+		t.Errorf("%d blocks", len(blocks))
+	}
+}
+
+// A rule keeps its counters under its name over changes around it, over kill -9 and a restart; what was decided adds up to what
+// reached the filter, rules that are gone included.
+func TestRuleCountersStay(t *testing.T) {
+	const first = base + `
+filter:
+  rules:
+    - {name: mine, match: {proto: udp, dport: 7777}, action: pass}
+    - {name: leaving, match: {proto: tcp}, action: drop}
+`
+	const second = base + `
+filter:
+  allow: [203.0.113.0/24]
+  rules:
+    - {name: before, match: {proto: udp, dport: 1}, action: drop}
+    - {name: mine, match: {src: 198.51.100.0/24, proto: udp}, action: pass}
+`
+	w := newWorld(t)
+	w.write("gardu.yaml", first)
+	w.start()
+	mine := func() api.Rule {
+		t.Helper()
+		rules, err := w.api.Rules(t.Context())
+		w.must(err)
+		for _, rule := range rules {
+			if rule.Name == "mine" {
+				return rule
+			}
+		}
+		t.Fatal("the rule is not listed")
+		return api.Rule{}
+	}
+	addsUp := func() {
+		t.Helper()
+		w.until("the sum is that of the filter", func() error { // packets may come in between two reads
+			f := w.status().Filter
+			if sum := f.Allowed + f.Blocked + f.Health + f.Decided + f.Default; sum != f.Reached {
+				return fmt.Errorf("%d packets reached the filter, %d were decided: %+v", f.Reached, sum, f)
+			}
+			return nil
+		})
+	}
+	if !w.passes() {
+		t.Fatal("nothing passes")
+	}
+	if conn, err := w.dialTCP(); err == nil {
+		conn.Close()
+		t.Error("TCP passes")
+	}
+	counted := mine()
+	if counted.Packets == 0 || counted.Decided != counted.Packets {
+		t.Errorf("%+v", counted)
+	}
+	addsUp()
+	grew := func(what string) {
+		t.Helper()
+		now := mine()
+		if now.Packets != counted.Packets || now.Bytes != counted.Bytes || now.Decided != counted.Decided {
+			t.Errorf("%s: was %+v, is %+v", what, counted, now)
+		}
+		if !w.passes() {
+			t.Errorf("%s: nothing passes", what)
+		}
+		if now = mine(); now.Packets <= counted.Packets {
+			t.Errorf("%s: %d packets, then %d", what, counted.Packets, now.Packets)
+		}
+		counted = now
+		addsUp()
+	}
+	w.write("gardu.yaml", second)
+	w.must(w.process.Signal(syscall.SIGHUP))
+	w.until("the second configuration is in force", func() error { return w.generation(2) })
+	grew("another configuration")
+	w.process.Kill()
+	w.start()
+	grew("kill -9")
+	_, err := w.api.Block(t.Context(), []api.BlockRequest{{Prefix: netip.MustParsePrefix("198.51.100.0/24")}})
+	w.must(err)
+	if w.passes() {
+		t.Error("a blocked source passes")
+	}
+	addsUp()
+}
+
 // An interface that vanishes is attached again when it is back.
 func TestInterfaceComesBack(t *testing.T) {
 	w := newWorld(t)

@@ -84,13 +84,28 @@ func (c *Client) Block(ctx context.Context, requests []api.BlockRequest) (blocks
 	return blocks, c.call(ctx, http.MethodPost, "/v1/blocks", requests, &blocks)
 }
 
-// Unblock removes blocks of exactly these prefixes.
+// unblockAtOnce is how many prefixes are put into one URL.
+const unblockAtOnce = 1000
+
+// Unblock removes blocks of exactly these prefixes. Of many, some may be removed when there is an error.
 func (c *Client) Unblock(ctx context.Context, prefixes []netip.Prefix) (unblocked api.Unblocked, err error) {
-	query := url.Values{}
-	for _, prefix := range prefixes {
-		query.Add("prefix", prefix.String())
+	for {
+		next := prefixes[:min(len(prefixes), unblockAtOnce)]
+		prefixes = prefixes[len(next):]
+		query := url.Values{}
+		for _, prefix := range next {
+			query.Add("prefix", prefix.String())
+		}
+		var part api.Unblocked
+		if err := c.call(ctx, http.MethodDelete, "/v1/blocks?"+query.Encode(), nil, &part); err != nil {
+			return unblocked, err
+		}
+		unblocked.Removed = append(unblocked.Removed, part.Removed...)
+		unblocked.Missing = append(unblocked.Missing, part.Missing...)
+		if len(prefixes) == 0 {
+			return unblocked, nil
+		}
 	}
-	return unblocked, c.call(ctx, http.MethodDelete, "/v1/blocks?"+query.Encode(), nil, &unblocked)
 }
 
 // Apply replaces the snapshot, or with Check only validates it.

@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"reflect"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -65,6 +66,54 @@ func TestBlock(t *testing.T) {
 		t.Errorf("the daemon got %+v", got)
 	}
 	if r := gardu(t, "block", "203.0.113.8"); r.stdout != "blocked 203.0.113.8/32 until it is unblocked\n" {
+		t.Errorf("%+v", r)
+	}
+}
+
+// A list comes from a file or stdin, whole or not at all.
+func TestBlockList(t *testing.T) {
+	engine := &apitest.Engine{}
+	serve(t, engine)
+	list := "# bad ones\n203.0.113.7\n\n  2001:db8::/32  # all of it\r\n"
+	want := []api.BlockRequest{
+		{Prefix: netip.MustParsePrefix("203.0.113.7/32"), Why: "list", Origin: "cli"},
+		{Prefix: netip.MustParsePrefix("2001:db8::/32"), Why: "list", Origin: "cli"},
+	}
+	for _, r := range []result{
+		garduWith(t, list, "block", "-", "--why", "list"),
+		garduWith(t, list, "block", "--file", "-", "--why", "list"),
+		gardu(t, "block", "--file", write(t, "bad.netset", list), "--why", "list"),
+	} {
+		if r.code != exitDone || strings.Count(r.stdout, "blocked ") != 2 {
+			t.Errorf("%+v", r)
+		}
+	}
+	if got := engine.Blocked(); !reflect.DeepEqual(got, slices.Concat(want, want, want)) {
+		t.Errorf("the daemon got %+v", got)
+	}
+	var many strings.Builder
+	for i := range 5000 {
+		fmt.Fprintf(&many, "10.0.%d.%d\n", i>>8, i&255)
+	}
+	if r := garduWith(t, many.String(), "block", "-", "--for", "7d"); r.stdout != "blocked 5,000 prefixes until 2026-11-30T12:00:00Z\n" {
+		t.Errorf("%+v", r)
+	}
+	before := len(engine.Blocked())
+	r := garduWith(t, "203.0.113.9\nbad\n203.0.113.300\n0.0.0.0/0\n", "block", "-")
+	if r.code != exitUsage || strings.Contains(r.stderr, "stdin:1") || !strings.Contains(r.stderr, `stdin:2: "bad"`) ||
+		!strings.Contains(r.stderr, "stdin:3:") || !strings.Contains(r.stderr, "stdin:4: a block covers") {
+		t.Errorf("%+v", r)
+	}
+	if r := garduWith(t, "# nothing\n", "block", "-"); r.code != exitFailed || !strings.Contains(r.stderr, "no prefix") {
+		t.Errorf("%+v", r)
+	}
+	if r := gardu(t, "block", "--file", "/nowhere"); r.code != exitFailed || !strings.Contains(r.stderr, "/nowhere") {
+		t.Errorf("%+v", r)
+	}
+	if n := len(engine.Blocked()); n != before {
+		t.Errorf("%d blocks of wrong lists got to the daemon", n-before)
+	}
+	if r := garduWith(t, "203.0.113.7\n", "unblock", "-"); r != (result{exitDone, "unblocked 203.0.113.7/32\n", ""}) {
 		t.Errorf("%+v", r)
 	}
 }

@@ -10,16 +10,17 @@ import (
 )
 
 func (a *app) unblockCommand() *cobra.Command {
-	return &cobra.Command{
-		Use:   "unblock PREFIX...",
+	var file string
+	cmd := &cobra.Command{
+		Use:   "unblock PREFIX... | -",
 		Short: "Take blocks back",
 		Long: `Removes the blocks of exactly these prefixes. An address doesn't remove the block
-of a network around it, nor the other way round: gardu blocks shows what there is.`,
+of a network around it, nor the other way round: gardu blocks shows what there is.
+A file, or stdin with -, has a prefix a line.`,
 		Example:           `  gardu unblock 203.0.113.7`,
-		Args:              cobra.MinimumNArgs(1),
 		ValidArgsFunction: a.completeBlocks,
 		RunE: func(cmd *cobra.Command, args []string) error {
-			prefixes, err := parsePrefixes(args)
+			prefixes, err := a.prefixes(args, file)
 			if err != nil {
 				return err
 			}
@@ -28,16 +29,22 @@ of a network around it, nor the other way round: gardu blocks shows what there i
 				if err != nil {
 					return err
 				}
-				for _, prefix := range result.Removed {
-					a.printf("unblocked %s\n", prefix)
+				if n := len(result.Removed); n > printedBlocks {
+					a.printf("unblocked %s\n", plural(n, "prefix"))
+				} else {
+					for _, prefix := range result.Removed {
+						a.printf("unblocked %s\n", prefix)
+					}
 				}
 				if n := len(result.Missing); n > 0 {
-					return advise(fmt.Errorf("%s not blocked: %v", plural(n, "prefix"), result.Missing), "gardu blocks shows what is")
+					return advise(fmt.Errorf("%s not blocked: %v", plural(n, "prefix"), result.Missing[:min(n, printedBlocks)]), "gardu blocks shows what is")
 				}
 				return nil
 			})
 		},
 	}
+	fileFlag(cmd, &file)
+	return cmd
 }
 
 // completeBlocks offers what is blocked to the shell.
