@@ -26,6 +26,9 @@ enum field { FIELDS(FIELD_ROW) FIELD_COUNT };
 enum mode { MODE_NONE, MODES(MODE_ROW) MODE_COUNT };
 #undef MODE_ROW
 
+/* What is answered to a packet that a rule rejects; ctl/rule/rejects.go has the words for it. */
+enum reject { REJECT_DEFAULT /* to TCP a reset, else port unreachable */, REJECT_TCP_RESET, REJECT_PORT, REJECT_HOST, REJECT_NET, REJECT_ADMIN };
+
 enum family { FAMILY_V4, FAMILY_V6, FAMILY_COUNT };
 
 /* Sizes that both sides must agree on. */
@@ -47,6 +50,8 @@ enum limits {
 	FLOW_PEEK = 16,       /* CPUs whose records are searched for a flow that another one may have */
 	SCAN_RECORDS = 8,     /* rule records that are scanned rather than looked up */
 	STATE_ENTRIES = 4,    /* connections a bucket */
+	EXITS = 64,           /* interfaces that rules redirect or mirror to: one bit each; 0: none */
+	REJECT_SOURCES = 4096, /* sources, by hash, that the answers of action reject are limited for */
 	TRACE_STEPS = 64,
 	NOTE_BYTES = 104,
 	BLOCK_CELLS = 262144, /* entries of block_cells, a power of two */
@@ -191,7 +196,7 @@ struct rule_effect {
 	__u16 flags;         /* EFFECT_* */
 	__u8 verdict;        /* with EFFECT_DECIDES: enum verdict */
 	__u8 reject;         /* with VERDICT_REJECT: what is answered */
-	__u32 interface;     /* redirect, mirror: number of the interface */
+	__u32 interface;     /* redirect, mirror: index of `exits` */
 	__u32 log, sample;   /* one packet of so many; 0: none */
 	__u8 per;            /* limit: what has a bucket of its own */
 	__u8 prefix[FAMILY_COUNT]; /* and with addresses, how many bits of them */
@@ -381,6 +386,24 @@ struct interface {
 	__u8 zone;
 };
 enum interface_flags { INTERFACE_INGRESS = 1 /* gardu counts flows where they come in here */ };
+
+/* An interface that rules redirect or mirror to. Outside of the generations: interfaces come and go, are renamed, or are down. */
+struct exit {
+	__u32 ifindex;       /* 0: it is away or down */
+	__u32 mtu;           /* bytes of IP; 0: not checked */
+};
+struct exit_counter {    /* packets; a bundle counts its segments */
+	__u64 redirected;
+	__u64 mirrored;
+	__u64 failed;        /* copies that could not be made */
+};
+
+/* How many answers action reject gives. A bucket of tokens is a time: when all that was taken from it is paid for. */
+struct reject_limit {
+	__u64 cost, burst;     /* of all together: ns an answer (0: no limit), ns that the time may be ahead of the clock */
+	__u64 source_cost, source_burst; /* of each source */
+	__u64 time;            /* CLOCK_MONOTONIC ns, coarse */
+};
 
 /* ---- Flows -------------------------------------------------------------------------------------------------- */
 struct flow_key {

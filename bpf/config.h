@@ -11,6 +11,7 @@ CONFIG(__u8, cfg_blocks, "look up blocks");
 CONFIG(__u8, cfg_services, "balance services");
 CONFIG(__u8, cfg_flows, "keep flow records");
 CONFIG(__u8, cfg_effects, "rules that do more than decide");
+CONFIG(__u8, cfg_actions, "rules that reject, redirect or mirror");
 CONFIG(__u8, cfg_health, "let answers to health checks through a filter that would drop them");
 CONFIG(__u8, cfg_out, "judge what the kernel sends");
 CONFIG(__u8, cfg_state, "judge packets by what passed before them");

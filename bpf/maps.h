@@ -71,6 +71,19 @@ MAP(health_flows, BPF_MAP_TYPE_HASH, struct health_key, __u32, 8192);
 /* Daemon writes, programs read. Key: ifindex. Full: attach fails. */
 MAP(interfaces, BPF_MAP_TYPE_HASH, __u32, struct interface, 1024);
 
+/* Daemon writes, programs read. Key: number of an interface that rules send packets or copies to. Away: redirect-failed. */
+MAP(exits, BPF_MAP_TYPE_ARRAY, __u32, struct exit, EXITS);
+
+/* Programs write, daemon reads. Per CPU, index as exits. */
+MAP(exit_counters, BPF_MAP_TYPE_PERCPU_ARRAY, __u32, struct exit_counter, EXITS);
+
+/* Daemon writes the limits when it starts, programs the time. One entry: answers of action reject. */
+MAP(reject_limit, BPF_MAP_TYPE_ARRAY, __u32, struct reject_limit, 1);
+
+/* Programs only: the time of each source's bucket, by hash. Sources that meet in one share its rate, so a flood of forged ones
+ * costs nobody more than that. */
+MAP(reject_sources, BPF_MAP_TYPE_ARRAY, __u32, __u64, REJECT_SOURCES);
+
 /* Programs write, daemon reads. Per CPU, index: enum reason. */
 MAP(reasons, BPF_MAP_TYPE_PERCPU_ARRAY, __u32, struct counter, REASON_SLOTS);
 

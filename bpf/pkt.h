@@ -40,9 +40,11 @@ struct pkt {
 	__u8 filtered;     /* it reached the filter: p->rule says what decided */
 	__u8 new_flow;     /* a backend was chosen for it */
 	__u8 way;          /* enum way: which rules judge it */
-	__u8 reject;       /* REASON_RULE_REJECT: what is answered */
+	__u8 reject;       /* REASON_RULE_REJECT: what is answered (enum reject) */
 	__u8 state;        /* enum state */
 	__u8 state_asked;  /* the shared table was asked for it, and is to know if it passes */
+	__u8 exit;         /* REASON_RULE_REDIRECT: where to */
+	__u64 mirrors;     /* exits that get a copy, a bit each */
 	__u32 out_ifindex;
 	int action;        /* set by a step that sends the frame */
 };

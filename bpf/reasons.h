@@ -22,11 +22,17 @@
 	X(MALFORMED, DROP, "malformed", "headers are cut short or contradict each other")                      \
 	X(NO_BACKEND, DROP, "no-backend", "the service has no backend that is up")                             \
 	X(NO_NEXT_HOP, DROP, "no-next-hop", "the way to the backend is not known")                             \
-	X(TOO_BIG, DROP, "too-big", "larger than the MTU towards the backend")                                 \
+	X(TOO_BIG, DROP, "too-big", "larger than the MTU of the way out")                                 \
 	X(SERVICE_FRAGMENT, DROP, "service-fragment", "a fragment for a service address")                      \
 	X(ENCAP_FAILED, DROP, "encap-failed", "the kernel refused room for the outer header")                  \
 	X(NO_TABLES, DROP, "no-tables", "cannot happen: the generation's tables are missing")                  \
 	X(FORWARD, FORWARD, "forward", "sent to a backend")                                                    \
+	X(RULE_REJECT, REJECT, "rule-reject", "a rule with action reject decided, and its sender was told")            \
+	X(REJECT_LIMITED, DROP, "reject-limited", "rejected without an answer: enough were given")                     \
+	X(REJECT_SILENT, DROP, "reject-silent", "rejected without an answer: such a packet must get none")             \
+	X(REJECT_FAILED, DROP, "reject-failed", "rejected without an answer: the kernel refused room for it")          \
+	X(RULE_REDIRECT, REDIRECT, "rule-redirect", "a rule with action redirect decided")                             \
+	X(REDIRECT_FAILED, DROP, "redirect-failed", "the interface that a rule redirects to is away or down")          \
 	X(ARP_REPLY, REDIRECT, "arp-reply", "answered an ARP request for a service address")                   \
 	X(ND_REPLY, REDIRECT, "nd-reply", "answered a neighbour solicitation for a service address")           \
 	X(ECHO_REPLY, REDIRECT, "echo-reply", "answered a ping to a service address")

@@ -24,7 +24,6 @@ enum {
 	STATE_TAG = 40,   /* and of the hash's bits */
 	STATE_CLAIMED = 0x80, /* flag of a word whose entry is being written */
 	TCP_CONTROL = TCP_FIN | TCP_SYN | TCP_RST | TCP_ACK,
-	ICMP_UNREACHABLE = 3,
 	ICMP_TIME_EXCEEDED = 11,
 	ICMP_PARAMETER = 12,
 	ICMP6_ERROR_FIRST = 1,

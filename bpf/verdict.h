@@ -73,6 +73,7 @@ static __always_inline int leave(const struct pkt *p, enum reason reason)
 	switch (verdict_of(reason)) {
 	case VERDICT_PASS:
 		return ACTION_PASS;
+	case VERDICT_REJECT:
 	case VERDICT_REDIRECT:
 	case VERDICT_FORWARD:
 		return p->action;

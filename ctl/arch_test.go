@@ -231,9 +231,10 @@ func packetTests(t *testing.T) string {
 
 // untestable are the reasons that no packet on the wire can bring about.
 var untestable = map[string]string{
-	"none":         "never counted",
-	"no-tables":    "cannot happen",
-	"encap-failed": "drivers that reserve too little headroom for XDP",
+	"none":          "never counted",
+	"no-tables":     "cannot happen",
+	"reject-failed": "likewise, or a bundle that the kernel can't make one packet of",
+	"encap-failed":  "drivers that reserve too little headroom for XDP",
 }
 
 func TestEveryReasonHasAPacketTest(t *testing.T) {

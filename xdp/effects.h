@@ -30,8 +30,13 @@ static __always_inline bool apply_effect(ctx_t *ctx, struct pkt *p, struct rule_
 {
 	bool shadow = effect->flags & EFFECT_SHADOW;
 
-	if (effect->flags & EFFECT_DECIDES && !shadow)
+	if (effect->flags & EFFECT_DECIDES && !shadow) {
+		p->reject = effect->reject;
+		p->exit = effect->interface;
 		return true;
+	}
+	if (cfg_actions && effect->flags & EFFECT_MIRROR && !shadow)
+		p->mirrors |= 1ull << (effect->interface & (EXITS - 1));
 	trace_step(STEP_RULE, 0, effect->id);
 	count_passed_by(p, effect, shadow);
 	return false;

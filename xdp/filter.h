@@ -93,6 +93,10 @@ static __always_inline enum reason judge_rules(ctx_t *ctx, struct control *c, st
 	switch (record->verdict) {
 	case VERDICT_DROP:
 		return REASON_RULE_DROP;
+	case VERDICT_REJECT:
+		return REASON_RULE_REJECT;
+	case VERDICT_REDIRECT:
+		return REASON_RULE_REDIRECT;
 	default:
 		return REASON_RULE_PASS;
 	}

@@ -2,8 +2,10 @@
 /* The way of a received packet, the same at XDP and at tc ingress: parse, judge, balance, account, leave. */
 #pragma once
 #include "../bpf/flow.h"
+#include "divert.h"
 #include "filter.h"
 #include "lb.h"
+#include "reject.h"
 
 /* Does the flow's record say what to do? Its verdict stands while the generation does; when blocks came, only they are asked again. */
 static __always_inline bool remembered(struct control *c, struct pkt *p, struct flow_value *flow, enum reason *reason)
@@ -92,6 +94,18 @@ static __always_inline enum reason ingress(ctx_t *ctx, struct control *c, struct
 		reason = REASON_HEALTH_REPLY;
 		p->rule = DECIDER_HEALTH;
 		p->remember = p->remembered = 0;
+	}
+	if (cfg_actions && p->mirrors)
+		mirror(ctx, p);
+	if (cfg_actions && reason == REASON_RULE_REJECT)
+		return reject(ctx, p);
+	if (cfg_actions && reason == REASON_RULE_REDIRECT) {
+		reason = redirect(ctx, p);
+		if (cfg_state && p->state_asked && reason == REASON_RULE_REDIRECT)
+			state_passed(p);
+		if (cfg_flows && reason == REASON_RULE_REDIRECT)
+			flow_account(ctx, c, &table, flow, p, reason);
+		return reason;
 	}
 	if (verdict_of(reason) != VERDICT_PASS)
 		return reason;

@@ -22,12 +22,16 @@ const (
 	AbiMapBlockNotes      = "block_notes"
 	AbiMapBlocks          = "blocks"
 	AbiMapControl         = "control"
+	AbiMapExitCounters    = "exit_counters"
+	AbiMapExits           = "exits"
 	AbiMapFlowLru         = "flow_lru"
 	AbiMapFlowTables      = "flow_tables"
 	AbiMapFlowTotals      = "flow_totals"
 	AbiMapHealthFlows     = "health_flows"
 	AbiMapInterfaces      = "interfaces"
 	AbiMapReasons         = "reasons"
+	AbiMapRejectLimit     = "reject_limit"
+	AbiMapRejectSources   = "reject_sources"
 	AbiMapRings           = "rings"
 	AbiMapRuleCounters    = "rule_counters"
 	AbiMapStates          = "states"
@@ -35,6 +39,7 @@ const (
 	AbiMapTablesServices  = "tables_services"
 	AbiMapTablesSets      = "tables_sets"
 	AbiMapTrace           = "trace"
+	AbiVarCfgActions      = "cfg_actions"
 	AbiVarCfgBlocks       = "cfg_blocks"
 	AbiVarCfgEffects      = "cfg_effects"
 	AbiVarCfgFlows        = "cfg_flows"
@@ -105,12 +110,16 @@ type AbiMapSpecs struct {
 	BlockNotes      *ebpf.MapSpec `ebpf:"block_notes"`
 	Blocks          *ebpf.MapSpec `ebpf:"blocks"`
 	Control         *ebpf.MapSpec `ebpf:"control"`
+	ExitCounters    *ebpf.MapSpec `ebpf:"exit_counters"`
+	Exits           *ebpf.MapSpec `ebpf:"exits"`
 	FlowLru         *ebpf.MapSpec `ebpf:"flow_lru"`
 	FlowTables      *ebpf.MapSpec `ebpf:"flow_tables"`
 	FlowTotals      *ebpf.MapSpec `ebpf:"flow_totals"`
 	HealthFlows     *ebpf.MapSpec `ebpf:"health_flows"`
 	Interfaces      *ebpf.MapSpec `ebpf:"interfaces"`
 	Reasons         *ebpf.MapSpec `ebpf:"reasons"`
+	RejectLimit     *ebpf.MapSpec `ebpf:"reject_limit"`
+	RejectSources   *ebpf.MapSpec `ebpf:"reject_sources"`
 	Rings           *ebpf.MapSpec `ebpf:"rings"`
 	RuleCounters    *ebpf.MapSpec `ebpf:"rule_counters"`
 	States          *ebpf.MapSpec `ebpf:"states"`
@@ -124,6 +133,7 @@ type AbiMapSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type AbiVariableSpecs struct {
+	CfgActions  *ebpf.VariableSpec `ebpf:"cfg_actions"`
 	CfgBlocks   *ebpf.VariableSpec `ebpf:"cfg_blocks"`
 	CfgEffects  *ebpf.VariableSpec `ebpf:"cfg_effects"`
 	CfgFlows    *ebpf.VariableSpec `ebpf:"cfg_flows"`
@@ -166,12 +176,16 @@ type AbiMaps struct {
 	BlockNotes      *ebpf.Map `ebpf:"block_notes"`
 	Blocks          *ebpf.Map `ebpf:"blocks"`
 	Control         *ebpf.Map `ebpf:"control"`
+	ExitCounters    *ebpf.Map `ebpf:"exit_counters"`
+	Exits           *ebpf.Map `ebpf:"exits"`
 	FlowLru         *ebpf.Map `ebpf:"flow_lru"`
 	FlowTables      *ebpf.Map `ebpf:"flow_tables"`
 	FlowTotals      *ebpf.Map `ebpf:"flow_totals"`
 	HealthFlows     *ebpf.Map `ebpf:"health_flows"`
 	Interfaces      *ebpf.Map `ebpf:"interfaces"`
 	Reasons         *ebpf.Map `ebpf:"reasons"`
+	RejectLimit     *ebpf.Map `ebpf:"reject_limit"`
+	RejectSources   *ebpf.Map `ebpf:"reject_sources"`
 	Rings           *ebpf.Map `ebpf:"rings"`
 	RuleCounters    *ebpf.Map `ebpf:"rule_counters"`
 	States          *ebpf.Map `ebpf:"states"`
@@ -189,12 +203,16 @@ func (m *AbiMaps) Close() error {
 		m.BlockNotes,
 		m.Blocks,
 		m.Control,
+		m.ExitCounters,
+		m.Exits,
 		m.FlowLru,
 		m.FlowTables,
 		m.FlowTotals,
 		m.HealthFlows,
 		m.Interfaces,
 		m.Reasons,
+		m.RejectLimit,
+		m.RejectSources,
 		m.Rings,
 		m.RuleCounters,
 		m.States,
@@ -209,6 +227,7 @@ func (m *AbiMaps) Close() error {
 //
 // It can be passed to LoadAbiObjects or ebpf.CollectionSpec.LoadAndAssign.
 type AbiVariables struct {
+	CfgActions  *ebpf.Variable `ebpf:"cfg_actions"`
 	CfgBlocks   *ebpf.Variable `ebpf:"cfg_blocks"`
 	CfgEffects  *ebpf.Variable `ebpf:"cfg_effects"`
 	CfgFlows    *ebpf.Variable `ebpf:"cfg_flows"`

@@ -21,6 +21,13 @@ func (c *BackendCounter) Add(o BackendCounter) {
 	c.Flows += o.Flows
 }
 
+// Add adds another CPU's part.
+func (c *ExitCounter) Add(o ExitCounter) {
+	c.Redirected += o.Redirected
+	c.Mirrored += o.Mirrored
+	c.Failed += o.Failed
+}
+
 // Add adds another CPU's part; Tick and Budget are of a CPU alone and mean nothing in a sum.
 func (t *FlowTotals) Add(o FlowTotals) {
 	t.Accounted += o.Accounted

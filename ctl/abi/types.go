@@ -129,6 +129,19 @@ const (
 	EffectMirror  EffectFlags = 16
 )
 
+type Exit struct {
+	_       structs.HostLayout
+	Ifindex uint32
+	Mtu     uint32
+}
+
+type ExitCounter struct {
+	_          structs.HostLayout
+	Redirected uint64
+	Mirrored   uint64
+	Failed     uint64
+}
+
 type ExtFlags uint32
 
 const (
@@ -295,6 +308,8 @@ const (
 	FlowPeek        Limits = 16
 	ScanRecords     Limits = 8
 	StateEntries    Limits = 4
+	Exits           Limits = 64
+	RejectSources   Limits = 4096
 	TraceSteps      Limits = 64
 	NoteBytes       Limits = 104
 	BlockCells      Limits = 262144
@@ -340,11 +355,26 @@ const (
 	ReasonEncapFailed     Reason = 17
 	ReasonNoTables        Reason = 18
 	ReasonForward         Reason = 19
-	ReasonArpReply        Reason = 20
-	ReasonNdReply         Reason = 21
-	ReasonEchoReply       Reason = 22
-	ReasonCount           Reason = 23
+	ReasonRuleReject      Reason = 20
+	ReasonRejectLimited   Reason = 21
+	ReasonRejectSilent    Reason = 22
+	ReasonRejectFailed    Reason = 23
+	ReasonRuleRedirect    Reason = 24
+	ReasonRedirectFailed  Reason = 25
+	ReasonArpReply        Reason = 26
+	ReasonNdReply         Reason = 27
+	ReasonEchoReply       Reason = 28
+	ReasonCount           Reason = 29
 )
+
+type RejectLimit struct {
+	_           structs.HostLayout
+	Cost        uint64
+	Burst       uint64
+	SourceCost  uint64
+	SourceBurst uint64
+	Time        uint64
+}
 
 type RuleConditions uint32
 

@@ -47,7 +47,8 @@ type Status struct {
 	Started    time.Time                `json:"started"` // of this daemon; the data plane may be older
 	Uptime     Duration                 `json:"uptime"`
 	Interfaces []Interface              `json:"interfaces"`
-	Reasons    map[string]ReasonCounter `json:"reasons"` // only those that were counted
+	Exits      []Exit                   `json:"exits,omitempty"` // interfaces that rules redirect or mirror to
+	Reasons    map[string]ReasonCounter `json:"reasons"`         // only those that were counted
 	Filter     FilterTotals             `json:"filter"`
 	Flows      FlowTotals               `json:"flows"`
 	States     *StateTotals             `json:"states,omitempty"`
@@ -65,6 +66,16 @@ type Interface struct {
 	Egress   bool       `json:"egress"`            // attached at tc egress too
 	Attached bool       `json:"attached"`
 	Error    string     `json:"error,omitempty"` // why it is not attached
+}
+
+// Exit is an interface that rules redirect or mirror to. Packets are wire packets.
+type Exit struct {
+	Name       string `json:"name"`
+	Ifindex    int    `json:"ifindex,omitempty"` // absent while nothing can leave by it
+	Redirected uint64 `json:"redirected"`        // packets
+	Mirrored   uint64 `json:"mirrored"`          // packets of which a copy was sent
+	Failed     uint64 `json:"failed"`            // copies that could not be made
+	Error      string `json:"error,omitempty"`   // why nothing can leave by it
 }
 
 // ReasonCounter counts the packets that left with one reason.
@@ -128,10 +139,11 @@ type Rule struct {
 	Name    string         `json:"name"`
 	Match   string         `json:"match"` // as rule.FormatCondition writes it, joined by commas; empty matches everything
 	Action  model.Action   `json:"action"`
-	Packets uint64         `json:"packets"` // matched
-	Bytes   uint64         `json:"bytes"`   // matched
-	Decided uint64         `json:"decided"` // packets whose verdict it decided
-	Shadow  uint64         `json:"shadow"`  // packets that it would have decided, were it not a shadow
+	To      string         `json:"to,omitempty"` // reject: what is answered; redirect, mirror: the interface
+	Packets uint64         `json:"packets"`      // matched
+	Bytes   uint64         `json:"bytes"`        // matched
+	Decided uint64         `json:"decided"`      // packets whose verdict it decided
+	Shadow  uint64         `json:"shadow"`       // packets that it would have decided, were it not a shadow
 	Pos     model.Position `json:"position,omitzero"`
 }
 

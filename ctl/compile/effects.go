@@ -1,8 +1,12 @@
 package compile
 
 import (
+	"fmt"
+	"slices"
+
 	"gardu/ctl/abi"
 	"gardu/ctl/model"
+	"gardu/ctl/rule"
 )
 
 // effect is a rule_effect and its place in the effects of its run.
@@ -12,7 +16,7 @@ type effect struct {
 }
 
 // addEffect makes what a rule does, and a line for it if that is more than passing or dropping.
-func (u *run) addEffect(r *model.Rule, id uint32) (effect, error) {
+func (u *run) addEffect(r *model.Rule, id uint32, exits map[string]uint16) (effect, error) {
 	e := effect{RuleEffect: abi.RuleEffect{Id: id}}
 	var flags abi.EffectFlags
 	if r.Action != "" && r.Action != model.Mirror {
@@ -22,6 +26,19 @@ func (u *run) addEffect(r *model.Rule, id uint32) (effect, error) {
 		}
 		e.Verdict = uint8(verdict)
 		flags |= abi.EffectDecides
+	}
+	switch r.Action {
+	case model.Reject:
+		e.Reject = uint8(1 + slices.IndexFunc(rule.Rejects(), func(info rule.RejectInfo) bool { return info.Code == r.Reject }))
+	case model.Mirror:
+		flags |= abi.EffectMirror
+		fallthrough
+	case model.Redirect:
+		exit, ok := exits[r.Interface]
+		if !ok {
+			return e, fmt.Errorf("interface %q has no id", r.Interface)
+		}
+		e.Interface = uint32(exit)
 	}
 	if r.Shadow {
 		flags |= abi.EffectShadow

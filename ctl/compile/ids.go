@@ -19,6 +19,7 @@ type IDs struct {
 	Backends map[string]uint16 `json:"backends"` // by backendKey: another address or mode is another backend
 	Rings    map[string]uint32 `json:"rings"`    // by ringKey: another list of backends is another ring
 	Sets     map[string]uint16 `json:"sets"`     // bits of a class; by name, or by role for lists that a rule holds
+	Exits    map[string]uint16 `json:"exits"`    // interfaces that rules redirect or mirror to, by name
 
 	// The names that are away, longest gone first: whose number is taken when there is no other.
 	Away Away `json:"away"`
@@ -31,6 +32,7 @@ type Away struct {
 	Backends []string `json:"backends,omitempty"`
 	Rings    []string `json:"rings,omitempty"`
 	Sets     []string `json:"sets,omitempty"`
+	Exits    []string `json:"exits,omitempty"`
 }
 
 // Reused are the numbers that Assign took from names that were away: their counters belong to somebody else
@@ -40,6 +42,7 @@ type Reused struct {
 	Services []uint16
 	Backends []uint16
 	Sets     []uint16
+	Exits    []uint16
 }
 
 // Assign returns ids for everything in the snapshot, in place of ids, which it leaves alone. It fails with a
@@ -48,9 +51,12 @@ type Reused struct {
 // Backends and rings of the snapshot before keep their numbers in any case, because packets that still meet the
 // old generation go by them.
 func (ids IDs) Assign(snapshot *model.Snapshot) (IDs, Reused, error) {
-	var rules, services, backends, rings []string
+	var rules, services, backends, rings, exits []string
 	for i := range snapshot.Filter.Rules {
 		rules = append(rules, snapshot.Filter.Rules[i].Name)
+		if exit := snapshot.Filter.Rules[i].Interface; exit != "" {
+			exits = append(exits, exit)
+		}
 	}
 	for i := range snapshot.Services {
 		service := &snapshot.Services[i]
@@ -89,6 +95,11 @@ func (ids IDs) Assign(snapshot *model.Snapshot) (IDs, Reused, error) {
 	if next.Sets, next.Away.Sets, reused.Sets, err = (numbers[uint16]{
 		what: "sets", first: 1, end: uint16(abi.SetBits), have: ids.Sets, away: ids.Away.Sets,
 	}).assign(sets); err != nil {
+		return IDs{}, Reused{}, err
+	}
+	if next.Exits, next.Away.Exits, reused.Exits, err = (numbers[uint16]{
+		what: "interfaces that rules redirect or mirror to", first: 1, end: uint16(abi.Exits), have: ids.Exits, away: ids.Away.Exits, inUse: true,
+	}).assign(exits); err != nil {
 		return IDs{}, Reused{}, err
 	}
 	return next, reused, nil

@@ -135,7 +135,7 @@ func (l *lowering) rule(r *model.Rule) error {
 		return fmt.Errorf("rule %q has no id", r.Name)
 	}
 	run := &l.runs[wayOf(r)]
-	effect, err := run.addEffect(r, id)
+	effect, err := run.addEffect(r, id, l.ids.Exits)
 	if err != nil {
 		return fmt.Errorf("rule %q: %w", r.Name, err)
 	}

@@ -56,7 +56,14 @@ func (t *Tables) textRun(w *strings.Builder, name string, head *abi.RulesHead) {
 		fmt.Fprintf(w, "record %d: rule %d verdict %d%s%s\n", i, r.Id, r.Verdict, textRecord(&r), t.textExtra(head, &r))
 		if r.Effect != 0 {
 			e := abi.FromLine[abi.RuleEffect](t.Rules[head.EffectOff+r.Effect])
-			fmt.Fprintf(w, "  effect %d: flags %#x, next record %d\n", r.Effect, e.Flags, e.Next)
+			fmt.Fprintf(w, "  effect %d: flags %#x, next record %d", r.Effect, e.Flags, e.Next)
+			if e.Reject != 0 {
+				fmt.Fprintf(w, ", reject %d", e.Reject)
+			}
+			if e.Interface != 0 {
+				fmt.Fprintf(w, ", exit %d", e.Interface)
+			}
+			w.WriteByte('\n')
 		}
 	}
 }

@@ -167,6 +167,7 @@ func (d *decoder) checkRules(s *model.Snapshot, used map[string]bool) {
 		}
 		d.warnFamily(r)
 	}
+	d.checkActions(s)
 	if d.errors != nil {
 		return
 	}

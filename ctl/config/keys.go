@@ -86,7 +86,7 @@ var filters = object[filter]{
 	what: "the filter",
 	pos:  func(f *filter) *model.Position { return &f.Pos },
 	keys: []key[filter]{
-		in("default", action, func(f *filter) *model.Action { return &f.Default },
+		in("default", defaultAction, func(f *filter) *model.Action { return &f.Default },
 			"what happens to an IPv4 or IPv6 packet that no rule decides").or("pass"),
 		in("allow", allow, func(f *filter) *model.Condition { return &f.allow },
 			"sources that pass whatever blocks and rules say: @SET, or addresses and prefixes"),
@@ -95,7 +95,7 @@ var filters = object[filter]{
 	},
 }
 
-var action = choiceOf([]model.Action{model.Pass, model.Drop}, "reject", "redirect", "mirror")
+var defaultAction = choiceOf([]model.Action{model.Pass, model.Drop})
 
 var rules = object[model.Rule]{
 	what: "a rule",
@@ -105,8 +105,7 @@ var rules = object[model.Rule]{
 			"its name, unique among rules; its counters follow the name").must(),
 		in("match", match, func(r *model.Rule) *[]model.Condition { return &r.Match },
 			"what it matches: all keys must hold, one value of each; {} is every packet").must(),
-		in("action", action, func(r *model.Rule) *model.Action { return &r.Action },
-			"what happens to the packets that it matches: pass or drop; without it the rule counts them and the next one is asked"),
+		action,
 		in("count", boolean, func(*model.Rule) *bool { return new(bool) },
 			"says that counting is what the rule is for; all rules count").or("false"),
 		in("direction", choiceOf([]model.Direction{model.In, model.Out}), func(r *model.Rule) *model.Direction { return &r.Direction },

@@ -177,6 +177,7 @@ func (d *Daemon) commit(next candidate, c compiled) error {
 		return err
 	}
 	d.resolveHops(c.tables.Backends)
+	d.syncExits(c.ids.Exits)
 	// What the rules in force need at tc egress stays there until others are.
 	restore, err := d.attachAll(withEgress(c.interfaces, d.hasEgress))
 	if err != nil {

@@ -57,6 +57,8 @@ type Daemon struct {
 	resized  time.Time               // guarded by changing: when the flow table got another size
 	current  atomic.Pointer[applied] // what is in force; never nil once started
 
+	exits exits
+
 	inherited map[uint16]bool // backends that the daemon before this one knew; until the first commit
 
 	links     interfaces

@@ -141,7 +141,9 @@ func (d *Daemon) tryAttach(state *attached) error {
 	}
 	path := state.want.Path
 	if path == model.PathAuto {
-		path, state.why = netdev.ChoosePath(link)
+		if path, state.why = netdev.ChoosePath(link); onlyTC(state.want) != "" {
+			path, state.why = model.PathTC, onlyTC(state.want)
+		}
 	}
 	if err := d.describeInterface(link); err != nil {
 		return err

@@ -35,6 +35,9 @@ func (d *Daemon) watchNetwork(ctx context.Context) error {
 			d.syncLinks()
 		}
 		d.syncHops(dirty)
+		if dirty.routes {
+			d.syncExits(d.current.Load().ids.Exits)
+		}
 	}
 }
 

@@ -1,6 +1,7 @@
 package daemon
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"net"
@@ -27,7 +28,7 @@ func (d *Daemon) Rules(context.Context) ([]api.Rule, error) {
 			conditions[j] = rule.FormatCondition(condition)
 		}
 		c := counters[i]
-		rules[i] = api.Rule{Name: r.Name, Match: strings.Join(conditions, ", "), Action: r.Action, Pos: r.Pos,
+		rules[i] = api.Rule{Name: r.Name, Match: strings.Join(conditions, ", "), Action: r.Action, To: cmp.Or(r.Interface, string(r.Reject)), Pos: r.Pos,
 			Packets: c.Packets, Bytes: c.Bytes, Decided: c.Decided, Shadow: c.Shadow}
 	}
 	return rules, nil

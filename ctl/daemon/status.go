@@ -31,6 +31,10 @@ func (d *Daemon) Status(context.Context) (api.Status, error) {
 	if err != nil {
 		return api.Status{}, err
 	}
+	exits, err := d.exitStatus(now)
+	if err != nil {
+		return api.Status{}, err
+	}
 	status := api.Status{
 		Version:    d.options.Version,
 		Revision:   now.revision,
@@ -40,6 +44,7 @@ func (d *Daemon) Status(context.Context) (api.Status, error) {
 		Started:    d.started,
 		Uptime:     api.Duration(time.Since(d.started).Truncate(time.Second)),
 		Interfaces: d.interfaceStatus(now),
+		Exits:      exits,
 		Reasons:    reasons,
 		Filter:     filter,
 		Flows:      flowStatus(totals),
@@ -128,6 +133,13 @@ func (d *Daemon) warnings(now *applied, status api.Status, totals flow.Totals) [
 			warn("not attached to %s: %s", i.Name, i.Error)
 		case i.Path == model.PathXDPGeneric && i.Want != model.PathXDPGeneric:
 			warn("%s runs generic XDP, which is slower: %s", i.Name, i.Why)
+		}
+	}
+	for _, exit := range status.Exits {
+		if exit.Error != "" {
+			warn("what rules send to %s is lost: %s", exit.Name, exit.Error)
+		} else if exit.Failed > 0 {
+			warn("%d copies of packets for %s could not be made", exit.Failed, exit.Name)
 		}
 	}
 	for _, set := range now.snapshot.Sets {

@@ -1,12 +1,16 @@
 package dataplane
 
 import (
+	"bytes"
 	"encoding/binary"
 	"testing"
 
 	"github.com/cilium/ebpf"
 
 	"gardu/ctl/abi"
+	"gardu/ctl/compile"
+	"gardu/ctl/config"
+	"gardu/ctl/pkt"
 )
 
 // bundleContext is the kernel's struct __sk_buff up to gso_size.
@@ -91,4 +95,85 @@ func TestBundleWithJumboOption(t *testing.T) {
 			t.Errorf("gso %d, option %#x: %+v, want %+v", c.gso, c.option, reasons[c.reason], c.want)
 		}
 	}
+}
+
+// apply puts a configuration in force, as generation 1.
+func apply(t *testing.T, d *Dataplane, text string) {
+	t.Helper()
+	snapshot, _, err := config.Parse("test", []byte(text), ".")
+	if err != nil {
+		t.Fatal(err)
+	}
+	ids, _, err := compile.IDs{}.Assign(snapshot)
+	if err != nil {
+		t.Fatal(err)
+	}
+	tables, err := compile.Compile(snapshot, ids)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var generation Tables
+	for which, lines := range [][]abi.Line{abi.TableSets: tables.Sets, abi.TableRules: tables.Rules, abi.TableServices: tables.Services} {
+		if generation[which], err = d.NewTable(abi.Table(which), lines); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := d.Commit(1, generation); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// A rejected bundle gets one answer, which fits the whole of it: a reset after its last byte, or an error that quotes its first packet
+// as that was on the wire.
+func TestBundlesAreRejected(t *testing.T) {
+	d := private(t, allOn())
+	apply(t, d, "filter: {rules: [{name: r, match: {}, action: reject}]}")
+	const size, actRedirect = 1000, 7
+	for _, c := range []struct {
+		in, out string
+		header  int // of the quoted packet, all of IP; 0: nothing is quoted
+		quoted  int // bytes
+	}{
+		{"tcp 198.51.100.7:1 > 192.0.2.1:9 ack seq 10 ackno 77 len 2500", "tcp 192.0.2.1:9 > 198.51.100.7:1 rst seq 77 win 0 df", 0, 0},
+		{"tcp 198.51.100.7:1 > 192.0.2.1:9 fin seq 10 len 2500 vlan 7", "tcp 192.0.2.1:9 > 198.51.100.7:1 rst ack ackno 2511 win 0 df vlan 7", 0, 0},
+		{"tcp [2001:db8::7]:1 > [2001:db8::1]:9 psh seq 10 len 2500", "tcp [2001:db8::1]:9 > [2001:db8::7]:1 rst ack ackno 2510 win 0", 0, 0},
+		{"udp 198.51.100.7:1 > 192.0.2.1:9 len 2500", "icmp 192.0.2.1 > 198.51.100.7 unreachable code 3 df", 28, 548},
+		{"udp [2001:db8::7]:1 > [2001:db8::1]:9 len 2500 qinq 1 vlan 2", "icmpv6 2001:db8::1 > 2001:db8::7 unreachable code 4 qinq 1 vlan 2", 48, 1048},
+	} {
+		in, want := packetOf(t, c.in), packetOf(t, c.out+" mac 02:00:00:00:00:02 > 02:00:00:00:00:01")
+		options := &ebpf.RunOptions{
+			Data: in, DataOut: make([]byte, len(in)+frameGrowth),
+			Context: &bundleContext{skbContext: skbContext{Ifindex: 1, IngressIfindex: 1}, GsoSize: size},
+		}
+		if action, err := d.Program(HookIngress).Run(options); err != nil || action != actRedirect {
+			t.Fatalf("%s: action %d, %v", c.in, action, err)
+		}
+		got := options.DataOut
+		if err := pkt.Verify(got); err != nil {
+			t.Errorf("%s: %v", c.in, err)
+		}
+		if c.header == 0 && !bytes.Equal(got, want) || len(got) != len(want)+c.quoted {
+			t.Errorf("%s:\n got %s\nwant %s and %d bytes", c.in, pkt.Describe(got), pkt.Describe(want), c.quoted)
+			continue
+		}
+		if c.header == 0 {
+			continue
+		}
+		length := int(binary.BigEndian.Uint16(got[len(want)+2:]))
+		if c.header == 48 {
+			length = 40 + int(binary.BigEndian.Uint16(got[len(want)+4:]))
+		}
+		if length != c.header+size {
+			t.Errorf("%s: the quoted header says %d bytes, not %d", c.in, length, c.header+size)
+		}
+	}
+}
+
+func packetOf(t *testing.T, text string) []byte {
+	t.Helper()
+	frame, err := pkt.Parse(text)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return frame
 }

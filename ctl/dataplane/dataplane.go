@@ -104,6 +104,9 @@ func Open(opts Options) (_ *Dataplane, err error) {
 		}
 		features = d.inUse(features)
 	}
+	if err := d.SetRejectLimit(rejectLimit()); err != nil {
+		return nil, err
+	}
 	if d.programs, err = d.loadPrograms(features); err != nil {
 		return nil, err
 	}

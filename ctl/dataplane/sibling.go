@@ -6,7 +6,7 @@ import (
 	"gardu/ctl/abi"
 )
 
-// Sibling makes a private instance beside this one, with the same programs and trace on: rings, backends, interfaces and
+// Sibling makes a private instance beside this one, with the same programs and trace on: rings, backends, interfaces, exits and
 // health flows are shared, and the table of connections, which it reads only; the generation in force and the blocks are those of this moment; counters and flows
 // are its own, so that nothing it does is seen here. Close it.
 func (d *Dataplane) Sibling() (_ *Dataplane, err error) {
@@ -27,7 +27,9 @@ func (d *Dataplane) Sibling() (_ *Dataplane, err error) {
 	}
 	s.specs[abi.AbiMapBlocks].MaxEntries = uint32(max(privateBlocks, len(blocks)))
 	shared := mapSet{}
-	for _, name := range []string{abi.AbiMapRings, abi.AbiMapBackends, abi.AbiMapInterfaces, abi.AbiMapHealthFlows, abi.AbiMapStates} {
+	for _, name := range []string{
+		abi.AbiMapRings, abi.AbiMapBackends, abi.AbiMapInterfaces, abi.AbiMapHealthFlows, abi.AbiMapStates, abi.AbiMapExits,
+	} {
 		shared[name] = d.maps[name]
 	}
 	if err := s.create(siblingFlows, shared); err != nil {

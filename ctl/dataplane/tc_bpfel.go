@@ -16,6 +16,7 @@ import (
 //
 // Used for safe lookups in a Collection or CollectionSpec.
 const (
+	tcMapAnswers         = "answers"
 	tcMapBackendCounters = "backend_counters"
 	tcMapBackends        = "backends"
 	tcMapBlockCells      = "block_cells"
@@ -23,6 +24,8 @@ const (
 	tcMapBlockSearches   = "block_searches"
 	tcMapBlocks          = "blocks"
 	tcMapControl         = "control"
+	tcMapExitCounters    = "exit_counters"
+	tcMapExits           = "exits"
 	tcMapFlowLru         = "flow_lru"
 	tcMapFlowSpare       = "flow_spare"
 	tcMapFlowTables      = "flow_tables"
@@ -31,6 +34,8 @@ const (
 	tcMapInterfaces      = "interfaces"
 	tcMapPackets         = "packets"
 	tcMapReasons         = "reasons"
+	tcMapRejectLimit     = "reject_limit"
+	tcMapRejectSources   = "reject_sources"
 	tcMapRings           = "rings"
 	tcMapRuleCounters    = "rule_counters"
 	tcMapRuleSearches    = "rule_searches"
@@ -41,6 +46,7 @@ const (
 	tcMapTrace           = "trace"
 	tcProgGarduEgress    = "gardu_egress"
 	tcProgGarduIngress   = "gardu_ingress"
+	tcVarCfgActions      = "cfg_actions"
 	tcVarCfgBlocks       = "cfg_blocks"
 	tcVarCfgEffects      = "cfg_effects"
 	tcVarCfgFlows        = "cfg_flows"
@@ -103,6 +109,7 @@ type tcProgramSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type tcMapSpecs struct {
+	Answers         *ebpf.MapSpec `ebpf:"answers"`
 	BackendCounters *ebpf.MapSpec `ebpf:"backend_counters"`
 	Backends        *ebpf.MapSpec `ebpf:"backends"`
 	BlockCells      *ebpf.MapSpec `ebpf:"block_cells"`
@@ -110,6 +117,8 @@ type tcMapSpecs struct {
 	BlockSearches   *ebpf.MapSpec `ebpf:"block_searches"`
 	Blocks          *ebpf.MapSpec `ebpf:"blocks"`
 	Control         *ebpf.MapSpec `ebpf:"control"`
+	ExitCounters    *ebpf.MapSpec `ebpf:"exit_counters"`
+	Exits           *ebpf.MapSpec `ebpf:"exits"`
 	FlowLru         *ebpf.MapSpec `ebpf:"flow_lru"`
 	FlowSpare       *ebpf.MapSpec `ebpf:"flow_spare"`
 	FlowTables      *ebpf.MapSpec `ebpf:"flow_tables"`
@@ -118,6 +127,8 @@ type tcMapSpecs struct {
 	Interfaces      *ebpf.MapSpec `ebpf:"interfaces"`
 	Packets         *ebpf.MapSpec `ebpf:"packets"`
 	Reasons         *ebpf.MapSpec `ebpf:"reasons"`
+	RejectLimit     *ebpf.MapSpec `ebpf:"reject_limit"`
+	RejectSources   *ebpf.MapSpec `ebpf:"reject_sources"`
 	Rings           *ebpf.MapSpec `ebpf:"rings"`
 	RuleCounters    *ebpf.MapSpec `ebpf:"rule_counters"`
 	RuleSearches    *ebpf.MapSpec `ebpf:"rule_searches"`
@@ -132,6 +143,7 @@ type tcMapSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type tcVariableSpecs struct {
+	CfgActions  *ebpf.VariableSpec `ebpf:"cfg_actions"`
 	CfgBlocks   *ebpf.VariableSpec `ebpf:"cfg_blocks"`
 	CfgEffects  *ebpf.VariableSpec `ebpf:"cfg_effects"`
 	CfgFlows    *ebpf.VariableSpec `ebpf:"cfg_flows"`
@@ -164,6 +176,7 @@ func (o *tcObjects) Close() error {
 //
 // It can be passed to loadTcObjects or ebpf.CollectionSpec.LoadAndAssign.
 type tcMaps struct {
+	Answers         *ebpf.Map `ebpf:"answers"`
 	BackendCounters *ebpf.Map `ebpf:"backend_counters"`
 	Backends        *ebpf.Map `ebpf:"backends"`
 	BlockCells      *ebpf.Map `ebpf:"block_cells"`
@@ -171,6 +184,8 @@ type tcMaps struct {
 	BlockSearches   *ebpf.Map `ebpf:"block_searches"`
 	Blocks          *ebpf.Map `ebpf:"blocks"`
 	Control         *ebpf.Map `ebpf:"control"`
+	ExitCounters    *ebpf.Map `ebpf:"exit_counters"`
+	Exits           *ebpf.Map `ebpf:"exits"`
 	FlowLru         *ebpf.Map `ebpf:"flow_lru"`
 	FlowSpare       *ebpf.Map `ebpf:"flow_spare"`
 	FlowTables      *ebpf.Map `ebpf:"flow_tables"`
@@ -179,6 +194,8 @@ type tcMaps struct {
 	Interfaces      *ebpf.Map `ebpf:"interfaces"`
 	Packets         *ebpf.Map `ebpf:"packets"`
 	Reasons         *ebpf.Map `ebpf:"reasons"`
+	RejectLimit     *ebpf.Map `ebpf:"reject_limit"`
+	RejectSources   *ebpf.Map `ebpf:"reject_sources"`
 	Rings           *ebpf.Map `ebpf:"rings"`
 	RuleCounters    *ebpf.Map `ebpf:"rule_counters"`
 	RuleSearches    *ebpf.Map `ebpf:"rule_searches"`
@@ -191,6 +208,7 @@ type tcMaps struct {
 
 func (m *tcMaps) Close() error {
 	return _TcClose(
+		m.Answers,
 		m.BackendCounters,
 		m.Backends,
 		m.BlockCells,
@@ -198,6 +216,8 @@ func (m *tcMaps) Close() error {
 		m.BlockSearches,
 		m.Blocks,
 		m.Control,
+		m.ExitCounters,
+		m.Exits,
 		m.FlowLru,
 		m.FlowSpare,
 		m.FlowTables,
@@ -206,6 +226,8 @@ func (m *tcMaps) Close() error {
 		m.Interfaces,
 		m.Packets,
 		m.Reasons,
+		m.RejectLimit,
+		m.RejectSources,
 		m.Rings,
 		m.RuleCounters,
 		m.RuleSearches,
@@ -221,6 +243,7 @@ func (m *tcMaps) Close() error {
 //
 // It can be passed to loadTcObjects or ebpf.CollectionSpec.LoadAndAssign.
 type tcVariables struct {
+	CfgActions  *ebpf.Variable `ebpf:"cfg_actions"`
 	CfgBlocks   *ebpf.Variable `ebpf:"cfg_blocks"`
 	CfgEffects  *ebpf.Variable `ebpf:"cfg_effects"`
 	CfgFlows    *ebpf.Variable `ebpf:"cfg_flows"`

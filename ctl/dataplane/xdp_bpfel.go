@@ -16,6 +16,7 @@ import (
 //
 // Used for safe lookups in a Collection or CollectionSpec.
 const (
+	xdpMapAnswers         = "answers"
 	xdpMapBackendCounters = "backend_counters"
 	xdpMapBackends        = "backends"
 	xdpMapBlockCells      = "block_cells"
@@ -23,6 +24,8 @@ const (
 	xdpMapBlockSearches   = "block_searches"
 	xdpMapBlocks          = "blocks"
 	xdpMapControl         = "control"
+	xdpMapExitCounters    = "exit_counters"
+	xdpMapExits           = "exits"
 	xdpMapFlowLru         = "flow_lru"
 	xdpMapFlowSpare       = "flow_spare"
 	xdpMapFlowTables      = "flow_tables"
@@ -31,6 +34,8 @@ const (
 	xdpMapInterfaces      = "interfaces"
 	xdpMapPackets         = "packets"
 	xdpMapReasons         = "reasons"
+	xdpMapRejectLimit     = "reject_limit"
+	xdpMapRejectSources   = "reject_sources"
 	xdpMapRings           = "rings"
 	xdpMapRuleCounters    = "rule_counters"
 	xdpMapRuleSearches    = "rule_searches"
@@ -40,6 +45,7 @@ const (
 	xdpMapTablesSets      = "tables_sets"
 	xdpMapTrace           = "trace"
 	xdpProgGarduXdp       = "gardu_xdp"
+	xdpVarCfgActions      = "cfg_actions"
 	xdpVarCfgBlocks       = "cfg_blocks"
 	xdpVarCfgEffects      = "cfg_effects"
 	xdpVarCfgFlows        = "cfg_flows"
@@ -101,6 +107,7 @@ type xdpProgramSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type xdpMapSpecs struct {
+	Answers         *ebpf.MapSpec `ebpf:"answers"`
 	BackendCounters *ebpf.MapSpec `ebpf:"backend_counters"`
 	Backends        *ebpf.MapSpec `ebpf:"backends"`
 	BlockCells      *ebpf.MapSpec `ebpf:"block_cells"`
@@ -108,6 +115,8 @@ type xdpMapSpecs struct {
 	BlockSearches   *ebpf.MapSpec `ebpf:"block_searches"`
 	Blocks          *ebpf.MapSpec `ebpf:"blocks"`
 	Control         *ebpf.MapSpec `ebpf:"control"`
+	ExitCounters    *ebpf.MapSpec `ebpf:"exit_counters"`
+	Exits           *ebpf.MapSpec `ebpf:"exits"`
 	FlowLru         *ebpf.MapSpec `ebpf:"flow_lru"`
 	FlowSpare       *ebpf.MapSpec `ebpf:"flow_spare"`
 	FlowTables      *ebpf.MapSpec `ebpf:"flow_tables"`
@@ -116,6 +125,8 @@ type xdpMapSpecs struct {
 	Interfaces      *ebpf.MapSpec `ebpf:"interfaces"`
 	Packets         *ebpf.MapSpec `ebpf:"packets"`
 	Reasons         *ebpf.MapSpec `ebpf:"reasons"`
+	RejectLimit     *ebpf.MapSpec `ebpf:"reject_limit"`
+	RejectSources   *ebpf.MapSpec `ebpf:"reject_sources"`
 	Rings           *ebpf.MapSpec `ebpf:"rings"`
 	RuleCounters    *ebpf.MapSpec `ebpf:"rule_counters"`
 	RuleSearches    *ebpf.MapSpec `ebpf:"rule_searches"`
@@ -130,6 +141,7 @@ type xdpMapSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type xdpVariableSpecs struct {
+	CfgActions  *ebpf.VariableSpec `ebpf:"cfg_actions"`
 	CfgBlocks   *ebpf.VariableSpec `ebpf:"cfg_blocks"`
 	CfgEffects  *ebpf.VariableSpec `ebpf:"cfg_effects"`
 	CfgFlows    *ebpf.VariableSpec `ebpf:"cfg_flows"`
@@ -162,6 +174,7 @@ func (o *xdpObjects) Close() error {
 //
 // It can be passed to loadXdpObjects or ebpf.CollectionSpec.LoadAndAssign.
 type xdpMaps struct {
+	Answers         *ebpf.Map `ebpf:"answers"`
 	BackendCounters *ebpf.Map `ebpf:"backend_counters"`
 	Backends        *ebpf.Map `ebpf:"backends"`
 	BlockCells      *ebpf.Map `ebpf:"block_cells"`
@@ -169,6 +182,8 @@ type xdpMaps struct {
 	BlockSearches   *ebpf.Map `ebpf:"block_searches"`
 	Blocks          *ebpf.Map `ebpf:"blocks"`
 	Control         *ebpf.Map `ebpf:"control"`
+	ExitCounters    *ebpf.Map `ebpf:"exit_counters"`
+	Exits           *ebpf.Map `ebpf:"exits"`
 	FlowLru         *ebpf.Map `ebpf:"flow_lru"`
 	FlowSpare       *ebpf.Map `ebpf:"flow_spare"`
 	FlowTables      *ebpf.Map `ebpf:"flow_tables"`
@@ -177,6 +192,8 @@ type xdpMaps struct {
 	Interfaces      *ebpf.Map `ebpf:"interfaces"`
 	Packets         *ebpf.Map `ebpf:"packets"`
 	Reasons         *ebpf.Map `ebpf:"reasons"`
+	RejectLimit     *ebpf.Map `ebpf:"reject_limit"`
+	RejectSources   *ebpf.Map `ebpf:"reject_sources"`
 	Rings           *ebpf.Map `ebpf:"rings"`
 	RuleCounters    *ebpf.Map `ebpf:"rule_counters"`
 	RuleSearches    *ebpf.Map `ebpf:"rule_searches"`
@@ -189,6 +206,7 @@ type xdpMaps struct {
 
 func (m *xdpMaps) Close() error {
 	return _XdpClose(
+		m.Answers,
 		m.BackendCounters,
 		m.Backends,
 		m.BlockCells,
@@ -196,6 +214,8 @@ func (m *xdpMaps) Close() error {
 		m.BlockSearches,
 		m.Blocks,
 		m.Control,
+		m.ExitCounters,
+		m.Exits,
 		m.FlowLru,
 		m.FlowSpare,
 		m.FlowTables,
@@ -204,6 +224,8 @@ func (m *xdpMaps) Close() error {
 		m.Interfaces,
 		m.Packets,
 		m.Reasons,
+		m.RejectLimit,
+		m.RejectSources,
 		m.Rings,
 		m.RuleCounters,
 		m.RuleSearches,
@@ -219,6 +241,7 @@ func (m *xdpMaps) Close() error {
 //
 // It can be passed to loadXdpObjects or ebpf.CollectionSpec.LoadAndAssign.
 type xdpVariables struct {
+	CfgActions  *ebpf.Variable `ebpf:"cfg_actions"`
 	CfgBlocks   *ebpf.Variable `ebpf:"cfg_blocks"`
 	CfgEffects  *ebpf.Variable `ebpf:"cfg_effects"`
 	CfgFlows    *ebpf.Variable `ebpf:"cfg_flows"`

@@ -27,6 +27,7 @@ type Box struct {
 	backends   map[BackendKey]uint16 // all that ever were
 	states     map[BackendKey]BackendState
 	rings      map[uint32][]lb.Member // as they were put
+	exits      map[string]Exit
 	generation uint32
 }
 
@@ -43,6 +44,7 @@ func NewBox(features compile.Features) (*Box, error) {
 	return &Box{
 		plane: plane, features: features,
 		backends: map[BackendKey]uint16{}, states: map[BackendKey]BackendState{}, rings: map[uint32][]lb.Member{},
+		exits: map[string]Exit{},
 	}, nil
 }
 
@@ -74,6 +76,11 @@ func (b *Box) Apply(snapshot *model.Snapshot) error {
 	}
 	if err := b.putRings(); err != nil {
 		return err
+	}
+	for name, exit := range b.exits {
+		if err := b.SetExit(name, exit); err != nil {
+			return err
+		}
 	}
 	var generation dataplane.Tables
 	for which, lines := range map[abi.Table][]abi.Line{
@@ -175,6 +182,23 @@ func (b *Box) SetInterface(ifindex int, mac [6]byte) error {
 	return b.plane.SetInterface(ifindex, abi.Interface{Mac: mac, Flags: uint8(abi.InterfaceIngress)})
 }
 
+// SetExit says what is known of an interface that rules redirect or mirror to. Apply forgets none.
+func (b *Box) SetExit(name string, exit Exit) error {
+	b.exits[name] = exit
+	id, ok := b.ids.Exits[name]
+	if !ok {
+		return nil // put by the Apply that brings it
+	}
+	return b.plane.PutExit(id, abi.Exit{Ifindex: uint32(exit.Ifindex), Mtu: uint32(exit.MTU)})
+}
+
+// LimitRejects lets so many more rejected packets be answered, 1 or more.
+func (b *Box) LimitRejects(answers int) error {
+	cost := uint64(time.Hour)
+	burst := uint64(answers-1) * cost
+	return b.plane.SetRejectLimit(abi.RejectLimit{Cost: cost, Burst: burst, SourceCost: cost, SourceBurst: burst})
+}
+
 // Run puts a frame through the program of that hook.
 func (b *Box) Run(hook dataplane.Hook, frame []byte, ifindex int) (dataplane.Result, error) {
 	return b.plane.Run(hook, frame, ifindex)
@@ -227,6 +251,14 @@ func (b *Box) Counters() (Counters, error) {
 		all.Add(name+undecided, Counter{Packets: c[0].Packets - c[0].Decided})
 		all.Add(name+" shadow", Counter{Packets: c[0].Shadow})
 	}
+	exits, err := b.plane.ExitCounters()
+	if err != nil {
+		return nil, err
+	}
+	for name, id := range b.ids.Exits {
+		all.Add("redirect "+name, Counter{Packets: exits[id].Redirected})
+		all.Add("mirror "+name, Counter{Packets: exits[id].Mirrored + exits[id].Failed})
+	}
 	backends := map[string][]uint32{"none": {0}}
 	for key, id := range b.backends {
 		backends[key.String()] = append(backends[key.String()], uint32(id))
@@ -253,7 +285,8 @@ func (b *Box) checkTotals(all Counters, totals abi.FlowTotals) error {
 	var decided uint64
 	for name, c := range all {
 		switch {
-		case strings.HasPrefix(name, "reason "), strings.HasPrefix(name, "backend "), strings.HasSuffix(name, " shadow"), name == sentDecided:
+		case strings.HasPrefix(name, "reason "), strings.HasPrefix(name, "backend "), strings.HasPrefix(name, "redirect "),
+			strings.HasPrefix(name, "mirror "), strings.HasSuffix(name, " shadow"), name == sentDecided:
 		case strings.HasSuffix(name, undecided):
 			decided -= c.Packets
 		default:

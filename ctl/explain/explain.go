@@ -54,7 +54,7 @@ func Explain(result dataplane.Result, names Names, ifindex int, interfaces map[i
 	for _, step := range trace.Step[:steps] {
 		e.Steps = append(e.Steps, api.Step{Step: abi.Step(step.Step).String(), Result: names.result(step, interfaces)})
 	}
-	if left := reason.Verdict(); left == abi.VerdictForward || left == abi.VerdictRedirect {
+	if left := reason.Verdict(); left == abi.VerdictForward || left == abi.VerdictRedirect || left == abi.VerdictReject {
 		e.Out = []api.OutFrame{{
 			Interface: interfaceName(interfaces, int(trace.Ifindex)),
 			Hex:       slices.Clone(result.Frame),

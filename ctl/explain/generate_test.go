@@ -143,7 +143,7 @@ func (g generator) rule(i, addressSets, portSets int) string {
 	for key, value := range match {
 		parts = append(parts, key+": "+value)
 	}
-	does := ", action: " + pick(g, "pass", "drop")
+	does := ", action: " + g.action(match["proto"] == "tcp")
 	if g.oneIn(8) {
 		does = ""
 	}
@@ -155,6 +155,20 @@ func (g generator) rule(i, addressSets, portSets int) string {
 	}
 	return fmt.Sprintf("    - {name: r%d, match: {%s}%s}", i, strings.Join(parts, ", "), does)
 }
+
+func (g generator) action(tcp bool) string {
+	switch {
+	case g.oneIn(4):
+		return fmt.Sprintf("{%s: %s}", pick(g, "redirect", "mirror"), pick(g, exitNames...))
+	case g.oneIn(5):
+		return "{reject: " + pick(g, "port-unreachable", "host-unreachable", "net-unreachable", "admin-prohibited") + "}"
+	case tcp && g.oneIn(4):
+		return "{reject: tcp-reset}"
+	}
+	return pick(g, "pass", "drop", "pass", "drop", "reject")
+}
+
+var exitNames = []string{"eth1", "eth2"}
 
 var (
 	serviceAddresses = []string{"192.0.2.10", "192.0.2.11", "2001:db8::10", "2001:db8::11"}

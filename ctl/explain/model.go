@@ -15,6 +15,7 @@ import (
 const (
 	Pass     = "pass"
 	Drop     = "drop"
+	Reject   = "reject"
 	Redirect = "redirect"
 	Forward  = "forward"
 )
@@ -37,7 +38,8 @@ type Outcome struct {
 	Frame   []byte // as gardu sends it; nil when it doesn't
 	Ifindex int    // of the interface that it is sent by
 
-	key BackendKey // that it was forwarded to
+	key BackendKey  // that it was forwarded to
+	by  *model.Rule // that rejects or redirects it
 }
 
 // BackendKey tells backends apart: one whose address or mode changes is another one.
@@ -58,6 +60,12 @@ type BackendState struct {
 	Ifindex         int  // that it is reached by
 	NextMAC, OwnMAC [6]byte
 	Source          netip.Addr // of the outer header
+}
+
+// Exit is what is known of an interface that rules redirect or mirror to.
+type Exit struct {
+	Ifindex int // 0: it is away or down
+	MTU     int // bytes of IP; 0: any
 }
 
 // flow is what tells flows apart, each direction for itself.
@@ -89,6 +97,9 @@ type Model struct {
 	flows    map[flow]record
 	passed   map[course]passing
 	rings    map[string][]uint16
+	exits    map[string]Exit
+	copies   []string // where copies of the packet in hand go
+	answers  *int     // to rejected packets, that may still be given; nil: any number
 	counters Counters
 }
 
@@ -126,13 +137,24 @@ func (m *Model) SetBackend(key BackendKey, state BackendState) {
 	m.rings = nil
 }
 
+// SetExit says what is known of an interface that rules redirect or mirror to.
+func (m *Model) SetExit(name string, exit Exit) {
+	if m.exits == nil {
+		m.exits = map[string]Exit{}
+	}
+	m.exits[name] = exit
+}
+
+// LimitRejects lets so many more rejected packets be answered.
+func (m *Model) LimitRejects(answers int) { m.answers = &answers }
+
 // Counters are the totals since the start.
 func (m *Model) Counters() Counters { return maps.Clone(m.counters) }
 
 // Judge puts a frame through the packet path and counts it.
 func (m *Model) Judge(frame []byte) Outcome {
 	out := m.judge(frame)
-	if out.Verdict == Redirect {
+	if out.Frame != nil && out.Ifindex == 0 {
 		out.Ifindex = m.Ifindex // answers go back to where the question came from
 	}
 	m.counters.packet("reason "+out.Reason, frame)
@@ -152,15 +174,16 @@ func (m *Model) judge(frame []byte) Outcome {
 	}
 	f.state = m.state(f, frame)
 	out, decider := m.filter(f, frame)
-	if out.Verdict == Drop && m.isHealthReply(f) {
+	if out.Verdict != Pass && m.isHealthReply(f) {
 		out, decider = Outcome{Verdict: Pass, Reason: "health-reply"}, DeciderHealth
 	}
 	m.counters.packet(decider, frame)
+	m.divert(f, frame, &out)
 	if out.Verdict == Pass && decider != DeciderHealth {
 		m.serve(f, frame, &out)
 	}
 	m.account(f, out)
-	if out.Verdict == Pass || out.Verdict == Forward {
+	if out.Verdict == Pass || out.Verdict == Forward || out.Reason == "rule-redirect" {
 		m.remember(f, out.Verdict == Forward)
 	}
 	return out
@@ -208,13 +231,20 @@ func (m *Model) filter(f facts, frame []byte) (out Outcome, decider string) {
 		if rule.Shadow {
 			m.counters.Add("rule "+rule.Name+" shadow", Counter{Packets: 1})
 		}
-		if rule.Shadow || rule.Action == "" {
+		mirrors := rule.Action == model.Mirror && !rule.Shadow
+		if mirrors && !slices.Contains(m.copies, rule.Interface) {
+			m.copies = append(m.copies, rule.Interface)
+		}
+		if rule.Shadow || rule.Action == "" || mirrors {
 			m.counters.packet("rule "+rule.Name, frame)
 			m.counters.Add("rule "+rule.Name+" undecided", Counter{Packets: 1})
 			continue
 		}
-		if rule.Action == model.Drop {
+		switch rule.Action {
+		case model.Drop:
 			return Outcome{Verdict: Drop, Reason: "rule-drop", Rule: rule.Name}, "rule " + rule.Name
+		case model.Reject, model.Redirect:
+			return Outcome{Verdict: string(rule.Action), Reason: "rule-" + string(rule.Action), Rule: rule.Name, by: &rule}, "rule " + rule.Name
 		}
 		return Outcome{Verdict: Pass, Reason: "rule-pass", Rule: rule.Name}, "rule " + rule.Name
 	}

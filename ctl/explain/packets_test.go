@@ -36,6 +36,8 @@ var update = flag.Bool("update", false, "write what the reference model says int
 //	wait 61s                         time passes
 //	block PREFIX [expired]           and unblock PREFIX
 //	backend SERVICE/NAME down        or: up, no-hop, mtu N
+//	exit NAME down                   or: up, mtu N
+//	answers N                        so many more rejected packets may be answered
 //	check ADDR:PORT > ADDR:PORT      gardu's own health check begins such a TCP connection
 //	apply FILE                       another snapshot of the archive
 //	-- counters --
@@ -186,6 +188,7 @@ type player struct {
 	snapshot *model.Snapshot
 	keys     []explain.BackendKey
 	states   map[string]explain.BackendState
+	exits    map[string]explain.Exit
 }
 
 // line does what a line says, and returns what came of it.
@@ -244,6 +247,14 @@ func (p *player) line(line string) (string, error) {
 			return "", err
 		}
 		return "", p.path.Check(local, remote)
+	case words[0] == "exit" && len(words) >= 3:
+		return "", p.exit(words[1], words[2:])
+	case words[0] == "answers" && len(words) == 2:
+		answers, err := strconv.Atoi(words[1])
+		if err != nil {
+			return "", err
+		}
+		return "", p.path.LimitRejects(answers)
 	case words[0] == "backend" && len(words) >= 3:
 		return "", p.backend(words[1], words[2:])
 	}
@@ -265,7 +276,39 @@ func (p *player) apply(name string) error {
 			}
 		}
 	}
-	return p.path.Apply(snapshot)
+	if err := p.path.Apply(snapshot); err != nil {
+		return err
+	}
+	for _, rule := range snapshot.Filter.Rules {
+		if _, known := p.exits[rule.Interface]; !known && rule.Interface != "" {
+			if err := p.exit(rule.Interface, []string{"up"}); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+func (p *player) exit(name string, words []string) error {
+	exit := explain.Exit{Ifindex: sentBy, MTU: 1500}
+	switch words[0] {
+	case "up":
+	case "down":
+		exit = explain.Exit{}
+	case "mtu":
+		mtu, err := strconv.Atoi(words[1])
+		if err != nil {
+			return err
+		}
+		exit.MTU = mtu
+	default:
+		return fmt.Errorf("an exit can't be %s", words[0])
+	}
+	if p.exits == nil {
+		p.exits = map[string]explain.Exit{}
+	}
+	p.exits[name] = exit
+	return p.path.SetExit(name, exit)
 }
 
 func (p *player) backend(name string, words []string) error {

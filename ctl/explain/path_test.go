@@ -36,6 +36,8 @@ type path interface {
 	Block(netip.Prefix, time.Time) error
 	Unblock(netip.Prefix) error
 	Check(local, remote netip.AddrPort) error
+	SetExit(string, explain.Exit) error
+	LimitRejects(int) error
 	Judge(frame []byte) (explain.Outcome, error)
 	JudgeSent(frame []byte) (explain.Outcome, error)
 	Wait(time.Duration)
@@ -74,6 +76,16 @@ func (p *modelPath) Unblock(prefix netip.Prefix) error {
 
 func (p *modelPath) Check(local, remote netip.AddrPort) error {
 	p.model.Check(local, remote)
+	return nil
+}
+
+func (p *modelPath) SetExit(name string, exit explain.Exit) error {
+	p.model.SetExit(name, exit)
+	return nil
+}
+
+func (p *modelPath) LimitRejects(answers int) error {
+	p.model.LimitRejects(answers)
 	return nil
 }
 

@@ -97,7 +97,7 @@ func (m *Model) choose(service *model.Service, f facts) (key BackendKey, isNew, 
 
 // account keeps what the flow's next packet needs to know. Packets that are dropped leave no trace.
 func (m *Model) account(f facts, out Outcome) {
-	if out.Verdict == Drop {
+	if out.Verdict == Drop || out.Verdict == Reject {
 		return
 	}
 	if m.flows == nil {

@@ -35,7 +35,8 @@ const (
 type Interface struct {
 	Name   string
 	Path   Path
-	Egress bool // also attach at tc egress: flows that the box itself sends
+	Egress bool   // also attach at tc egress: flows that the box itself sends
+	Copies string // a rule that mirrors what comes in here, which XDP can't; "": none
 	Pos    Position
 }
 
@@ -121,6 +122,15 @@ const (
 
 // RejectCode is an answer to a packet that is refused: a row of rule.Rejects.
 type RejectCode string
+
+const (
+	RejectDefault RejectCode = "" // to TCP a reset, else port unreachable
+	RejectReset   RejectCode = "tcp-reset"
+	RejectPort    RejectCode = "port-unreachable"
+	RejectHost    RejectCode = "host-unreachable"
+	RejectNet     RejectCode = "net-unreachable"
+	RejectAdmin   RejectCode = "admin-prohibited"
+)
 
 // Limit is a token bucket, or one for each value of what Per names.
 type Limit struct {

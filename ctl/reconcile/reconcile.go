@@ -22,6 +22,7 @@ type Kernel[T Table, Tables ~[abi.TableCount]T] interface {
 	ResizeFlows(max int) error
 	ResetRuleCounters(ids []uint32) error
 	ResetBackendCounters(ids []uint32) error
+	ResetExitCounters(ids []uint32) error
 	NewTable(abi.Table, []abi.Line) (T, error)
 	Commit(generation uint32, tables Tables) error
 	PutRing(id uint32, backends []uint16) error
@@ -161,7 +162,8 @@ func (a *attempt[T, Tables]) do(op Op) error {
 	kernel, have := a.r.kernel, a.r.have
 	switch op.Kind {
 	case ResetCounters: // of ids that nobody has any more: nothing to take back
-		return errors.Join(kernel.ResetRuleCounters(op.Reused.Rules), kernel.ResetBackendCounters(wide(op.Reused.Backends)))
+		return errors.Join(kernel.ResetRuleCounters(op.Reused.Rules), kernel.ResetBackendCounters(wide(op.Reused.Backends)),
+			kernel.ResetExitCounters(wide(op.Reused.Exits)))
 	case WidenFeatures:
 		a.onFailure(func() error { return kernel.SetFeatures(have.Features) })
 		return kernel.SetFeatures(op.Features)

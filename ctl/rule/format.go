@@ -17,7 +17,7 @@ func Format(r model.Rule) string {
 	if r.Shadow {
 		b.WriteString("shadow ")
 	}
-	b.WriteString(cmp.Or(string(r.Action), "count"))
+	b.WriteString(FormatAction(r))
 	b.WriteString(" {")
 	for i, c := range r.Match {
 		if i > 0 {
@@ -27,6 +27,18 @@ func Format(r model.Rule) string {
 	}
 	b.WriteByte('}')
 	return b.String()
+}
+
+// FormatAction prints what a rule does: "drop", "reject", "reject: tcp-reset", "redirect: eth1", "count".
+func FormatAction(r model.Rule) string {
+	switch argument := cmp.Or(string(r.Reject), r.Interface); {
+	case r.Action == "":
+		return "count"
+	case argument == "":
+		return string(r.Action)
+	default:
+		return string(r.Action) + ": " + argument
+	}
 }
 
 // FormatCondition prints a condition as the key and value of `match`. ParseKey and Add read it back.

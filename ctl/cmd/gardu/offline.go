@@ -63,6 +63,14 @@ func (a *app) explainOffline(path, ifname string, frame []byte) (api.Explanation
 			}
 		}
 	}
+	for _, rule := range snapshot.Filter.Rules {
+		if link, err := links.Link(rule.Interface); rule.Interface != "" && err == nil && link.Up {
+			names[link.Index] = link.Name
+			if err := box.SetExit(rule.Interface, explain.Exit{Ifindex: link.Index, MTU: link.MTU}); err != nil {
+				return none, err
+			}
+		}
+	}
 	return box.Explain(at.hook, frame, at.link.Index, names)
 }
 
@@ -102,7 +110,9 @@ func (a *app) receiver(links *netdev.Handle, snapshot *model.Snapshot, ifname st
 	}
 	path := wanted.Path
 	if path == model.PathAuto {
-		path, _ = netdev.ChoosePath(link)
+		if path, _ = netdev.ChoosePath(link); wanted.Copies != "" {
+			path = model.PathTC
+		}
 	}
 	if path == model.PathXDP || path == model.PathXDPGeneric {
 		return receiver{link, dataplane.HookXDP}, nil

@@ -1,6 +1,8 @@
 package main
 
 import (
+	"strings"
+
 	"github.com/spf13/cobra"
 
 	"gardu/ctl/api"
@@ -25,7 +27,9 @@ func (a *app) rulesCommand() *cobra.Command {
 				}
 				return printRows(a, "rules", rules, []column[api.Rule]{
 					{"name", false, func(r *api.Rule) any { return r.Name }},
-					{"action", false, func(r *api.Rule) any { return styled{string(r.Action), verdictStyle(string(r.Action))} }},
+					{"action", false, func(r *api.Rule) any {
+						return styled{strings.TrimSpace(string(r.Action) + " " + r.To), verdictStyle(string(r.Action))}
+					}},
 					{"packets", false, func(r *api.Rule) any { return r.Packets }},
 					{"bytes", false, func(r *api.Rule) any { return size(r.Bytes) }},
 					{"decided", false, func(r *api.Rule) any { return r.Decided }},

@@ -56,6 +56,12 @@ func (a *app) printStatus(s *api.Status) error {
 		return err
 	}
 	a.printf("\n")
+	if len(s.Exits) > 0 {
+		if err := writeTable(a.stdout, a.color, s.Exits, exitColumns()); err != nil {
+			return err
+		}
+		a.printf("\n")
+	}
 	if err := writeTable(a.stdout, a.color, reasonRows(s.Reasons), reasonColumns()); err != nil {
 		return err
 	}
@@ -98,6 +104,20 @@ func interfaceColumns() []column[api.Interface] {
 			}
 			return i.Why
 		}},
+	}
+}
+
+func exitColumns() []column[api.Exit] {
+	return []column[api.Exit]{
+		{"rules send to", false, func(e *api.Exit) any {
+			if e.Error != "" {
+				return styled{e.Name + ": " + e.Error, bad}
+			}
+			return e.Name
+		}},
+		{"redirected", false, func(e *api.Exit) any { return e.Redirected }},
+		{"mirrored", false, func(e *api.Exit) any { return e.Mirrored }},
+		{"failed", false, func(e *api.Exit) any { return e.Failed }},
 	}
 }
 
