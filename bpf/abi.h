@@ -462,7 +462,7 @@ struct flow_totals {
 	__u32 tick, budget;               /* LRU inserts left in this tick */
 	__u64 state_created;              /* entries made in the table of connections */
 	__u64 state_evicted;              /* that took the place of one that wasn't confirmed */
-	__u64 state_refused;              /* connections that found no place: their answers count as new */
+	__u64 state_refused;              /* packets whose connection found no place: their answers count as new */
 	__u64 out_decided;                /* sent packets that a rule decided */
 };
 

@@ -22,6 +22,7 @@ enum {
 	STATE_TICKS = 64, /* a second; the clock of the words, which wraps after two years */
 	STATE_FLAGS = 32, /* place of the flags in a word */
 	STATE_TAG = 40,   /* and of the hash's bits */
+	STATE_FREE = 0x40000000, /* rank of an entry that nobody needs */
 	STATE_CLAIMED = 0x80, /* flag of a word whose entry is being written */
 	TCP_CONTROL = TCP_FIN | TCP_SYN | TCP_RST | TCP_ACK,
 	ICMP_TIME_EXCEEDED = 11,
@@ -197,17 +198,17 @@ __noinline int state_rank(const struct state_entry *entry, __u32 now)
 	own = READ_ONCE(entry->way[0]);
 	other = READ_ONCE(entry->way[1]);
 	if (!own && !other)
-		return 0x7fffffff;
+		return STATE_FREE;
 	flags[0] = own >> STATE_FLAGS & 0xff;
 	flags[1] = other >> STATE_FLAGS & 0xff;
 	if (flags[0] & STATE_CLAIMED)
 		return 0;
-	age = other ? state_age(other, now) : 0x7fffffff;
+	age = other ? state_age(other, now) : STATE_FREE;
 	if (own && state_age(own, now) < age)
 		age = state_age(own, now);
 	timeout = state_timeout(entry->proto, flags[0], flags[1]);
 	if (age > timeout)
-		return 0x7ffffffe;
+		return STATE_FREE;
 	either = flags[0] | flags[1];
 	if (entry->proto == PROTO_TCP ? either & SEEN_SPOKE && !(either & SEEN_RST) && !(flags[0] & flags[1] & SEEN_FIN)
 				      : flags[0] & flags[1] & SEEN_SPOKE)
@@ -385,43 +386,56 @@ static __always_inline struct flow_totals *state_totals(void)
 	return bpf_map_lookup_elem(&flow_totals, &zero);
 }
 
+/* The entry of a bucket that suits a new connection best. */
+struct state_place {
+	struct state_entry *entry; /* NULL: none does */
+	int rank;                  /* its own, and more for every other that is free: of two buckets the emptier one is filled */
+};
+
+static __always_inline void state_best(struct state_bucket *bucket, __u32 now, struct state_place *place)
+{
+	int most = 0, free = 0, rank;
+
+#pragma unroll
+	for (int i = 0; i < STATE_ENTRIES; i++) {
+		rank = state_rank(&bucket->entry[i], now);
+		free += rank == STATE_FREE;
+		if (rank > most) {
+			most = rank;
+			place->entry = &bucket->entry[i];
+		}
+	}
+	place->rank = most == STATE_FREE ? most + free : most;
+}
+
 /* A place for a new connection: whoever gives way. Claimed for this CPU: nobody else finds or takes it until its words are written. */
 static __always_inline struct state_entry *state_claim(const struct control *c, void *table, __u64 hash, __u32 now)
 {
-	struct state_entry *best = NULL, *entry;
-	struct flow_totals *totals = state_totals();
-	struct state_bucket *bucket;
-	int most = 0, rank;
+	struct state_bucket *first = state_bucket_of(c, table, hash, 0), *second = state_bucket_of(c, table, hash, 1);
 	__u64 word, claim = (__u64)STATE_CLAIMED << STATE_FLAGS | now;
+	struct flow_totals *totals = state_totals();
+	struct state_place best = {}, other = {};
 
-#pragma unroll
-	for (int i = 0; i < 2 * STATE_ENTRIES; i++) {
-		bucket = state_bucket_of(c, table, hash, i / STATE_ENTRIES);
-		if (!bucket)
-			return NULL;
-		entry = &bucket->entry[i % STATE_ENTRIES];
-		rank = state_rank(entry, now);
-		if (rank > most) {
-			most = rank;
-			best = entry;
-		}
-	}
-	if (!totals)
+	if (!first || !second || !totals)
 		return NULL;
-	if (!best) {
+	state_best(first, now, &best);
+	state_best(second, now, &other);
+	if (other.rank > best.rank)
+		best = other;
+	if (!best.entry) {
 		totals->state_refused++;
 		return NULL;
 	}
-	word = READ_ONCE(best->way[0]);
-	if (word >> STATE_FLAGS & STATE_CLAIMED || __sync_val_compare_and_swap(&best->way[0], word, claim) != word) {
+	word = READ_ONCE(best.entry->way[0]);
+	if (word >> STATE_FLAGS & STATE_CLAIMED || __sync_val_compare_and_swap(&best.entry->way[0], word, claim) != word) {
 		totals->state_refused++; /* another CPU took it */
 		return NULL;
 	}
-	__sync_lock_test_and_set(&best->way[1], 0);
+	__sync_lock_test_and_set(&best.entry->way[1], 0);
 	totals->state_created++;
-	if (most < 0x7ffffffe)
+	if (best.rank < STATE_FREE)
 		totals->state_evicted++;
-	return best;
+	return best.entry;
 }
 
 static __always_inline void state_create(const struct control *c, void *table, const struct state_ends *ends, __u64 hash,

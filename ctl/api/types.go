@@ -116,7 +116,7 @@ type StateTotals struct {
 	Max     uint64 `json:"max"`
 	Created uint64 `json:"created"`
 	Evicted uint64 `json:"evicted"` // that gave way to a new one, none of them confirmed
-	Refused uint64 `json:"refused"` // that found no room: their answers count as new
+	Refused uint64 `json:"refused"` // packets whose connection found no room: their answers count as new
 }
 
 // Fill is how full one table is.

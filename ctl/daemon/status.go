@@ -168,7 +168,7 @@ func (d *Daemon) warnings(now *applied, status api.Status, totals flow.Totals) [
 		warn("%d packets found no room in the flow table: raise flows.max", totals.Refused.Packets+totals.Lost.Packets)
 	}
 	if s := status.States; s != nil && s.Refused > 0 {
-		warn("%d connections found no room in the table that state is read from: raise flows.max", s.Refused)
+		warn("%d packets' connections found no room in the table that state is read from: raise flows.max", s.Refused)
 	}
 	if d.plane.Resizing() {
 		warn("the flow table changes its size: flows that are idle are in the old one still")

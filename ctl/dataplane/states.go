@@ -122,8 +122,7 @@ func (d *Dataplane) States() (States, error) {
 	if err != nil {
 		return States{}, err
 	}
-	first := (*abi.StateEntry)(unsafe.Pointer(unsafe.SliceData(d.states.memory)))
-	entries := unsafe.Slice(first, len(d.states.memory)/int(unsafe.Sizeof(*first)))
+	entries := d.states.entries()
 	states := States{Max: uint64(len(entries))}
 	for i := range entries {
 		if way := &entries[i].Way; stateLive(atomic.LoadUint64(&way[0]), atomic.LoadUint64(&way[1]), entries[i].Proto, now) {
@@ -131,6 +130,12 @@ func (d *Dataplane) States() (States, error) {
 		}
 	}
 	return states, nil
+}
+
+// entries are the table's memory, written by programs at any time.
+func (t *stateTable) entries() []abi.StateEntry {
+	first := (*abi.StateEntry)(unsafe.Pointer(unsafe.SliceData(t.memory)))
+	return unsafe.Slice(first, len(t.memory)/int(unsafe.Sizeof(*first)))
 }
 
 // stateTicks is the clock of the table's words: so many a second.
