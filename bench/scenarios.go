@@ -106,6 +106,11 @@ func scenarios() []scenario {
 			world: "flows", snapshot: flowsOnly, tuples: clients(n.flows), action: xdpPass, reasons: pass})
 	}
 	for _, n := range flowCounts {
+		list = append(list, scenario{name: "state, " + n.name, about: "a rule that passes what is established, packets of both directions",
+			world: "state", snapshot: stateful, tuples: bothWays(n.flows), action: xdpPass,
+			reasons: []abi.Reason{abi.ReasonDefaultPass, abi.ReasonRulePass}})
+	}
+	for _, n := range flowCounts {
 		list = append(list, scenario{name: "service, " + n.name, about: "64 services by ipip and flow accounting",
 			world: "service", snapshot: ipip, tuples: clients(n.flows), action: xdpRedirect, reasons: forward})
 	}
@@ -153,6 +158,17 @@ func ruleScenarios(either []abi.Reason) []scenario {
 
 // clients returns n flows to the service.
 func clients(n int) func() []tuple { return flowsTo(serviceAddress, n) }
+
+// bothWays returns n flows, every second one the other direction of the one before.
+func bothWays(n int) func() []tuple {
+	return func() []tuple {
+		var tuples []tuple
+		for _, t := range clients((n + 1) / 2)() {
+			tuples = append(tuples, t, tuple{src: t.dst, dst: t.src, sport: t.dport, dport: t.sport})
+		}
+		return tuples
+	}
+}
 
 // strangers returns n flows to an address that is no service's.
 func strangers(n int) func() []tuple { return flowsTo(otherAddress, n) }

@@ -30,6 +30,16 @@ func flowsOnly() *model.Snapshot {
 	return s
 }
 
+// stateful passes what is established by a rule, and all else.
+func stateful() *model.Snapshot {
+	s := nothing()
+	s.Flows = model.Flows{Enabled: true, Max: 1_000_000}
+	s.Filter.Rules = []model.Rule{{
+		Name: "answers", Match: []model.Condition{{Field: "state", Ranges: []model.Range{{Lo: 2, Hi: 2}}}}, Action: model.Pass,
+	}}
+	return s
+}
+
 // list is a set of prefixes, with a test for membership.
 type list struct {
 	prefixes []netip.Prefix
