@@ -478,6 +478,9 @@ __noinline int state_passed(const struct pkt *p)
 		return 0;
 	}
 	forget = seen.other && (!seen.other_flags || reopens(p, &seen));
+	/* A word that says the same and is less than half a second old may stay: what is routed comes here twice. */
+	if (!forget && seen.own >> STATE_FLAGS == word >> STATE_FLAGS && state_age(seen.own, seen.now) < STATE_TICKS / 2)
+		return 0;
 	/* What loses a race is the same news, or of a connection that is gone. */
 	if (seen.swapped) {
 		__sync_val_compare_and_swap(&seen.entry->way[1], seen.own, word);

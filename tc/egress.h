@@ -46,7 +46,7 @@ static __always_inline int egress(ctx_t *ctx, struct control *c, struct pkt *p)
 	if (ctx->cb[0] == SENT_BY_GARDU || !(cfg_flows || cfg_state || cfg_out) || !p->generation)
 		return ACTION_PASS;
 	counted = came_in && bpf_map_lookup_elem(&interfaces, &came_in);
-	if (counted && !cfg_out) /* and its connection is known from there */
+	if (counted && !(cfg_out || cfg_state)) /* its connection may be known by other addresses here: there is NAT between */
 		return ACTION_PASS;
 	if (parse(ctx, p))
 		return ACTION_PASS;

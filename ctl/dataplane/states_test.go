@@ -234,3 +234,29 @@ func TestConnectionsArePinned(t *testing.T) {
 		t.Errorf("%s is still there: %v", path, err)
 	}
 }
+
+// TestRoutedConnectionsAreKnownByTheirNewEnds: what came in by another interface of gardu's may leave with other addresses, and
+// so its answers come for these.
+func TestRoutedConnectionsAreKnownByTheirNewEnds(t *testing.T) {
+	features := allOn()
+	features.Trace, features.Out = true, false
+	d := private(t, features)
+	commit(t, d, 1)
+	if err := d.SetInterface(1, abi.Interface{Flags: uint8(abi.InterfaceIngress)}); err != nil {
+		t.Fatal(err)
+	}
+	inside, outside := client(1), client(2)
+	stateOf(t, d, HookXDP, segment(inside, server, syn))
+	_, err := d.Program(HookEgress).Run(&ebpf.RunOptions{
+		Data: segment(outside, server, syn), Context: &skbContext{Ifindex: 1, IngressIfindex: 1},
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got := stateOf(t, d, HookXDP, segment(server, outside, syn|ack)); got != abi.StateEstablished {
+		t.Errorf("the answer: state %d", got)
+	}
+	if totals, err := d.FlowTotals(); err != nil || totals.Sent != 0 || totals.Accounted != 2 {
+		t.Errorf("counted twice: %+v, %v", totals, err)
+	}
+}
