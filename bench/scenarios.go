@@ -3,6 +3,7 @@ package main
 import (
 	"net/netip"
 	"sync"
+	"time"
 
 	"gardu/ctl/abi"
 	"gardu/ctl/model"
@@ -93,6 +94,11 @@ func scenarios() []scenario {
 			world: "few", snapshot: func() *model.Snapshot { return rules(10) }, tuples: hits(10), action: xdpDrop, reasons: drop},
 		{name: "rules 10,000", about: "10,000 rules of the same shapes", aim: 2.5, of: "rules 10",
 			world: "many", snapshot: func() *model.Snapshot { return rules(manyRules) }, tuples: hits(manyRules), action: xdpDrop, reasons: drop},
+		{name: "limit, within", about: "a limit per source, 65k sources, none over it", aim: 200,
+			world: "limit", snapshot: func() *model.Snapshot { return limited(1_000_000, time.Second, 1_000_000) }, tuples: clients(65_536),
+			action: xdpPass, reasons: pass},
+		{name: "limit, over", about: "the same, all of them over it", aim: 200,
+			world: "limit over", snapshot: func() *model.Snapshot { return limited(1, time.Hour, 1) }, tuples: clients(65_536), action: xdpDrop, reasons: either},
 		{name: "no service", about: "64 services, packets for another address, without flow accounting",
 			world: "stateless", snapshot: ipip, noFlows: true, tuples: strangers(many), action: xdpPass, reasons: pass},
 		{name: "service, stateless", about: "64 services by ipip, the backend by hash alone, without flow accounting, 64k flows",

@@ -5,6 +5,7 @@ import (
 	"math/rand/v2"
 	"net/netip"
 	"slices"
+	"time"
 
 	"gardu/ctl/model"
 )
@@ -22,6 +23,14 @@ var (
 
 // nothing passes every packet.
 func nothing() *model.Snapshot { return &model.Snapshot{Filter: model.Filter{Default: model.Pass}} }
+
+// limited drops what comes faster from a source.
+func limited(rate uint64, every time.Duration, burst uint64) *model.Snapshot {
+	s := nothing()
+	per := model.Per{What: model.PerSource, Bits: [2]int{32, 128}}
+	s.Filter.Rules = []model.Rule{{Name: "fast", Action: model.Drop, Limit: &model.Limit{Rate: rate, Every: every, Burst: burst, Per: per}}}
+	return s
+}
 
 // flowsOnly passes every packet and keeps its flow.
 func flowsOnly() *model.Snapshot {

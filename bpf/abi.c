@@ -51,6 +51,9 @@ struct keep {
 	enum rule_conditions rule_conditions;
 	enum ext_flags ext_flags;
 	enum effect_flags effect_flags;
+	enum limit_per limit_per;
+	enum note_kind note_kind;
+	struct event event;
 	enum v4_slot v4_slot;
 	enum service_flags service_flags;
 	enum backend_state backend_state;

@@ -53,6 +53,9 @@ enum limits {
 	EXITS = 64,           /* interfaces that rules redirect or mirror to: one bit each; 0: none */
 	REJECT_SOURCES = 4096, /* sources, by hash, that the answers of action reject are limited for */
 	TRACE_STEPS = 64,
+	LIMIT_LINES = 65536,  /* of 8 token buckets each, a power of two */
+	EVENT_HEAD = 128,     /* bytes of a frame that an event shows */
+	EVENT_NOTES = 4,      /* rules that note one packet, a power of two */
 	NOTE_BYTES = 104,
 	BLOCK_CELLS = 262144, /* entries of block_cells, a power of two */
 	BLOCK_CELL4 = 24,     /* prefix length of a cell */
@@ -139,6 +142,7 @@ enum rules_flags {
 	RULES_DST_SETS = 4,
 	RULES_ALLOW = 8,     /* filter.allow is configured: set bit 0 */
 	RULES_SCAN = 16,     /* few records: verify one after the other, which is faster than any index */
+	RULES_SERVICE = 32,  /* some limit is per service: find out first which one the packet is for */
 };
 
 struct rule_group {
@@ -198,13 +202,15 @@ struct rule_effect {
 	__u8 reject;         /* with VERDICT_REJECT: what is answered */
 	__u32 interface;     /* redirect, mirror: index of `exits` */
 	__u32 log, sample;   /* one packet of so many; 0: none */
-	__u8 per;            /* limit: what has a bucket of its own */
+	__u8 per;            /* limit: enum limit_per */
 	__u8 prefix[FAMILY_COUNT]; /* and with addresses, how many bits of them */
 	__u8 pad0;
 	__u32 bucket;        /* limit: names the buckets; rules that share it share them */
-	__u64 cost;          /* limit: ns << 16 that one packet or byte takes */
-	__u64 burst;         /* limit: ns that can be saved up */
-	__u64 pad1[2];
+	__u64 cost;          /* limit: ns << 16 that one packet or byte takes to come back */
+	__u64 burst;         /* limit: ns << 4 that a whole burst takes */
+	__u32 most;          /* limit: packets or bytes of a burst; what needs more at once is over it */
+	__u32 pad1;
+	__u64 pad2;
 };
 enum effect_flags {
 	EFFECT_DECIDES = 1,
@@ -212,6 +218,14 @@ enum effect_flags {
 	EFFECT_LIMIT = 4,    /* concerns only packets over the limit */
 	EFFECT_BYTES = 8,    /* the limit is on bytes of IP, not packets */
 	EFFECT_MIRROR = 16,
+};
+/* What has a token bucket of its own. */
+enum limit_per {
+	PER_RULE,            /* no part of the packet: all that the bucket's name stands for */
+	PER_SRC,
+	PER_DST,
+	PER_SERVICE,         /* 0: for none */
+	PER_FLOW,            /* addresses, protocol, ports */
 };
 /* Further conditions of a record on any number field, ANDed: five a line, `more` = 1 when the next line goes on. A condition
  * that lists several ranges, or a port set, is a bitmap in the ext area instead: lo = its first line, 65536 bits.
@@ -524,9 +538,47 @@ struct health_key {
 	__u16 pad;
 };
 
+/* What effects cost and lose. Per CPU. */
+struct effect_totals {
+	__u64 sent;          /* events */
+	__u64 lost;          /* events: the ring was full */
+	__u64 unnoted;       /* notes of rules on a packet that had EVENT_NOTES already */
+	__u64 shared;        /* packets that took tokens of another bucket, because their line of `limits` had no free one */
+	__u64 contended;     /* packets over a limit only because other CPUs took tokens of the same bucket all the time */
+};
+
+/* ---- Events --------------------------------------------------------------------------------------------------
+ * A packet that rules logged or sampled, with what became of it. */
+enum note_kind { NOTE_LOG, NOTE_SAMPLE, NOTE_SHADOW /* log or sample of a shadow rule */ };
+struct event_note {
+	__u32 rule;
+	__u8 kind;           /* enum note_kind */
+	__u8 would;          /* NOTE_SHADOW: enum verdict that the rule would have decided */
+	__u16 decides;       /* NOTE_SHADOW: it would have decided at all */
+};
+struct event {
+	__u64 time;          /* CLOCK_MONOTONIC ns */
+	struct flow_key key; /* of what isn't IP: zeros but for the tag */
+	__u32 ifindex;       /* where it came in, or leaves */
+	__u32 length;        /* of the frame, or bundle, as it came */
+	__u32 packets;       /* wire packets */
+	__u32 decider;
+	__u16 service, backend;
+	__u8 reason;
+	__u8 way;            /* enum way */
+	__u8 notes;
+	__u8 head_bytes;
+	__be16 be_vlan_proto; /* a tag that the kernel has taken out of the frame; 0: none */
+	__u16 vlan_tci;
+	__u32 pad;
+	struct event_note note[EVENT_NOTES];
+	__u8 head[EVENT_HEAD]; /* as it came */
+};
+
 /* ---- Trace (explain): written only with cfg_trace ----------------------------------------------------------- */
 enum step {
 	STEP_PARSE, STEP_FLOW, STEP_STATE, STEP_ALLOW, STEP_BLOCK, STEP_RULE, STEP_DEFAULT, STEP_SERVICE, STEP_BACKEND, STEP_NEXT_HOP, STEP_LEAVE,
+	STEP_LIMIT,
 	STEP_COUNT
 };
 struct trace_step {
@@ -535,6 +587,7 @@ struct trace_step {
 	__u32 arg;           /* rule id, service id, backend id, ifindex, by step */
 };
 struct trace {
+	__u64 clock;         /* in: what limits take for the time, ns; 0: the real one */
 	__u32 steps;
 	__u32 reason;
 	__u32 rule;          /* decider */
@@ -557,6 +610,7 @@ ABI_SIZE(struct rule_group, 64);
 ABI_SIZE(struct rule_record, 64);
 ABI_SIZE(struct rule_extra, 64);
 ABI_SIZE(struct rule_effect, 64);
+ABI_SIZE(struct event, 240);
 ABI_SIZE(struct sets_head, 64);
 ABI_SIZE(struct sets_bucket6, 64);
 ABI_SIZE(struct services_head, 64);

@@ -17,6 +17,9 @@ static __always_inline __u32 ctx_ifindex(ctx_t *ctx) { return ctx->ingress_ifind
 /* Bytes of the frame, fragments of a multi-buffer frame included. */
 static __always_inline __u32 ctx_length(ctx_t *ctx) { return bpf_xdp_get_buff_len(ctx); }
 
+/* Copy the frame's first bytes; 0 when it went well. */
+static __always_inline long ctx_load(ctx_t *ctx, void *to, __u32 bytes) { return bpf_xdp_load_bytes(ctx, 0, to, bytes); }
+
 /* Send the frame out of an interface. */
 static __always_inline int ctx_send(ctx_t *ctx, __u32 ifindex)
 {
@@ -32,6 +35,7 @@ enum action { ACTION_PASS = TC_ACT_UNSPEC, ACTION_DROP = TC_ACT_SHOT };
 
 static __always_inline __u32 ctx_ifindex(ctx_t *ctx) { return ctx->ifindex; }
 static __always_inline __u32 ctx_length(ctx_t *ctx) { return ctx->len; }
+static __always_inline long ctx_load(ctx_t *ctx, void *to, __u32 bytes) { return bpf_skb_load_bytes(ctx, 0, to, bytes); }
 static __always_inline int ctx_send(ctx_t *ctx, __u32 ifindex)
 {
 	ctx->cb[0] = SENT_BY_GARDU;

@@ -139,5 +139,17 @@ struct {
 	});
 } states SEC(".maps");
 
+/* Programs write and read: token buckets, see xdp/limit.h. Full: packets share buckets, counted in effect_totals. */
+MAP(limits, BPF_MAP_TYPE_ARRAY, __u32, struct line, LIMIT_LINES);
+
+/* Programs write, daemon reads. One entry. */
+MAP(effect_totals, BPF_MAP_TYPE_PERCPU_ARRAY, __u32, struct effect_totals, 1);
+
+/* Programs write, daemon takes out: struct event. Bytes. Full, or no daemon: events are lost, counted in effect_totals. */
+struct {
+	__uint(type, BPF_MAP_TYPE_RINGBUF);
+	__uint(max_entries, 1 << 20);
+} events SEC(".maps");
+
 /* Written only with cfg_trace, by the sibling programs of explain. */
 MAP(trace, BPF_MAP_TYPE_ARRAY, __u32, struct trace, 1);

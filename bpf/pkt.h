@@ -22,7 +22,7 @@ struct pkt {
 	__u32 frame_bytes; /* frame lengths of all of them */
 	__u16 l3, l4;      /* offsets of the headers */
 	__be16 be_type;    /* ethertype behind the VLAN tags */
-	__u16 pad;
+	__u16 for_service; /* known before the filter when limits per service ask: 0 none */
 	__u8 family;       /* enum family */
 	__u8 has;          /* enum pkt_has */
 	__u8 ttl, tos;
@@ -39,6 +39,7 @@ struct pkt {
 	__u8 remembered;   /* and was taken from the flow's record */
 	__u8 filtered;     /* it reached the filter: p->rule says what decided */
 	__u8 new_flow;     /* a backend was chosen for it */
+	__u8 notes;        /* of rules, in event_now */
 	__u8 way;          /* enum way: which rules judge it */
 	__u8 reject;       /* REASON_RULE_REJECT: what is answered (enum reject) */
 	__u8 state;        /* enum state */

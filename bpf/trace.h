@@ -11,6 +11,14 @@ static __always_inline struct trace *trace_now(void)
 	return cfg_trace ? bpf_map_lookup_elem(&trace, &zero) : NULL;
 }
 
+/* CLOCK_MONOTONIC, or what a test says that it is. */
+static __always_inline __u64 clock_now(void)
+{
+	struct trace *now = trace_now();
+
+	return now && now->clock ? now->clock : bpf_ktime_get_ns();
+}
+
 static __always_inline void trace_step(enum step step, __u16 result, __u32 arg)
 {
 	struct trace *now = trace_now();

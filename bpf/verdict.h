@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: BSD-2-Clause OR GPL-2.0 */
 /* The one exit: count by reason, rule and backend, return the action. */
 #pragma once
+#include "event.h"
 #include "pkt.h"
 #include "trace.h"
 
@@ -70,6 +71,8 @@ static __always_inline int leave(const struct pkt *p, enum reason reason)
 	if (reason == REASON_FORWARD || reason == REASON_NO_BACKEND)
 		count_backend(p);
 	trace_leave(p, reason);
+	if (cfg_events && p->notes)
+		send_event(p, reason);
 	switch (verdict_of(reason)) {
 	case VERDICT_PASS:
 		return ACTION_PASS;

@@ -39,6 +39,7 @@ var allowed = map[string]string{
 	"dataplane": "abi compile model",
 	"netdev":    "model",
 	"flow":      "abi",
+	"event":     "abi flow",
 	"lb/health": "model",
 	// What is wanted becomes what is.
 	"reconcile": "abi compile lb model",
@@ -46,7 +47,7 @@ var allowed = map[string]string{
 	// People and programs.
 	"api":        "config expr model pkt rule",
 	"api/client": "api",
-	"explain":    "abi api compile config dataplane lb model pkt rule",
+	"explain":    "abi api compile config dataplane event lb model pkt rule",
 	"cmd/gardu":  everything,
 	// Tests, and what is seen of them.
 	"api/apitest": "api model",
@@ -65,7 +66,7 @@ var confined = map[string]string{
 	"github.com/spf13/cobra":         "cmd/gardu",
 	"go.yaml.in/yaml":                "cmd/gardu config yaml",
 	"C":                              "",
-	"unsafe":                         "abi dataplane flow netdev",
+	"unsafe":                         "abi dataplane event flow netdev",
 }
 
 // source is one parsed Go file.

@@ -24,8 +24,11 @@ static __always_inline enum reason judge_sent(ctx_t *ctx, struct pkt *p, const s
 
 	if (!has_out_rules(p->generation))
 		return REASON_NONE;
-	if (!remembered_sent(p, flow))
+	if (!remembered_sent(p, flow)) {
+		if (cfg_limits && cfg_services)
+			p->for_service = limited_service(p);
 		reason = filter(ctx, p);
+	}
 	if (p->rule >= FIRST_RULE_ID) {
 		p->filtered = 1;
 		totals->out_decided += p->segments;

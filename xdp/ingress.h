@@ -88,8 +88,11 @@ static __always_inline enum reason ingress(ctx_t *ctx, struct control *c, struct
 	trace_step(STEP_FLOW, !!flow, 0);
 	if (cfg_state)
 		find_state(ctx, c, &table, flow, p);
-	if (!remembered(c, p, flow, &reason))
+	if (!remembered(c, p, flow, &reason)) {
+		if (cfg_limits && cfg_services)
+			p->for_service = limited_service(p);
 		reason = filter(ctx, p);
+	}
 	if (cfg_health && c->health && verdict_of(reason) != VERDICT_PASS && is_health_reply(p)) {
 		reason = REASON_HEALTH_REPLY;
 		p->rule = DECIDER_HEALTH;

@@ -246,12 +246,45 @@ static __always_inline bool services_open(struct find_service *f, const struct p
 	return f->head && f->head->services;
 }
 
+/* The record of the service that a packet with ports is for, or NO_SERVICE. f->hi and f->lo are its destination. */
+static __always_inline __u32 service_for(struct find_service *f)
+{
+	__u64 meta = (__u64)bpf_ntohs(f->p->key.be_dport) << 16 | f->p->key.proto << 8 | f->p->family;
+
+	f->by_port = true;
+	service_bucket(f, mix(mix(mix(mix(MIX_SEED, f->hi), f->lo), meta), 1));
+	if (f->found == NO_SERVICE)
+		service_bucket(f, mix(mix(mix(mix(MIX_SEED, f->hi), f->lo), f->p->family), 2));
+	return f->found;
+}
+
+/* The id of the service that a packet is for, where some limit is per service; 0: none. */
+__noinline int limited_service(const struct pkt *p)
+{
+	struct find_service f = {};
+	struct service_record *service;
+	struct rules_head *head;
+	void *rules;
+
+	if (!p || !(p->has & HAS_PORTS) || p->has & IS_FRAGMENT)
+		return 0;
+	rules = table_of(p->generation, TABLE_RULES);
+	head = rules ? line_at(rules, p->way) : NULL;
+	if (!head || !(head->flags & RULES_SERVICE) || !services_open(&f, p))
+		return 0;
+	f.hi = addr_hi(p->key.daddr);
+	f.lo = addr_lo(p->key.daddr);
+	if (!service_filter(f.services, f.head, p->family, f.hi, f.lo) || service_for(&f) == NO_SERVICE)
+		return 0;
+	service = line_at(f.services, f.head->service_off + f.found);
+	return service ? service->id : 0;
+}
+
 /* A packet that the filter passed: its service's (REASON_FORWARD, with p->backend), ours to answer, or the kernel's (REASON_NONE). */
 __noinline int balance(ctx_t *ctx, struct pkt *p, struct flow_value *flow)
 {
 	struct find_service f = {};
 	struct service_record *service;
-	__u64 h, meta;
 
 	if (!p || !services_open(&f, p))
 		return REASON_NONE;
@@ -267,13 +300,7 @@ __noinline int balance(ctx_t *ctx, struct pkt *p, struct flow_value *flow)
 	if (!service_filter(f.services, f.head, p->family, f.hi, f.lo))
 		return REASON_NONE;
 	if (p->has & HAS_PORTS && !(p->has & IS_FRAGMENT)) {
-		meta = (__u64)bpf_ntohs(p->key.be_dport) << 16 | p->key.proto << 8 | p->family;
-		h = mix(mix(mix(mix(MIX_SEED, f.hi), f.lo), meta), 1);
-		f.by_port = true;
-		service_bucket(&f, h);
-		if (f.found == NO_SERVICE)
-			service_bucket(&f, mix(mix(mix(mix(MIX_SEED, f.hi), f.lo), p->family), 2));
-		if (f.found == NO_SERVICE)
+		if (service_for(&f) == NO_SERVICE)
 			return REASON_NONE;
 		service = line_at(f.services, f.head->service_off + f.found);
 		return service ? choose_backend(p, flow, f.head, service) : REASON_NO_TABLES;

@@ -22,6 +22,8 @@ const (
 	AbiMapBlockNotes      = "block_notes"
 	AbiMapBlocks          = "blocks"
 	AbiMapControl         = "control"
+	AbiMapEffectTotals    = "effect_totals"
+	AbiMapEvents          = "events"
 	AbiMapExitCounters    = "exit_counters"
 	AbiMapExits           = "exits"
 	AbiMapFlowLru         = "flow_lru"
@@ -29,6 +31,7 @@ const (
 	AbiMapFlowTotals      = "flow_totals"
 	AbiMapHealthFlows     = "health_flows"
 	AbiMapInterfaces      = "interfaces"
+	AbiMapLimits          = "limits"
 	AbiMapReasons         = "reasons"
 	AbiMapRejectLimit     = "reject_limit"
 	AbiMapRejectSources   = "reject_sources"
@@ -42,8 +45,10 @@ const (
 	AbiVarCfgActions      = "cfg_actions"
 	AbiVarCfgBlocks       = "cfg_blocks"
 	AbiVarCfgEffects      = "cfg_effects"
+	AbiVarCfgEvents       = "cfg_events"
 	AbiVarCfgFlows        = "cfg_flows"
 	AbiVarCfgHealth       = "cfg_health"
+	AbiVarCfgLimits       = "cfg_limits"
 	AbiVarCfgOut          = "cfg_out"
 	AbiVarCfgRules        = "cfg_rules"
 	AbiVarCfgServices     = "cfg_services"
@@ -110,6 +115,8 @@ type AbiMapSpecs struct {
 	BlockNotes      *ebpf.MapSpec `ebpf:"block_notes"`
 	Blocks          *ebpf.MapSpec `ebpf:"blocks"`
 	Control         *ebpf.MapSpec `ebpf:"control"`
+	EffectTotals    *ebpf.MapSpec `ebpf:"effect_totals"`
+	Events          *ebpf.MapSpec `ebpf:"events"`
 	ExitCounters    *ebpf.MapSpec `ebpf:"exit_counters"`
 	Exits           *ebpf.MapSpec `ebpf:"exits"`
 	FlowLru         *ebpf.MapSpec `ebpf:"flow_lru"`
@@ -117,6 +124,7 @@ type AbiMapSpecs struct {
 	FlowTotals      *ebpf.MapSpec `ebpf:"flow_totals"`
 	HealthFlows     *ebpf.MapSpec `ebpf:"health_flows"`
 	Interfaces      *ebpf.MapSpec `ebpf:"interfaces"`
+	Limits          *ebpf.MapSpec `ebpf:"limits"`
 	Reasons         *ebpf.MapSpec `ebpf:"reasons"`
 	RejectLimit     *ebpf.MapSpec `ebpf:"reject_limit"`
 	RejectSources   *ebpf.MapSpec `ebpf:"reject_sources"`
@@ -136,8 +144,10 @@ type AbiVariableSpecs struct {
 	CfgActions  *ebpf.VariableSpec `ebpf:"cfg_actions"`
 	CfgBlocks   *ebpf.VariableSpec `ebpf:"cfg_blocks"`
 	CfgEffects  *ebpf.VariableSpec `ebpf:"cfg_effects"`
+	CfgEvents   *ebpf.VariableSpec `ebpf:"cfg_events"`
 	CfgFlows    *ebpf.VariableSpec `ebpf:"cfg_flows"`
 	CfgHealth   *ebpf.VariableSpec `ebpf:"cfg_health"`
+	CfgLimits   *ebpf.VariableSpec `ebpf:"cfg_limits"`
 	CfgOut      *ebpf.VariableSpec `ebpf:"cfg_out"`
 	CfgRules    *ebpf.VariableSpec `ebpf:"cfg_rules"`
 	CfgServices *ebpf.VariableSpec `ebpf:"cfg_services"`
@@ -176,6 +186,8 @@ type AbiMaps struct {
 	BlockNotes      *ebpf.Map `ebpf:"block_notes"`
 	Blocks          *ebpf.Map `ebpf:"blocks"`
 	Control         *ebpf.Map `ebpf:"control"`
+	EffectTotals    *ebpf.Map `ebpf:"effect_totals"`
+	Events          *ebpf.Map `ebpf:"events"`
 	ExitCounters    *ebpf.Map `ebpf:"exit_counters"`
 	Exits           *ebpf.Map `ebpf:"exits"`
 	FlowLru         *ebpf.Map `ebpf:"flow_lru"`
@@ -183,6 +195,7 @@ type AbiMaps struct {
 	FlowTotals      *ebpf.Map `ebpf:"flow_totals"`
 	HealthFlows     *ebpf.Map `ebpf:"health_flows"`
 	Interfaces      *ebpf.Map `ebpf:"interfaces"`
+	Limits          *ebpf.Map `ebpf:"limits"`
 	Reasons         *ebpf.Map `ebpf:"reasons"`
 	RejectLimit     *ebpf.Map `ebpf:"reject_limit"`
 	RejectSources   *ebpf.Map `ebpf:"reject_sources"`
@@ -203,6 +216,8 @@ func (m *AbiMaps) Close() error {
 		m.BlockNotes,
 		m.Blocks,
 		m.Control,
+		m.EffectTotals,
+		m.Events,
 		m.ExitCounters,
 		m.Exits,
 		m.FlowLru,
@@ -210,6 +225,7 @@ func (m *AbiMaps) Close() error {
 		m.FlowTotals,
 		m.HealthFlows,
 		m.Interfaces,
+		m.Limits,
 		m.Reasons,
 		m.RejectLimit,
 		m.RejectSources,
@@ -230,8 +246,10 @@ type AbiVariables struct {
 	CfgActions  *ebpf.Variable `ebpf:"cfg_actions"`
 	CfgBlocks   *ebpf.Variable `ebpf:"cfg_blocks"`
 	CfgEffects  *ebpf.Variable `ebpf:"cfg_effects"`
+	CfgEvents   *ebpf.Variable `ebpf:"cfg_events"`
 	CfgFlows    *ebpf.Variable `ebpf:"cfg_flows"`
 	CfgHealth   *ebpf.Variable `ebpf:"cfg_health"`
+	CfgLimits   *ebpf.Variable `ebpf:"cfg_limits"`
 	CfgOut      *ebpf.Variable `ebpf:"cfg_out"`
 	CfgRules    *ebpf.Variable `ebpf:"cfg_rules"`
 	CfgServices *ebpf.Variable `ebpf:"cfg_services"`

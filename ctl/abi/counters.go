@@ -49,3 +49,12 @@ func (t *FlowTotals) Add(o FlowTotals) {
 	t.StateRefused += o.StateRefused
 	t.OutDecided += o.OutDecided
 }
+
+// Add adds another CPU's part.
+func (t *EffectTotals) Add(o EffectTotals) {
+	t.Sent += o.Sent
+	t.Lost += o.Lost
+	t.Unnoted += o.Unnoted
+	t.Shared += o.Shared
+	t.Contended += o.Contended
+}

@@ -129,6 +129,44 @@ const (
 	EffectMirror  EffectFlags = 16
 )
 
+type EffectTotals struct {
+	_         structs.HostLayout
+	Sent      uint64
+	Lost      uint64
+	Unnoted   uint64
+	Shared    uint64
+	Contended uint64
+}
+
+type Event struct {
+	_           structs.HostLayout
+	Time        uint64
+	Key         FlowKey
+	Ifindex     uint32
+	Length      uint32
+	Packets     uint32
+	Decider     uint32
+	Service     uint16
+	Backend     uint16
+	Reason      uint8
+	Way         uint8
+	Notes       uint8
+	HeadBytes   uint8
+	BeVlanProto uint16
+	VlanTci     uint16
+	Pad         uint32
+	Note        [4]EventNote
+	Head        [128]uint8
+}
+
+type EventNote struct {
+	_       structs.HostLayout
+	Rule    uint32
+	Kind    uint8
+	Would   uint8
+	Decides uint16
+}
+
 type Exit struct {
 	_       structs.HostLayout
 	Ifindex uint32
@@ -288,6 +326,16 @@ const (
 	InterfaceIngress InterfaceFlags = 1
 )
 
+type LimitPer uint32
+
+const (
+	PerRule    LimitPer = 0
+	PerSrc     LimitPer = 1
+	PerDst     LimitPer = 2
+	PerService LimitPer = 3
+	PerFlow    LimitPer = 4
+)
+
 type Limits uint32
 
 const (
@@ -311,6 +359,9 @@ const (
 	Exits           Limits = 64
 	RejectSources   Limits = 4096
 	TraceSteps      Limits = 64
+	LimitLines      Limits = 65536
+	EventHead       Limits = 128
+	EventNotes      Limits = 4
 	NoteBytes       Limits = 104
 	BlockCells      Limits = 262144
 	BlockCell4      Limits = 24
@@ -330,6 +381,14 @@ const (
 	ModeDsr   Mode = 1
 	ModeIpip  Mode = 2
 	ModeCount Mode = 3
+)
+
+type NoteKind uint32
+
+const (
+	NoteLog    NoteKind = 0
+	NoteSample NoteKind = 1
+	NoteShadow NoteKind = 2
 )
 
 type Reason uint32
@@ -415,7 +474,9 @@ type RuleEffect struct {
 	Bucket    uint32
 	Cost      uint64
 	Burst     uint64
-	Pad1      [2]uint64
+	Most      uint32
+	Pad1      uint32
+	Pad2      uint64
 }
 
 type RuleExtra struct {
@@ -473,6 +534,7 @@ const (
 	RulesDstSets RulesFlags = 4
 	RulesAllow   RulesFlags = 8
 	RulesScan    RulesFlags = 16
+	RulesService RulesFlags = 32
 )
 
 type RulesHead struct {
@@ -630,7 +692,8 @@ const (
 	StepBackend Step = 8
 	StepNextHop Step = 9
 	StepLeave   Step = 10
-	StepCount   Step = 11
+	StepLimit   Step = 11
+	StepCount   Step = 12
 )
 
 type Table uint32
@@ -644,6 +707,7 @@ const (
 
 type Trace struct {
 	_       structs.HostLayout
+	Clock   uint64
 	Steps   uint32
 	Reason  uint32
 	Rule    uint32

@@ -111,9 +111,10 @@ func TestReaders(t *testing.T) {
 func TestPromisedNames(t *testing.T) {
 	socket := serve(t, &apitest.Engine{})
 	for path, names := range map[string]string{
-		"/v1/status":   "revision interfaces.0.name interfaces.0.path reasons.forward.packets reasons.forward.bytes flows.entries flows.max flows.evicted flows.unattributed",
-		"/v1/rules":    "0.name 0.packets 0.bytes 0.decided 0.shadow",
-		"/v1/backends": "0.service 0.name 0.address 0.weight 0.state 0.packets 0.bytes 0.flows",
+		"/v1/status":                 "revision interfaces.0.name interfaces.0.path reasons.forward.packets reasons.forward.bytes flows.entries flows.max flows.evicted flows.unattributed",
+		"/v1/rules":                  "0.name 0.packets 0.bytes 0.decided 0.shadow",
+		"/v1/backends":               "0.service 0.name 0.address 0.weight 0.state 0.packets 0.bytes 0.flows",
+		"/v1/events?filter=kind+log": "time kind verdict reason rule interface direction src dst sport dport proto length packets packet",
 		"/v1/flows?limit=1": "src dst sport dport proto packets bytes first last verdict rule service backend " +
 			"packets_reply bytes_reply",
 	} {
@@ -301,6 +302,9 @@ func TestProblems(t *testing.T) {
 		{"GET", "/v1/flows?filter=dpotr+1", nil, api.CodeInvalid, `"dpotr" is not a key`},
 		{"GET", "/v1/flows?sort=beauty", nil, api.CodeInvalid, "bytes, dst, duration"},
 		{"GET", "/v1/flows?limit=-1", nil, api.CodeInvalid, "not a number of flows"},
+		{"GET", "/v1/events?filter=bytes+1", nil, api.CodeInvalid, `"bytes" is not a key`},
+		{"GET", "/v1/events?last=-1", nil, api.CodeInvalid, "number of events"},
+		{"GET", "/v1/events?follow=perhaps", nil, api.CodeInvalid, "true or false"},
 	} {
 		response, body := raw(t, socket, c.method, c.path, c.body)
 		var problem api.Problem

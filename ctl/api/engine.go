@@ -30,6 +30,10 @@ type Engine interface {
 	// first error, which it returns. Filtering, sorting and limits are the server's business.
 	Flows(ctx context.Context, yield func(Flow) error) error
 
+	// Events calls yield for the events that are wanted, the oldest first, and stops at yield's first error, which it returns. more
+	// says that another one follows at once. Following ends without an error when ctx ends, or the daemon.
+	Events(ctx context.Context, wish EventWish, yield func(e Event, more bool) error) error
+
 	// Apply replaces the snapshot, all or nothing. With Check it only says what it would say.
 	Apply(ctx context.Context, request ApplyRequest) (ApplyResult, error)
 

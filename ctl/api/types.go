@@ -52,6 +52,8 @@ type Status struct {
 	Filter     FilterTotals             `json:"filter"`
 	Flows      FlowTotals               `json:"flows"`
 	States     *StateTotals             `json:"states,omitempty"`
+	Events     EventTotals              `json:"events"`
+	Limits     LimitTotals              `json:"limits"`
 	Tables     []Fill                   `json:"tables"`
 	Warnings   []string                 `json:"warnings,omitempty"` // degraded, lost, refused: one sentence each
 }
@@ -245,6 +247,63 @@ type Flow struct {
 	Vlan         uint16     `json:"vlan,omitempty"`
 }
 
+// Event is something that happened: to a packet that a rule logged or sampled, or to gardu. Parts that don't apply are left out.
+type Event struct {
+	Time time.Time `json:"time"`
+	Kind string    `json:"kind"` // log, sample, shadow; apply, block, unblock, expire, up, down; lost
+
+	// Of packets.
+	Verdict   string     `json:"verdict,omitempty"` // what became of it
+	Reason    string     `json:"reason,omitempty"`
+	Rule      string     `json:"rule,omitempty"`    // that noted it
+	Would     string     `json:"would,omitempty"`   // shadow: what the rule would have decided
+	Decided   string     `json:"decided,omitempty"` // rule that decided
+	Service   string     `json:"service,omitempty"`
+	Backend   string     `json:"backend,omitempty"`
+	Interface string     `json:"interface,omitempty"`
+	Direction string     `json:"direction,omitempty"` // in: received, out: sent
+	Src       netip.Addr `json:"src,omitzero"`
+	Dst       netip.Addr `json:"dst,omitzero"`
+	Sport     uint16     `json:"sport,omitempty"`
+	Dport     uint16     `json:"dport,omitempty"`
+	Proto     string     `json:"proto,omitempty"`
+	Vlan      uint16     `json:"vlan,omitempty"`
+	Length    int        `json:"length,omitempty"`  // of the frame, or of a bundle of several
+	Packets   int        `json:"packets,omitempty"` // on the wire
+	Packet    string     `json:"packet,omitempty"`  // as text, as it came
+	Head      Hex        `json:"head,omitempty"`    // its first bytes
+
+	Text  string `json:"text,omitempty"`  // what happened, where it was not a packet
+	Count uint64 `json:"count,omitempty"` // lost: how many events; block, unblock: how many prefixes
+}
+
+// EventKinds are the values of Kind.
+const (
+	EventLog     = "log"
+	EventSample  = "sample"
+	EventShadow  = "shadow"
+	EventApply   = "apply"   // a configuration is in force
+	EventBlock   = "block"   // prefixes were blocked
+	EventUnblock = "unblock" // by a request
+	EventExpire  = "expire"  // a block's time is over
+	EventUp      = "up"      // a backend
+	EventDown    = "down"
+	EventLost    = "lost" // events that were not told
+)
+
+// EventTotals say how many packets became events, and how many could not.
+type EventTotals struct {
+	Sent    uint64 `json:"sent"`
+	Lost    uint64 `json:"lost"`    // because nobody took them out of the ring in time
+	Unnoted uint64 `json:"unnoted"` // notes of further rules on a packet that four rules had noted
+}
+
+// LimitTotals say how exact limits were, in packets.
+type LimitTotals struct {
+	Shared    uint64 `json:"shared"`    // took tokens of another bucket, for want of a free one
+	Contended uint64 `json:"contended"` // found over a limit because all CPUs took tokens of one bucket at once
+}
+
 // ApplyRequest is a whole configuration.
 type ApplyRequest struct {
 	Name  string `json:"name"`            // of the file, for messages
@@ -285,7 +344,7 @@ type Explanation struct {
 
 // Step is one step of the packet path and what came of it.
 type Step struct {
-	Step   string `json:"step"` // parse, flow, allow, block, rule, default, service, backend, next-hop, leave
+	Step   string `json:"step"` // parse, flow, allow, block, limit, rule, default, service, backend, next-hop, leave
 	Result string `json:"result"`
 }
 

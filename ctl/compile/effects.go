@@ -2,6 +2,8 @@ package compile
 
 import (
 	"fmt"
+	"hash/fnv"
+	"math/bits"
 	"slices"
 
 	"gardu/ctl/abi"
@@ -43,8 +45,15 @@ func (u *run) addEffect(r *model.Rule, id uint32, exits map[string]uint16) (effe
 	if r.Shadow {
 		flags |= abi.EffectShadow
 	}
+	e.Log, e.Sample = r.Log, r.Sample
+	if r.Limit != nil {
+		flags |= e.limit(r.Limit, id)
+		if r.Limit.Per.What == model.PerService {
+			u.flags |= abi.RulesService
+		}
+	}
 	e.Flags = uint16(flags)
-	if flags == abi.EffectDecides && (r.Action == model.Pass || r.Action == model.Drop) {
+	if flags == abi.EffectDecides && (r.Action == model.Pass || r.Action == model.Drop) && r.Log == 0 && r.Sample == 0 {
 		return e, nil
 	}
 	if u.effects == nil {
@@ -61,4 +70,46 @@ func (u *run) endEffect(e effect) {
 		e.Next = uint32(len(u.records))
 		u.effects[e.line] = abi.ToLine(e.RuleEffect)
 	}
+}
+
+// limit writes a limit into the effect: times are rounded down, the burst from the cost of one, so that a whole burst always fits.
+func (e *effect) limit(l *model.Limit, id uint32) abi.EffectFlags {
+	flags := abi.EffectLimit
+	if l.Bytes {
+		flags |= abi.EffectBytes
+	}
+	e.Cost = ratio(uint64(l.Every), 1<<16, l.Rate)
+	e.Burst = ratio(l.Burst, e.Cost, 1<<12)
+	e.Most = uint32(min(l.Burst, 1<<32-1))
+	e.Bucket = id
+	switch l.Per.What {
+	case model.PerAll:
+		e.Bucket = sharedBucket(l)
+	case model.PerSource:
+		e.Per = uint8(abi.PerSrc)
+	case model.PerDest:
+		e.Per = uint8(abi.PerDst)
+	case model.PerService:
+		e.Per = uint8(abi.PerService)
+	case model.PerFlow:
+		e.Per = uint8(abi.PerFlow)
+	}
+	for family, bits := range l.Per.Bits {
+		e.Prefix[family] = uint8(bits)
+	}
+	return flags
+}
+
+// sharedBucket names the bucket of all rules with such a limit. Ids of rules don't have the upper bit.
+func sharedBucket(l *model.Limit) uint32 {
+	h := fnv.New32a()
+	fmt.Fprintln(h, l.Rate, l.Every, l.Bytes, l.Burst)
+	return h.Sum32() | 1<<31
+}
+
+// ratio is a * b / c, rounded down, of what fits in 64 bits.
+func ratio(a, b, c uint64) uint64 {
+	hi, lo := bits.Mul64(a, b)
+	quotient, _ := bits.Div64(hi%c, lo, c)
+	return quotient
 }

@@ -12,7 +12,7 @@ import (
 // Features are the load-time constants of bpf/config.h that a snapshot needs. A field is a constant: Rules is cfg_rules. A new
 // one needs no other list; a test holds the two together.
 type Features struct {
-	Rules, Sets, Blocks, Services, Flows, Health, Effects, Actions, State, Out, Trace bool
+	Rules, Sets, Blocks, Services, Flows, Health, Effects, Actions, State, Out, Limits, Events, Trace bool
 }
 
 // AllFeatures is everything but tracing, which live programs never have.
@@ -104,9 +104,12 @@ func features(snapshot *model.Snapshot, rules *lowered) Features {
 	for _, run := range rules.runs {
 		f.Effects = f.Effects || run.effects != nil
 	}
-	f.Actions = slices.ContainsFunc(filter.Rules, func(r model.Rule) bool {
-		return r.Action == model.Reject || r.Action == model.Redirect || r.Action == model.Mirror
-	})
+	for i := range filter.Rules {
+		r := &filter.Rules[i]
+		f.Actions = f.Actions || r.Action == model.Reject || r.Action == model.Redirect || r.Action == model.Mirror
+		f.Limits = f.Limits || r.Limit != nil
+		f.Events = f.Events || r.Log|r.Sample != 0
+	}
 	for i := range snapshot.Services {
 		f.Health = f.Health || snapshot.Services[i].Health != nil
 	}

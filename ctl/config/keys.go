@@ -112,8 +112,13 @@ var rules = object[model.Rule]{
 			"in: received packets; out: what the kernel sends, its own and what it routes, at tc egress").or("in"),
 		in("shadow", boolean, func(r *model.Rule) *bool { return &r.Shadow },
 			"true: the rule decides nothing and counts what it would have done").or("false"),
+		in("limit", ruleLimit, func(r *model.Rule) **model.Limit { return &r.Limit },
+			"the rule concerns only what comes faster than this; the rest goes on to the next rule"),
+		in("log", oneOf, func(r *model.Rule) *uint32 { return &r.Log },
+			"1/N: one of N packets that the rule concerns becomes an event, see gardu events"),
+		in("sample", oneOf, func(r *model.Rule) *uint32 { return &r.Sample },
+			"likewise, as a sample of the traffic"),
 	},
-	later: []string{"limit", "log", "sample"},
 }
 
 var services = object[model.Service]{

@@ -8,6 +8,7 @@ import (
 	"sync"
 	"time"
 
+	"gardu/ctl/api"
 	"gardu/ctl/compile"
 	"gardu/ctl/lb/health"
 	"gardu/ctl/model"
@@ -178,6 +179,11 @@ func (d *Daemon) healthChanged(change health.Change) {
 		log = d.log.Warn
 	}
 	log("backend "+change.To.String(), "backend", change.Target.Service+"/"+change.Target.Backend, "was", change.From.String(), "why", change.Why)
+	kind := api.EventUp
+	if change.To == health.Down {
+		kind = api.EventDown
+	}
+	d.happened(api.Event{Kind: kind, Service: change.Target.Service, Backend: change.Target.Backend, Text: change.Why})
 	b, ok := d.current.Load().backends[backendName{change.Target.Service, change.Target.Backend}]
 	if ok && b.Address == change.Target.Address.Addr() {
 		d.setUp(b, change.To != health.Down)

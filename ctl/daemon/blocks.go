@@ -3,6 +3,7 @@ package daemon
 import (
 	"context"
 	"errors"
+	"fmt"
 	"net/netip"
 	"slices"
 	"time"
@@ -57,6 +58,7 @@ func (d *Daemon) Block(_ context.Context, requests []api.BlockRequest) ([]api.Bl
 		return nil, err
 	}
 	d.log.Info("blocked", "prefixes", len(blocks), "first", blocks[0].Prefix, "origin", blocks[0].Origin, "why", blocks[0].Why)
+	d.happened(api.Event{Kind: api.EventBlock, Count: uint64(len(blocks)), Text: blockedText(blocks)})
 	return blockList(blocks), nil
 }
 
@@ -69,9 +71,11 @@ func (d *Daemon) expireBlocks() {
 	d.faults.set("expire blocks", err)
 	for _, block := range expired[:min(len(expired), loggedExpiries)] {
 		d.log.Info("block expired", "prefix", block.Prefix, "packets", block.Packets)
+		d.happened(api.Event{Kind: api.EventExpire, Text: fmt.Sprintf("the block of %s, after %d packets", block.Prefix, block.Packets)})
 	}
 	if more := len(expired) - loggedExpiries; more > 0 {
 		d.log.Info("more blocks expired", "prefixes", more)
+		d.happened(api.Event{Kind: api.EventExpire, Count: uint64(more), Text: fmt.Sprintf("%d more blocks", more)})
 	}
 }
 
@@ -93,6 +97,27 @@ func (d *Daemon) Unblock(_ context.Context, prefixes []netip.Prefix) (api.Unbloc
 	}
 	if len(removed) > 0 {
 		d.log.Info("unblocked", "prefixes", len(removed), "first", removed[0])
+		d.happened(api.Event{Kind: api.EventUnblock, Count: uint64(len(removed)), Text: prefixText(removed[0], len(removed))})
 	}
 	return result, nil
+}
+
+// blockedText tells of blocks in a sentence.
+func blockedText(blocks []dataplane.Block) string {
+	first := blocks[0]
+	text := prefixText(first.Prefix, len(blocks)) + " by " + first.Origin
+	if !first.Expires.IsZero() {
+		text += " until " + first.Expires.Format(time.RFC3339)
+	}
+	if first.Why != "" {
+		text += ": " + first.Why
+	}
+	return text
+}
+
+func prefixText(first netip.Prefix, n int) string {
+	if n == 1 {
+		return first.String()
+	}
+	return fmt.Sprintf("%s and %d more", first, n-1)
 }

@@ -224,6 +224,8 @@ func (d *Daemon) adopt(next candidate, c compiled) {
 		d.log.Error("state not saved: the next daemon will know less", "error", err)
 	}
 	d.current.Store(now)
+	d.happened(api.Event{Kind: api.EventApply, Text: fmt.Sprintf("revision %d from %s: %d rules, %d sets, %d services", now.revision, now.name,
+		len(now.snapshot.Filter.Rules), len(now.snapshot.Sets), len(now.snapshot.Services))})
 	d.detachOthers(next.snapshot.Interfaces)
 	d.detachEgress(c.interfaces)
 	d.health.Set(health.Targets(next.snapshot), d.knownHealth)

@@ -18,6 +18,7 @@ import (
 	"gardu/ctl/api"
 	"gardu/ctl/config"
 	"gardu/ctl/dataplane"
+	"gardu/ctl/event"
 	"gardu/ctl/flow"
 	"gardu/ctl/lb/health"
 	"gardu/ctl/netdev"
@@ -60,6 +61,8 @@ type Daemon struct {
 	exits exits
 
 	inherited map[uint16]bool // backends that the daemon before this one knew; until the first commit
+
+	happenings *event.Log[happening] // what `gardu events` shows
 
 	links     interfaces
 	hops      hops
@@ -110,7 +113,7 @@ func newDaemon(options Options) *Daemon {
 	if options.Log == nil {
 		options.Log = slog.Default()
 	}
-	return &Daemon{options: options, log: options.Log, started: time.Now()}
+	return &Daemon{options: options, log: options.Log, started: time.Now(), happenings: event.NewLog[happening](keptEvents)}
 }
 
 // start brings the data plane up. When it fails, a data plane that was there before is as it was, and one that wasn't
@@ -219,6 +222,7 @@ func (d *Daemon) abandon(fresh bool) error {
 func (d *Daemon) serve(ctx context.Context, stop context.CancelFunc, reload <-chan os.Signal) error {
 	parts := []func(context.Context) error{
 		func(ctx context.Context) error { return api.Serve(ctx, d.listener, d, d.log) },
+		d.readEvents,
 		d.health.Run,
 		func(ctx context.Context) error { return d.watchConfig(ctx, reload) },
 		d.watchNetwork,

@@ -35,6 +35,10 @@ func (d *Daemon) Status(context.Context) (api.Status, error) {
 	if err != nil {
 		return api.Status{}, err
 	}
+	effects, err := d.plane.EffectTotals()
+	if err != nil {
+		return api.Status{}, err
+	}
 	status := api.Status{
 		Version:    d.options.Version,
 		Revision:   now.revision,
@@ -48,6 +52,8 @@ func (d *Daemon) Status(context.Context) (api.Status, error) {
 		Reasons:    reasons,
 		Filter:     filter,
 		Flows:      flowStatus(totals),
+		Events:     api.EventTotals{Sent: effects.Sent, Lost: effects.Lost, Unnoted: effects.Unnoted},
+		Limits:     api.LimitTotals{Shared: effects.Shared, Contended: effects.Contended},
 		Tables: []api.Fill{
 			{Name: "blocks", Entries: uint64(d.plane.BlockCount()), Max: uint64(d.plane.BlocksMax())},
 			{Name: "rules", Entries: uint64(len(now.snapshot.Filter.Rules)), Max: uint64(abi.RuleIds) - uint64(abi.FirstRuleId)},
@@ -169,6 +175,12 @@ func (d *Daemon) warnings(now *applied, status api.Status, totals flow.Totals) [
 	}
 	if s := status.States; s != nil && s.Refused > 0 {
 		warn("%d packets' connections found no room in the table that state is read from: raise flows.max", s.Refused)
+	}
+	if lost := status.Events.Lost; lost > 0 {
+		warn("%d events were lost, because the ring was full: let rules log and sample fewer packets", lost)
+	}
+	if shared := status.Limits.Shared; shared > 0 {
+		warn("%d packets shared the token bucket of others: more buckets than there is room for were in use at once", shared)
 	}
 	if d.plane.Resizing() {
 		warn("the flow table changes its size: flows that are idle are in the old one still")

@@ -46,6 +46,18 @@ func (d *Dataplane) FlowTotals() (abi.FlowTotals, error) {
 	return all[0], nil
 }
 
+// EffectTotals reads what limits and events have cost and lost.
+func (d *Dataplane) EffectTotals() (abi.EffectTotals, error) {
+	all, err := counters[abi.EffectTotals](d.maps[abi.AbiMapEffectTotals], firstIDs(1))
+	if err != nil {
+		return abi.EffectTotals{}, fmt.Errorf("read the totals of effects: %w", err)
+	}
+	return all[0], nil
+}
+
+// Events is the ring of events, for package event to read.
+func (d *Dataplane) Events() *ebpf.Map { return d.maps[abi.AbiMapEvents] }
+
 // ResetRuleCounters zeroes the counters of rule ids, before they get new owners.
 func (d *Dataplane) ResetRuleCounters(ids []uint32) error {
 	return resetCounters[abi.RuleCounter](d.maps[abi.AbiMapRuleCounters], ids)

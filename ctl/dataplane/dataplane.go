@@ -59,6 +59,8 @@ type Dataplane struct {
 	states stateTable
 	flows  flowTables
 	run    sync.Mutex // the trace map serves one Run at a time
+
+	testClock uint64 // ns, guarded by run; 0: the real time
 }
 
 // Open takes over what is pinned under opts.Dir, or creates it. What was attached stays attached, and runs newly
@@ -117,6 +119,9 @@ func Open(opts Options) (_ *Dataplane, err error) {
 	return d, nil
 }
 
+// privateEvents is how large the ring of events of a private instance is, in bytes.
+const privateEvents = 1 << 16
+
 // OpenPrivate makes an instance of its own, pinned and attached nowhere: Run puts packets through it. It works
 // beside a daemon and without one. Its map of blocks is small, but for RoomForBlocks.
 func OpenPrivate(features compile.Features, flowsMax int, options ...PrivateOption) (_ *Dataplane, err error) {
@@ -130,6 +135,7 @@ func OpenPrivate(features compile.Features, flowsMax int, options ...PrivateOpti
 		}
 	}()
 	d.specs[abi.AbiMapBlocks].MaxEntries = privateBlocks
+	d.specs[abi.AbiMapEvents].MaxEntries = privateEvents
 	for _, option := range options {
 		option(d)
 	}

@@ -47,6 +47,7 @@ func (d *Dataplane) Run(hook Hook, frame []byte, ifindex int) (Result, error) {
 		ifindex = 1
 	}
 	var result Result
+	result.Trace.Clock = d.testClock
 	if err := d.maps[abi.AbiMapTrace].Put(uint32(0), &result.Trace); err != nil {
 		return Result{}, fmt.Errorf("clear the trace: %w", err)
 	}
@@ -78,6 +79,13 @@ func (d *Dataplane) Run(hook Hook, frame []byte, ifindex int) (Result, error) {
 // Wait makes the clock by which the programs of a private instance judge state and the age of flows run ahead.
 func (d *Dataplane) Wait(ahead time.Duration) {
 	atomic.AddUint32(&d.control.TimeShift, uint32(ahead.Seconds()*float64(d.control.Hz)))
+}
+
+// SetClock makes it that time, in ns, for the limits of a private instance with trace, until it is set again; 0: the real time.
+func (d *Dataplane) SetClock(ns uint64) {
+	d.run.Lock()
+	defer d.run.Unlock()
+	d.testClock = ns
 }
 
 // Program is what runs at a hook, for who wants to put something in front of it. SetFeatures and Close end it.

@@ -26,6 +26,7 @@ func (d *Dataplane) Sibling() (_ *Dataplane, err error) {
 		return nil, err
 	}
 	s.specs[abi.AbiMapBlocks].MaxEntries = uint32(max(privateBlocks, len(blocks)))
+	s.specs[abi.AbiMapEvents].MaxEntries = privateEvents
 	shared := mapSet{}
 	for _, name := range []string{
 		abi.AbiMapRings, abi.AbiMapBackends, abi.AbiMapInterfaces, abi.AbiMapHealthFlows, abi.AbiMapStates, abi.AbiMapExits,

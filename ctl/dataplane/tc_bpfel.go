@@ -24,6 +24,9 @@ const (
 	tcMapBlockSearches   = "block_searches"
 	tcMapBlocks          = "blocks"
 	tcMapControl         = "control"
+	tcMapEffectTotals    = "effect_totals"
+	tcMapEventNow        = "event_now"
+	tcMapEvents          = "events"
 	tcMapExitCounters    = "exit_counters"
 	tcMapExits           = "exits"
 	tcMapFlowLru         = "flow_lru"
@@ -32,6 +35,7 @@ const (
 	tcMapFlowTotals      = "flow_totals"
 	tcMapHealthFlows     = "health_flows"
 	tcMapInterfaces      = "interfaces"
+	tcMapLimits          = "limits"
 	tcMapPackets         = "packets"
 	tcMapReasons         = "reasons"
 	tcMapRejectLimit     = "reject_limit"
@@ -49,8 +53,10 @@ const (
 	tcVarCfgActions      = "cfg_actions"
 	tcVarCfgBlocks       = "cfg_blocks"
 	tcVarCfgEffects      = "cfg_effects"
+	tcVarCfgEvents       = "cfg_events"
 	tcVarCfgFlows        = "cfg_flows"
 	tcVarCfgHealth       = "cfg_health"
+	tcVarCfgLimits       = "cfg_limits"
 	tcVarCfgOut          = "cfg_out"
 	tcVarCfgRules        = "cfg_rules"
 	tcVarCfgServices     = "cfg_services"
@@ -117,6 +123,9 @@ type tcMapSpecs struct {
 	BlockSearches   *ebpf.MapSpec `ebpf:"block_searches"`
 	Blocks          *ebpf.MapSpec `ebpf:"blocks"`
 	Control         *ebpf.MapSpec `ebpf:"control"`
+	EffectTotals    *ebpf.MapSpec `ebpf:"effect_totals"`
+	EventNow        *ebpf.MapSpec `ebpf:"event_now"`
+	Events          *ebpf.MapSpec `ebpf:"events"`
 	ExitCounters    *ebpf.MapSpec `ebpf:"exit_counters"`
 	Exits           *ebpf.MapSpec `ebpf:"exits"`
 	FlowLru         *ebpf.MapSpec `ebpf:"flow_lru"`
@@ -125,6 +134,7 @@ type tcMapSpecs struct {
 	FlowTotals      *ebpf.MapSpec `ebpf:"flow_totals"`
 	HealthFlows     *ebpf.MapSpec `ebpf:"health_flows"`
 	Interfaces      *ebpf.MapSpec `ebpf:"interfaces"`
+	Limits          *ebpf.MapSpec `ebpf:"limits"`
 	Packets         *ebpf.MapSpec `ebpf:"packets"`
 	Reasons         *ebpf.MapSpec `ebpf:"reasons"`
 	RejectLimit     *ebpf.MapSpec `ebpf:"reject_limit"`
@@ -146,8 +156,10 @@ type tcVariableSpecs struct {
 	CfgActions  *ebpf.VariableSpec `ebpf:"cfg_actions"`
 	CfgBlocks   *ebpf.VariableSpec `ebpf:"cfg_blocks"`
 	CfgEffects  *ebpf.VariableSpec `ebpf:"cfg_effects"`
+	CfgEvents   *ebpf.VariableSpec `ebpf:"cfg_events"`
 	CfgFlows    *ebpf.VariableSpec `ebpf:"cfg_flows"`
 	CfgHealth   *ebpf.VariableSpec `ebpf:"cfg_health"`
+	CfgLimits   *ebpf.VariableSpec `ebpf:"cfg_limits"`
 	CfgOut      *ebpf.VariableSpec `ebpf:"cfg_out"`
 	CfgRules    *ebpf.VariableSpec `ebpf:"cfg_rules"`
 	CfgServices *ebpf.VariableSpec `ebpf:"cfg_services"`
@@ -184,6 +196,9 @@ type tcMaps struct {
 	BlockSearches   *ebpf.Map `ebpf:"block_searches"`
 	Blocks          *ebpf.Map `ebpf:"blocks"`
 	Control         *ebpf.Map `ebpf:"control"`
+	EffectTotals    *ebpf.Map `ebpf:"effect_totals"`
+	EventNow        *ebpf.Map `ebpf:"event_now"`
+	Events          *ebpf.Map `ebpf:"events"`
 	ExitCounters    *ebpf.Map `ebpf:"exit_counters"`
 	Exits           *ebpf.Map `ebpf:"exits"`
 	FlowLru         *ebpf.Map `ebpf:"flow_lru"`
@@ -192,6 +207,7 @@ type tcMaps struct {
 	FlowTotals      *ebpf.Map `ebpf:"flow_totals"`
 	HealthFlows     *ebpf.Map `ebpf:"health_flows"`
 	Interfaces      *ebpf.Map `ebpf:"interfaces"`
+	Limits          *ebpf.Map `ebpf:"limits"`
 	Packets         *ebpf.Map `ebpf:"packets"`
 	Reasons         *ebpf.Map `ebpf:"reasons"`
 	RejectLimit     *ebpf.Map `ebpf:"reject_limit"`
@@ -216,6 +232,9 @@ func (m *tcMaps) Close() error {
 		m.BlockSearches,
 		m.Blocks,
 		m.Control,
+		m.EffectTotals,
+		m.EventNow,
+		m.Events,
 		m.ExitCounters,
 		m.Exits,
 		m.FlowLru,
@@ -224,6 +243,7 @@ func (m *tcMaps) Close() error {
 		m.FlowTotals,
 		m.HealthFlows,
 		m.Interfaces,
+		m.Limits,
 		m.Packets,
 		m.Reasons,
 		m.RejectLimit,
@@ -246,8 +266,10 @@ type tcVariables struct {
 	CfgActions  *ebpf.Variable `ebpf:"cfg_actions"`
 	CfgBlocks   *ebpf.Variable `ebpf:"cfg_blocks"`
 	CfgEffects  *ebpf.Variable `ebpf:"cfg_effects"`
+	CfgEvents   *ebpf.Variable `ebpf:"cfg_events"`
 	CfgFlows    *ebpf.Variable `ebpf:"cfg_flows"`
 	CfgHealth   *ebpf.Variable `ebpf:"cfg_health"`
+	CfgLimits   *ebpf.Variable `ebpf:"cfg_limits"`
 	CfgOut      *ebpf.Variable `ebpf:"cfg_out"`
 	CfgRules    *ebpf.Variable `ebpf:"cfg_rules"`
 	CfgServices *ebpf.Variable `ebpf:"cfg_services"`

@@ -24,6 +24,9 @@ const (
 	xdpMapBlockSearches   = "block_searches"
 	xdpMapBlocks          = "blocks"
 	xdpMapControl         = "control"
+	xdpMapEffectTotals    = "effect_totals"
+	xdpMapEventNow        = "event_now"
+	xdpMapEvents          = "events"
 	xdpMapExitCounters    = "exit_counters"
 	xdpMapExits           = "exits"
 	xdpMapFlowLru         = "flow_lru"
@@ -32,6 +35,7 @@ const (
 	xdpMapFlowTotals      = "flow_totals"
 	xdpMapHealthFlows     = "health_flows"
 	xdpMapInterfaces      = "interfaces"
+	xdpMapLimits          = "limits"
 	xdpMapPackets         = "packets"
 	xdpMapReasons         = "reasons"
 	xdpMapRejectLimit     = "reject_limit"
@@ -48,8 +52,10 @@ const (
 	xdpVarCfgActions      = "cfg_actions"
 	xdpVarCfgBlocks       = "cfg_blocks"
 	xdpVarCfgEffects      = "cfg_effects"
+	xdpVarCfgEvents       = "cfg_events"
 	xdpVarCfgFlows        = "cfg_flows"
 	xdpVarCfgHealth       = "cfg_health"
+	xdpVarCfgLimits       = "cfg_limits"
 	xdpVarCfgOut          = "cfg_out"
 	xdpVarCfgRules        = "cfg_rules"
 	xdpVarCfgServices     = "cfg_services"
@@ -115,6 +121,9 @@ type xdpMapSpecs struct {
 	BlockSearches   *ebpf.MapSpec `ebpf:"block_searches"`
 	Blocks          *ebpf.MapSpec `ebpf:"blocks"`
 	Control         *ebpf.MapSpec `ebpf:"control"`
+	EffectTotals    *ebpf.MapSpec `ebpf:"effect_totals"`
+	EventNow        *ebpf.MapSpec `ebpf:"event_now"`
+	Events          *ebpf.MapSpec `ebpf:"events"`
 	ExitCounters    *ebpf.MapSpec `ebpf:"exit_counters"`
 	Exits           *ebpf.MapSpec `ebpf:"exits"`
 	FlowLru         *ebpf.MapSpec `ebpf:"flow_lru"`
@@ -123,6 +132,7 @@ type xdpMapSpecs struct {
 	FlowTotals      *ebpf.MapSpec `ebpf:"flow_totals"`
 	HealthFlows     *ebpf.MapSpec `ebpf:"health_flows"`
 	Interfaces      *ebpf.MapSpec `ebpf:"interfaces"`
+	Limits          *ebpf.MapSpec `ebpf:"limits"`
 	Packets         *ebpf.MapSpec `ebpf:"packets"`
 	Reasons         *ebpf.MapSpec `ebpf:"reasons"`
 	RejectLimit     *ebpf.MapSpec `ebpf:"reject_limit"`
@@ -144,8 +154,10 @@ type xdpVariableSpecs struct {
 	CfgActions  *ebpf.VariableSpec `ebpf:"cfg_actions"`
 	CfgBlocks   *ebpf.VariableSpec `ebpf:"cfg_blocks"`
 	CfgEffects  *ebpf.VariableSpec `ebpf:"cfg_effects"`
+	CfgEvents   *ebpf.VariableSpec `ebpf:"cfg_events"`
 	CfgFlows    *ebpf.VariableSpec `ebpf:"cfg_flows"`
 	CfgHealth   *ebpf.VariableSpec `ebpf:"cfg_health"`
+	CfgLimits   *ebpf.VariableSpec `ebpf:"cfg_limits"`
 	CfgOut      *ebpf.VariableSpec `ebpf:"cfg_out"`
 	CfgRules    *ebpf.VariableSpec `ebpf:"cfg_rules"`
 	CfgServices *ebpf.VariableSpec `ebpf:"cfg_services"`
@@ -182,6 +194,9 @@ type xdpMaps struct {
 	BlockSearches   *ebpf.Map `ebpf:"block_searches"`
 	Blocks          *ebpf.Map `ebpf:"blocks"`
 	Control         *ebpf.Map `ebpf:"control"`
+	EffectTotals    *ebpf.Map `ebpf:"effect_totals"`
+	EventNow        *ebpf.Map `ebpf:"event_now"`
+	Events          *ebpf.Map `ebpf:"events"`
 	ExitCounters    *ebpf.Map `ebpf:"exit_counters"`
 	Exits           *ebpf.Map `ebpf:"exits"`
 	FlowLru         *ebpf.Map `ebpf:"flow_lru"`
@@ -190,6 +205,7 @@ type xdpMaps struct {
 	FlowTotals      *ebpf.Map `ebpf:"flow_totals"`
 	HealthFlows     *ebpf.Map `ebpf:"health_flows"`
 	Interfaces      *ebpf.Map `ebpf:"interfaces"`
+	Limits          *ebpf.Map `ebpf:"limits"`
 	Packets         *ebpf.Map `ebpf:"packets"`
 	Reasons         *ebpf.Map `ebpf:"reasons"`
 	RejectLimit     *ebpf.Map `ebpf:"reject_limit"`
@@ -214,6 +230,9 @@ func (m *xdpMaps) Close() error {
 		m.BlockSearches,
 		m.Blocks,
 		m.Control,
+		m.EffectTotals,
+		m.EventNow,
+		m.Events,
 		m.ExitCounters,
 		m.Exits,
 		m.FlowLru,
@@ -222,6 +241,7 @@ func (m *xdpMaps) Close() error {
 		m.FlowTotals,
 		m.HealthFlows,
 		m.Interfaces,
+		m.Limits,
 		m.Packets,
 		m.Reasons,
 		m.RejectLimit,
@@ -244,8 +264,10 @@ type xdpVariables struct {
 	CfgActions  *ebpf.Variable `ebpf:"cfg_actions"`
 	CfgBlocks   *ebpf.Variable `ebpf:"cfg_blocks"`
 	CfgEffects  *ebpf.Variable `ebpf:"cfg_effects"`
+	CfgEvents   *ebpf.Variable `ebpf:"cfg_events"`
 	CfgFlows    *ebpf.Variable `ebpf:"cfg_flows"`
 	CfgHealth   *ebpf.Variable `ebpf:"cfg_health"`
+	CfgLimits   *ebpf.Variable `ebpf:"cfg_limits"`
 	CfgOut      *ebpf.Variable `ebpf:"cfg_out"`
 	CfgRules    *ebpf.Variable `ebpf:"cfg_rules"`
 	CfgServices *ebpf.Variable `ebpf:"cfg_services"`

@@ -12,6 +12,7 @@ import (
 	"gardu/ctl/api"
 	"gardu/ctl/compile"
 	"gardu/ctl/dataplane"
+	"gardu/ctl/event"
 	"gardu/ctl/lb"
 	"gardu/ctl/model"
 )
@@ -29,6 +30,7 @@ type Box struct {
 	rings      map[uint32][]lb.Member // as they were put
 	exits      map[string]Exit
 	generation uint32
+	events     *event.Reader // nil: the programs have none
 }
 
 // boxFlows is how many flows a Box remembers.
@@ -41,15 +43,46 @@ func NewBox(features compile.Features) (*Box, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &Box{
+	b := &Box{
 		plane: plane, features: features,
 		backends: map[BackendKey]uint16{}, states: map[BackendKey]BackendState{}, rings: map[uint32][]lb.Member{},
 		exits: map[string]Exit{},
-	}, nil
+	}
+	if features.Events {
+		if b.events, err = event.NewReader(plane.Events()); err != nil {
+			return nil, errors.Join(err, plane.Close())
+		}
+	}
+	return b, nil
 }
 
 // Close frees it.
-func (b *Box) Close() error { return b.plane.Close() }
+func (b *Box) Close() error {
+	if b.events != nil {
+		return errors.Join(b.events.Close(), b.plane.Close())
+	}
+	return b.plane.Close()
+}
+
+// SetClock makes it that time for limits, until it is set again; 0: the real one.
+func (b *Box) SetClock(now time.Duration) { b.plane.SetClock(uint64(now)) }
+
+// Events returns those of the packets since the last call.
+func (b *Box) Events() ([]event.Packet, error) {
+	if b.events == nil {
+		return nil, nil
+	}
+	return b.events.Pending()
+}
+
+// Note is a note of a rule on a packet in words: log rule=ssh, shadow rule=idea would=drop.
+func (b *Box) Note(n event.Note) string {
+	text := n.Word() + " rule=" + b.names.rules[n.Rule]
+	if n.Decides {
+		text += " would=" + n.Would.String()
+	}
+	return text
+}
 
 // Apply puts a snapshot in force. Blocks, flows and what is known of backends stay.
 func (b *Box) Apply(snapshot *model.Snapshot) error {
@@ -277,6 +310,13 @@ func (b *Box) Counters() (Counters, error) {
 		return nil, err
 	}
 	all.Add(sentDecided, Counter{Packets: totals.OutDecided})
+	effects, err := b.plane.EffectTotals()
+	if err != nil {
+		return nil, err
+	}
+	if effects.Lost != 0 || effects.Shared != 0 || effects.Contended != 0 {
+		return nil, fmt.Errorf("a table of effects was too small: %+v", effects)
+	}
 	return all, b.checkTotals(all, totals)
 }
 

@@ -171,7 +171,9 @@ func (g generator) script(hook string) script {
 			recent = append(recent, answer, answer, answer)
 		case what < 34:
 			next.line = pick(g, "wait 101s", "wait 101s", "wait 8000s")
-		case what < 100 && len(recent) > 0:
+		case what < 60:
+			next.line = "tick " + pick(g, "1ms", "10ms", "100ms", "333ms", "1s", "10s")
+		case what < 120 && len(recent) > 0:
 			next.frame = g.icmpError(pick(g, recent...).frame)
 		case what < 900 && len(recent) > 0:
 			next = pick(g, recent...)
@@ -230,7 +232,7 @@ func (s script) disagreement(t *testing.T, hook string, features compile.Feature
 	box := newBox(t, features)
 	defer box.Close()
 	model := player{archive: s.archive(), path: newModelPath(), states: map[string]explain.BackendState{}}
-	program := player{archive: s.archive(), path: &boxPath{box, hooks[hook]}, states: map[string]explain.BackendState{}}
+	program := player{archive: s.archive(), path: &boxPath{box, hooks[hook], firstClock}, states: map[string]explain.BackendState{}}
 	for _, p := range []*player{&model, &program} {
 		if err := p.apply("config.yaml"); err != nil {
 			t.Fatal(err)
@@ -275,7 +277,7 @@ func (s script) disagreement(t *testing.T, hook string, features compile.Feature
 
 func sameOutcome(a, b explain.Outcome) bool {
 	return a.Verdict == b.Verdict && a.Reason == b.Reason && a.Rule == b.Rule && a.Service == b.Service &&
-		a.Backend == b.Backend && a.Ifindex == b.Ifindex && bytes.Equal(a.Frame, b.Frame)
+		slices.Equal(a.Notes, b.Notes) && a.Backend == b.Backend && a.Ifindex == b.Ifindex && bytes.Equal(a.Frame, b.Frame)
 }
 
 // shrink leaves out all that the disagreement doesn't need, as long as there is time, and writes the rest as a case.

@@ -89,6 +89,8 @@ func (n Names) result(step abi.TraceStep, interfaces map[int]string) string {
 		return yes(step, "a block covers the source", "no block covers the source")
 	case abi.StepRule:
 		return yes(step, "rule "+n.rules[step.Arg], "rule "+n.rules[step.Arg]+" matches; the next one is asked")
+	case abi.StepLimit:
+		return yes(step, "over that of rule "+n.rules[step.Arg], "within that of rule "+n.rules[step.Arg])
 	case abi.StepDefault:
 		return abi.Verdict(step.Result).String()
 	case abi.StepService:

@@ -153,6 +153,13 @@ func (g generator) rule(i, addressSets, portSets int) string {
 	if g.oneIn(8) {
 		does += ", shadow: true"
 	}
+	if g.oneIn(6) {
+		does += fmt.Sprintf(", limit: {rate: %s, per: %s}", pick(g, "10/s, burst: 3", "3/s", "7/m, burst: 2", "1000/s, burst: 10", "5kB/s, burst: 300B", "12345bit/s, burst: 2kB"),
+			pick(g, "all", "rule", "src", "src/24", "src/9", "dst", "dst/30", "service", "flow"))
+	}
+	if g.oneIn(10) {
+		does += pick(g, ", log: 1/1", ", log: 1/3", ", sample: 1/2", ", sample: 1/7", ", log: 1/2, sample: 1/5")
+	}
 	return fmt.Sprintf("    - {name: r%d, match: {%s}%s}", i, strings.Join(parts, ", "), does)
 }
 

@@ -35,8 +35,9 @@ type Outcome struct {
 	Rule    string // that decided
 	Service string
 	Backend string
-	Frame   []byte // as gardu sends it; nil when it doesn't
-	Ifindex int    // of the interface that it is sent by
+	Frame   []byte   // as gardu sends it; nil when it doesn't
+	Ifindex int      // of the interface that it is sent by
+	Notes   []string // of rules that log or sample: "log rule=ssh", "shadow rule=idea would=drop"
 
 	key BackendKey  // that it was forwarded to
 	by  *model.Rule // that rejects or redirects it
@@ -89,6 +90,7 @@ type Model struct {
 	Ifindex int     // of the interface that packets come in on
 	MAC     [6]byte // of that interface
 	Now     time.Time
+	Clock   time.Duration // what limits go by
 
 	snapshot *model.Snapshot
 	blocks   map[netip.Prefix]time.Time // until when; zero: for ever
@@ -101,6 +103,8 @@ type Model struct {
 	copies   []string // where copies of the packet in hand go
 	answers  *int     // to rejected packets, that may still be given; nil: any number
 	counters Counters
+	buckets  map[bucket]uint64 // when each is full again, ticks
+	notes    []string          // of the packet in hand
 }
 
 // Apply makes the snapshot the one in force. Blocks, flows and what is known of backends stay.
@@ -153,7 +157,9 @@ func (m *Model) Counters() Counters { return maps.Clone(m.counters) }
 
 // Judge puts a frame through the packet path and counts it.
 func (m *Model) Judge(frame []byte) Outcome {
+	m.notes = nil
 	out := m.judge(frame)
+	out.Notes = m.notes
 	if out.Frame != nil && out.Ifindex == 0 {
 		out.Ifindex = m.Ifindex // answers go back to where the question came from
 	}
@@ -199,8 +205,9 @@ func (m *Model) JudgeSent(frame []byte) Outcome {
 	f.sent = true
 	f.state = m.state(f, frame)
 	if slices.ContainsFunc(m.snapshot.Filter.Rules, func(r model.Rule) bool { return r.Direction == model.Out }) {
+		m.notes = nil
 		judged, decider := m.filter(f, frame)
-		out = Outcome{Verdict: judged.Verdict, Reason: "out-" + judged.Verdict, Rule: judged.Rule}
+		out = Outcome{Verdict: judged.Verdict, Reason: "out-" + judged.Verdict, Rule: judged.Rule, Notes: m.notes}
 		if judged.Rule != "" {
 			m.counters.packet(decider, frame)
 			m.counters.Add(sentDecided, Counter{Packets: 1})
@@ -228,14 +235,18 @@ func (m *Model) filter(f facts, frame []byte) (out Outcome, decider string) {
 		if (rule.Direction == model.Out) != f.sent || !m.matches(rule, f) {
 			continue
 		}
-		if rule.Shadow {
+		concerned := rule.Limit == nil || m.overLimit(rule, f, frame)
+		if concerned {
+			m.note(rule)
+		}
+		if concerned && (rule.Shadow || rule.Limit != nil && !decides(rule)) {
 			m.counters.Add("rule "+rule.Name+" shadow", Counter{Packets: 1})
 		}
-		mirrors := rule.Action == model.Mirror && !rule.Shadow
+		mirrors := concerned && rule.Action == model.Mirror && !rule.Shadow
 		if mirrors && !slices.Contains(m.copies, rule.Interface) {
 			m.copies = append(m.copies, rule.Interface)
 		}
-		if rule.Shadow || rule.Action == "" || mirrors {
+		if !concerned || rule.Shadow || !decides(rule) {
 			m.counters.packet("rule "+rule.Name, frame)
 			m.counters.Add("rule "+rule.Name+" undecided", Counter{Packets: 1})
 			continue

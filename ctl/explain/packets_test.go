@@ -32,8 +32,10 @@ var update = flag.Bool("update", false, "write what the reference model says int
 //	in eth0 PACKET                   a received packet; below it, indented, what becomes of it:
 //	  VERDICT REASON [rule=NAME] [service=NAME] [backend=NAME]
 //	  out PACKET                     as gardu sends it, if it does
+//	  log rule=NAME                  an event of a rule; or sample, or shadow, that one with would=VERDICT
 //	out eth0 PACKET                  a packet that the kernel sends, likewise
 //	wait 61s                         time passes
+//	tick 100ms                       time passes, for limits alone
 //	block PREFIX [expired]           and unblock PREFIX
 //	backend SERVICE/NAME down        or: up, no-hop, mtu N
 //	exit NAME down                   or: up, mtu N
@@ -231,6 +233,12 @@ func (p *player) line(line string) (string, error) {
 			until = time.Now().Add(-time.Second)
 		}
 		return "", p.path.Block(prefix, until)
+	case words[0] == "tick" && len(words) == 2:
+		d, err := time.ParseDuration(words[1])
+		if err == nil {
+			p.path.Tick(d)
+		}
+		return "", err
 	case words[0] == "unblock" && len(words) == 2:
 		prefix, err := netip.ParsePrefix(words[1])
 		if err != nil {
@@ -350,6 +358,9 @@ func outcomeText(out explain.Outcome) string {
 	}
 	if out.Frame != nil {
 		text += "\n  out " + pkt.Describe(out.Frame)
+	}
+	for _, note := range out.Notes {
+		text += "\n  " + note
 	}
 	return text + "\n"
 }

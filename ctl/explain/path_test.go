@@ -41,6 +41,7 @@ type path interface {
 	Judge(frame []byte) (explain.Outcome, error)
 	JudgeSent(frame []byte) (explain.Outcome, error)
 	Wait(time.Duration)
+	Tick(time.Duration) // for limits alone
 	Counters() (explain.Counters, error)
 }
 
@@ -51,7 +52,7 @@ type modelPath struct {
 }
 
 func newModelPath() *modelPath {
-	return &modelPath{model: explain.Model{Ifindex: receivedOn, MAC: ourMAC}}
+	return &modelPath{model: explain.Model{Ifindex: receivedOn, MAC: ourMAC, Clock: firstClock}}
 }
 
 func (p *modelPath) Apply(s *model.Snapshot) error {
@@ -99,15 +100,31 @@ func (p *modelPath) JudgeSent(frame []byte) (explain.Outcome, error) {
 	return p.model.JudgeSent(frame), nil
 }
 
-func (p *modelPath) Wait(ahead time.Duration) { p.ahead += ahead }
+func (p *modelPath) Wait(ahead time.Duration) {
+	p.ahead += ahead
+	p.Tick(ahead)
+}
+
+func (p *modelPath) Tick(d time.Duration) { p.model.Clock += d }
 
 func (p *modelPath) Counters() (explain.Counters, error) { return p.model.Counters(), nil }
 
 // boxPath is the programs on a hook.
 type boxPath struct {
 	*explain.Box
-	hook dataplane.Hook
+	hook  dataplane.Hook
+	clock time.Duration
 }
+
+// firstClock is what limits take for the time at the beginning.
+const firstClock = time.Hour
+
+func (p *boxPath) Wait(ahead time.Duration) {
+	p.Box.Wait(ahead)
+	p.Tick(ahead)
+}
+
+func (p *boxPath) Tick(d time.Duration) { p.clock += d }
 
 // newBox loads the programs. It keeps the test on one CPU, because each CPU remembers its flows for itself, and in an
 // empty network namespace, where no route or neighbour of this machine is found. The thread ends with the test.
@@ -144,7 +161,7 @@ func newBoxPath(t testing.TB, hook dataplane.Hook, features compile.Features) *b
 			t.Error(err)
 		}
 	})
-	return &boxPath{box, hook}
+	return &boxPath{box, hook, firstClock}
 }
 
 func (p *boxPath) Judge(frame []byte) (explain.Outcome, error) { return p.judge(p.hook, frame) }
@@ -155,6 +172,7 @@ func (p *boxPath) JudgeSent(frame []byte) (explain.Outcome, error) {
 }
 
 func (p *boxPath) judge(hook dataplane.Hook, frame []byte) (explain.Outcome, error) {
+	p.SetClock(p.clock)
 	result, err := p.Run(hook, frame, receivedOn)
 	if err != nil {
 		return explain.Outcome{}, err
@@ -167,12 +185,32 @@ func (p *boxPath) judge(hook dataplane.Hook, frame []byte) (explain.Outcome, err
 	if done := actions[hook][result.Action]; done != told.Verdict && !(done == "send" && told.Out != nil) {
 		return out, fmt.Errorf("action %d (%s) doesn't fit reason %s", int32(result.Action), done, told.Reason)
 	}
+	if out.Notes, err = p.notes(frame, out); err != nil {
+		return out, err
+	}
 	if told.Out != nil {
 		out.Frame = result.Frame
 	} else if told.Verdict == explain.Pass && !bytes.Equal(result.Frame, frame) {
 		return out, fmt.Errorf("passed, but as %x", result.Frame)
 	}
 	return out, nil
+}
+
+// notes are those of the frame that was judged last, whose event must tell what became of it.
+func (p *boxPath) notes(frame []byte, out explain.Outcome) ([]string, error) {
+	events, err := p.Events()
+	if err != nil || len(events) == 0 {
+		return nil, err
+	}
+	e := events[0]
+	if len(events) > 1 || e.Reason.String() != out.Reason || e.Length != len(frame) || !bytes.HasPrefix(frame, e.Head) || len(e.Head) != min(len(frame), 128) {
+		return nil, fmt.Errorf("%d events, the first of them %+v", len(events), e)
+	}
+	var notes []string
+	for _, n := range e.Notes {
+		notes = append(notes, p.Note(n))
+	}
+	return notes, nil
 }
 
 // actions are what the programs' return values do.

@@ -35,14 +35,21 @@ func (m *Model) serve(f facts, frame []byte, out *Outcome) {
 	case f.hasICMP && (f.src.Is4() && f.icmpType == echoRequest || f.src.Is6() && f.icmpType == echoRequest6):
 		out.Verdict, out.Reason, out.Frame = Redirect, "echo-reply", answerEcho(f, frame)
 	case f.hasPorts:
-		for i := range m.snapshot.Services {
-			service := &m.snapshot.Services[i]
-			if service.Address == f.dst && service.Proto == f.proto && service.Port.Lo <= uint32(f.dport) && uint32(f.dport) <= service.Port.Hi {
-				m.balance(service, f, frame, out)
-				return
-			}
+		if service := m.serviceOf(f); service != nil {
+			m.balance(service, f, frame, out)
 		}
 	}
+}
+
+// serviceOf is the service that a packet with ports is for; nil: none.
+func (m *Model) serviceOf(f facts) *model.Service {
+	for i := range m.snapshot.Services {
+		service := &m.snapshot.Services[i]
+		if f.hasPorts && service.Address == f.dst && service.Proto == f.proto && service.Port.Lo <= uint32(f.dport) && uint32(f.dport) <= service.Port.Hi {
+			return service
+		}
+	}
+	return nil
 }
 
 // isServiceAddress; announced: only those for which gardu answers ARP and neighbour solicitations.

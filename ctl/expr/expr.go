@@ -54,15 +54,20 @@ func indent(text string) string {
 	}, text)
 }
 
-// Parse reads an expression. An empty one matches every flow. The error is an *Error.
-func Parse(text string) (*Expr, error) {
+// Parse reads an expression about flows. An empty one matches every flow. The error is an *Error.
+func Parse(text string) (*Expr, error) { return parse(text, keys) }
+
+// ParseEvent reads an expression about events.
+func ParseEvent(text string) (*Expr, error) { return parse(text, eventKeys) }
+
+func parse(text string, keys []Key) (*Expr, error) {
 	if len(text) > maxLength {
 		return nil, &Error{Text: text[:40] + "...", Offset: 40, Message: fmt.Sprintf("the expression is longer than %d bytes", maxLength)}
 	}
 	if at := strings.IndexFunc(text, func(r rune) bool { return r != '\t' && r < ' ' }); at >= 0 {
 		return nil, &Error{Text: strings.Map(printable, text), Offset: at, Message: "a control character"}
 	}
-	p := &parser{text: text}
+	p := &parser{text: text, keys: keys}
 	p.next()
 	if p.token.kind == tokenEnd {
 		return &Expr{text: text, match: func(*Flow) bool { return true }}, nil
@@ -87,6 +92,7 @@ func printable(r rune) rune {
 // parser is a recursive descent over the grammar in doc.go. token is the one that is looked at.
 type parser struct {
 	text  string
+	keys  []Key
 	at    int // end of token in text
 	token token
 	depth int
@@ -165,17 +171,17 @@ func (p *parser) unary() (predicate, error) {
 
 // test reads a key, an operator and its values.
 func (p *parser) test() (predicate, error) {
-	row, found := lookup(p.token.text)
+	row, found := p.lookup(p.token.text)
 	if p.token.kind != tokenWord || !found {
 		message := "something is missing at the end"
 		if p.token.kind != tokenEnd {
 			message = fmt.Sprintf("%q is not a key", p.token.text)
 		}
-		return nil, p.fail(message, `"not", "(", `+keyNames())
+		return nil, p.fail(message, `"not", "(", `+p.keyNames())
 	}
 	p.next()
 	op := operator("in")
-	if p.token.kind == tokenOperator || p.token.is("in") {
+	if p.token.kind == tokenOperator || p.token.is("in") && !p.inIsValue(row) {
 		op = operator(p.token.text)
 		if op.orders() && !row.ordered {
 			return nil, p.fail(fmt.Sprintf("%s has no order", row.Name), "in, =, !=")
@@ -202,6 +208,15 @@ func (p *parser) test() (predicate, error) {
 		p.next()
 	}
 	return combine(values, op == "!="), nil
+}
+
+// inIsValue tells the value in of `direction in` from the operator: no value follows it.
+func (p *parser) inIsValue(row Key) bool {
+	if row.Name != "direction" {
+		return false
+	}
+	next := scan(p.text, p.at)
+	return next.kind == tokenEnd || next.is("and") || next.is("or") || next.is(")") || next.is(",")
 }
 
 // combine holds when one of the predicates does, or with negate when none does.

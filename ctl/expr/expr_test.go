@@ -169,6 +169,38 @@ func TestKeys(t *testing.T) {
 	}
 }
 
+func TestEvents(t *testing.T) {
+	seen := &Flow{Src: netip.MustParseAddr("198.51.100.7"), Dport: 22, Verdict: "drop", Rule: "ssh", Kind: "log", Direction: "in", Length: 60}
+	for text, want := range map[string]bool{
+		"kind log and rule ssh":            true,
+		"kind sample, shadow":              false,
+		"direction in and length < 64":     true,
+		"src 198.51.100.0/24 and dport 22": true,
+		"verdict pass":                     false,
+	} {
+		e, err := ParseEvent(text)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if e.Match(seen) != want {
+			t.Errorf("%s: got %v", text, !want)
+		}
+	}
+	for _, text := range []string{"bytes > 1k", "kind drop", "direction both"} {
+		if _, err := ParseEvent(text); err == nil {
+			t.Errorf("%s makes sense", text)
+		}
+	}
+	if _, err := Parse("kind log"); err == nil {
+		t.Error("flows have a kind")
+	}
+	for _, key := range EventKeys() {
+		if key.Name == "" || key.Help == "" || key.Values == "" {
+			t.Errorf("incomplete: %+v", key)
+		}
+	}
+}
+
 // Whatever the text, Parse gives a predicate that is total, or an error that points into the text.
 func FuzzParse(f *testing.F) {
 	f.Add("src in 198.51.100.0/24 and dport 443 and not verdict pass")

@@ -5,7 +5,7 @@ import (
 	"time"
 )
 
-// Flow is what an expression can see of a flow. Absent parts are zero.
+// Flow is what an expression can see of a flow, or of an event. Absent parts are zero.
 type Flow struct {
 	Src, Dst     netip.Addr
 	Sport, Dport uint16
@@ -22,4 +22,9 @@ type Flow struct {
 	Backend      string
 	State        string
 	Interface    string
+
+	// Of events alone.
+	Kind      string
+	Direction string
+	Length    uint64 // bytes of the frame
 }

@@ -14,7 +14,7 @@ import (
 	"gardu/ctl/rule"
 )
 
-// Key is something that an expression can ask a flow for.
+// Key is something that an expression can ask a flow or an event for.
 type Key struct {
 	Name   string
 	Help   string
@@ -24,13 +24,47 @@ type Key struct {
 	value   func(op operator, word string) (match predicate, ok bool)
 }
 
-// Keys returns all keys, for help texts and completion.
+// Keys returns all keys of flows, for help texts and completion.
 func Keys() []Key { return slices.Clone(keys) }
 
-// keys is the whole vocabulary: one row a key. It never changes.
-var keys = vocabulary()
+// EventKeys returns all keys of events.
+func EventKeys() []Key { return slices.Clone(eventKeys) }
 
-func vocabulary() []Key {
+// keys and eventKeys are the whole vocabulary: one row a key. They never change.
+var (
+	keys      = flowVocabulary()
+	eventKeys = eventVocabulary()
+)
+
+// eventKinds are the kinds of events, as ctl/api names them.
+var eventKinds = []string{"log", "sample", "shadow", "apply", "block", "unblock", "expire", "up", "down", "lost"}
+
+// eventVocabulary is what flows and events have in common, and what only events have.
+func eventVocabulary() []Key {
+	var all []Key
+	for _, key := range keys {
+		switch key.Name {
+		case "state", "packets", "bytes", "duration":
+			continue
+		case "verdict":
+			key.Help = "what became of the packet"
+		case "interface":
+			key.Help = "where it came in, or left"
+		case "rule":
+			key.Help = "rule that noted the packet"
+		case "age":
+			key.Help = "time since then"
+		}
+		all = append(all, key)
+	}
+	return append(all,
+		name("kind", "kind of event", eventKinds, func(f *Flow) string { return f.Kind }),
+		name("direction", "in: received, out: sent", []string{"in", "out"}, func(f *Flow) string { return f.Direction }),
+		number("length", "bytes of the frame", size, func(f *Flow) uint64 { return f.Length }),
+	)
+}
+
+func flowVocabulary() []Key {
 	src := address("src", func(f *Flow) netip.Addr { return f.Src })
 	dst := address("dst", func(f *Flow) netip.Addr { return f.Dst })
 	sport := field("sport", func(f *Flow) uint64 { return uint64(f.Sport) })
@@ -57,17 +91,17 @@ func vocabulary() []Key {
 	}
 }
 
-func lookup(name string) (Key, bool) {
-	at := slices.IndexFunc(keys, func(k Key) bool { return k.Name == name })
+func (p *parser) lookup(name string) (Key, bool) {
+	at := slices.IndexFunc(p.keys, func(k Key) bool { return k.Name == name })
 	if at < 0 {
 		return Key{}, false
 	}
-	return keys[at], true
+	return p.keys[at], true
 }
 
-func keyNames() string {
-	names := make([]string, len(keys))
-	for i, key := range keys {
+func (p *parser) keyNames() string {
+	names := make([]string, len(p.keys))
+	for i, key := range p.keys {
 		names[i] = key.Name
 	}
 	return strings.Join(names, ", ")

@@ -198,7 +198,7 @@ func TestJoin(t *testing.T) {
 	if len(got) != 2 {
 		t.Fatalf("%d flows, want 2: %v", len(got), got)
 	}
-	joined := got[newKey(&open.Key)]
+	joined := got[NewKey(&open.Key)]
 	if joined.Packets != 5 || joined.PacketsReply != 4 || joined.BytesReply != 400 ||
 		joined.TCPFlags != 0x02 || joined.TCPFlagsReply != 0x12 || joined.First != at(100) || joined.Last != at(120) {
 		t.Errorf("joined: %+v", joined)

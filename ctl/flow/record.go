@@ -44,7 +44,7 @@ type Record struct {
 func NewRecord(raw *abi.FlowRecord, clock Clock) Record {
 	v := &raw.Value
 	r := Record{
-		Key:     newKey(&raw.Key),
+		Key:     NewKey(&raw.Key),
 		Packets: v.Packets, Bytes: v.Bytes,
 		First: clock.Monotonic(v.First), Last: clock.Jiffies(v.Last),
 		Verdict: abi.Verdict(v.Verdict), Reason: abi.Reason(v.Reason),
@@ -58,7 +58,8 @@ func NewRecord(raw *abi.FlowRecord, clock Clock) Record {
 	return r
 }
 
-func newKey(raw *abi.FlowKey) Key {
+// NewKey reads the key of a record.
+func NewKey(raw *abi.FlowKey) Key {
 	flags, family := abi.FlowTag(raw.Tag>>tagFlags), abi.FamilyV4
 	if flags&abi.FlowV6 != 0 {
 		family = abi.FamilyV6

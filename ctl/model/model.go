@@ -145,7 +145,7 @@ type Limit struct {
 // Per says what has a bucket of its own.
 type Per struct {
 	What PerWhat
-	Bits [2]int // PerSource: leading bits of an IPv4 and of an IPv6 address that are looked at
+	Bits [2]int // PerSource, PerDest: leading bits of an IPv4 and of an IPv6 address that are looked at
 }
 
 type PerWhat string
@@ -154,7 +154,7 @@ const (
 	PerAll     PerWhat = "all"     // one bucket for all rules that say so with the same rate and burst
 	PerRule    PerWhat = "rule"    // one bucket
 	PerSource  PerWhat = "src"     // source address or prefix
-	PerDest    PerWhat = "dst"     // destination address
+	PerDest    PerWhat = "dst"     // destination address or prefix
 	PerService PerWhat = "service" // service; what is for none shares a bucket
 	PerFlow    PerWhat = "flow"    // addresses, protocol, ports
 )

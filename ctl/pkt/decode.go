@@ -30,6 +30,25 @@ func Summary(frame []byte) string {
 	return strings.Join(words, " ")
 }
 
+// Excerpt is Summary of a frame of which only the beginning is known, bytes long when it was whole: its payload is told by its
+// length.
+func Excerpt(head []byte, bytes int) string {
+	if bytes <= len(head) || bytes > maxFrame {
+		return Summary(head)
+	}
+	frame := make([]byte, bytes)
+	copy(frame, head)
+	p := decodeFrame(frame)
+	if p == nil {
+		return Summary(head)
+	}
+	for inner := p; inner != nil; inner = inner.inner {
+		inner.sum = right // of bytes that aren't known
+		inner.payload = make([]byte, len(inner.payload))
+	}
+	return p.String()
+}
+
 // String writes the PACKET.
 func (p *packet) String() string {
 	out := []string{p.headText()}

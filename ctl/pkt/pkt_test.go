@@ -203,3 +203,32 @@ func FuzzParse(f *testing.F) {
 		}
 	})
 }
+
+func TestExcerpt(t *testing.T) {
+	for _, text := range []string{
+		"tcp 198.51.100.7:40000 > 192.0.2.10:443 psh ack seq 7 ttl 63 len 1400",
+		"udp [2001:db8::1]:53 > [2001:db8::2]:4000 len 1200 vlan 12",
+		"icmp 198.51.100.7 > 192.0.2.10 echo-request id 3 len 1000",
+		"ipip 10.0.0.1 > 10.0.0.11 carries udp 198.51.100.7:1 > 192.0.2.10:53 len 900",
+		"udp 198.51.100.7:1 > 192.0.2.10:53 data 0102",
+	} {
+		frame, err := pkt.Parse(text)
+		if err != nil {
+			t.Fatal(err)
+		}
+		head := frame[:min(128, len(frame))]
+		if got := pkt.Excerpt(head, len(frame)); got != text {
+			t.Errorf("%s reads %s", text, got)
+		}
+	}
+	frame, err := pkt.Parse("udp 198.51.100.7:1 > 192.0.2.10:53 data " + strings.Repeat("ab", 900))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got, want := pkt.Excerpt(frame[:128], len(frame)), "udp 198.51.100.7:1 > 192.0.2.10:53 len 900"; got != want {
+		t.Errorf("got %s, want %s", got, want)
+	}
+	for n := range 128 { // whatever it is
+		pkt.Excerpt(frame[:n], 1000)
+	}
+}

@@ -222,3 +222,33 @@ func Forwarded(request api.ExplainRequest) api.Explanation {
 		Out: []api.OutFrame{{Interface: "eth1", Hex: api.Hex(request.Frame), Text: "ipip 10.0.0.1 > 10.0.0.11 carries tcp 198.51.100.7:40000 > 192.0.2.10:443 syn"}},
 	}
 }
+
+// Events implements api.Engine: an event of each sort, and no further ones.
+func (e *Engine) Events(_ context.Context, wish api.EventWish, yield func(api.Event, bool) error) error {
+	events := []api.Event{
+		{Time: Now.Add(-3 * time.Minute), Kind: api.EventApply, Text: "revision 7 from /etc/gardu/gardu.yaml: 3 rules, 1 sets, 1 services"},
+		{Time: Now.Add(-2 * time.Minute), Kind: api.EventLog, Verdict: "drop", Reason: "rule-drop", Rule: "ssh", Decided: "ssh",
+			Interface: "eth0", Direction: "in", Src: netip.MustParseAddr("198.51.100.7"), Dst: netip.MustParseAddr("192.0.2.10"),
+			Sport: 40000, Dport: 22, Proto: "tcp", Length: 54, Packets: 1, Packet: "tcp 198.51.100.7:40000 > 192.0.2.10:22 syn"},
+		{Time: Now.Add(-time.Minute), Kind: api.EventShadow, Verdict: "forward", Reason: "forward", Rule: "idea", Would: "drop", Service: "web",
+			Backend: "b1", Interface: "eth0", Direction: "in", Src: netip.MustParseAddr("2001:db8::7"), Dst: netip.MustParseAddr("2001:db8::10"),
+			Sport: 40000, Dport: 443, Proto: "tcp", Length: 1474, Packets: 1, Packet: "tcp [2001:db8::7]:40000 > [2001:db8::10]:443 ack len 1400"},
+		{Time: Now, Kind: api.EventDown, Service: "web", Backend: "b2", Text: "connection refused"},
+		{Time: Now, Kind: api.EventLost, Count: 12, Text: "12 events: the ring was full"},
+	}
+	var wanted []api.Event
+	for _, event := range events {
+		if wish.Match(&event) {
+			wanted = append(wanted, event)
+		}
+	}
+	if wish.Last >= 0 && len(wanted) > wish.Last {
+		wanted = wanted[len(wanted)-wish.Last:]
+	}
+	for i, event := range wanted {
+		if err := yield(event, i < len(wanted)-1); err != nil {
+			return err
+		}
+	}
+	return e.Fail
+}

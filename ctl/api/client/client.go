@@ -130,19 +130,24 @@ func (c *Client) Flows(ctx context.Context, query api.FlowQuery, yield func(api.
 	if query.Limit != 0 {
 		values.Set("limit", strconv.Itoa(query.Limit))
 	}
-	response, err := c.do(ctx, http.MethodGet, "/v1/flows?"+values.Encode(), nil)
+	return stream(ctx, c, "/v1/flows?"+values.Encode(), "flows", yield)
+}
+
+// stream calls yield for each value of an answer that is a value a line.
+func stream[T any](ctx context.Context, c *Client, path, what string, yield func(T) error) error {
+	response, err := c.do(ctx, http.MethodGet, path, nil)
 	if err != nil {
 		return err
 	}
 	defer response.Body.Close()
 	for decoder := json.NewDecoder(response.Body); ; {
-		var flow api.Flow
-		if err := decoder.Decode(&flow); errors.Is(err, io.EOF) {
+		var value T
+		if err := decoder.Decode(&value); errors.Is(err, io.EOF) {
 			break
 		} else if err != nil {
-			return fmt.Errorf("read flows: %w", err)
+			return fmt.Errorf("read %s: %w", what, err)
 		}
-		if err := yield(flow); err != nil {
+		if err := yield(value); err != nil {
 			return err
 		}
 	}
@@ -150,6 +155,21 @@ func (c *Client) Flows(ctx context.Context, query api.FlowQuery, yield func(api.
 		return problem(strings.NewReader(text), response.Status)
 	}
 	return nil
+}
+
+// Events calls yield for each event of the query as it arrives, and stops at yield's first error, which it returns.
+func (c *Client) Events(ctx context.Context, query api.EventQuery, yield func(api.Event) error) error {
+	values := url.Values{}
+	if query.Filter != "" {
+		values.Set("filter", query.Filter)
+	}
+	if query.Follow {
+		values.Set("follow", "true")
+	}
+	if query.Last != 0 {
+		values.Set("last", strconv.Itoa(max(0, query.Last)))
+	}
+	return stream(ctx, c, "/v1/events?"+values.Encode(), "events", yield)
 }
 
 // call sends a request, with body as JSON unless it is nil, and reads the answer.

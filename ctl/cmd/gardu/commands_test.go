@@ -207,6 +207,13 @@ func TestFlowQueries(t *testing.T) {
 		"flows -o ndjson src in 198.51.100.0/24 and dport 443": 1,
 		"flows -o csv --sort last":                             4,
 		"flows -n 1":                                           2,
+		"events -o ndjson":                                     5,
+		"events -o ndjson -n 2":                                2,
+		"events -o ndjson kind log or rule idea":               2,
+		"events -o csv verdict drop":                           2,
+		"events -f":                                            0,
+		"events -f -n 3":                                       3,
+		"events -f -n 1 -o csv":                                2,
 	} {
 		if r := gardu(t, strings.Fields(args)...); r.code != exitDone || strings.Count(r.stdout, "\n") != want {
 			t.Errorf("%s: %+v", args, r)

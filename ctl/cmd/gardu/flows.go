@@ -121,13 +121,16 @@ func endpoint(addr netip.Addr, port uint16) string {
 
 // exprTopic is `gardu help expr`.
 func exprTopic() *cobra.Command {
-	var keys strings.Builder
-	for _, key := range expr.Keys() {
-		fmt.Fprintf(&keys, "  %-10s %-55s %s\n", key.Name, key.Help, key.Values)
+	table := func(all []expr.Key) string {
+		var keys strings.Builder
+		for _, key := range all {
+			fmt.Fprintf(&keys, "  %-10s %-55s %s\n", key.Name, key.Help, key.Values)
+		}
+		return strings.TrimSuffix(keys.String(), "\n")
 	}
 	return &cobra.Command{
 		Use:   "expr",
-		Short: "How to pick flows: src in 198.51.100.0/24 and dport 443",
+		Short: "How to pick flows and events: src in 198.51.100.0/24 and dport 443",
 		Long: `An EXPR is tests joined by and, or, not and parentheses. A test is a key, an
 operator and a value, or several separated by commas, of which any may hold.
 Operators are in, =, !=, <, <=, >, >=; left out, it is in.
@@ -136,7 +139,10 @@ Operators are in, =, !=, <, <=, >, >=; left out, it is in.
   dport 80,443,8000-8099 and not verdict pass
   (rule ssh or service web) and bytes > 1M and age < 5m
 
-Keys:
-` + strings.TrimSuffix(keys.String(), "\n"),
+Keys of flows:
+` + table(expr.Keys()) + `
+
+Keys of events:
+` + table(expr.EventKeys()),
 	}
 }

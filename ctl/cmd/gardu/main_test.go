@@ -83,7 +83,7 @@ func golden(t *testing.T, name, got string) {
 // Every reader in every format.
 func TestReaders(t *testing.T) {
 	serve(t, &apitest.Engine{})
-	for _, name := range []string{"status", "rules", "sets", "services", "backends", "blocks", "flows"} {
+	for _, name := range []string{"status", "rules", "sets", "services", "backends", "blocks", "flows", "events"} {
 		golden(t, name, allFormats(t, name))
 	}
 	golden(t, "explain", allFormats(t, "explain", "tcp 198.51.100.7:40000 > 192.0.2.10:443 syn"))
@@ -148,7 +148,7 @@ func TestHelp(t *testing.T) {
 		}
 		all.WriteString(cmd.Name() + " ")
 	}
-	for _, name := range strings.Fields("run check apply status rules sets services backends block unblock blocks flows explain detach demo decap version") {
+	for _, name := range strings.Fields("run check apply status rules sets services backends block unblock blocks flows events explain detach demo decap version") {
 		if !strings.Contains(" "+all.String(), " "+name+" ") {
 			t.Errorf("no command %s", name)
 		}
@@ -210,6 +210,9 @@ func TestUsage(t *testing.T) {
 		"flows dpotr 443":               "^",
 		"flows --sort beauty":           "bytes, dst",
 		"flows -n -1":                   "number of flows",
+		"events bytes > 1":              "^",
+		"events -n -1":                  "number of events",
+		"events -f -o json":             "ndjson",
 		"explain":                       "no packet",
 		"explain tcp x":                 "gardu help packet",
 		"explain tcp --pcap x":          "not both",
@@ -230,7 +233,7 @@ func TestUnreachable(t *testing.T) {
 		t.Fatal(err)
 	}
 	socket := filepath.Join(t.TempDir(), "none.sock")
-	for _, args := range []string{"status", "rules", "sets", "services", "backends", "blocks", "flows", "block 192.0.2.1", "unblock 192.0.2.1",
+	for _, args := range []string{"status", "rules", "sets", "services", "backends", "blocks", "flows", "events", "events -f", "block 192.0.2.1", "unblock 192.0.2.1",
 		"apply " + file, "explain icmp 192.0.2.1 > 192.0.2.2 echo-request"} {
 		command := strings.Fields(args)
 		r := gardu(t, append([]string{"--socket", socket}, command...)...)

@@ -68,6 +68,9 @@ func (a *app) printStatus(s *api.Status) error {
 	f := s.Filter
 	a.printf("\nfilter: %s packets = %s allowed + %s blocked + %s health replies + %s decided by rules + %s by default\n", thousands(f.Reached),
 		thousands(f.Allowed), thousands(f.Blocked), thousands(f.Health), thousands(f.Decided), thousands(f.Default))
+	if e := s.Events; e != (api.EventTotals{}) {
+		a.printf("events: %s packets logged or sampled, %s lost\n", thousands(e.Sent), thousands(e.Lost))
+	}
 	a.printf("flows:  %s packets, %s of them unattributed (%s evicted, %s refused)\n\n", thousands(s.Flows.Accounted),
 		thousands(s.Flows.Unattributed), thousands(s.Flows.Evicted), thousands(s.Flows.Refused))
 	if err := writeTable(a.stdout, a.color, s.Tables, fillColumns()); err != nil {

@@ -1,0 +1,168 @@
+package daemon
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"time"
+
+	"gardu/ctl/abi"
+	"gardu/ctl/api"
+	"gardu/ctl/event"
+	"gardu/ctl/flow"
+	"gardu/ctl/pkt"
+	"gardu/ctl/rule"
+)
+
+const (
+	keptEvents   = 4096 // for who comes later
+	eventsAhead  = 4096 // that a reader may be behind before it loses some
+	lookAgain    = time.Second
+	lostInterval = time.Second
+)
+
+// happening is an event whose packet isn't text yet: that takes longer than all the rest, and perhaps nobody asks.
+type happening struct {
+	api.Event
+	head []byte
+}
+
+// event fills in the text.
+func (h happening) event() api.Event {
+	if h.head != nil {
+		h.Event.Packet, h.Event.Head = pkt.Excerpt(h.head, h.Length), h.head
+	}
+	return h.Event
+}
+
+// happened adds an event that is not about a packet.
+func (d *Daemon) happened(e api.Event) {
+	e.Time = time.Now()
+	d.happenings.Add(happening{Event: e})
+}
+
+// readEvents takes the packets that rules log or sample out of the ring, until ctx ends.
+func (d *Daemon) readEvents(ctx context.Context) error {
+	defer d.happenings.Close()
+	reader, err := event.NewReader(d.plane.Events())
+	if err != nil {
+		return err
+	}
+	defer reader.Close()
+	stop := context.AfterFunc(ctx, func() { reader.Close() })
+	defer stop()
+	go d.tellLost(ctx)
+	var names eventNames
+	for {
+		packet, err := reader.Read()
+		if errors.Is(err, os.ErrClosed) {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+		if err := names.refresh(d); err != nil {
+			return err
+		}
+		for _, note := range packet.Notes {
+			d.happenings.Add(names.happening(&packet, note))
+		}
+	}
+}
+
+// tellLost tells of events that the ring had no room for.
+func (d *Daemon) tellLost(ctx context.Context) {
+	ticker := time.NewTicker(lostInterval)
+	defer ticker.Stop()
+	var told uint64
+	for first := true; ; first = false {
+		totals, err := d.plane.EffectTotals()
+		d.faults.set("count lost events", err)
+		if err == nil && totals.Lost > told && !first {
+			lost := totals.Lost - told
+			d.happened(api.Event{Kind: api.EventLost, Count: lost, Text: fmt.Sprintf("%d events: the ring was full", lost)})
+		}
+		told = max(told, totals.Lost)
+		select {
+		case <-ctx.Done():
+			return
+		case <-ticker.C:
+		}
+	}
+}
+
+// eventNames are what the ids in events mean, looked up again now and then.
+type eventNames struct {
+	flowNames
+	clock flow.Clock
+	at    time.Time
+}
+
+func (n *eventNames) refresh(d *Daemon) (err error) {
+	if n.applied == d.current.Load() && time.Since(n.at) < lookAgain {
+		return nil
+	}
+	n.flowNames, n.at = d.flowNames(), time.Now()
+	n.clock, err = d.clock()
+	return err
+}
+
+func (n *eventNames) happening(p *event.Packet, note event.Note) happening {
+	e := api.Event{
+		Time: n.clock.Monotonic(p.Monotonic), Kind: note.Word(), Verdict: p.Reason.Verdict().String(), Reason: p.Reason.String(),
+		Rule: n.rules[note.Rule], Service: n.services[p.Service], Backend: n.backends[p.Backend],
+		Interface: n.interfaceName(p.Ifindex), Direction: "in", Vlan: p.VLAN, Length: p.Length, Packets: p.Packets,
+	}
+	if p.Way == abi.WayOut {
+		e.Direction = "out"
+	}
+	if p.Decider >= uint32(abi.FirstRuleId) {
+		e.Decided = n.rules[p.Decider]
+	}
+	if note.Decides {
+		e.Would = note.Would.String()
+	}
+	if p.Src.IsValid() {
+		e.Src, e.Dst, e.Sport, e.Dport, e.Proto = p.Src.Addr(), p.Dst.Addr(), p.Src.Port(), p.Dst.Port(), rule.ProtocolName(p.Proto)
+	}
+	return happening{e, p.Head}
+}
+
+// Events tells what happened and, with Follow, what happens. A client that is too slow loses events, and is told.
+func (d *Daemon) Events(ctx context.Context, wish api.EventWish, yield func(api.Event, bool) error) error {
+	kept, follower := d.happenings.Follow(-1, eventsAhead)
+	defer follower.Close()
+	var wanted []happening
+	for _, h := range kept {
+		if wish.Match(&h.Event) {
+			wanted = append(wanted, h)
+		}
+	}
+	if wish.Last >= 0 && len(wanted) > wish.Last {
+		wanted = wanted[len(wanted)-wish.Last:]
+	}
+	for i, h := range wanted {
+		if err := yield(h.event(), i < len(wanted)-1); err != nil {
+			return err
+		}
+	}
+	for wish.Follow {
+		h, lost, ok := follower.Next(ctx)
+		if lost > 0 {
+			text := fmt.Sprintf("%d events: they came faster than this client took them", lost)
+			if err := yield(api.Event{Time: time.Now(), Kind: api.EventLost, Count: lost, Text: text}, false); err != nil {
+				return err
+			}
+		}
+		if !ok {
+			return nil
+		}
+		if h.Kind == api.EventLost || wish.Match(&h.Event) {
+			if err := yield(h.event(), follower.Waiting() > 0); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}

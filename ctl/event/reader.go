@@ -1,0 +1,127 @@
+package event
+
+import (
+	"bytes"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"net/netip"
+	"os"
+	"time"
+	"unsafe"
+
+	"github.com/cilium/ebpf"
+	"github.com/cilium/ebpf/ringbuf"
+
+	"gardu/ctl/abi"
+	"gardu/ctl/flow"
+)
+
+// Packet is one that rules noted, and what became of it. Ids are those that compile gave.
+type Packet struct {
+	flow.Key          // zero addresses: neither IPv4 nor IPv6
+	Monotonic uint64  // ns of CLOCK_MONOTONIC
+	Ifindex   uint32  // where it came in, or leaves
+	Way       abi.Way // of the rules that judged it
+	Length    int     // of the frame, or of a bundle of several
+	Packets   int     // on the wire
+	Decider   uint32  // abi.Decider, or the id of a rule
+	Service   uint16
+	Backend   uint16
+	Reason    abi.Reason
+	Notes     []Note // at least one
+	Head      []byte // the first bytes of the frame, as it came
+}
+
+// Note is a rule that chose the packet.
+type Note struct {
+	Rule    uint32
+	Kind    abi.NoteKind
+	Would   abi.Verdict // NoteShadow: what the rule would have decided
+	Decides bool        // NoteShadow: it would have
+}
+
+// Word is the kind of note as users read it.
+func (n Note) Word() string {
+	switch n.Kind {
+	case abi.NoteLog:
+		return "log"
+	case abi.NoteSample:
+		return "sample"
+	default:
+		return "shadow"
+	}
+}
+
+// Reader takes events out of the ring. There must be one at a time. Read and Close may be called concurrently.
+type Reader struct {
+	ring   *ringbuf.Reader
+	record ringbuf.Record
+}
+
+// NewReader returns a reader of the ring. What is in it already is read first.
+func NewReader(ring *ebpf.Map) (*Reader, error) {
+	reader, err := ringbuf.NewReader(ring)
+	if err != nil {
+		return nil, fmt.Errorf("read the ring of events: %w", err)
+	}
+	return &Reader{ring: reader}, nil
+}
+
+// Close makes Read return os.ErrClosed.
+func (r *Reader) Close() error { return r.ring.Close() }
+
+// Read waits for the next event.
+func (r *Reader) Read() (Packet, error) {
+	if err := r.ring.ReadInto(&r.record); err != nil {
+		if errors.Is(err, os.ErrClosed) {
+			return Packet{}, os.ErrClosed
+		}
+		return Packet{}, fmt.Errorf("read an event: %w", err)
+	}
+	return parse(r.record.RawSample)
+}
+
+// Pending returns the events that are there now.
+func (r *Reader) Pending() ([]Packet, error) {
+	r.ring.SetDeadline(time.Unix(1, 0))
+	defer r.ring.SetDeadline(time.Time{})
+	var all []Packet
+	for {
+		packet, err := r.Read()
+		if errors.Is(err, os.ErrDeadlineExceeded) {
+			return all, nil
+		}
+		if err != nil {
+			return all, err
+		}
+		all = append(all, packet)
+	}
+}
+
+// parse reads a struct event.
+func parse(raw []byte) (Packet, error) {
+	var e abi.Event
+	if len(raw) < int(unsafe.Sizeof(e)) { // the ring rounds up
+		return Packet{}, fmt.Errorf("read an event: %d bytes are too few", len(raw))
+	}
+	e = *(*abi.Event)(unsafe.Pointer(unsafe.SliceData(raw)))
+	p := Packet{
+		Key: flow.NewKey(&e.Key), Monotonic: e.Time, Ifindex: e.Ifindex, Way: abi.Way(e.Way), Length: int(e.Length), Packets: int(e.Packets),
+		Decider: e.Decider, Service: e.Service, Backend: e.Backend, Reason: abi.Reason(e.Reason),
+		Head: bytes.Clone(e.Head[:min(int(e.HeadBytes), len(e.Head))]),
+	}
+	if e.Key.Saddr == e.Key.Daddr && e.Key.Saddr == [16]byte{} {
+		p.Src, p.Dst = netip.AddrPort{}, netip.AddrPort{}
+	}
+	for _, note := range e.Note[:min(int(e.Notes), len(e.Note))] {
+		p.Notes = append(p.Notes, Note{note.Rule, abi.NoteKind(note.Kind), abi.Verdict(note.Would), note.Decides != 0})
+	}
+	if e.BeVlanProto != 0 && len(p.Head) >= 12 { // put the tag back that the kernel took out
+		tag := binary.BigEndian.AppendUint16(nil, abi.Ntohs(e.BeVlanProto))
+		tag = binary.BigEndian.AppendUint16(tag, e.VlanTci)
+		p.Head = append(append(bytes.Clone(p.Head[:12]), tag...), p.Head[12:]...)
+		p.Length += len(tag)
+	}
+	return p, nil
+}
