@@ -162,7 +162,7 @@ func (d *decoder) checkRules(s *model.Snapshot, used map[string]bool) {
 		if d.broken[r.Pos] {
 			continue
 		}
-		if blame, why := rule.Contradiction(r); why != "" {
+		if blame, why := rule.NeverMatches(r); why != "" {
 			d.fail(blame.Pos, "", "the rule %s can match nothing: %s", r.Name, why)
 		}
 		d.warnFamily(r)
@@ -171,7 +171,7 @@ func (d *decoder) checkRules(s *model.Snapshot, used map[string]bool) {
 	if d.errors != nil {
 		return
 	}
-	for _, shadow := range rule.Shadowed(all) {
+	for _, shadow := range rule.Shadowed(all, s.Sets...) {
 		r, by := all[shadow.Rule], all[shadow.By]
 		d.warn(r.Pos, "the rule %s is never reached: %s in line %d matches all that it matches", r.Name, by.Name, by.Pos.Line)
 	}

@@ -75,65 +75,9 @@ func protocolList(protos []uint32) string {
 	return strings.Join(names, ", ")
 }
 
-// Shadow says that Rule is never reached because By, before it, matches all that it matches. Both are indexes.
-type Shadow struct{ Rule, By int }
-
 // Decides tells whether the rule decides every packet that it matches. One that doesn't keeps no other from its packets.
 func Decides(r model.Rule) bool {
 	return r.Action != "" && r.Action != model.Mirror && !r.Shadow && r.Limit == nil
-}
-
-// Shadowed finds rules that are never reached: repetitions of an earlier rule anywhere, and rules that one earlier
-// rule obviously covers. The search for the latter compares pairs and stops after a bounded effort, so it looks at
-// the first few thousand rules only; it is a help, not a proof.
-func Shadowed(rules []model.Rule) []Shadow {
-	var found []Shadow
-	first := make(map[string]int, len(rules))
-	var deciding []int // rules before this one that decide what they match
-	effort := 5_000_000
-	for i, r := range rules {
-		conditions := canonical(r)
-		if by, ok := first[conditions]; ok {
-			found = append(found, Shadow{Rule: i, By: by})
-			continue
-		}
-		for _, j := range deciding {
-			if effort < 0 {
-				break
-			}
-			if rules[j].Direction == r.Direction && covers(&rules[j], &r, &effort) {
-				found = append(found, Shadow{Rule: i, By: j})
-				break
-			}
-		}
-		if Decides(r) {
-			first[conditions] = i
-			deciding = append(deciding, i)
-		}
-	}
-	return found
-}
-
-// canonical is equal for rules with the same conditions in any order.
-func canonical(r model.Rule) string {
-	conditions := make([]string, len(r.Match), len(r.Match)+1)
-	for i, c := range r.Match {
-		conditions[i] = FormatCondition(c)
-	}
-	conditions = append(conditions, string(r.Direction))
-	slices.Sort(conditions)
-	return strings.Join(conditions, "\n")
-}
-
-// covers tells whether wide obviously matches every packet that narrow matches: each condition of wide is implied by
-// one of narrow.
-func covers(wide, narrow *model.Rule, effort *int) bool {
-	for _, w := range wide.Match {
-		if !slices.ContainsFunc(narrow.Match, func(n model.Condition) bool { return implies(n, w, effort) }) {
-			return false
-		}
-	}
-	return true
 }
 
 // implies tells whether a packet that fulfils a obviously fulfils b.

@@ -49,7 +49,7 @@ func TestShadowed(t *testing.T) {
 		{[]string{"dport: 1-1000", "dport: [22, 80-90]", "dport: 900-1001"}, []Shadow{{1, 0}}},
 		{[]string{"not-dport: 22", "not-dport: [22, 80]"}, []Shadow{{1, 0}}},
 		{[]string{"not-dport: [22, 80]", "not-dport: 22"}, nil},
-		{[]string{"not-dport: 22", "dport: 80"}, nil},
+		{[]string{"not-dport: 22", "dport: 80"}, []Shadow{{1, 0}}},
 		{[]string{"src: @a", "src: @a; dst: @b", "src: @b"}, []Shadow{{1, 0}}},
 		{[]string{"", "proto: tcp", ""}, []Shadow{{1, 0}, {2, 0}}},
 		{[]string{"proto: tcp", ""}, nil},
