@@ -45,6 +45,7 @@ var allowed = map[string]string{
 	"reconcile": "abi compile lb model",
 	"daemon":    everything,
 	// People and programs.
+	"lint":       "config explain model pkt",
 	"api":        "config expr model pkt rule",
 	"api/client": "api",
 	"explain":    "abi api compile config dataplane event lb model pkt rule",

@@ -310,6 +310,9 @@ type ApplyRequest struct {
 	Dir   string `json:"dir,omitempty"`   // absolute; set files are relative to it
 	YAML  string `json:"yaml"`            // its text
 	Check bool   `json:"check,omitempty"` // only validate
+
+	// What SSH_CONNECTION says where the request comes from, so that a warning can say when that would be cut off.
+	SSHConnection string `json:"ssh_connection,omitempty"`
 }
 
 // ApplyResult says what is in force now, or with Check would be.

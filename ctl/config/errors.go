@@ -1,6 +1,7 @@
 package config
 
 import (
+	"bytes"
 	"cmp"
 	"errors"
 	"fmt"
@@ -119,6 +120,16 @@ func (e Errors) Unwrap() []error {
 
 // maxShown is the longest line that an error keeps.
 const maxShown = 4096
+
+// LineOf returns a line of a text, counted from 1, as a Warning holds it.
+func LineOf(text []byte, number int) string {
+	for line := range bytes.Lines(text) {
+		if number--; number == 0 {
+			return shownLine(string(bytes.TrimRight(line, "\r\n")))
+		}
+	}
+	return ""
+}
 
 // shownLine returns a line for an error to keep, unless it is too long for a person. A thousand errors in one huge line
 // must not take a thousand times its size.

@@ -1,7 +1,6 @@
 package daemon
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -14,6 +13,7 @@ import (
 	"gardu/ctl/config"
 	"gardu/ctl/dataplane"
 	"gardu/ctl/lb/health"
+	"gardu/ctl/lint"
 	"gardu/ctl/model"
 	"gardu/ctl/reconcile"
 )
@@ -112,15 +112,15 @@ func (d *Daemon) have() reconcile.Have {
 
 // Apply replaces the snapshot, all or nothing.
 func (d *Daemon) Apply(_ context.Context, request api.ApplyRequest) (api.ApplyResult, error) {
-	result, err := d.apply(request.Name, []byte(request.YAML), request.Dir, request.Check)
+	result, err := d.apply(request)
 	if err == nil && result.Changed && !request.Check {
 		d.log.Info("applied", "configuration", request.Name, "revision", result.Revision)
 	}
 	return result, err
 }
 
-func (d *Daemon) apply(name string, text []byte, dir string, check bool) (api.ApplyResult, error) {
-	next, err := d.parse(name, text, dir)
+func (d *Daemon) apply(request api.ApplyRequest) (api.ApplyResult, error) {
+	next, err := d.parse(request.Name, []byte(request.YAML), request.Dir)
 	if err != nil {
 		return api.ApplyResult{}, err
 	}
@@ -133,6 +133,7 @@ func (d *Daemon) apply(name string, text []byte, dir string, check bool) (api.Ap
 	if err := checkShrinks(now, next); err != nil {
 		return api.ApplyResult{}, err
 	}
+	next.warnings = append(next.warnings, lint.CutOff(next.snapshot, lint.Around(request.SSHConnection, d.netdev), next.text)...)
 	result := api.ApplyResult{
 		Revision: now.revision,
 		Changed:  next.digest != now.digest || !sameLists(next.snapshot, now.snapshot),
@@ -144,14 +145,14 @@ func (d *Daemon) apply(name string, text []byte, dir string, check bool) (api.Ap
 	if next.digest != now.digest {
 		result.Revision++
 	}
-	if !result.Changed && !check {
+	if !result.Changed && !request.Check {
 		return result, nil
 	}
 	tables, err := d.compile(next)
 	if err != nil {
 		return api.ApplyResult{}, problem(err)
 	}
-	if check {
+	if request.Check {
 		return result, nil
 	}
 	if err := d.commit(next, tables); err != nil {
@@ -277,21 +278,11 @@ func (d *Daemon) checkInterfaces(c candidate) error {
 			Pos:     want.Pos,
 			Msg:     fmt.Sprintf("interface %s: %v", want.Name, err),
 			Allowed: d.interfaceNames(),
-			Line:    line(c.text, want.Pos.Line),
+			Line:    config.LineOf(c.text, want.Pos.Line),
 		})
 	}
 	if wrong == nil {
 		return nil
 	}
 	return wrong
-}
-
-// line is one line of a text, counted from 1.
-func line(text []byte, number int) string {
-	for i, line := range bytes.Split(text, []byte("\n")) {
-		if i == number-1 {
-			return string(bytes.TrimSuffix(line, []byte("\r")))
-		}
-	}
-	return ""
 }

@@ -274,7 +274,7 @@ func (d *Daemon) reload() {
 	text, err := os.ReadFile(d.options.Config)
 	var result api.ApplyResult
 	if err == nil {
-		result, err = d.apply(d.options.Config, text, d.dir, false)
+		result, err = d.apply(api.ApplyRequest{Name: d.options.Config, YAML: string(text), Dir: d.dir})
 	}
 	d.faults.set("reload", err)
 	if err != nil {

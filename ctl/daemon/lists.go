@@ -103,7 +103,7 @@ func checkShrinks(now *applied, next candidate) error {
 			continue
 		}
 		if err := checkShrink(before, set); err != nil {
-			wrong = append(wrong, &config.Error{Pos: set.Pos, Msg: err.Error(), Line: line(next.text, set.Pos.Line)})
+			wrong = append(wrong, &config.Error{Pos: set.Pos, Msg: err.Error(), Line: config.LineOf(next.text, set.Pos.Line)})
 		}
 	}
 	if wrong == nil {

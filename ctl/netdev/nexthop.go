@@ -41,6 +41,22 @@ func (h *Handle) NextHop(dst netip.Addr) (Hop, error) {
 	return hop, nil
 }
 
+// Way tells by which interface the kernel would send to an address, and from which address of its own.
+func (h *Handle) Way(to netip.Addr) (ifname string, from netip.Addr, err error) {
+	hop, err := h.routeTo(to)
+	if errors.Is(err, ErrLocal) {
+		return "lo", to, nil
+	}
+	if err != nil {
+		return "", netip.Addr{}, fmt.Errorf("route to %s: %w", to, err)
+	}
+	link, err := h.LinkByIndex(hop.Ifindex)
+	if err != nil {
+		return "", netip.Addr{}, fmt.Errorf("route to %s: %w", to, err)
+	}
+	return link.Name, hop.Source, nil
+}
+
 func (h *Handle) routeTo(dst netip.Addr) (Hop, error) {
 	routes, err := h.route.RouteGet(dst.AsSlice())
 	if err != nil {

@@ -31,7 +31,9 @@ a mixture. Established flows stay on their backends. FILE may be - for stdin.`,
 				return err
 			}
 			return a.ask(func(c *client.Client) error {
-				result, err := c.Apply(cmd.Context(), api.ApplyRequest{Name: name, Dir: dir, YAML: string(text), Check: check})
+				result, err := c.Apply(cmd.Context(), api.ApplyRequest{
+					Name: name, Dir: dir, YAML: string(text), Check: check, SSHConnection: sshConnection(),
+				})
 				if wrong, ok := errors.AsType[config.Errors](err); ok {
 					err = wrong.Quote() // the daemon doesn't quote set files; we may read our own
 				}

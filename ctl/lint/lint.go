@@ -1,0 +1,182 @@
+package lint
+
+import (
+	"fmt"
+	"net/netip"
+	"os"
+	"slices"
+	"strconv"
+	"strings"
+
+	"gardu/ctl/config"
+	"gardu/ctl/explain"
+	"gardu/ctl/model"
+	"gardu/ctl/pkt"
+)
+
+// Peer is somebody on the network with whom the box must be able to talk.
+type Peer struct {
+	What          string // in an error text: "the name server"
+	Proto         string // tcp or udp
+	Local, Remote netip.AddrPort
+	Opened        bool   // by the box
+	Interface     string // that it is reached by; "" when not known
+}
+
+// Router tells the way to an address: the interface, and the address that the box sends from.
+type Router interface {
+	Way(to netip.Addr) (ifname string, from netip.Addr, err error)
+}
+
+// Session returns the peer of an SSH session, from the value of SSH_CONNECTION in its environment. ok is false when that
+// isn't one, or one that doesn't come from outside.
+func Session(connection string, router Router) (p Peer, ok bool) {
+	words := strings.Fields(connection)
+	if len(words) != 4 {
+		return Peer{}, false
+	}
+	p = Peer{What: "the SSH connection that you work on", Proto: "tcp"}
+	var err [2]error
+	p.Remote, err[0] = addrPort(words[0], words[1])
+	p.Local, err[1] = addrPort(words[2], words[3])
+	if err[0] != nil || err[1] != nil || p.Remote.Addr().Is4() != p.Local.Addr().Is4() || p.Remote.Addr().IsLoopback() {
+		return Peer{}, false
+	}
+	if ifname, _, err := router.Way(p.Remote.Addr()); err == nil {
+		p.Interface = ifname
+	}
+	return p, true
+}
+
+func addrPort(addr, port string) (netip.AddrPort, error) {
+	number, err := strconv.ParseUint(port, 10, 16)
+	if err != nil {
+		return netip.AddrPort{}, err
+	}
+	a, err := netip.ParseAddr(addr)
+	return netip.AddrPortFrom(a.WithZone("").Unmap(), uint16(number)), err
+}
+
+// NameServers returns the name servers of a resolv.conf that are on the network.
+func NameServers(resolvConf string, router Router) []Peer {
+	const (
+		domain    = 53
+		ephemeral = 40000 // any port that a resolver may ask from
+	)
+	var peers []Peer
+	for line := range strings.Lines(resolvConf) {
+		words := strings.Fields(line)
+		if len(words) < 2 || words[0] != "nameserver" {
+			continue
+		}
+		addr, err := netip.ParseAddr(words[1])
+		if err != nil || addr.IsLoopback() {
+			continue
+		}
+		addr = addr.WithZone("").Unmap()
+		ifname, from, err := router.Way(addr)
+		if err != nil || !from.IsValid() || from.Is4() != addr.Is4() {
+			continue
+		}
+		peers = append(peers, Peer{What: "the name server", Proto: "udp", Opened: true, Interface: ifname,
+			Local: netip.AddrPortFrom(from, ephemeral), Remote: netip.AddrPortFrom(addr, domain)})
+	}
+	return peers
+}
+
+// resolvConfs are where the resolver's name servers stand. The first may name a stub on this machine alone.
+var resolvConfs = []string{"/etc/resolv.conf", "/run/systemd/resolve/resolv.conf"}
+
+// Around returns the peers of this machine, and that of an SSH session unless connection is "".
+func Around(connection string, router Router) []Peer {
+	var peers []Peer
+	if session, ok := Session(connection, router); ok {
+		peers = append(peers, session)
+	}
+	for _, path := range resolvConfs {
+		text, err := os.ReadFile(path)
+		if err != nil {
+			continue
+		}
+		if servers := NameServers(string(text), router); servers != nil {
+			return append(peers, servers...)
+		}
+	}
+	return peers
+}
+
+// CutOff returns a warning for each peer whose packets a snapshot would not let pass. text is what the snapshot was read from.
+func CutOff(s *model.Snapshot, peers []Peer, text []byte) []config.Warning {
+	var warnings []config.Warning
+	for _, p := range peers {
+		attached := slices.ContainsFunc(s.Interfaces, func(i model.Interface) bool { return i.Name == p.Interface })
+		if len(s.Interfaces) == 0 || p.Interface != "" && !attached {
+			continue // gardu doesn't see its packets
+		}
+		for _, c := range p.conversation() {
+			out, err := judge(s, c.packets)
+			if err != nil || out.Verdict == explain.Pass {
+				continue
+			}
+			pos, by := blame(s, out)
+			msg := fmt.Sprintf("%s, %s, would be cut off: %s %s", p.What, p.text(), c.what, by)
+			warnings = append(warnings, config.Warning{Pos: pos, Msg: msg, Line: config.LineOf(text, pos.Line)})
+			break
+		}
+	}
+	return warnings
+}
+
+func (p Peer) text() string {
+	if p.Opened {
+		return p.Remote.Addr().String()
+	}
+	return fmt.Sprintf("from %s to port %d", p.Remote, p.Local.Port())
+}
+
+// conversation is what must get through, each for itself.
+type conversation struct {
+	what    string
+	packets []string // received; the last one is the one that matters
+}
+
+func (p Peer) conversation() []conversation {
+	from := fmt.Sprintf("%s %s > %s", p.Proto, p.Remote, p.Local)
+	if p.Opened {
+		return []conversation{{"its answers", []string{from}}}
+	}
+	return []conversation{
+		{"its packets", []string{from + " ack"}},
+		{"another one like it", []string{from + " syn"}},
+	}
+}
+
+// judge returns what becomes of the last packet.
+func judge(s *model.Snapshot, packets []string) (out explain.Outcome, err error) {
+	m := &explain.Model{Ifindex: 1}
+	m.Apply(s)
+	for _, text := range packets {
+		frame, err := pkt.Parse(text)
+		if err != nil {
+			return out, err
+		}
+		out = m.Judge(frame)
+	}
+	return out, nil
+}
+
+// blame says who has the word on a packet, and where it stands.
+func blame(s *model.Snapshot, out explain.Outcome) (model.Position, string) {
+	what := map[string]string{explain.Drop: "drops", explain.Redirect: "redirects", "reject": "rejects"}[out.Verdict]
+	for _, r := range s.Filter.Rules {
+		if r.Name == out.Rule {
+			return r.Pos, fmt.Sprintf("meet the rule %s, which %s them", r.Name, what)
+		}
+	}
+	for _, service := range s.Services {
+		if service.Name == out.Service {
+			return service.Pos, fmt.Sprintf("go to the backends of the service %s", service.Name)
+		}
+	}
+	return s.Filter.Pos, fmt.Sprintf("meet no rule, and filter.default %s them", what)
+}
