@@ -13,32 +13,24 @@ const (
 	protocols        = 256
 )
 
-// addCandidates adds the arrays that say which groups can match a value, where they would narrow anything, and
-// returns the most groups that a packet can be left with.
-func (t *table) addCandidates(head *abi.RulesHead, groups []*group, records []abi.RuleRecord) int {
-	probes := len(groups)
-	add := func(a array) uint32 {
-		if a == nil {
-			return 0
-		}
-		probes = min(probes, a.maxBits())
-		return t.add(a)
-	}
+// addCandidates adds the arrays that say which groups can match a value, where they would narrow anything.
+func (t *table) addCandidates(head *abi.RulesHead, groups []*group, records []abi.RuleRecord) *masks {
+	m := &masks{head: head}
 	c := candidates{groups: groups, records: records}
-	var src, dst array
-	src, head.CandSrcBits, head.CandSrcShift = c.addresses(srcOf)
-	dst, head.CandDstBits, head.CandDstShift = c.addresses(dstOf)
-	head.CandSrcOff, head.CandDstOff = add(src), add(dst)
-	head.CandSportOff = add(c.numbers(ports, func(r *abi.RuleRecord) (uint32, uint32, bool) {
+	m.src, head.CandSrcBits, head.CandSrcShift = c.addresses(srcOf)
+	m.dst, head.CandDstBits, head.CandDstShift = c.addresses(dstOf)
+	m.sport = c.numbers(ports, func(r *abi.RuleRecord) (uint32, uint32, bool) {
 		return uint32(r.SportLo), uint32(r.SportHi), asks(r, abi.RuleSport)
-	}))
-	head.CandDportOff = add(c.numbers(ports, func(r *abi.RuleRecord) (uint32, uint32, bool) {
+	})
+	m.dport = c.numbers(ports, func(r *abi.RuleRecord) (uint32, uint32, bool) {
 		return uint32(r.DportLo), uint32(r.DportHi), asks(r, abi.RuleDport)
-	}))
-	head.CandProtoOff = add(c.numbers(protocols, func(r *abi.RuleRecord) (uint32, uint32, bool) {
+	})
+	m.proto = c.numbers(protocols, func(r *abi.RuleRecord) (uint32, uint32, bool) {
 		return uint32(r.Proto), uint32(r.Proto), asks(r, abi.RuleProto)
-	}))
-	return probes
+	})
+	head.CandSrcOff, head.CandDstOff, head.CandProtoOff = t.add(m.src), t.add(m.dst), t.add(m.proto)
+	head.CandSportOff, head.CandDportOff = t.add(m.sport), t.add(m.dport)
+	return m
 }
 
 type candidates struct {

@@ -17,6 +17,7 @@ type Tables struct {
 	Backends              []Backend  // of all services, in the snapshot's order
 	Features              Features
 	Cost                  Cost
+	Runs                  []RunCost // of those kinds of packets for which there are rules
 
 	uses []setUse // that Sets is made of
 }
@@ -34,17 +35,6 @@ type Backend struct {
 	Name, ServiceName string
 	Address           netip.Addr
 	Mode              abi.Mode
-}
-
-// Cost is what the snapshot costs: memory, and the most that a packet can meet in the rules.
-type Cost struct {
-	Records       int // rule records; one rule may need several
-	Groups        int // mask groups
-	LongestChain  int // most records under one key
-	Probes        int // most groups that a packet can have to look into
-	Verifications int // most records that a packet can have to compare; an upper bound
-	Classes       int // combinations of sets that an address can be in, "none" included
-	Bytes         [abi.TableCount]int
 }
 
 // Runtime is what is known of a backend outside the snapshot. The zero value changes nothing.
@@ -91,8 +81,12 @@ func CompileAfter(before *Tables, snapshot *model.Snapshot, ids IDs) (*Tables, e
 	} else if t.Sets, classes, err = setsTable(rules.sets); err != nil {
 		return nil, err
 	}
-	if t.Rules, t.Cost, err = rulesTable(rules); err != nil {
+	if t.Rules, t.Runs, err = rulesTable(rules); err != nil {
 		return nil, err
+	}
+	for i := range t.Runs {
+		t.Runs[i].nameCrowd(snapshot.Filter.Rules, ids)
+		t.Cost.add(t.Runs[i])
 	}
 	if t.Services, err = servicesTable(snapshot.Services, ids); err != nil {
 		return nil, err

@@ -1,41 +1,53 @@
 package compile
 
 import (
-	"math/bits"
 	"slices"
 
 	"gardu/ctl/abi"
 )
 
-// rulesTable arranges the records of each run for lookup. Exactness doesn't depend on it: records are verified. Cost is the most
-// that any packet can meet.
-func rulesTable(l *lowered) ([]abi.Line, Cost, error) {
+// rulesTable arranges the records of each run for lookup. Exactness doesn't depend on it: records are verified.
+func rulesTable(l *lowered) ([]abi.Line, []RunCost, error) {
 	t := table{heads: int(abi.WayCount)}
 	heads := make([]abi.Line, abi.WayCount)
-	var total Cost
+	var costs []RunCost
 	for way := range l.runs {
 		run := &l.runs[way]
+		before := t.lines
 		head, cost, err := t.addRun(run, abi.Way(way) == abi.WayLink)
 		if err != nil {
-			return nil, Cost{}, err
+			return nil, nil, err
 		}
 		heads[way] = abi.ToLine(head)
-		total.add(cost)
+		if cost.Records > 0 {
+			cost.Packets = wayName(abi.Way(way))
+			cost.bytes = (t.lines - before) * lineBytes
+			costs = append(costs, cost)
+		}
 	}
-	return t.finish(heads...), total, nil
+	return t.finish(heads...), costs, nil
+}
+
+func wayName(way abi.Way) string {
+	return [abi.WayCount]string{abi.WayIn: "received", abi.WayOut: "sent", abi.WayLink: "not-ip"}[way]
 }
 
 // addRun adds the sections of a run. scan: don't make an index, however many records there are.
-func (t *table) addRun(u *run, scan bool) (abi.RulesHead, Cost, error) {
+func (t *table) addRun(u *run, scan bool) (abi.RulesHead, RunCost, error) {
 	head := abi.RulesHead{
 		Records:        uint32(len(u.records)),
 		Flags:          uint8(u.flags),
 		DefaultVerdict: uint8(u.verdict),
 	}
-	cost := Cost{Records: len(u.records)}
+	cost := RunCost{Structure: "index", Records: len(u.records), Masks: []string{}, GoOn: u.goOn()}
+	for _, flag := range []abi.RulesFlags{abi.RulesSrcSets, abi.RulesDstSets} {
+		if u.flags&flag != 0 {
+			cost.sets++
+		}
+	}
 	if scan || len(u.records) <= int(abi.ScanRecords) {
 		head.Flags |= uint8(abi.RulesScan)
-		cost.Verifications = len(u.records)
+		cost.Structure, cost.Verifications = "scan", len(u.records)
 	} else if err := t.addIndex(&head, &cost, u.records); err != nil {
 		return head, cost, err
 	}
@@ -46,12 +58,13 @@ func (t *table) addRun(u *run, scan bool) (abi.RulesHead, Cost, error) {
 }
 
 // addIndex adds groups, buckets and candidate masks.
-func (t *table) addIndex(head *abi.RulesHead, cost *Cost, records []abi.RuleRecord) error {
+func (t *table) addIndex(head *abi.RulesHead, cost *RunCost, records []abi.RuleRecord) error {
 	groups := arrange(records)
 	head.Groups = uint32(len(groups))
 
-	var entries []entry
+	entries := make([]entry, 0, len(records))
 	chains := make([]int, len(groups)) // the longest of each group
+	ones := make([]int, len(groups))
 	groupLines := make([]abi.Line, len(groups))
 	for i, g := range groups {
 		h := g.shape.hashing(i)
@@ -59,7 +72,10 @@ func (t *table) addIndex(head *abi.RulesHead, cost *Cost, records []abi.RuleReco
 		g.eachKey(records, h, func(m member, hash uint64) {
 			entries = append(entries, entry{hash: hash, ref: m.record})
 		})
-		chains[i] = longestRun(entries[first:])
+		chains[i], ones[i] = longestRun(entries[first:]), 1
+		if chains[i] > crowded && chains[i] == slices.Max(chains) {
+			cost.crowd = crowdOf(entries[first:], records)
+		}
 		groupLines[i] = abi.ToLine(abi.RuleGroup{
 			SrcMask: h.src, DstMask: h.dst, KeyMask: h.ports, ProtoMask: h.proto,
 			MinRecord: g.first(), Families: g.families(records),
@@ -72,23 +88,12 @@ func (t *table) addIndex(head *abi.RulesHead, cost *Cost, records []abi.RuleReco
 	head.GroupOff = t.add(groupLines)
 	head.BucketOff, head.BucketMask = t.add(buckets.buckets), buckets.mask()
 	head.ChainOff = t.add(buckets.chainLines())
-	probes := t.addCandidates(head, groups, records)
-
-	slices.SortFunc(chains, func(a, b int) int { return b - a })
-	cost.Groups, cost.LongestChain, cost.Probes = len(groups), buckets.longest, probes
-	for _, chain := range chains[:probes] {
-		cost.Verifications += chain
-	}
+	m := t.addCandidates(head, groups, records)
+	m.each(func(field string, _ array) { cost.Masks = append(cost.Masks, field) })
+	cost.Groups, cost.LongestChain = len(groups), buckets.longest
+	cost.Probes, cost.Verifications = m.most(ones), m.most(chains)
+	cost.Typical = m.typical(groups, records)
 	return nil
-}
-
-// add makes the worst of two runs: a packet meets one of them.
-func (c *Cost) add(run Cost) {
-	c.Records += run.Records
-	c.Groups = max(c.Groups, run.Groups)
-	c.LongestChain = max(c.LongestChain, run.LongestChain)
-	c.Probes = max(c.Probes, run.Probes)
-	c.Verifications = max(c.Verifications, run.Verifications)
 }
 
 func recordLines(records []abi.RuleRecord) []abi.Line {
@@ -115,15 +120,4 @@ func longestRun(entries []entry) int {
 		longest = max(longest, run)
 	}
 	return longest
-}
-
-// maxBits returns the most bits that a word of a has.
-func (a array) maxBits() int {
-	most := 0
-	for i := range a {
-		for _, w := range a[i].W {
-			most = max(most, bits.OnesCount64(w))
-		}
-	}
-	return most
 }

@@ -3,26 +3,36 @@ package main
 import (
 	"errors"
 	"fmt"
-	"strings"
 
 	"github.com/spf13/cobra"
 
 	"gardu/ctl/compile"
 	"gardu/ctl/config"
+	"gardu/ctl/lint"
 	"gardu/ctl/model"
 	"gardu/ctl/netdev"
 )
 
 func (a *app) checkCommand() *cobra.Command {
-	return &cobra.Command{
+	var cost bool
+	cmd := a.outputFlag(&cobra.Command{
 		Use:   "check FILE",
 		Short: "Validate a configuration without touching anything",
 		Long: `Reads the configuration and the set files that it names, and compiles them. Prints
 every error with its file, line and column, the line itself, and what is allowed
 there. It needs neither root nor a daemon. FILE may be - for stdin. An interface that
-this machine doesn't have is no error here, for the file may be another machine's.`,
-		Example: `  gardu check /etc/gardu/gardu.yaml`,
-		Args:    cobra.ExactArgs(1),
+this machine doesn't have is no error here, for the file may be another machine's.
+
+It warns of what is hardly meant: rules that are never reached, sets that nothing asks
+for, and a filter that would cut off this machine's name servers or the SSH connection
+that the command is given on.
+
+With --cost it prints instead what the rules cost a packet: how they are arranged, the
+most that any packet can meet, memory, and an estimate in nanoseconds.`,
+		Example: `  gardu check /etc/gardu/gardu.yaml
+  gardu check gardu.yaml --cost
+  gardu check gardu.yaml --cost -o json | jq '.runs[].verifications'`,
+		Args: cobra.ExactArgs(1),
 		RunE: func(_ *cobra.Command, args []string) error {
 			text, name, dir, err := a.readConfig(args[0])
 			if err != nil {
@@ -43,30 +53,37 @@ this machine doesn't have is no error here, for the file may be another machine'
 			if err != nil {
 				return fmt.Errorf("%s: %w", name, err)
 			}
-			for _, warning := range absentInterfaces(snapshot, text) {
+			for _, warning := range onThisMachine(snapshot, text) {
 				a.warnf("%v\n", warning)
+			}
+			report := newCostReport(tables)
+			a.warnOfCost(report)
+			if cost {
+				return a.printCost(report)
 			}
 			a.printf("ok: %s\n", summary(snapshot))
 			a.printf("    compiled to %s; a packet meets at most %s and %s of rules\n", bytesText(tableBytes(tables.Cost)),
 				plural(tables.Cost.Probes, "group"), plural(tables.Cost.Verifications, "record"))
 			return nil
 		},
-	}
+	})
+	cmd.Flags().BoolVar(&cost, "cost", false, "print what the rules cost a packet")
+	return cmd
 }
 
-// absentInterfaces finds those that this machine doesn't have. A machine that doesn't tell has all.
-func absentInterfaces(snapshot *model.Snapshot, text []byte) []config.Warning {
+// onThisMachine finds interfaces that this machine doesn't have, and what would be cut off. A machine that doesn't tell
+// has all interfaces.
+func onThisMachine(snapshot *model.Snapshot, text []byte) []config.Warning {
 	links, err := netdev.Open()
 	if err != nil {
 		return nil
 	}
 	defer links.Close()
-	lines := strings.Split(string(text), "\n")
-	var warnings []config.Warning
+	warnings := lint.CutOff(snapshot, lint.Around(sshConnection(), links), text)
 	for _, i := range snapshot.Interfaces {
 		if _, err := links.Link(i.Name); errors.Is(err, netdev.ErrNoLink) {
 			msg := fmt.Sprintf("this machine has no interface %s: run and apply would refuse", i.Name)
-			warnings = append(warnings, config.Warning{Pos: i.Pos, Msg: msg, Line: strings.TrimSuffix(lines[i.Pos.Line-1], "\r")})
+			warnings = append(warnings, config.Warning{Pos: i.Pos, Msg: msg, Line: config.LineOf(text, i.Pos.Line)})
 		}
 	}
 	return warnings

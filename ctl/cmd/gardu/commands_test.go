@@ -142,7 +142,7 @@ func TestApply(t *testing.T) {
 	if r.code != exitDone || r.stdout != "revision 8 is in force: 1 rule, 1 set, 1 service\n" || !strings.Contains(r.stderr, path+":2:3: warning: hm\n") {
 		t.Errorf("%+v", r)
 	}
-	if want := (api.ApplyRequest{Name: path, Dir: filepath.Dir(path), YAML: goodConfig}); got != want {
+	if want := (api.ApplyRequest{Name: path, Dir: filepath.Dir(path), YAML: goodConfig, SSHConnection: sshConnection()}); got != want {
 		t.Errorf("the daemon got %+v", got)
 	}
 	if r := gardu(t, "apply", "--check", path); r.stdout != "ok: 1 rule, 1 set, 1 service; nothing was changed\n" || !got.Check {
@@ -195,6 +195,49 @@ func TestCheck(t *testing.T) {
 	}
 	if r.code != exitFailed || r.stdout != "" {
 		t.Errorf("%+v", r)
+	}
+}
+
+// What rules cost is for people and for programs, and rules that nothing tells apart are named.
+func TestCheckCost(t *testing.T) {
+	path := write(t, "gardu.yaml", goodConfig)
+	r := gardu(t, "check", path, "--cost")
+	for _, want := range []string{"received  one after the other        1", "memory: rules", "sets 4.", "2 classes", "not a measurement\n"} {
+		if !strings.Contains(r.stdout, want) {
+			t.Errorf("no %q in\n%s", want, r.stdout)
+		}
+	}
+	var report costReport
+	if r := gardu(t, "check", path, "--cost", "-o", "json"); json.Unmarshal([]byte(r.stdout), &report) != nil ||
+		len(report.Runs) != 1 || report.Runs[0].Structure != "scan" || report.Runs[0].WorstNs == 0 || report.Bytes["sets"] == 0 {
+		t.Errorf("%+v", r)
+	}
+
+	var text strings.Builder
+	text.WriteString("interfaces: {eth0: {}}\nfilter:\n  rules:\n")
+	for i := range 1000 {
+		fmt.Fprintf(&text, "    - {name: rule-%d, match: {proto: tcp, length: %d}, action: drop}\n", i, i)
+	}
+	r = gardu(t, "check", write(t, "gardu.yaml", text.String()))
+	if want := "nothing that can be hashed tells the rules rule-0, rule-1, rule-2, rule-3, rule-4 and 995 more apart"; !strings.Contains(r.stderr, want) {
+		t.Errorf("no %q in\n%s", want, r.stderr)
+	}
+}
+
+// Whoever works over SSH is told before the door closes, also when sudo took the variable away.
+func TestCheckOverSSH(t *testing.T) {
+	t.Setenv("SSH_CONNECTION", "198.51.100.7 40001 192.0.2.1 22")
+	if got := sshConnection(); got != "198.51.100.7 40001 192.0.2.1 22" {
+		t.Errorf("%q", got)
+	}
+	var got api.ApplyRequest
+	serve(t, &apitest.Engine{Change: func(request api.ApplyRequest) (api.ApplyResult, error) {
+		got = request
+		return api.ApplyResult{}, nil
+	}})
+	gardu(t, "apply", "--check", write(t, "gardu.yaml", goodConfig))
+	if got.SSHConnection != "198.51.100.7 40001 192.0.2.1 22" {
+		t.Errorf("%+v", got)
 	}
 }
 

@@ -125,7 +125,7 @@ func plural(n int, noun string) string {
 	switch stem, y := strings.CutSuffix(noun, "y"); {
 	case y:
 		noun = stem + "ies"
-	case strings.HasSuffix(noun, "x"):
+	case strings.HasSuffix(noun, "x"), strings.HasSuffix(noun, "ss"):
 		noun += "es"
 	default:
 		noun += "s"
