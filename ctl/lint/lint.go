@@ -113,13 +113,13 @@ func CutOff(s *model.Snapshot, peers []Peer, text []byte) []config.Warning {
 		if len(s.Interfaces) == 0 || p.Interface != "" && !attached {
 			continue // gardu doesn't see its packets
 		}
-		for _, c := range p.conversation() {
-			out, err := judge(s, c.packets)
+		for _, c := range p.conversations() {
+			out, err := c.judge(s)
 			if err != nil || out.Verdict == explain.Pass {
 				continue
 			}
 			pos, by := blame(s, out)
-			msg := fmt.Sprintf("%s, %s, would be cut off: %s %s", p.What, p.text(), c.what, by)
+			msg := fmt.Sprintf("%s, %s, %s %s", p.What, p.text(), c.what, by)
 			warnings = append(warnings, config.Warning{Pos: pos, Msg: msg, Line: config.LineOf(text, pos.Line)})
 			break
 		}
@@ -134,33 +134,49 @@ func (p Peer) text() string {
 	return fmt.Sprintf("from %s to port %d", p.Remote, p.Local.Port())
 }
 
-// conversation is what must get through, each for itself.
-type conversation struct {
-	what    string
-	packets []string // received; the last one is the one that matters
+// segment is a packet of a peer's, or of the box to the peer.
+type segment struct {
+	text string
+	sent bool
 }
 
-func (p Peer) conversation() []conversation {
+// conversation is what must get through: each of the segments, one after the other.
+type conversation struct {
+	what     string // what it means if they don't, and what they are
+	segments []segment
+}
+
+// conversations are what must be possible with the peer after an apply. What the box sends may make established what it
+// is sent, as it will.
+func (p Peer) conversations() []conversation {
 	from := fmt.Sprintf("%s %s > %s", p.Proto, p.Remote, p.Local)
+	to := fmt.Sprintf("%s %s > %s", p.Proto, p.Local, p.Remote)
 	if p.Opened {
-		return []conversation{{"its answers", []string{from}}}
+		return []conversation{{"would be cut off: questions and answers", []segment{{to, true}, {from, false}}}}
 	}
 	return []conversation{
-		{"its packets", []string{from + " ack"}},
-		{"another one like it", []string{from + " syn"}},
+		{"would be cut off: its packets", []segment{{to + " ack", true}, {from + " ack", false}}},
+		{"could not be made again: the packets of a new one", []segment{{from + " syn", false}, {to + " syn ack", true}, {from + " ack", false}}},
 	}
 }
 
-// judge returns what becomes of the last packet.
-func judge(s *model.Snapshot, packets []string) (out explain.Outcome, err error) {
+// judge returns what becomes of the first segment that doesn't get through, else of the last one.
+func (c conversation) judge(s *model.Snapshot) (out explain.Outcome, err error) {
 	m := &explain.Model{Ifindex: 1}
 	m.Apply(s)
-	for _, text := range packets {
-		frame, err := pkt.Parse(text)
+	for _, segment := range c.segments {
+		frame, err := pkt.Parse(segment.text)
 		if err != nil {
 			return out, err
 		}
-		out = m.Judge(frame)
+		if segment.sent {
+			out = m.JudgeSent(frame)
+		} else {
+			out = m.Judge(frame)
+		}
+		if out.Verdict != explain.Pass {
+			return out, nil
+		}
 	}
 	return out, nil
 }

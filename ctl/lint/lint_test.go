@@ -46,10 +46,15 @@ func TestCutOff(t *testing.T) {
 		{"IPv6", "{rules: [{name: no, match: {src: \"2001:db8::/64\"}, action: drop}]}", ssh6, "", []string{"SSH", "the rule no"}},
 		{"mapped", "{rules: [{name: no, match: {src: 198.51.100.0/24}, action: drop}]}", "::ffff:198.51.100.7 40001 ::ffff:192.0.2.1 22", "", []string{"SSH", "the rule no"}},
 		{"elsewhere", "{default: drop, rules: [{name: a, match: {dport: 1}, action: pass}]}", "203.0.113.7 40001 192.0.2.2 22", "", nil},
+		{"established", "{default: drop, rules: [{name: known, match: {state: established}, action: pass}]}", ssh, "nameserver 198.51.100.53",
+			[]string{"3:1: warning: the SSH", "could not be made again: the packets of a new one meet no rule, and filter.default drops them"}},
+		{"new ones refused", "{rules: [\n {name: known, match: {state: established}, action: pass}, {name: no, match: {proto: tcp}, action: drop}]}", ssh, "",
+			[]string{"4:60: warning: the SSH", "could not be made again: the packets of a new one meet the rule no"}},
+		{"answers", "{rules: [{name: no, direction: out, match: {sport: 22}, action: drop}]}", ssh, "", []string{"its packets meet the rule no, which drops them"}},
 		{"no session", "{default: drop, allow: 192.0.2.9}", "", "", nil},
 		{"garbage", "{default: drop, allow: 192.0.2.9}", "a b c d", "", nil},
 		{"name server", "{default: drop, allow: 192.0.2.9}", "", "# dns\nnameserver 198.51.100.53\nnameserver 127.0.0.53\nnameserver 192.0.2.200\n",
-			[]string{"3:1: warning: the name server, 198.51.100.53, would be cut off: its answers meet no rule"}},
+			[]string{"3:1: warning: the name server, 198.51.100.53, would be cut off: questions and answers meet no rule"}},
 		{"name server allowed", "{default: drop, rules: [{name: dns, match: {proto: udp, sport: 53}, action: pass}]}", "", "nameserver 198.51.100.53\nnameserver 2001:db8::53", nil},
 	} {
 		t.Run(tc.name, func(t *testing.T) {

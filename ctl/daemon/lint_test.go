@@ -1,0 +1,39 @@
+package daemon
+
+import (
+	"strings"
+	"testing"
+
+	"gardu/ctl/api"
+)
+
+// Who applies over SSH is told when that would be the end of it. The daemon knows by which interface they come.
+func TestApplyWouldCutOff(t *testing.T) {
+	w := newWorld(t)
+	w.write("gardu.yaml", base)
+	w.start()
+	const (
+		ssh      = "198.51.100.10 40001 198.51.100.1 22"
+		attached = "interfaces: {in0: {path: tc}}\n"
+		closing  = "filter: {default: drop, rules: [{name: web, match: {proto: tcp, dport: 80}, action: pass}]}\n"
+		opened   = "filter: {default: drop, rules: [{name: ssh, match: {proto: tcp, dport: 22}, action: pass}]}\n"
+	)
+	for _, tc := range []struct {
+		name, yaml, ssh string
+		told            bool
+	}{
+		{"closing", attached + closing, ssh, true},
+		{"open", attached + opened, ssh, false},
+		{"nobody there", attached + closing, "", false},
+		{"by another interface", "interfaces: {out0: {path: tc}}\n" + closing, ssh, false},
+		{"from this machine", attached + closing, "198.51.100.1 40001 198.51.100.1 22", false},
+	} {
+		result, err := w.api.Apply(t.Context(), api.ApplyRequest{Name: "new.yaml", YAML: tc.yaml, Check: true, SSHConnection: tc.ssh})
+		w.must(err)
+		told := len(result.Warnings) == 1 && result.Warnings[0].Line == 2 &&
+			strings.Contains(result.Warnings[0].Message, "from 198.51.100.10:40001 to port 22, would be cut off")
+		if told != tc.told || !tc.told && len(result.Warnings) > 0 {
+			t.Errorf("%s: %+v", tc.name, result.Warnings)
+		}
+	}
+}
