@@ -67,11 +67,7 @@ func (d *Daemon) parse(name string, text []byte, dir string) (candidate, error) 
 	if err != nil {
 		return candidate{}, err
 	}
-	sum, err := digest(snapshot)
-	if err != nil {
-		return candidate{}, err
-	}
-	return candidate{snapshot: snapshot, warnings: warnings, digest: sum, name: name, text: text, read: read}, nil
+	return candidate{snapshot: snapshot, warnings: warnings, digest: digest(snapshot), name: name, text: text, read: read}, nil
 }
 
 // compile turns a candidate into tables, with the ids that are in use.

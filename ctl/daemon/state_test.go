@@ -1,6 +1,7 @@
 package daemon
 
 import (
+	"fmt"
 	"net"
 	"net/netip"
 	"os"
@@ -70,13 +71,7 @@ func TestDigest(t *testing.T) {
 			Filter: model.Filter{Rules: []model.Rule{{Name: "a", Action: model.Drop, Match: []model.Condition{{Field: "src", Set: "file"}}}}},
 		}
 	}
-	of := func(s *model.Snapshot) string {
-		sum, err := digest(s)
-		if err != nil {
-			t.Fatal(err)
-		}
-		return sum
-	}
+	of := digest
 	same := snapshot()
 	same.Sets[0].Prefixes = nil
 	same.Filter.Rules[0].Pos = model.Position{File: "x", Line: 1}
@@ -91,6 +86,69 @@ func TestDigest(t *testing.T) {
 	other.Sets[1].Prefixes = nil
 	if of(other) == of(snapshot()) {
 		t.Error("inline entries don't make a revision")
+	}
+}
+
+// TestDigestSeesEverything changes one value of a full snapshot after the other, and each makes another digest.
+func TestDigestSeesEverything(t *testing.T) {
+	// fill sets every value, and the one whose turn it is to something else.
+	var fill func(v reflect.Value, path string, turn *int) (changed string)
+	fill = func(v reflect.Value, path string, turn *int) (changed string) {
+		leaf := func(one, other any) {
+			if *turn--; *turn == 0 {
+				one, changed = other, path
+			}
+			v.Set(reflect.ValueOf(one).Convert(v.Type()))
+		}
+		switch {
+		case v.Type() == reflect.TypeFor[model.Position]():
+		case v.Type() == reflect.TypeFor[netip.Addr]():
+			leaf(netip.MustParseAddr("192.0.2.1"), netip.MustParseAddr("192.0.2.2"))
+		case v.Type() == reflect.TypeFor[netip.Prefix]():
+			leaf(netip.MustParsePrefix("192.0.2.0/24"), netip.MustParsePrefix("192.0.2.0/25"))
+		case path == ".Sets[0].File": // what is in a file doesn't count
+		case v.Kind() == reflect.Struct:
+			for i := range v.NumField() {
+				changed += fill(v.Field(i), path+"."+v.Type().Field(i).Name, turn)
+			}
+		case v.Kind() == reflect.Slice:
+			v.Set(reflect.MakeSlice(v.Type(), 1, 1))
+			changed = fill(v.Index(0), path+"[0]", turn)
+		case v.Kind() == reflect.Array:
+			for i := range v.Len() {
+				changed += fill(v.Index(i), fmt.Sprintf("%s[%d]", path, i), turn)
+			}
+		case v.Kind() == reflect.Pointer:
+			v.Set(reflect.New(v.Type().Elem()))
+			changed = fill(v.Elem(), path, turn)
+		case v.Kind() == reflect.String:
+			leaf("a", "b")
+		case v.Kind() == reflect.Bool:
+			leaf(true, false)
+		default:
+			leaf(1, 2)
+		}
+		return changed
+	}
+	seen := map[string]string{}
+	for n := 0; ; n++ {
+		var s model.Snapshot
+		turn := n
+		path := fill(reflect.ValueOf(&s).Elem(), "", &turn)
+		if n > 0 && path == "" {
+			break
+		}
+		if strings.HasPrefix(path, ".Sets[0].Read") {
+			continue
+		}
+		sum := digest(&s)
+		if before, ok := seen[sum]; ok {
+			t.Errorf("changing %s comes to the same as %q", path, before)
+		}
+		seen[sum] = path
+	}
+	if len(seen) < 50 {
+		t.Errorf("only %d values were changed", len(seen))
 	}
 }
 
