@@ -42,6 +42,14 @@ var badInputs = []struct {
 		[]string{"{dir}/bad.yaml:12:11: the services all and web overlap", "   12 |     port: 80\n      |           ^^\n", "allowed: ports that no other service has"}},
 	{"absent set", "@bad", "@evil", []string{
 		`{dir}/bad.yaml:7:32: there is no set "evil"`, "    7 |     - {name: bad, match: {src: \"@evil\"}, action: drop}\n", "| " + strings.Repeat(" ", 31) + "^^^^^^^\n", "allowed: bad"}},
+	{"prefix too long", `src: "@bad"`, "src: 1.2.3.4/33", []string{
+		`{dir}/bad.yaml:7:32: an IPv4 prefix is 0 to 32 bits long, not "33"`, "| " + strings.Repeat(" ", 31) + "^^^^^^^^^^\n", "allowed: an address or prefix such as 198.51.100.0/24"}},
+	{"no such port", `src: "@bad"`, "dport: 70000", []string{
+		"{dir}/bad.yaml:7:34: 70000 is larger than 65535", "| " + strings.Repeat(" ", 33) + "^^^^^\n", "allowed: 0 to 65535, a range LOW-HIGH"}},
+	{"backwards", `src: "@bad"`, "dport: 2000-1000", []string{
+		"{dir}/bad.yaml:7:34: 2000-1000 runs backwards; write 1000-2000", "| " + strings.Repeat(" ", 33) + "^^^^^^^^^\n", "allowed: 0 to 65535, a range LOW-HIGH"}},
+	{"ICMP of TCP", `src: "@bad"`, "proto: tcp, icmp-type: 8", []string{
+		"{dir}/bad.yaml:7:50: the rule bad can match nothing: only packets of icmp, icmpv6 have icmp-type", "| " + strings.Repeat(" ", 49) + "^\n"}},
 	{"broken line in a set file", "bad.netset", "broken.netset", []string{
 		`{dir}/broken.netset:3:2: "not-an-address" is not`, "    3 |  not-an-address\n      |  ^^^^^^^^^^^^^^\n", "allowed: one address or prefix a line"}},
 	{"absent interface", "client0", "nowhere0", []string{

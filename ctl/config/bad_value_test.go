@@ -1,0 +1,65 @@
+package config
+
+import (
+	"errors"
+	"strings"
+	"testing"
+)
+
+// TestBadValues writes one wrong value into a rule: one error says what is wrong and, unless that says it, what is allowed.
+func TestBadValues(t *testing.T) {
+	const (
+		address = "an address or prefix such as 198.51.100.0/24 or 2001:db8::/32"
+		port    = "0 to 65535, a range LOW-HIGH, @NAME for a set of ports"
+		octet   = "0 to 255, a range LOW-HIGH"
+	)
+	for _, tc := range []struct{ rule, msg, allowed string }{
+		{"match: {src: 1.2.3.4/33}, action: drop", `an IPv4 prefix is 0 to 32 bits long, not "33"`, address},
+		{"match: {dst: \"2001:db8::/129\"}, action: drop", `an IPv6 prefix is 0 to 128 bits long, not "129"`, address},
+		{"match: {src: 1.2.3}, action: drop", `"1.2.3" is not an IP address`, address},
+		{"match: {src: 1.2.3.4-1.2.3.9}, action: drop", "is not an IP address", address},
+		{"match: {src: example.com}, action: drop", `"example.com" is not an IP address`, address},
+		{"match: {src: \"@nobody\"}, action: drop", `there is no set "nobody"`, "a set of addresses under sets"},
+		{"match: {src: []}, action: drop", "the list is empty", address},
+		{"match: {src: }, action: drop", `"src" has no value`, address},
+		{"match: {src: {a: b}}, action: drop", "a mapping stands where a single value belongs", address},
+		{"match: {dport: 70000}, action: drop", "70000 is larger than 65535", port},
+		{"match: {dport: 2000-1000}, action: drop", "2000-1000 runs backwards; write 1000-2000", port},
+		{"match: {dport: http}, action: drop", `"http" is not a number or range`, port},
+		{"match: {dport: \"@nobody\"}, action: drop", `there is no set "nobody"`, "a set of ports under sets"},
+		{"match: {sport: -1}, action: drop", `"-1" is not a number or range`, port},
+		{"match: {sport: 22 80}, action: drop", `"22 80" is not a number or range`, port},
+		{"match: {proto: tpc}, action: drop", `"tpc" is not a number or range; did you mean tcp?`, "icmp igmp ipip tcp udp"},
+		{"match: {proto: 256}, action: drop", "256 is larger than 255", "0 to 255"},
+		{"match: {proto: \"@a\"}, action: drop", "proto takes no set", "0 to 255"},
+		{"match: {icmp-type: echo}, action: drop", `"echo" is not a number or range`, octet},
+		{"match: {proto: tcp, icmp-type: 8}, action: drop", "only packets of icmp, icmpv6 have icmp-type, and the rest of this rule excludes them", ""},
+		{"match: {proto: tcp, icmp-code: 0}, action: drop", "only packets of icmp, icmpv6 have icmp-code", ""},
+		{"match: {proto: icmp, dport: 22}, action: drop", "only packets of tcp, udp, sctp have dport", ""},
+		{"match: {src: 1.2.3.4, dst: \"2001:db8::1\"}, action: drop", "src is IPv4 and dst is IPv6: no packet is both", ""},
+		{"match: {dport: 22, not-dport: 1-1000}, action: drop", "not-dport excludes every value that dport in line 3 allows", ""},
+		{"match: {ttl: 256}, action: drop", "256 is larger than 255", octet},
+		{"match: {dscp: ef1}, action: drop", `"ef1" is not a number or range`, "cs0 le cs1"},
+		{"match: {length: 65536}, action: drop", "65536 is larger than 65535", "0 to 65535"},
+		{"match: {state: open}, action: drop", `"open"`, "established"},
+		{"match: {dprot: 22}, action: drop", `unknown field "dprot" in match; did you mean`, "src, dst, proto"},
+		{"match: tcp, action: drop", "a single value stands where a mapping belongs", "{} for every packet, or the keys src"},
+		{"match: {}, action: block", `unknown value "block" for action`, "pass, drop"},
+		{"match: {}, action: drop, direction: both", `unknown value "both" for direction`, "in, out"},
+		{"match: {}, action: drop, shadow: 1", `"1" is neither true nor false`, "true or false"},
+		{"match: {}, action: drop, count: often", `"often" is neither true nor false`, "true or false"},
+		{"match: {}, action: drop, actoin: pass", `unknown key "actoin" in a rule; did you mean action?`, "name, match, action"},
+		{"action: drop", "a rule needs the key match", "what it matches"},
+	} {
+		text := "filter:\n  rules:\n    - {name: a, " + tc.rule + "}\n"
+		_, _, err := Parse("gardu.yaml", []byte(text), t.TempDir())
+		wrong, ok := errors.AsType[Errors](err)
+		if !ok || len(wrong) != 1 {
+			t.Errorf("%s: not one error but %v", tc.rule, err)
+			continue
+		}
+		if one := wrong[0]; !strings.Contains(one.Msg, tc.msg) || !strings.Contains(one.Allowed, tc.allowed) || one.Pos.Line != 3 || one.Pos.Column < 7 || one.Line == "" {
+			t.Errorf("%s:\n%v\nwant %s\nallowed %s", tc.rule, one, tc.msg, tc.allowed)
+		}
+	}
+}
