@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"runtime/debug"
 	"slices"
 	"time"
 
@@ -220,6 +221,7 @@ func (d *Daemon) adopt(next candidate, c compiled) {
 	if err != nil {
 		d.log.Error("state not saved: the next daemon will know less", "error", err)
 	}
+	now.text = nil // it was for errors
 	d.current.Store(now)
 	d.happened(api.Event{Kind: api.EventApply, Text: fmt.Sprintf("revision %d from %s: %d rules, %d sets, %d services", now.revision, now.name,
 		len(now.snapshot.Filter.Rules), len(now.snapshot.Sets), len(now.snapshot.Services))})
@@ -230,6 +232,7 @@ func (d *Daemon) adopt(next candidate, c compiled) {
 	d.forgetHops(c.tables.Backends)
 	d.inherited = nil
 	d.lists.follow(next.snapshot.Sets, next.read)
+	go debug.FreeOSMemory() // reading and compiling took several times what is kept
 }
 
 // union lists the rings and backends that are in the kernel, or will be.
