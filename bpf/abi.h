@@ -218,6 +218,7 @@ enum effect_flags {
 	EFFECT_LIMIT = 4,    /* concerns only packets over the limit */
 	EFFECT_BYTES = 8,    /* the limit is on bytes of IP, not packets */
 	EFFECT_MIRROR = 16,
+	EFFECT_SKIP = 32768, /* no rule of its own: leads past one that must not match */
 };
 /* What has a token bucket of its own. */
 enum limit_per {

@@ -207,9 +207,11 @@ static __always_inline bool round_over(struct find_rule *f)
 	effect = line_at(f->rules, f->head->effect_off + record->effect);
 	if (!effect)
 		return true;
-	f->s->effects += !only_decides(effect);
-	if (apply_effect(f->ctx, f->p, effect))
-		return true;
+	if (!(effect->flags & EFFECT_SKIP)) {
+		f->s->effects += !only_decides(effect);
+		if (apply_effect(f->ctx, f->p, effect))
+			return true;
+	}
 	f->s->from = effect->next;
 	f->s->best = NO_RECORD;
 	return false;

@@ -150,11 +150,11 @@ type Rule struct {
 }
 
 // Set is one named set. Wanted and Kernel count entries after duplicates, nested and adjacent ones are merged: the fewest
-// prefixes that hold the same addresses, or the single ports. Wanted is counted from the entries, Kernel from what is read
+// prefixes that hold the same addresses, the single ports, or the pairs. Wanted is counted from the entries, Kernel from what is read
 // back of the table in the kernel. They are equal, or Difference says why.
 type Set struct {
 	Name       string    `json:"name"`
-	Kind       string    `json:"kind"`    // addresses, ports
+	Kind       string    `json:"kind"`    // addresses, ports, pairs
 	Entries    int       `json:"entries"` // prefixes or port ranges as written
 	Wanted     int       `json:"wanted"`
 	Kernel     int       `json:"kernel"`

@@ -8,7 +8,7 @@ import (
 	"gardu/ctl/model"
 )
 
-// Entries counts what a set holds after it is merged: the fewest prefixes that hold the same addresses, or the ports.
+// Entries counts what a set holds after it is merged: the fewest prefixes that hold the same addresses, or the ports, or the pairs.
 // Duplicates, nested and adjacent entries make no difference.
 func Entries(set *model.Set) int {
 	if set.Kind == model.Ports {
@@ -17,6 +17,9 @@ func Entries(set *model.Set) int {
 			n += int(r.Hi-r.Lo) + 1
 		}
 		return n
+	}
+	if set.Kind == model.Pairs {
+		return len(uniquePairs(set))
 	}
 	v4, v6 := prefixes([]setUse{{prefixes: set.Prefixes}})
 	radixSort(v4, func(p *prefix4) uint64 { return uint64(*p) })

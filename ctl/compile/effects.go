@@ -56,12 +56,16 @@ func (u *run) addEffect(r *model.Rule, id uint32, exits map[string]uint16) (effe
 	if flags == abi.EffectDecides && (r.Action == model.Pass || r.Action == model.Drop) && r.Log == 0 && r.Sample == 0 {
 		return e, nil
 	}
+	return u.newEffect(e.RuleEffect), nil
+}
+
+// newEffect makes room for a line.
+func (u *run) newEffect(e abi.RuleEffect) effect {
 	if u.effects == nil {
 		u.effects = make([]abi.Line, 1)
 	}
-	e.line = uint32(len(u.effects))
 	u.effects = append(u.effects, abi.Line{})
-	return e, nil
+	return effect{e, uint32(len(u.effects) - 1)}
 }
 
 // endEffect writes the line, now that the records of the rule are all there.

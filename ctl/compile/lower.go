@@ -65,6 +65,7 @@ type addressTerm struct {
 	families uint8        // it can match these only
 	prefix   netip.Prefix // of one family; not valid: any address
 	not      bool         // outside of prefix
+	port     uint16       // that goes with it; 0: any
 	set      uint16       // 0: none
 	notSet   bool
 }
@@ -135,6 +136,7 @@ func (l *lowering) rule(r *model.Rule) error {
 		return fmt.Errorf("rule %q has no id", r.Name)
 	}
 	run := &l.runs[wayOf(r)]
+	skip := run.addSkips(p, id)
 	effect, err := run.addEffect(r, id, l.ids.Exits)
 	if err != nil {
 		return fmt.Errorf("rule %q: %w", r.Name, err)
@@ -159,6 +161,7 @@ func (l *lowering) rule(r *model.Rule) error {
 				record.Conditions = uint16(abi.RuleV6)
 			}
 			run.flags |= src.apply(&record, abi.FieldSrc) | dst.apply(&record, abi.FieldDst)
+			p.requirePorts(&record)
 			run.product(record, p.numbers, nil)
 			if len(run.records) > maxRecords {
 				return &LimitError{What: "rule records", Name: r.Name, Limit: maxRecords}
@@ -166,6 +169,7 @@ func (l *lowering) rule(r *model.Rule) error {
 		}
 	}
 	run.endEffect(effect)
+	run.endEffect(skip)
 	return nil
 }
 
@@ -191,6 +195,9 @@ func (t *addressTerm) apply(record *abi.RuleRecord, field abi.Field) abi.RulesFl
 		if t.not {
 			record.Negated |= uint16(prefixFlag)
 		}
+	}
+	if t.port != 0 {
+		withPort(record, field, t.port, t.port)
 	}
 	if t.set == 0 {
 		return 0
@@ -266,9 +273,9 @@ func (n *numberPlan) inline(record abi.RuleRecord, r model.Range) (abi.RuleRecor
 	switch {
 	case n.field == abi.FieldProto && r.Lo == r.Hi:
 		flag, record.Proto = abi.RuleProto, uint8(r.Lo)
-	case n.field == abi.FieldSport:
+	case n.field == abi.FieldSport && !hasCondition(record, abi.RuleSport):
 		flag, record.SportLo, record.SportHi = abi.RuleSport, uint16(r.Lo), uint16(r.Hi)
-	case n.field == abi.FieldDport:
+	case n.field == abi.FieldDport && !hasCondition(record, abi.RuleDport):
 		flag, record.DportLo, record.DportHi = abi.RuleDport, uint16(r.Lo), uint16(r.Hi)
 	default:
 		return record, false
@@ -283,6 +290,9 @@ func (n *numberPlan) inline(record abi.RuleRecord, r model.Range) (abi.RuleRecor
 // address returns the alternatives of an address field.
 func (l *lowering) address(r *model.Rule, field abi.Field, a *addressPlan) ([]addressTerm, error) {
 	terms := []addressTerm{{families: anyFamily}}
+	if a.pairs != nil {
+		terms = pairTerms(a.pairs)
+	}
 	if a.is != nil {
 		var err error
 		if terms, err = l.positive(r, field, a); err != nil {

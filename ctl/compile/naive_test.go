@@ -2,6 +2,7 @@ package compile
 
 import (
 	"net/netip"
+	"slices"
 
 	"gardu/ctl/abi"
 	"gardu/ctl/model"
@@ -33,6 +34,16 @@ func naiveMatch(s *model.Snapshot, r *model.Rule, p *packet) bool {
 			prefixes, ranges = set.Prefixes, set.Ports
 		}
 		field, _ := lookupField(c.Field)
+		if set, ok := s.Set(c.Set); ok && set.Kind == model.Pairs {
+			pair := netip.AddrPortFrom(p.src, p.sport)
+			if field == abi.FieldDst {
+				pair = netip.AddrPortFrom(p.dst, p.dport)
+			}
+			if !p.ports || slices.Contains(set.Pairs, pair) == c.Not {
+				return false
+			}
+			continue
+		}
 		var hit bool
 		switch field {
 		case abi.FieldSrc:

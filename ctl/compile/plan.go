@@ -24,6 +24,8 @@ type plan struct {
 type addressPlan struct {
 	is, not *model.Condition
 	wide    bool // the prefixes of `is` become a set, if there is a bit left for it
+
+	pairs, notPairs *model.Set // in place of `is` or `not`: sets of pairs
 }
 
 // numberPlan holds what the conditions on one number field come to.
@@ -57,7 +59,7 @@ func planRule(snapshot *model.Snapshot, r *model.Rule) (*plan, error) {
 		field := abi.Field(field)
 		switch {
 		case field == abi.FieldSrc || field == abi.FieldDst:
-			p.addresses[field] = addressPlan{is: pair.is, not: pair.not}
+			p.addresses[field] = planAddress(snapshot, pair.is, pair.not)
 		case pair.is != nil || pair.not != nil:
 			number, err := planNumber(snapshot, field, pair.is, pair.not)
 			if err != nil {
@@ -69,6 +71,27 @@ func planRule(snapshot *model.Snapshot, r *model.Rule) (*plan, error) {
 	slices.SortStableFunc(p.numbers, func(a, b numberPlan) int { return cmp.Compare(a.flags()&abi.ExtVolatile, b.flags()&abi.ExtVolatile) })
 	p.narrow()
 	return p, nil
+}
+
+// planAddress tells sets of pairs from the others.
+func planAddress(snapshot *model.Snapshot, is, not *model.Condition) addressPlan {
+	pairsOf := func(c *model.Condition) *model.Set {
+		if c == nil || c.Set == "" {
+			return nil
+		}
+		if set, ok := snapshot.Set(c.Set); ok && set.Kind == model.Pairs {
+			return set
+		}
+		return nil
+	}
+	a := addressPlan{is: is, not: not, pairs: pairsOf(is), notPairs: pairsOf(not)}
+	if a.pairs != nil {
+		a.is = nil
+	}
+	if a.notPairs != nil {
+		a.not = nil
+	}
+	return a
 }
 
 // narrow makes the longest lists sets and bitmaps until the rest multiplies out to few records.
@@ -146,7 +169,7 @@ func (a *addressPlan) notAsSet() bool {
 			v4++
 		}
 	}
-	return a.is != nil && a.is.Set == "" || v4 > 1 || len(a.not.Prefixes)-v4 > 1
+	return a.pairs != nil || a.is != nil && a.is.Set == "" || v4 > 1 || len(a.not.Prefixes)-v4 > 1
 }
 
 // needsDifference tells that both signs ask for a set, while a record has room for one.

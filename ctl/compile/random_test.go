@@ -83,6 +83,14 @@ func (s *source) prefixes(most int) []netip.Prefix {
 	return list
 }
 
+func (s *source) pairs(most int) []netip.AddrPort {
+	list := make([]netip.AddrPort, 1+s.IntN(most))
+	for i := range list {
+		list[i] = netip.AddrPortFrom(s.addr(), max(1, pick(s, s.ports)))
+	}
+	return list
+}
+
 // value is one that the field can have: ports from the pool, small numbers of the rest.
 func (s *source) value(info rule.FieldInfo) uint32 {
 	switch {
@@ -122,7 +130,8 @@ func (s *source) snapshot(rules int) *model.Snapshot {
 	for i := range 4 {
 		snapshot.Sets = append(snapshot.Sets,
 			model.Set{Name: fmt.Sprintf("addresses%d", i), Prefixes: s.prefixes(1 << s.IntN(8))},
-			model.Set{Name: fmt.Sprintf("ports%d", i), Kind: model.Ports, Ports: s.ranges(portInfo, 1<<s.IntN(6))})
+			model.Set{Name: fmt.Sprintf("ports%d", i), Kind: model.Ports, Ports: s.ranges(portInfo, 1<<s.IntN(6))},
+			model.Set{Name: fmt.Sprintf("pairs%d", i), Kind: model.Pairs, Pairs: s.pairs(1 << s.IntN(6))})
 	}
 	snapshot.Sets = append(snapshot.Sets, model.Set{Name: "empty"}, model.Set{Name: "no-ports", Kind: model.Ports})
 	snapshot.Filter.Default = pick(s, []model.Action{model.Pass, model.Drop})
@@ -151,6 +160,8 @@ func (s *source) match() []model.Condition {
 			c := model.Condition{Field: info.Name, Not: not}
 			list := pick(s, []int{1, 1, 1, 3, 8, 40})
 			switch {
+			case info.Kind == rule.Address && s.chance(20):
+				c.Set = pick(s, []string{"pairs0", "pairs1", "pairs2", "pairs3"})
 			case info.Kind == rule.Address && s.chance(35):
 				c.Set = pick(s, []string{"addresses0", "addresses1", "addresses2", "addresses3", "empty"})
 			case info.Kind == rule.Address:

@@ -49,6 +49,9 @@ func (d *decoder) check(doc document) *model.Snapshot {
 	if doc.filter.allow.Set != "" {
 		d.checkReference(s, doc.filter.allow, used)
 		s.Filter.Allow = doc.filter.allow.Set
+		if set, ok := s.Set(s.Filter.Allow); ok && set.Kind == model.Pairs {
+			d.fail(doc.filter.allow.Pos, rule.AddressSet.String(), "filter.allow takes %s, and %s is %s", rule.AddressSet, set.Name, rule.PairSet)
+		}
 	} else if doc.filter.allow.Prefixes != nil {
 		s.Filter.Allow = AllowSet
 	}
@@ -67,14 +70,17 @@ func (d *decoder) check(doc document) *model.Snapshot {
 
 // checkSet makes sure that a set holds one thing, and reads its file.
 func (d *decoder) checkSet(set *model.Set) {
-	if set.Ports != nil {
+	switch {
+	case set.Ports != nil:
 		set.Kind = model.Ports
+	case set.Pairs != nil:
+		set.Kind = model.Pairs
 	}
 	if d.broken[set.Pos] {
 		return
 	}
 	given := 0
-	for _, is := range []bool{set.File != "", set.Prefixes != nil, set.Ports != nil} {
+	for _, is := range []bool{set.File != "", set.Prefixes != nil, set.Ports != nil, set.Pairs != nil} {
 		if is {
 			given++
 		}
@@ -84,7 +90,7 @@ func (d *decoder) checkSet(set *model.Set) {
 		if given > 1 {
 			problem = "has more than one kind of content"
 		}
-		d.fail(set.Pos, "exactly one of "+"file, entries, ports", "the set %s %s", set.Name, problem)
+		d.fail(set.Pos, "exactly one of "+"file, entries, ports, pairs", "the set %s %s", set.Name, problem)
 		return
 	}
 	if set.File == "" {
@@ -120,7 +126,7 @@ func (d *decoder) checkReference(s *model.Snapshot, c model.Condition, used map[
 	if !ok {
 		var names []string
 		for _, set := range s.Sets {
-			if kindOf(set) == field.Sets {
+			if field.Sets.Takes(kindOf(set)) {
 				names = append(names, set.Name)
 			}
 		}
@@ -132,14 +138,17 @@ func (d *decoder) checkReference(s *model.Snapshot, c model.Condition, used map[
 		d.fail(c.Pos, cmp.Or(allowed, field.Sets.String()+" under sets"), "there is no set %s%s", quoted(c.Set), didYouMean(c.Set, names))
 		return
 	}
-	if !d.broken[set.Pos] && kindOf(*set) != field.Sets {
+	if !d.broken[set.Pos] && !field.Sets.Takes(kindOf(*set)) {
 		d.fail(c.Pos, field.Sets.String(), "%s takes %s, and %s is %s", c.Field, field.Sets, c.Set, kindOf(*set))
 	}
 }
 
 func kindOf(set model.Set) rule.SetKind {
-	if set.Kind == model.Ports {
+	switch set.Kind {
+	case model.Ports:
 		return rule.PortSet
+	case model.Pairs:
+		return rule.PairSet
 	}
 	return rule.AddressSet
 }

@@ -14,11 +14,13 @@ import (
 var notAnEntry = map[model.SetKind]string{
 	model.Addresses: "this line is not an address or prefix",
 	model.Ports:     "this line is not a port or a range of ports",
+	model.Pairs:     "this line is not an address and a port",
 }
 
 var entryOf = map[model.SetKind]string{
 	model.Addresses: "address or prefix",
 	model.Ports:     "port or range of ports",
+	model.Pairs:     "address and port, as 192.0.2.1:443 or [2001:db8::1]:53,",
 }
 
 // allowed says what a line of the file may be.
@@ -231,22 +233,27 @@ func isHeader(column []byte) bool {
 type content struct {
 	prefixes []netip.Prefix
 	ports    []model.Range
+	pairs    []netip.AddrPort
 }
 
 func newContent(kind model.SetKind, n int) (c content) {
-	if kind == model.Ports {
+	switch kind {
+	case model.Ports:
 		c.ports = make([]model.Range, 0, n)
-	} else {
+	case model.Pairs:
+		c.pairs = make([]netip.AddrPort, 0, n)
+	default:
 		c.prefixes = make([]netip.Prefix, 0, n)
 	}
 	return c
 }
 
-func (c *content) len() int { return len(c.prefixes) + len(c.ports) }
+func (c *content) len() int { return len(c.prefixes) + len(c.ports) + len(c.pairs) }
 
 func (c *content) append(other *content) {
 	c.prefixes = append(c.prefixes, other.prefixes...)
 	c.ports = append(c.ports, other.ports...)
+	c.pairs = append(c.pairs, other.pairs...)
 }
 
 // add adds an entry. hostBits tells that a prefix had bits behind its length.
@@ -258,6 +265,13 @@ func (c *content) add(kind model.SetKind, entry []byte) (hostBits bool, err erro
 			return false, severalOr(entry, err)
 		}
 		c.ports = append(c.ports, ports)
+		return false, nil
+	case model.Pairs:
+		pair, err := parsePair(string(entry))
+		if err != nil {
+			return false, severalOr(entry, err)
+		}
+		c.pairs = append(c.pairs, pair)
 		return false, nil
 	default:
 		prefix, hostBits, ok := parseEntry4(entry)

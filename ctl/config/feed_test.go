@@ -105,6 +105,38 @@ func TestPortFiles(t *testing.T) {
 	}
 }
 
+func TestPairFiles(t *testing.T) {
+	want := []netip.AddrPort{netip.MustParseAddrPort("192.0.2.1:443"), netip.MustParseAddrPort("[2001:db8::1]:53")}
+	for _, text := range []string{"192.0.2.1:443 # web\n[2001:db8::1]:53\n", "192.0.2.1:443,web\n[2001:db8::1]:53,dns\n",
+		"\"192.0.2.1:443\"\n{\"pair\":\"[2001:db8::1]:53\"}\n"} {
+		set, err := ReadSet(model.Set{File: writeSet(t, text), Kind: model.Pairs})
+		if err != nil || !slices.Equal(set.Pairs, want) {
+			t.Errorf("%q: %v, %v", text, set.Pairs, err)
+		}
+	}
+	for entry, want := range map[string]string{
+		"192.0.2.1":         `"192.0.2.1" is not an address and a port`,
+		"192.0.2.1:0":       "no packet has port 0",
+		"192.0.2.1:65536":   `"192.0.2.1:65536" is not an address and a port`,
+		"2001:db8::1:53":    `"2001:db8::1:53" is not an address and a port`,
+		"[fe80::1%eth0]:53": `"[fe80::1%eth0]:53" has a zone`,
+	} {
+		_, err := ReadSet(model.Set{File: writeSet(t, "192.0.2.9:1\n"+entry+"\n"), Kind: model.Pairs})
+		wrong, _ := errors.AsType[Errors](err)
+		if len(wrong) != 1 || wrong[0].Msg != want {
+			t.Errorf("%s: %v, want %s", entry, err, want)
+		}
+	}
+}
+
+// Filter.allow is about sources alone.
+func TestAllowTakesNoPairs(t *testing.T) {
+	_, _, err := Parse("gardu.yaml", []byte("sets: {web: {pairs: [\"192.0.2.1:443\"]}}\nfilter: {allow: \"@web\"}\n"), ".")
+	if err == nil || !strings.Contains(err.Error(), "filter.allow takes a set of addresses, and web is a set of pairs") {
+		t.Errorf("%v", err)
+	}
+}
+
 // Blocks are parsed side by side; nothing of that may show.
 func TestBlocksAreJoined(t *testing.T) {
 	var text strings.Builder

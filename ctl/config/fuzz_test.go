@@ -76,7 +76,7 @@ func checkComplete(t *testing.T, s *model.Snapshot) {
 		t.Errorf("a default is missing: %+v", s)
 	}
 	for _, set := range s.Sets {
-		if set.Name == "" || (set.Prefixes == nil) == (set.Ports == nil) || (set.Kind == model.Ports) != (set.Ports != nil) {
+		if set.Name == "" || (set.Kind == model.Addresses) != (set.Prefixes != nil) || (set.Kind == model.Ports) != (set.Ports != nil) || (set.Kind == model.Pairs) != (set.Pairs != nil) {
 			t.Errorf("%+v", set)
 		}
 	}

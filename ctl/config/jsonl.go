@@ -15,11 +15,15 @@ import (
 var (
 	addressKeys = []string{"ip", "cidr", "prefix", "network", "address", "addr", "subnet", "ip_address", "ip_prefix", "ipv6_prefix"}
 	portKeys    = []string{"port", "ports"}
+	pairKeys    = []string{"pair", "endpoint", "address"}
 )
 
 func keysOf(kind model.SetKind) []string {
-	if kind == model.Ports {
+	switch kind {
+	case model.Ports:
 		return portKeys
+	case model.Pairs:
+		return pairKeys
 	}
 	return addressKeys
 }

@@ -68,7 +68,7 @@ var sets = object[model.Set]{
 			"a file with an entry a line, relative to this file; re-read when it changes"),
 		in("format", choiceOf(setFormats), func(s *model.Set) *model.SetFormat { return &s.Format },
 			"how the file is written: an entry a line, comma-separated values with the entry in the first column, or JSON lines; auto goes by its first line").or("auto"),
-		in("kind", choice([]string{"addresses", "ports"}, []model.SetKind{model.Addresses, model.Ports}),
+		in("kind", choice([]string{"addresses", "ports", "pairs"}, []model.SetKind{model.Addresses, model.Ports, model.Pairs}),
 			func(s *model.Set) *model.SetKind { return &s.Kind },
 			"what the file holds").or("addresses"),
 		in("max-shrink", percent, func(s *model.Set) *int { return &s.MaxShrink },
@@ -79,6 +79,9 @@ var sets = object[model.Set]{
 		in("ports", list(ports, false, "a list of ports and ranges of ports"),
 			func(s *model.Set) *[]model.Range { return &s.Ports },
 			"ports, 1 to 65535, and ranges of ports"),
+		in("pairs", list(addressPort, false, "a list of addresses with a port"),
+			func(s *model.Set) *[]netip.AddrPort { return &s.Pairs },
+			"an address and a port, which src and dst take together"),
 	},
 }
 

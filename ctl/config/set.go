@@ -281,5 +281,5 @@ func (f *feed) join(set *model.Set, n int) {
 			b.content = content{}
 		}
 	}
-	set.Prefixes, set.Ports = all.prefixes, all.ports
+	set.Prefixes, set.Ports, set.Pairs = all.prefixes, all.ports, all.pairs
 }

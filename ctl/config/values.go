@@ -200,6 +200,22 @@ func (d *decoder) warnHostBits(n *yaml.Node, word string, value netip.Prefix) {
 	}
 }
 
+// addressPort is an entry of a set of pairs.
+var addressPort = scalar("an address and a port such as 192.0.2.1:443 or \"[2001:db8::1]:53\"", schema{"type": "string"}, parsePair)
+
+func parsePair(word string) (netip.AddrPort, error) {
+	pair, err := netip.ParseAddrPort(word)
+	switch {
+	case err != nil:
+		return pair, fmt.Errorf("%s is not an address and a port", quoted(word))
+	case pair.Addr().Zone() != "":
+		return pair, fmt.Errorf("%s has a zone", quoted(word))
+	case pair.Port() == 0:
+		return pair, errors.New("no packet has port 0")
+	}
+	return pair, nil
+}
+
 // percent is a share of a whole.
 var percent = scalar("0% to 100%", schema{"type": "string", "pattern": `^(100|[1-9]?[0-9])%$`}, func(word string) (int, error) {
 	digits, ok := strings.CutSuffix(word, "%")

@@ -84,7 +84,7 @@ func checkShrink(now, next *model.Set) error {
 		return nil
 	}
 	tooFew := func(before, after int) bool { return (before-after)*100 > before*next.MaxShrink }
-	if !tooFew(len(now.Prefixes)+len(now.Ports), len(next.Prefixes)+len(next.Ports)) {
+	if !tooFew(entries(now), entries(next)) {
 		return nil
 	}
 	if before, after := compile.Entries(now), compile.Entries(next); tooFew(before, after) {

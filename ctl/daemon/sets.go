@@ -26,16 +26,14 @@ func (d *Daemon) Sets(context.Context) ([]api.Set, error) {
 	sets := make([]api.Set, len(now.snapshot.Sets))
 	for i := range now.snapshot.Sets {
 		s := &now.snapshot.Sets[i]
-		set := api.Set{Name: s.Name, Kind: "addresses", Entries: len(s.Prefixes) + len(s.Ports), State: "ok", File: s.File, Loaded: now.read,
+		set := api.Set{Name: s.Name, Entries: entries(s), State: "ok", File: s.File, Loaded: now.read,
 			Wanted: counts.wanted[s.Name], Kernel: counts.kernel[s.Name], Packets: hits[s.Name].Packets, Bytes: hits[s.Name].Bytes}
-		if s.Kind == model.Ports {
-			set.Kind = "ports"
-		}
+		set.Kind = map[model.SetKind]string{model.Addresses: "addresses", model.Ports: "ports", model.Pairs: "pairs"}[s.Kind]
 		switch {
 		case !counts.asked[s.Name]:
 			set.State, set.Difference = "unused", "no rule asks for it"
-		case s.Kind == model.Ports:
-			set.Kernel, set.Difference = 0, "ports are parts of the rules that ask for them, not of a table that could be read back"
+		case s.Kind != model.Addresses:
+			set.Kernel, set.Difference = 0, set.Kind+" are parts of the rules that ask for them, not of a table that could be read back"
 		case set.Kernel != set.Wanted:
 			set.Difference = "the table in the kernel is not what was compiled: apply again, and report this"
 		}
@@ -144,3 +142,6 @@ func (d *Daemon) setHits(now *applied) (map[string]api.Counter, error) {
 	}
 	return sums, nil
 }
+
+// entries counts what a set holds as it is written.
+func entries(set *model.Set) int { return len(set.Prefixes) + len(set.Ports) + len(set.Pairs) }

@@ -20,7 +20,7 @@ func digest(snapshot *model.Snapshot) string {
 	bare.Sets = slices.Clone(bare.Sets)
 	for i := range bare.Sets {
 		if bare.Sets[i].File != "" {
-			bare.Sets[i].Prefixes, bare.Sets[i].Ports = nil, nil
+			bare.Sets[i].Prefixes, bare.Sets[i].Ports, bare.Sets[i].Pairs = nil, nil, nil
 			bare.Sets[i].Read = model.Stamp{}
 		}
 	}
@@ -115,7 +115,7 @@ func (d *digester) length(n int) { d.pending = binary.AppendUvarint(d.pending, u
 // sameLists reports whether the sets of two snapshots of one digest hold the same.
 func sameLists(a, b *model.Snapshot) bool {
 	return slices.EqualFunc(a.Sets, b.Sets, func(x, y model.Set) bool {
-		return slices.Equal(x.Prefixes, y.Prefixes) && slices.Equal(x.Ports, y.Ports)
+		return slices.Equal(x.Prefixes, y.Prefixes) && slices.Equal(x.Ports, y.Ports) && slices.Equal(x.Pairs, y.Pairs)
 	})
 }
 
@@ -126,7 +126,7 @@ func withLists(snapshot *model.Snapshot, lists map[string]reread) *model.Snapsho
 	for i := range next.Sets {
 		set := &next.Sets[i]
 		if next, ok := lists[set.Name]; ok && next.set.File == set.File && next.set.Kind == set.Kind {
-			set.Prefixes, set.Ports, set.Read = next.set.Prefixes, next.set.Ports, next.set.Read
+			set.Prefixes, set.Ports, set.Pairs, set.Read = next.set.Prefixes, next.set.Ports, next.set.Pairs, next.set.Read
 		}
 	}
 	return &next

@@ -77,6 +77,9 @@ func (g generator) config() configText {
 			}
 		})))
 	}
+	for i := range 2 {
+		c.sets = append(c.sets, fmt.Sprintf("  q%d: {pairs: [%s]}", i, g.list(6, g.pair)))
+	}
 	if addressSets > 0 && g.oneIn(3) {
 		c.allow = "a0"
 	}
@@ -117,6 +120,9 @@ func (g generator) rule(i, addressSets, portSets int) string {
 			match[key] = "[" + g.list(3, g.prefix) + "]"
 			if addressSets > 0 && g.oneIn(2) {
 				match[key] = fmt.Sprintf("\"@a%d\"", g.IntN(addressSets))
+			}
+			if g.oneIn(4) {
+				match[key] = fmt.Sprintf("\"@q%d\"", g.IntN(2))
 			}
 		case "proto":
 			match[key] = pick(g, "tcp", "udp", "[tcp, udp]", "icmp", "icmpv6", "sctp", "50", "[0, 17, 58]")
@@ -212,6 +218,11 @@ func (g generator) prefix() string {
 	addr := g.address(g.oneIn(2))
 	bits := pick(g, addr.BitLen(), addr.BitLen(), addr.BitLen()-1, addr.BitLen()-3, addr.BitLen()-8, addr.BitLen()/2, g.IntN(addr.BitLen()+1))
 	return fmt.Sprintf("\"%s\"", netip.PrefixFrom(addr, bits).Masked())
+}
+
+// pair is an address and port that packets may have.
+func (g generator) pair() string {
+	return fmt.Sprintf("%q", netip.AddrPortFrom(g.address(g.oneIn(2)), uint16(max(1, g.port()))))
 }
 
 func (g generator) address(v6 bool) netip.Addr {

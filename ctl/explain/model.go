@@ -294,9 +294,9 @@ func (m *Model) holds(c model.Condition, f facts) bool {
 	var among, has bool
 	switch c.Field {
 	case "src":
-		among, has = m.amongAddresses(c, f.src), true
+		among, has = m.amongAddresses(c, f.src, f.sport), f.hasPorts || !m.isPairs(c)
 	case "dst":
-		among, has = m.amongAddresses(c, f.dst), true
+		among, has = m.amongAddresses(c, f.dst, f.dport), f.hasPorts || !m.isPairs(c)
 	case "proto":
 		among, has = m.amongNumbers(c, int(f.proto)), true
 	case "sport":
@@ -321,7 +321,16 @@ func (m *Model) holds(c model.Condition, f facts) bool {
 	return has && among != c.Not
 }
 
-func (m *Model) amongAddresses(c model.Condition, addr netip.Addr) bool {
+func (m *Model) isPairs(c model.Condition) bool {
+	set, ok := m.snapshot.Set(c.Set)
+	return ok && set.Kind == model.Pairs
+}
+
+func (m *Model) amongAddresses(c model.Condition, addr netip.Addr, port uint16) bool {
+	if m.isPairs(c) {
+		set, _ := m.snapshot.Set(c.Set)
+		return slices.Contains(set.Pairs, netip.AddrPortFrom(addr, port))
+	}
 	if c.Set != "" {
 		return m.inSet(c.Set, addr)
 	}

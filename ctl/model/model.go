@@ -50,6 +50,7 @@ type Set struct {
 	Read      Stamp          // the file as it was when it was read
 	Prefixes  []netip.Prefix // masked; may hold duplicates and nested prefixes
 	Ports     []Range
+	Pairs     []netip.AddrPort
 	Pos       Position
 }
 
@@ -59,6 +60,7 @@ type SetKind uint8
 const (
 	Addresses SetKind = iota // prefixes and addresses of both families
 	Ports                    // ports and ranges of ports
+	Pairs                    // an address and a port together
 )
 
 // SetFormat is how a set file is written.

@@ -21,10 +21,16 @@ const (
 	NoSet SetKind = iota
 	AddressSet
 	PortSet
+	PairSet // goes where an AddressSet does: the address and its port
 )
 
+// Takes tells whether a field that takes sets of kind k takes one of kind other.
+func (k SetKind) Takes(other SetKind) bool {
+	return k == other || k == AddressSet && other == PairSet
+}
+
 func (k SetKind) String() string {
-	return [...]string{"no set", "a set of addresses", "a set of ports"}[k]
+	return [...]string{"no set", "a set of addresses", "a set of ports", "a set of pairs"}[k]
 }
 
 // IP protocol numbers that fields depend on.

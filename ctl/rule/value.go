@@ -78,7 +78,7 @@ func (f FieldInfo) Allowed() string {
 	}
 	switch f.Sets {
 	case AddressSet:
-		b.WriteString(", @NAME for a set of addresses")
+		b.WriteString(", @NAME for a set of addresses or pairs")
 	case PortSet:
 		b.WriteString(", @NAME for a set of ports")
 	}

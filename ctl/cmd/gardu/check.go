@@ -93,7 +93,7 @@ func onThisMachine(snapshot *model.Snapshot, text []byte) []config.Warning {
 func summary(s *model.Snapshot) string {
 	entries, backends := 0, 0
 	for _, set := range s.Sets {
-		entries += len(set.Prefixes) + len(set.Ports)
+		entries += len(set.Prefixes) + len(set.Ports) + len(set.Pairs)
 	}
 	for _, service := range s.Services {
 		backends += len(service.Backends)
