@@ -127,6 +127,7 @@ const (
 	EffectLimit   EffectFlags = 4
 	EffectBytes   EffectFlags = 8
 	EffectMirror  EffectFlags = 16
+	EffectSkip    EffectFlags = 32768
 )
 
 type EffectTotals struct {

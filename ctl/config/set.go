@@ -57,7 +57,7 @@ func readSet(set model.Set) (model.Set, []Warning, error) {
 	if before.Size > maxSetBytes {
 		return set, nil, tooLarge(set.File)
 	}
-	f := &feed{path: set.File, kind: set.Kind, format: set.Format}
+	f := &feed{path: set.File, kind: set.Kind, format: set.Format, most: maxSetEntries}
 	err = f.read(file)
 	after, statErr := stampOf(file)
 	switch {
@@ -142,6 +142,7 @@ type feed struct {
 	path   string
 	kind   model.SetKind
 	format model.SetFormat
+	most   int64 // entries
 
 	blocks  []*block
 	wrong   atomic.Int64 // lines
@@ -190,8 +191,11 @@ func (f *feed) read(from io.Reader) error {
 				<-workers
 			})
 		}
-		if f.entries.Load() > maxSetEntries {
-			return fmt.Errorf("set file %s has more than %d entries", f.path, maxSetEntries)
+		if last {
+			running.Wait()
+		}
+		if f.entries.Load() > f.most {
+			return fmt.Errorf("set file %s has more than %d entries", f.path, f.most)
 		}
 		if f.wrong.Load() > hopelessLines || b.first && b.hopeless() {
 			return nil
