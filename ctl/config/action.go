@@ -88,12 +88,11 @@ func (d *decoder) checkActions(s *model.Snapshot) {
 		if d.broken[r.Pos] {
 			continue
 		}
-		at := d.valueAt(r.Pos, "action")
 		switch {
 		case r.Reject == model.RejectReset && !rule.OnlyTCP(*r):
-			d.fail(at, "proto: tcp in match", "the rule %s may match what is not TCP, and only TCP has a reset", r.Name)
+			d.fail(d.valueAt(r.Pos, "action"), "proto: tcp in match", "the rule %s may match what is not TCP, and only TCP has a reset", r.Name)
 		case r.Direction == model.Out && r.Action != model.Pass && r.Action != model.Drop && r.Action != "":
-			d.fail(at, "pass, drop", "the rule %s judges what is sent, where gardu can't %s", r.Name, r.Action)
+			d.fail(d.valueAt(r.Pos, "action"), "pass, drop", "the rule %s judges what is sent, where gardu can't %s", r.Name, r.Action)
 		case r.Action == model.Mirror && !r.Shadow:
 			d.checkMirror(s, r)
 		}

@@ -160,9 +160,6 @@ func (d *decoder) checkRules(s *model.Snapshot, used map[string]bool) {
 	}
 	d.unique(len(all), "rule", func(i int) (string, model.Position) { return all[i].Name, all[i].Pos })
 	for _, r := range all {
-		if r.Direction == model.Out && (r.Action == model.Reject || r.Action == model.Redirect) {
-			d.fail(d.valueAt(r.Pos, "action"), "pass, drop", "the rule %s is about what is sent: it can't %s", r.Name, r.Action)
-		}
 		for _, c := range r.Match {
 			if c.Set != "" {
 				d.checkReference(s, c, used)
