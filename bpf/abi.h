@@ -413,6 +413,12 @@ struct exit_counter {    /* packets; a bundle counts its segments */
 	__u64 failed;        /* copies that could not be made */
 };
 
+/* Packets that were lost after XDP sent them. */
+struct loss_key {
+	__u32 ifindex;       /* where to */
+	__u32 error;         /* errno; 0: no room */
+};
+
 /* How many answers action reject gives. A bucket of tokens is a time: when all that was taken from it is paid for. */
 struct reject_limit {
 	__u64 cost, burst;     /* of all together: ns an answer (0: no limit), ns that the time may be ahead of the clock */

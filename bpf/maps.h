@@ -77,6 +77,9 @@ MAP(exits, BPF_MAP_TYPE_ARRAY, __u32, struct exit, EXITS);
 /* Programs write, daemon reads. Per CPU, index as exits. */
 MAP(exit_counters, BPF_MAP_TYPE_PERCPU_ARRAY, __u32, struct exit_counter, EXITS);
 
+/* Programs on the kernel's tracepoints write (tc/losses.c), daemon reads: packets. Full: a further kind of loss isn't counted. */
+MAP(losses, BPF_MAP_TYPE_PERCPU_HASH, struct loss_key, __u64, 1024);
+
 /* Daemon writes the limits when it starts, programs the time. One entry: answers of action reject. */
 MAP(reject_limit, BPF_MAP_TYPE_ARRAY, __u32, struct reject_limit, 1);
 

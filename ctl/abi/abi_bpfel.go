@@ -32,6 +32,7 @@ const (
 	AbiMapHealthFlows     = "health_flows"
 	AbiMapInterfaces      = "interfaces"
 	AbiMapLimits          = "limits"
+	AbiMapLosses          = "losses"
 	AbiMapReasons         = "reasons"
 	AbiMapRejectLimit     = "reject_limit"
 	AbiMapRejectSources   = "reject_sources"
@@ -125,6 +126,7 @@ type AbiMapSpecs struct {
 	HealthFlows     *ebpf.MapSpec `ebpf:"health_flows"`
 	Interfaces      *ebpf.MapSpec `ebpf:"interfaces"`
 	Limits          *ebpf.MapSpec `ebpf:"limits"`
+	Losses          *ebpf.MapSpec `ebpf:"losses"`
 	Reasons         *ebpf.MapSpec `ebpf:"reasons"`
 	RejectLimit     *ebpf.MapSpec `ebpf:"reject_limit"`
 	RejectSources   *ebpf.MapSpec `ebpf:"reject_sources"`
@@ -196,6 +198,7 @@ type AbiMaps struct {
 	HealthFlows     *ebpf.Map `ebpf:"health_flows"`
 	Interfaces      *ebpf.Map `ebpf:"interfaces"`
 	Limits          *ebpf.Map `ebpf:"limits"`
+	Losses          *ebpf.Map `ebpf:"losses"`
 	Reasons         *ebpf.Map `ebpf:"reasons"`
 	RejectLimit     *ebpf.Map `ebpf:"reject_limit"`
 	RejectSources   *ebpf.Map `ebpf:"reject_sources"`
@@ -226,6 +229,7 @@ func (m *AbiMaps) Close() error {
 		m.HealthFlows,
 		m.Interfaces,
 		m.Limits,
+		m.Losses,
 		m.Reasons,
 		m.RejectLimit,
 		m.RejectSources,

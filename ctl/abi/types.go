@@ -375,6 +375,12 @@ type Line struct {
 	W [8]uint64
 }
 
+type LossKey struct {
+	_       structs.HostLayout
+	Ifindex uint32
+	Error   uint32
+}
+
 type Mode uint32
 
 const (

@@ -47,8 +47,9 @@ type Status struct {
 	Started    time.Time                `json:"started"` // of this daemon; the data plane may be older
 	Uptime     Duration                 `json:"uptime"`
 	Interfaces []Interface              `json:"interfaces"`
-	Exits      []Exit                   `json:"exits,omitempty"` // interfaces that rules redirect or mirror to
-	Reasons    map[string]ReasonCounter `json:"reasons"`         // only those that were counted
+	Exits      []Exit                   `json:"exits,omitempty"`  // interfaces that rules redirect or mirror to
+	Losses     []Loss                   `json:"losses,omitempty"` // after XDP sent packets
+	Reasons    map[string]ReasonCounter `json:"reasons"`          // only those that were counted
 	Filter     FilterTotals             `json:"filter"`
 	Flows      FlowTotals               `json:"flows"`
 	States     *StateTotals             `json:"states,omitempty"`
@@ -78,6 +79,13 @@ type Exit struct {
 	Mirrored   uint64 `json:"mirrored"`          // packets of which a copy was sent
 	Failed     uint64 `json:"failed"`            // copies that could not be made
 	Error      string `json:"error,omitempty"`   // why nothing can leave by it
+}
+
+// Loss is packets that the kernel lost after XDP sent them out of an interface: they left with the reason for which they were sent.
+type Loss struct {
+	Interface string `json:"interface"`
+	Packets   uint64 `json:"packets"` // frames
+	Why       string `json:"why"`
 }
 
 // ReasonCounter counts the packets that left with one reason.

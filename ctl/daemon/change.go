@@ -200,6 +200,9 @@ func (d *Daemon) commit(next candidate, c compiled) error {
 		d.faults.set("tidy up", nil)
 	}
 	d.adopt(next, c)
+	if c.tables.Features.Services || c.tables.Features.Actions { // something may be sent from XDP
+		d.faults.set("count what is lost after XDP sends it", d.plane.CountLosses())
+	}
 	return nil
 }
 

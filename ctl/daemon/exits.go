@@ -2,7 +2,10 @@ package daemon
 
 import (
 	"errors"
+	"fmt"
 	"sync"
+
+	"golang.org/x/sys/unix"
 
 	"gardu/ctl/abi"
 	"gardu/ctl/api"
@@ -92,4 +95,36 @@ func onlyTC(want model.Interface) string {
 		return ""
 	}
 	return "rule " + want.Copies + " mirrors, and XDP can't copy packets"
+}
+
+// lossStatus is what the kernel lost after XDP sent it.
+func (d *Daemon) lossStatus() ([]api.Loss, error) {
+	losses, err := d.plane.Losses()
+	if err != nil || len(losses) == 0 {
+		return nil, err
+	}
+	names := d.linkNames()
+	list := make([]api.Loss, len(losses))
+	for i, loss := range losses {
+		list[i] = api.Loss{Interface: names[loss.Ifindex], Packets: loss.Packets, Why: whyLost(loss.Err)}
+		if list[i].Interface == "" {
+			list[i].Interface = fmt.Sprintf("if%d", loss.Ifindex)
+		}
+	}
+	return list, nil
+}
+
+// whyLost is what a driver's error means, and what to do.
+func whyLost(err error) string {
+	switch {
+	case err == nil:
+		return "its queue was full"
+	case errors.Is(err, unix.ENXIO), errors.Is(err, unix.EOPNOTSUPP): // a veth says one or the other, by kernel
+		return "it sends nothing for XDP: if it is a veth, turn gro on at its peer, else use path tc where the packets come in"
+	case errors.Is(err, unix.EMSGSIZE):
+		return "longer than its MTU"
+	case errors.Is(err, unix.ENETDOWN):
+		return "it is down"
+	}
+	return err.Error()
 }

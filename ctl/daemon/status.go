@@ -39,6 +39,10 @@ func (d *Daemon) Status(context.Context) (api.Status, error) {
 	if err != nil {
 		return api.Status{}, err
 	}
+	losses, err := d.lossStatus()
+	if err != nil {
+		return api.Status{}, err
+	}
 	status := api.Status{
 		Version:    d.options.Version,
 		Revision:   now.revision,
@@ -49,6 +53,7 @@ func (d *Daemon) Status(context.Context) (api.Status, error) {
 		Uptime:     api.Duration(time.Since(d.started).Truncate(time.Second)),
 		Interfaces: d.interfaceStatus(now),
 		Exits:      exits,
+		Losses:     losses,
 		Reasons:    reasons,
 		Filter:     filter,
 		Flows:      flowStatus(totals),
@@ -140,6 +145,9 @@ func (d *Daemon) warnings(now *applied, status api.Status, totals flow.Totals) [
 		case i.Path == model.PathXDPGeneric && i.Want != model.PathXDPGeneric:
 			warn("%s runs generic XDP, which is slower: %s", i.Name, i.Why)
 		}
+	}
+	for _, loss := range status.Losses {
+		warn("%d packets that XDP sent to %s were lost: %s", loss.Packets, loss.Interface, loss.Why)
 	}
 	for _, exit := range status.Exits {
 		if exit.Error != "" {

@@ -8,6 +8,7 @@ import (
 	"sync"
 
 	"github.com/cilium/ebpf"
+	"github.com/cilium/ebpf/link"
 	"github.com/cilium/ebpf/rlimit"
 
 	"gardu/ctl/abi"
@@ -54,6 +55,7 @@ type Dataplane struct {
 	attachments map[string]*attachment // by interface name
 	slots       [abi.GenerationSlots]Tables
 	lengths     [abi.TableCount]uint32 // of the arrays of each kind of table, in lines
+	losses      []link.Link            // programs that count them
 
 	blocks blockTable
 	states stateTable
@@ -239,7 +241,7 @@ func (d *Dataplane) Close() error {
 	if d.programs != nil {
 		errs = append(errs, d.programs.close())
 	}
-	errs = append(errs, d.closeTables(), d.closeFlows(), d.closeStates(), d.blocks.cells.unmap())
+	errs = append(errs, d.closeTables(), d.closeFlows(), d.closeStates(), d.closeLosses(), d.blocks.cells.unmap())
 	if d.control.memory != nil {
 		errs = append(errs, d.control.unmap())
 	}

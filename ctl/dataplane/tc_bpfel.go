@@ -36,6 +36,7 @@ const (
 	tcMapHealthFlows     = "health_flows"
 	tcMapInterfaces      = "interfaces"
 	tcMapLimits          = "limits"
+	tcMapLosses          = "losses"
 	tcMapPackets         = "packets"
 	tcMapReasons         = "reasons"
 	tcMapRejectLimit     = "reject_limit"
@@ -135,6 +136,7 @@ type tcMapSpecs struct {
 	HealthFlows     *ebpf.MapSpec `ebpf:"health_flows"`
 	Interfaces      *ebpf.MapSpec `ebpf:"interfaces"`
 	Limits          *ebpf.MapSpec `ebpf:"limits"`
+	Losses          *ebpf.MapSpec `ebpf:"losses"`
 	Packets         *ebpf.MapSpec `ebpf:"packets"`
 	Reasons         *ebpf.MapSpec `ebpf:"reasons"`
 	RejectLimit     *ebpf.MapSpec `ebpf:"reject_limit"`
@@ -208,6 +210,7 @@ type tcMaps struct {
 	HealthFlows     *ebpf.Map `ebpf:"health_flows"`
 	Interfaces      *ebpf.Map `ebpf:"interfaces"`
 	Limits          *ebpf.Map `ebpf:"limits"`
+	Losses          *ebpf.Map `ebpf:"losses"`
 	Packets         *ebpf.Map `ebpf:"packets"`
 	Reasons         *ebpf.Map `ebpf:"reasons"`
 	RejectLimit     *ebpf.Map `ebpf:"reject_limit"`
@@ -244,6 +247,7 @@ func (m *tcMaps) Close() error {
 		m.HealthFlows,
 		m.Interfaces,
 		m.Limits,
+		m.Losses,
 		m.Packets,
 		m.Reasons,
 		m.RejectLimit,

@@ -36,6 +36,7 @@ const (
 	xdpMapHealthFlows     = "health_flows"
 	xdpMapInterfaces      = "interfaces"
 	xdpMapLimits          = "limits"
+	xdpMapLosses          = "losses"
 	xdpMapPackets         = "packets"
 	xdpMapReasons         = "reasons"
 	xdpMapRejectLimit     = "reject_limit"
@@ -133,6 +134,7 @@ type xdpMapSpecs struct {
 	HealthFlows     *ebpf.MapSpec `ebpf:"health_flows"`
 	Interfaces      *ebpf.MapSpec `ebpf:"interfaces"`
 	Limits          *ebpf.MapSpec `ebpf:"limits"`
+	Losses          *ebpf.MapSpec `ebpf:"losses"`
 	Packets         *ebpf.MapSpec `ebpf:"packets"`
 	Reasons         *ebpf.MapSpec `ebpf:"reasons"`
 	RejectLimit     *ebpf.MapSpec `ebpf:"reject_limit"`
@@ -206,6 +208,7 @@ type xdpMaps struct {
 	HealthFlows     *ebpf.Map `ebpf:"health_flows"`
 	Interfaces      *ebpf.Map `ebpf:"interfaces"`
 	Limits          *ebpf.Map `ebpf:"limits"`
+	Losses          *ebpf.Map `ebpf:"losses"`
 	Packets         *ebpf.Map `ebpf:"packets"`
 	Reasons         *ebpf.Map `ebpf:"reasons"`
 	RejectLimit     *ebpf.Map `ebpf:"reject_limit"`
@@ -242,6 +245,7 @@ func (m *xdpMaps) Close() error {
 		m.HealthFlows,
 		m.Interfaces,
 		m.Limits,
+		m.Losses,
 		m.Packets,
 		m.Reasons,
 		m.RejectLimit,

@@ -277,6 +277,40 @@ func TestMirror(t *testing.T) {
 	w.expectExit(0, 18, "")
 }
 
+// TestLosses: the far end of a veth takes nothing from XDP unless it has NAPI. The programs are told nothing; status is.
+func TestLosses(t *testing.T) {
+	w := newWorld(t, 1)
+	w.prepareXDP()
+	ids := w.listener()
+	w.start(fmt.Sprintf(diverting, "xdp", "redirect"))
+	w.sendNine(7, "198.51.100.1")
+	w.reasonCounted("rule-redirect", 7)
+	lost := func(want uint64) func() error {
+		return func() error {
+			status, err := w.api.Status(w.Context())
+			if err != nil {
+				return err
+			}
+			if len(status.Losses) != 1 || status.Losses[0].Interface != "ids0" || status.Losses[0].Packets != want ||
+				!strings.Contains(strings.Join(status.Warnings, "\n"), "turn gro on") {
+				return fmt.Errorf("%+v, warnings %q", status.Losses, status.Warnings)
+			}
+			return nil
+		}
+	}
+	w.until("losses counted", lost(7))
+	w.daemon.Kill()
+	w.daemon = nil
+	w.sendNine(2, "198.51.100.1") // the data plane goes on, and so does the count
+	w.start(fmt.Sprintf(diverting, "xdp", "redirect"))
+	w.until("losses counted without the daemon", lost(9))
+	w.must(ids.SetGRO("eth0", true))
+	arrived := w.seen(ids)
+	w.sendNine(3, "198.51.100.1")
+	arrived(3)
+	w.until("no more losses", lost(9))
+}
+
 func (w *world) expectExit(redirected, mirrored uint64, failure string) {
 	w.Helper()
 	status, err := w.api.Status(w.Context())
