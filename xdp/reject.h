@@ -43,7 +43,7 @@ static __always_inline __u32 sum_of(void *data, __u32 bytes, __u32 sum)
 }
 
 /* Whether a length is outside of its bounds, which cannot be. The verifier must see that, and see it of all 64 bits, and clang must not
- * make one comparison of two. */
+ * make one comparison of two. (Linux 6.1 doesn't learn from a comparison with 0: `least` is more.) */
 static __always_inline bool out_of(__u64 *length, __u64 least, __u64 most)
 {
 	if (*length < least)
@@ -170,7 +170,7 @@ static __always_inline __u32 write_reset(ctx_t *ctx, const struct pkt *p, struct
 /* Copy the head of the packet behind the headers to be. False cannot be. */
 static __always_inline bool quote(ctx_t *ctx, const struct pkt *p, void *to, __u64 bytes)
 {
-	if (out_of(&bytes, 1, QUOTE6))
+	if (out_of(&bytes, sizeof(struct ipv4_header), QUOTE6))
 		return false;
 #ifdef HOOK_XDP
 	return !bpf_xdp_load_bytes(ctx, p->l3, to, bytes);
@@ -202,7 +202,7 @@ static __always_inline __u32 write_unreachable4(ctx_t *ctx, const struct pkt *p,
 	__u32 sum;
 
 	__builtin_memset(icmp, 0, ICMP_BYTES + QUOTE4);
-	if (out_of(&bytes, 1, QUOTE4) || !quote(ctx, p, icmp + 1, bytes))
+	if (out_of(&bytes, sizeof(struct ipv4_header), QUOTE4) || !quote(ctx, p, icmp + 1, bytes))
 		return 0;
 	quote_segment(p, icmp + 1);
 	icmp->type = ICMP_UNREACHABLE;
@@ -223,7 +223,7 @@ static __always_inline __u32 write_unreachable6(ctx_t *ctx, const struct pkt *p,
 	__builtin_memset(icmp, 0, ICMP_BYTES + QUOTE6 / 2);
 	barrier(); /* or clang makes one of the two, which is too large for it */
 	__builtin_memset((void *)icmp + ICMP_BYTES + QUOTE6 / 2, 0, QUOTE6 / 2);
-	if (out_of(&bytes, 1, QUOTE6) || !quote(ctx, p, icmp + 1, bytes))
+	if (out_of(&bytes, sizeof(struct ipv4_header), QUOTE6) || !quote(ctx, p, icmp + 1, bytes))
 		return 0;
 	quote_segment(p, icmp + 1);
 	icmp->type = ICMP6_UNREACHABLE;
@@ -250,7 +250,7 @@ static __always_inline bool become(ctx_t *ctx, const struct pkt *p, struct answe
 		return false;
 	if (out_of(&link, sizeof(struct eth_header), LINK_BYTES) || bpf_xdp_store_bytes(ctx, 0, answer->link, link))
 		return false;
-	return !out_of(&bytes, 1, ANSWER_BYTES) && !bpf_xdp_store_bytes(ctx, link, answer->ip, bytes);
+	return !out_of(&bytes, sizeof(struct ipv4_header), ANSWER_BYTES) && !bpf_xdp_store_bytes(ctx, link, answer->ip, bytes);
 }
 #else
 static __always_inline bool read_link(ctx_t *ctx, struct answer *answer) { return !bpf_skb_load_bytes(ctx, 0, answer->link, LINK_BYTES); }
@@ -274,7 +274,7 @@ static __always_inline bool become(ctx_t *ctx, const struct pkt *p, struct answe
 	if (out_of(&link, sizeof(struct eth_header), LINK_BYTES) ||
 	    bpf_skb_store_bytes(ctx, 0, answer->link, link, BPF_F_RECOMPUTE_CSUM))
 		return false;
-	if (out_of(&bytes, 1, ANSWER_BYTES) || bpf_skb_store_bytes(ctx, link, answer->ip, bytes, BPF_F_RECOMPUTE_CSUM))
+	if (out_of(&bytes, sizeof(struct ipv4_header), ANSWER_BYTES) || bpf_skb_store_bytes(ctx, link, answer->ip, bytes, BPF_F_RECOMPUTE_CSUM))
 		return false;
 	return !p->tags || !tagged || !bpf_skb_vlan_push(ctx, proto, tci);
 }
