@@ -96,3 +96,27 @@ func TestMillionEntries(t *testing.T) {
 		})
 	}
 }
+
+// A set of pairs in a file drops its address with its port, and is read again as others are.
+func TestPairsFile(t *testing.T) {
+	w := newWorld(t)
+	w.write("gardu.yaml", strings.NewReplacer("{file: bad.set}", "{file: bad.set, kind: pairs}", `src: "@bad"`, `dst: "@bad"`).Replace(dropping)+
+		"  default: pass\n")
+	w.write("bad.set", "10.0.0.11:7776\n")
+	w.start()
+	if !w.passes() {
+		t.Error("another port is dropped")
+	}
+	w.write("bad.set", "10.0.0.11:7777\n10.0.0.11:7777\n10.0.0.11:7776\n")
+	w.until("the file is read", func() error { return w.generation(2) })
+	if w.passes() {
+		t.Error("the pair is not dropped")
+	}
+	w.until("the set is counted", func() error {
+		if set := w.set(); set.Kind != "pairs" || set.Entries != 3 || set.Wanted != 2 || set.State != "ok" || set.Packets == 0 ||
+			!strings.Contains(set.Difference, "parts of the rules") {
+			return fmt.Errorf("set %+v", set)
+		}
+		return nil
+	})
+}

@@ -89,6 +89,11 @@ func (d *digester) addStruct(v reflect.Value) {
 		addr, _ := reflect.TypeAssert[netip.Addr](v)
 		d.addr(addr)
 		return
+	case reflect.TypeFor[netip.AddrPort]():
+		pair, _ := reflect.TypeAssert[netip.AddrPort](v)
+		d.addr(pair.Addr())
+		d.length(int(pair.Port()))
+		return
 	case reflect.TypeFor[netip.Prefix]():
 		prefix, _ := reflect.TypeAssert[netip.Prefix](v)
 		d.prefix(prefix)

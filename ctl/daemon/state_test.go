@@ -67,6 +67,7 @@ func TestDigest(t *testing.T) {
 			Sets: []model.Set{
 				{Name: "file", File: "a.set", Prefixes: []netip.Prefix{netip.MustParsePrefix("192.0.2.0/24")}},
 				{Name: "inline", Prefixes: []netip.Prefix{netip.MustParsePrefix("198.51.100.0/24")}},
+				{Name: "pairs", Kind: model.Pairs, Pairs: []netip.AddrPort{netip.MustParseAddrPort("198.51.100.1:53")}},
 			},
 			Filter: model.Filter{Rules: []model.Rule{{Name: "a", Action: model.Drop, Match: []model.Condition{{Field: "src", Set: "file"}}}}},
 		}
@@ -84,6 +85,11 @@ func TestDigest(t *testing.T) {
 	}
 	other := snapshot()
 	other.Sets[1].Prefixes = nil
+	if moved := snapshot(); of(moved) == of(other) {
+		t.Error("inline entries don't make a revision")
+	}
+	other = snapshot()
+	other.Sets[2].Pairs[0] = netip.MustParseAddrPort("198.51.100.1:54")
 	if of(other) == of(snapshot()) {
 		t.Error("inline entries don't make a revision")
 	}
@@ -106,6 +112,8 @@ func TestDigestSeesEverything(t *testing.T) {
 			leaf(netip.MustParseAddr("192.0.2.1"), netip.MustParseAddr("192.0.2.2"))
 		case v.Type() == reflect.TypeFor[netip.Prefix]():
 			leaf(netip.MustParsePrefix("192.0.2.0/24"), netip.MustParsePrefix("192.0.2.0/25"))
+		case v.Type() == reflect.TypeFor[netip.AddrPort]():
+			leaf(netip.MustParseAddrPort("192.0.2.1:443"), netip.MustParseAddrPort("192.0.2.1:444"))
 		case path == ".Sets[0].File": // what is in a file doesn't count
 		case v.Kind() == reflect.Struct:
 			for i := range v.NumField() {
