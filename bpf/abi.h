@@ -69,6 +69,7 @@ enum decider {
 	DECIDER_ALLOW,
 	DECIDER_BLOCK,
 	DECIDER_HEALTH,
+	DECIDER_GONE,        /* rules whose number another one has now: the daemon adds their counts up here */
 	FIRST_RULE_ID = 16,
 };
 

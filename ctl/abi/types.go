@@ -116,6 +116,7 @@ const (
 	DeciderAllow   Decider = 1
 	DeciderBlock   Decider = 2
 	DeciderHealth  Decider = 3
+	DeciderGone    Decider = 4
 	FirstRuleId    Decider = 16
 )
 

@@ -112,7 +112,8 @@ func (d *Daemon) reasons() (map[string]api.ReasonCounter, error) {
 
 // filterTotals adds up who decided. Reached is counted on its own by the programs.
 func (d *Daemon) filterTotals(now *applied, programs abi.FlowTotals) (api.FilterTotals, error) {
-	ids := []uint32{uint32(abi.DeciderAllow), uint32(abi.DeciderBlock), uint32(abi.DeciderHealth), uint32(abi.DeciderDefault)}
+	ids := []uint32{uint32(abi.DeciderAllow), uint32(abi.DeciderBlock), uint32(abi.DeciderHealth), uint32(abi.DeciderDefault),
+		uint32(abi.DeciderGone)}
 	for id := range now.rules { // also rules that are gone: they decided what they decided
 		ids = append(ids, id)
 	}

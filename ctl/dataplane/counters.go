@@ -58,9 +58,28 @@ func (d *Dataplane) EffectTotals() (abi.EffectTotals, error) {
 // Events is the ring of events, for package event to read.
 func (d *Dataplane) Events() *ebpf.Map { return d.maps[abi.AbiMapEvents] }
 
-// ResetRuleCounters zeroes the counters of rule ids, before they get new owners.
+// ResetRuleCounters zeroes the counters of rule ids, before they get new owners. What was decided stays in the sum over all
+// deciders, under abi.DeciderGone.
 func (d *Dataplane) ResetRuleCounters(ids []uint32) error {
-	return resetCounters[abi.RuleCounter](d.maps[abi.AbiMapRuleCounters], ids)
+	if len(ids) == 0 {
+		return nil
+	}
+	m := d.maps[abi.AbiMapRuleCounters]
+	were, err := d.RuleCounters(ids)
+	if err != nil {
+		return err
+	}
+	var gone []abi.RuleCounter
+	if err := m.Lookup(uint32(abi.DeciderGone), &gone); err != nil {
+		return fmt.Errorf("read the counters of rules that are gone: %w", err)
+	}
+	for _, c := range were {
+		gone[0].Add(c)
+	}
+	if err := m.Put(uint32(abi.DeciderGone), gone); err != nil {
+		return fmt.Errorf("keep the counters of rules that are gone: %w", err)
+	}
+	return resetCounters[abi.RuleCounter](m, ids)
 }
 
 // ResetBackendCounters zeroes the counters of backend ids, before they get new owners.

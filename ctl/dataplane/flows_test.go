@@ -158,6 +158,16 @@ func TestCountersOfAllCPUsAreAdded(t *testing.T) {
 	if got, err := d.RuleCounters([]uint32{16, last, 5000}); err != nil || got[0] != (abi.RuleCounter{}) || got[1] != (abi.RuleCounter{}) || got[2] == (abi.RuleCounter{}) {
 		t.Errorf("after the reset: %+v, %v", got, err)
 	}
+	for range 2 { // what was taken from rules stays in the sum; a second time there is nothing to take
+		n := uint64(cpus) * (17 + uint64(last) + 1)
+		got, err := d.RuleCounters([]uint32{uint32(abi.DeciderGone)})
+		if err != nil || got[0] != (abi.RuleCounter{Packets: n, Bytes: 2 * n, Decided: 3 * n, Shadow: 4 * n}) {
+			t.Errorf("rules that are gone: %+v, %v", got, err)
+		}
+		if err := d.ResetRuleCounters([]uint32{16, last}); err != nil {
+			t.Fatal(err)
+		}
+	}
 	if _, err := d.RuleCounters([]uint32{last + 1}); err == nil {
 		t.Error("an id out of bounds was read")
 	}
