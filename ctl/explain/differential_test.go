@@ -27,7 +27,8 @@ const roundPackets = 5000
 
 // TestModelAndProgramsAgree puts random packets under random configurations, with blocks, backends and configurations
 // coming and going between them, through the reference model and the programs on each hook. Both must agree in verdict,
-// reason, names and bytes of every packet, and in all counters. A disagreement is reduced to a case for testdata.
+// reason, names and bytes of every packet, and in all counters. A disagreement is reduced to a case for testdata. Half of the
+// rounds are whole flows, see flowScript.
 //
 // GARDU_FUZZ is the number of packets (200,000), GARDU_SEED the seed, which is printed.
 func TestModelAndProgramsAgree(t *testing.T) {
@@ -45,8 +46,11 @@ func TestModelAndProgramsAgree(t *testing.T) {
 	for round := range rounds {
 		hook := []string{"xdp", "tc"}[round%2]
 		t.Run(fmt.Sprintf("%d-%s", round, hook), func(t *testing.T) {
-			g := generator{rand.New(rand.NewPCG(seed, uint64(round)))}
+			g := generator{Rand: rand.New(rand.NewPCG(seed, uint64(round)))}
 			s := g.script(hook)
+			if round%4 >= 2 {
+				s = g.flowScript(hook)
+			}
 			features := allFeatures
 			if !s.checks {
 				features = featuresOf(t, s.archive())
@@ -134,16 +138,7 @@ func (g generator) script(hook string) script {
 	for range 1 + g.IntN(3) {
 		s.configs = append(s.configs, g.config())
 	}
-	var backends []string
-	for i, c := range s.configs {
-		snapshot, err := readConfig(s.archive(), configName(i))
-		if err != nil {
-			panic(fmt.Sprintf("%v\n%s", err, c.yaml()))
-		}
-		for _, key := range keysOf(snapshot) {
-			backends = append(backends, key.String())
-		}
-	}
+	backends := s.backends()
 	var recent []step
 	var blocked []string
 	for len(s.steps) < roundPackets {
@@ -195,6 +190,21 @@ func (g generator) script(hook string) script {
 		}
 	}
 	return s
+}
+
+// backends are those of all its configurations.
+func (s script) backends() []string {
+	var backends []string
+	for i, c := range s.configs {
+		snapshot, err := readConfig(s.archive(), configName(i))
+		if err != nil {
+			panic(fmt.Sprintf("%v\n%s", err, c.yaml()))
+		}
+		for _, key := range keysOf(snapshot) {
+			backends = append(backends, key.String())
+		}
+	}
+	return backends
 }
 
 // blockable is a prefix that a block may have.

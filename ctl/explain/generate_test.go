@@ -13,7 +13,10 @@ import (
 )
 
 // generator makes random configurations and packets from few values, so that they meet.
-type generator struct{ *rand.Rand }
+type generator struct {
+	*rand.Rand
+	near []netip.Addr // in a round of whole flows: addresses that are met more often than others
+}
 
 // configText is a configuration in parts that can be left out one by one.
 type configText struct {
@@ -226,6 +229,11 @@ func (g generator) pair() string {
 }
 
 func (g generator) address(v6 bool) netip.Addr {
+	if len(g.near) > 0 && !g.oneIn(4) {
+		if addr := pick(g, g.near...); addr.Is6() == v6 {
+			return addr
+		}
+	}
 	text := fmt.Sprintf("%s.%d", pick(g, "198.51.100", "198.51.101", "203.0.113", "192.0.2", "0.0.0", "255.255.255"), pick(g, g.IntN(4), g.IntN(4), 10, 11, 254, 255))
 	if v6 {
 		text = fmt.Sprintf("%s%x", pick(g, "2001:db8::", "2001:db8:0:0:1::", "2001:db8:1::", "2001:db8:0:8000::", "fe80::", "::ffff:c633:"), pick(g, g.IntN(4), 0x10, 0x11, 0xffff))
@@ -234,6 +242,9 @@ func (g generator) address(v6 bool) netip.Addr {
 }
 
 func (g generator) port() int {
+	if len(g.near) > 0 && !g.oneIn(4) {
+		return pick(g, 80, 443, 40000)
+	}
 	return pick(g, 0, 1, 22, 53, 80, 443, 8000+g.IntN(9), 1023, 1024, 40000, 65535)
 }
 

@@ -61,7 +61,7 @@ func TestNftAgrees(t *testing.T) {
 	for round := 0; sum.sent < int(packets) && !t.Failed(); round++ {
 		hook := []string{"xdp", "tc"}[round%2]
 		t.Run(fmt.Sprintf("%d-%s", round, hook), func(t *testing.T) {
-			g := generator{rand.New(rand.NewPCG(seed, uint64(round)))}
+			g := generator{Rand: rand.New(rand.NewPCG(seed, uint64(round)))}
 			sum.add(nftRound(t, g, hook, oracle))
 		})
 	}

@@ -36,7 +36,7 @@ var update = flag.Bool("update", false, "write what the reference model says int
 //	out eth0 PACKET                  a packet that the kernel sends, likewise
 //	wait 61s                         time passes
 //	tick 100ms                       time passes, for limits alone
-//	block PREFIX [expired]           and unblock PREFIX
+//	block PREFIX [expired|briefly]   and unblock PREFIX; briefly: until the next line
 //	backend SERVICE/NAME down        or: up, no-hop, mtu N
 //	exit NAME down                   or: up, mtu N
 //	answers N                        so many more rejected packets may be answered
@@ -229,8 +229,12 @@ func (p *player) line(line string) (string, error) {
 			return "", err
 		}
 		var until time.Time
-		if len(words) == 3 && words[2] == "expired" {
+		switch {
+		case len(words) == 3 && words[2] == "expired":
 			until = time.Now().Add(-time.Second)
+		case len(words) == 3 && words[2] == "briefly":
+			until = time.Now().Add(2 * time.Millisecond)
+			defer time.Sleep(5 * time.Millisecond)
 		}
 		return "", p.path.Block(prefix, until)
 	case words[0] == "tick" && len(words) == 2:
