@@ -48,7 +48,7 @@ enum limits {
 	BUCKET_HOPS = 4,      /* buckets an overflowing entry may be from its own, own included; the compiler grows the table else */
 	FLOW_WAYS = 4,        /* records a bucket */
 	FLOW_PEEK = 16,       /* CPUs whose records are searched for a flow that another one may have */
-	SCAN_RECORDS = 8,     /* rule records that are scanned rather than looked up */
+	SCAN_RECORDS = 2,     /* rule records that are scanned rather than looked up */
 	STATE_ENTRIES = 4,    /* connections a bucket */
 	EXITS = 64,           /* interfaces that rules redirect or mirror to: one bit each; 0: none */
 	REJECT_SOURCES = 4096, /* sources, by hash, that the answers of action reject are limited for */
@@ -144,6 +144,7 @@ enum rules_flags {
 	RULES_ALLOW = 8,     /* filter.allow is configured: set bit 0 */
 	RULES_SCAN = 16,     /* few records: verify one after the other, which is faster than any index */
 	RULES_SERVICE = 32,  /* some limit is per service: find out first which one the packet is for */
+	RULES_SET_FIRST = 64, /* record 0 asks for a set of the source and nothing else, and decides: look before searching */
 };
 
 struct rule_group {
@@ -255,6 +256,7 @@ enum ext_flags {
  *     Bucket by mix2(a >> 8, 4); slots of u64: kind << 60 | (a >> 8) << 36 | payload. No slot matches: class 0.
  *     Every slot of a /24 is in the same bucket or the ones it overflows into; UNIFORM of a /24 is the class of the addresses
  *     that no HOST slot of that /24 names; DENSE alone decides its /24.
+ *     No code table: the sets are small, and every /24 that they touch is in the buckets.
  * v6: for each used prefix length, longest first: h = mix3(hi & mask, lo & mask, 6 | len << 8); bloom word (h >> 40) & bloom_mask must have the
  *     bits 1 << (h & 63), 1 << (h >> 6 & 63), 1 << (h >> 12 & 63); then bucket (h >> 18) & mask. The first hit decides (its class holds
  *     what shorter prefixes add).

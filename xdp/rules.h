@@ -316,6 +316,15 @@ static __always_inline struct rule_record *deciding_rule(ctx_t *ctx, struct pkt 
 	struct rule_search *search;
 	__u32 zero = 0;
 
+	if (head->flags & RULES_SET_FIRST) {
+		struct rule_record *first = line_at(rules, head->record_off);
+
+		p->remember = 1;
+		if (first && has_bit(src_sets, first->src_set))
+			return first;
+		if (head->records == 1)
+			return NULL;
+	}
 	search = bpf_map_lookup_elem(&rule_searches, &zero);
 	if (!search)
 		return NULL;

@@ -3,7 +3,7 @@
 #pragma once
 #include "../bpf/table.h"
 
-/* Class of an IPv4 /24 that the code table sends to the buckets. */
+/* Class of an address by the buckets. */
 static __always_inline __u16 sets_class24(void *sets, struct sets_head *head, __u32 addr)
 {
 	__u64 key24 = addr >> 8, slot;
@@ -37,16 +37,17 @@ static __always_inline __u16 sets_class24(void *sets, struct sets_head *head, __
 
 static __always_inline __u16 sets_class4(void *sets, struct sets_head *head, __u32 addr)
 {
-	if (!head->v4_code_off)
+	if (head->v4_code_off) {
+		switch (word_at(sets, head->v4_code_off, addr >> 13) >> (addr >> 8 & 31) * 2 & 3) {
+		case 0:
+			return 0;
+		case 1:
+			return u16_at(sets, head->v4_l16_off, addr >> 16);
+		}
+	} else if (!head->v4_bucket_off) {
 		return 0;
-	switch (word_at(sets, head->v4_code_off, addr >> 13) >> (addr >> 8 & 31) * 2 & 3) {
-	case 0:
-		return 0;
-	case 1:
-		return u16_at(sets, head->v4_l16_off, addr >> 16);
-	default:
-		return sets_class24(sets, head, addr);
 	}
+	return sets_class24(sets, head, addr);
 }
 
 struct find6 {

@@ -356,7 +356,7 @@ const (
 	BucketHops      Limits = 4
 	FlowWays        Limits = 4
 	FlowPeek        Limits = 16
-	ScanRecords     Limits = 8
+	ScanRecords     Limits = 2
 	StateEntries    Limits = 4
 	Exits           Limits = 64
 	RejectSources   Limits = 4096
@@ -538,11 +538,12 @@ type RuleRecord struct {
 type RulesFlags uint32
 
 const (
-	RulesSrcSets RulesFlags = 2
-	RulesDstSets RulesFlags = 4
-	RulesAllow   RulesFlags = 8
-	RulesScan    RulesFlags = 16
-	RulesService RulesFlags = 32
+	RulesSrcSets  RulesFlags = 2
+	RulesDstSets  RulesFlags = 4
+	RulesAllow    RulesFlags = 8
+	RulesScan     RulesFlags = 16
+	RulesService  RulesFlags = 32
+	RulesSetFirst RulesFlags = 64
 )
 
 type RulesHead struct {

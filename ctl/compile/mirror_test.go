@@ -76,14 +76,15 @@ func (m *mirror) setsOf(addr netip.Addr) abi.Line {
 }
 
 func (m *mirror) class4(head *abi.SetsHead, addr uint32) uint16 {
-	if head.V4CodeOff == 0 {
+	if head.V4CodeOff != 0 {
+		switch area(m.Sets, head.V4CodeOff).word(int(addr>>13)) >> (addr >> 8 & 31 * 2) & 3 {
+		case 0:
+			return 0
+		case 1:
+			return area(m.Sets, head.V4L16Off).u16(int(addr >> 16))
+		}
+	} else if head.V4BucketOff == 0 {
 		return 0
-	}
-	switch area(m.Sets, head.V4CodeOff).word(int(addr>>13)) >> (addr >> 8 & 31 * 2) & 3 {
-	case 0:
-		return 0
-	case 1:
-		return area(m.Sets, head.V4L16Off).u16(int(addr >> 16))
 	}
 	key24 := uint64(addr >> 8)
 	bucket := uint32(mix(key24, 4)) & head.V4BucketMask

@@ -51,10 +51,18 @@ func (t *table) addRun(u *run, scan bool) (abi.RulesHead, RunCost, error) {
 	} else if err := t.addIndex(&head, &cost, u.records); err != nil {
 		return head, cost, err
 	}
+	if len(u.records) > 0 && setAlone(&u.records[0]) {
+		head.Flags |= uint8(abi.RulesSetFirst)
+	}
 	head.RecordOff = t.add(recordLines(u.records))
 	head.ExtOff = t.add(u.extras.lines)
 	head.EffectOff = t.add(u.effects)
 	return head, cost, nil
+}
+
+// setAlone tells whether a record asks for a set of the source and nothing else, and decides: a block list.
+func setAlone(r *abi.RuleRecord) bool {
+	return r.Conditions == uint16(abi.RuleSrcSet) && r.Negated == 0 && r.Effect == 0
 }
 
 // addIndex adds groups, buckets and candidate masks.

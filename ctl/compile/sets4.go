@@ -62,6 +62,10 @@ const (
 	maxHosts = int(abi.BucketSlots) - 1
 	// slotsPerBucket is how many slots a bucket has in use at most, on average.
 	slotsPerBucket = 4
+
+	// directBlocks is up to how many /24s go without the code table: as many buckets stay in a CPU's nearer caches, where
+	// the code table, of 4 MB, doesn't.
+	directBlocks = 1 << 14
 )
 
 // uniform16 is the code line of a /16 of one class: codeUniform16 for each of its /24s.
@@ -74,7 +78,7 @@ func uniform16() (line abi.Line) {
 
 // sets4 is the IPv4 part of the table under construction.
 type sets4 struct {
-	codes, l16 array
+	codes, l16 array    // nil: none, everything is in the buckets
 	slots      []uint64 // those of a /24 next to each other
 	dense      []abi.Line
 	denseIndex map[[256]class]int // equal ones are stored once: most come from a prefix at some place in its /24
@@ -90,12 +94,12 @@ func (t *flat) addSets4(head *abi.SetsHead, spans []span) {
 	if len(spans) == 0 {
 		return
 	}
-	codes, l16 := len(newArray(1<<24, 2)), len(newArray(1<<16, 16))
-	head.V4CodeOff = t.reserve(codes + l16)
-	head.V4L16Off = head.V4CodeOff + uint32(codes)
-	s := &sets4{
-		codes: t.array(head.V4CodeOff, codes), l16: t.array(head.V4L16Off, l16),
-		slots: make([]uint64, 0, len(spans)), denseIndex: map[[256]class]int{},
+	s := &sets4{slots: make([]uint64, 0, len(spans)), denseIndex: map[[256]class]int{}}
+	if touched24(spans) > directBlocks {
+		codes, l16 := len(newArray(1<<24, 2)), len(newArray(1<<16, 16))
+		head.V4CodeOff = t.reserve(codes + l16)
+		head.V4L16Off = head.V4CodeOff + uint32(codes)
+		s.codes, s.l16 = t.array(head.V4CodeOff, codes), t.array(head.V4L16Off, l16)
 	}
 	s.block = spans[0].first >> 16
 	for _, sp := range spans {
@@ -107,6 +111,14 @@ func (t *flat) addSets4(head *abi.SetsHead, spans []span) {
 	copy(t.lines[head.V4DenseOff:], s.dense)
 }
 
+// touched24 counts the /24s that spans touch.
+func touched24(spans []span) (n uint64) {
+	for _, sp := range spans {
+		n += uint64(sp.last>>8) - uint64(sp.first>>8) + 1
+	}
+	return n
+}
+
 // add splits a span at the borders of /16s and /24s.
 func (s *sets4) add(sp span) {
 	for first := uint64(sp.first); first <= uint64(sp.last); {
@@ -116,7 +128,7 @@ func (s *sets4) add(sp span) {
 			s.block = at >> 16
 		}
 		switch {
-		case at&0xffff == 0 && sp.last-at >= 0xffff:
+		case s.codes != nil && at&0xffff == 0 && sp.last-at >= 0xffff:
 			s.codes[s.block] = uniform16()
 			s.l16.setU16(int(s.block), uint16(sp.class))
 			first += 1 << 16
@@ -138,11 +150,15 @@ func (s *sets4) add(sp span) {
 // endBlock writes the codes of the /16: its most frequent class is that of the l16 word.
 func (s *sets4) endBlock() {
 	s.endMixed()
-	common := mostFrequent(s.full[:])
-	if common == 0 {
+	some := mostFrequent(s.full[:])
+	if some == 0 {
 		return
 	}
-	s.l16.setU16(int(s.block), uint16(common))
+	common := class(0) // none
+	if s.codes != nil {
+		common = some
+		s.l16.setU16(int(s.block), uint16(common))
+	}
 	for i, class := range s.full {
 		key24 := s.block<<8 | uint32(i)
 		switch class {
@@ -158,6 +174,9 @@ func (s *sets4) endBlock() {
 }
 
 func (s *sets4) setCode(key24 uint32, code uint64) {
+	if s.codes == nil {
+		return
+	}
 	s.codes.or(int(key24/32), code<<(key24%32*2))
 }
 

@@ -137,7 +137,7 @@ func (t *Tables) textExtra(head *abi.RulesHead, r *abi.RuleRecord) string {
 func (t *Tables) textSets(w *strings.Builder) {
 	head := abi.FromLine[abi.SetsHead](t.Sets[0])
 	fmt.Fprintf(w, "sets: %d classes, %d v6 lengths", head.Classes, head.V6Lens)
-	if head.V4CodeOff != 0 {
+	if head.V4BucketOff != 0 || head.V4CodeOff != 0 {
 		fmt.Fprint(w, ", v4")
 	}
 	w.WriteByte('\n')

@@ -202,7 +202,7 @@ func TestCheck(t *testing.T) {
 func TestCheckCost(t *testing.T) {
 	path := write(t, "gardu.yaml", goodConfig)
 	r := gardu(t, "check", path, "--cost")
-	for _, want := range []string{"received  one after the other        1", "memory: rules", "sets 4.", "2 classes", "not a measurement\n"} {
+	for _, want := range []string{"received  one after the other        1", "memory: rules", "sets 512 B", "2 classes", "not a measurement\n"} {
 		if !strings.Contains(r.stdout, want) {
 			t.Errorf("no %q in\n%s", want, r.stdout)
 		}
