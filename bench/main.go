@@ -56,6 +56,9 @@ func bench(filter *regexp.Regexp, rounds, packets int, dir string) (err error) {
 		return err
 	}
 	r := newResult(describeMachine(cpu, realtime), rounds, packets, subjects)
+	if r.Live, err = benchLive(worlds, r, rounds, packets, cpu); err != nil {
+		return fmt.Errorf("packets that travel: %w", err)
+	}
 	if err := r.markdown(os.Stdout); err != nil || dir == "" {
 		return err
 	}
@@ -65,4 +68,24 @@ func bench(filter *regexp.Regexp, rounds, packets int, dir string) (err error) {
 	}
 	fmt.Printf("\nwritten to %s.json and .md\n", stem)
 	return nil
+}
+
+// benchLive measures travelling packets, if the cases that they are compared with were measured.
+func benchLive(worlds lab, r result, rounds, packets, cpu int) (_ *liveResult, err error) {
+	filter, ok := r.find(listAndRules)
+	rules, ok2 := r.find(rulesForNft)
+	if !ok || !ok2 {
+		return nil, nil
+	}
+	fmt.Fprintln(os.Stderr, "packets that travel")
+	set := twoFields(1000)
+	l, err := newLive(worlds[listAndRules], set.packetsBehind(feed4()), set.packets(), set, packets)
+	if err != nil {
+		return nil, err
+	}
+	defer func() { err = errors.Join(err, l.close()) }()
+	if err := l.measure(rounds, cpu); err != nil {
+		return nil, err
+	}
+	return l.result(filter.Net, rules.Net), nil
 }

@@ -17,6 +17,18 @@ type result struct {
 	Rounds  int       `json:"rounds"`
 	Packets int       `json:"packets"` // a sample, at least
 	Cases   []row     `json:"cases"`
+
+	Live *liveResult `json:"live,omitempty"`
+}
+
+// find returns the row of a case.
+func (r result) find(name string) (row, bool) {
+	for _, c := range r.Cases {
+		if c.Name == name {
+			return c, true
+		}
+	}
+	return row{}, false
 }
 
 // row is one case. Times are ns a packet.
@@ -91,6 +103,9 @@ func (r result) markdown(w io.Writer) error {
 	b.WriteString("\n")
 	for _, c := range r.Cases {
 		fmt.Fprintf(&b, "- **%s**: %s\n", c.Name, c.About)
+	}
+	if r.Live != nil {
+		b.WriteString("\n" + r.Live.markdown())
 	}
 	_, err := io.WriteString(w, b.String())
 	return err

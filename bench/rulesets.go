@@ -88,6 +88,25 @@ func (s ruleset) packets() []tuple {
 	return tuples
 }
 
+// behind has the rules behind one that drops what is on a list.
+func (s ruleset) behind(l list) *model.Snapshot {
+	snapshot := l.blocked()
+	snapshot.Filter.Rules = append(snapshot.Filter.Rules, s.snapshot().Filter.Rules...)
+	return snapshot
+}
+
+// packetsBehind are packets of which half are on the list and the others match a rule.
+func (s ruleset) packetsBehind(l list) []tuple {
+	r := random()
+	tuples := l.sources(100)
+	for i := range tuples {
+		if i%2 == 0 {
+			tuples[i] = s[r.IntN(len(s))].hit(r)
+		}
+	}
+	return tuples
+}
+
 // hit is a packet that the rule matches.
 func (e entry) hit(r *rand.Rand) tuple {
 	t := tuple{src: within(r, e.src), dst: within(r, e.dst), sport: between(r, e.sport), dport: between(r, e.dport), proto: e.proto}

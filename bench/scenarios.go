@@ -41,6 +41,12 @@ const emptyName = "empty"
 // emptyName6 is what cases of IPv6 packets are compared with.
 const emptyName6 = "empty, IPv6"
 
+// listAndRules is the case that is measured with travelling packets as well, and rulesForNft the one that nft has the rules of.
+const (
+	listAndRules = "set 1M and 1,000 rules"
+	rulesForNft  = "two fields, 1,000"
+)
+
 // flowCounts are how many flows the packets of a case belong to, with the aim for everything together.
 var flowCounts = [...]struct {
 	flows int
@@ -107,6 +113,9 @@ func scenarios() []scenario {
 			world: "dsr", snapshot: dsr, tuples: clients(many), action: xdpRedirect, reasons: forward},
 	}
 	list = append(list, ruleScenarios(either)...)
+	list = append(list, scenario{name: listAndRules, about: "the list and 1,000 rules; half of the packets are on the list, half match a rule",
+		world: listAndRules, snapshot: func() *model.Snapshot { return twoFields(1000).behind(v4()) },
+		tuples: func() []tuple { return twoFields(1000).packetsBehind(v4()) }, action: xdpDrop, reasons: drop})
 	for _, n := range flowCounts {
 		list = append(list, scenario{name: "flows, " + n.name, about: "flow accounting alone",
 			world: "flows", snapshot: flowsOnly, tuples: clients(n.flows), action: xdpPass, reasons: pass})
