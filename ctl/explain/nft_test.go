@@ -39,7 +39,8 @@ const (
 //
 // What the two mean differently is not sent: what gardu drops as malformed, since nft has no such notion; and frames with
 // two VLAN tags, since nft looks behind one; and some extension headers, see extended. Ports and ICMP types are asked of
-// packets only that have them: nft would read them from the data of later fragments. What gardu passes by itself nft is told to: ARP and its like, and at the
+// packets only that have them: nft would read them from the data of later fragments, and each fragment is one of a packet of its
+// own, since to gardu later ones have the ports of the first. What gardu passes by itself nft is told to: ARP and its like, and at the
 // end neighbour discovery and MLD.
 //
 // GARDU_NFT is the number of packets (112,000), GARDU_SEED the seed, which is printed.
@@ -101,6 +102,7 @@ func nftRound(t *testing.T, g generator, hook string, oracle *nftOracle) (sum nf
 	wantCounts := map[string]int{}
 	for len(frames) < nftRoundPackets {
 		frame, _ := g.packet()
+		alone(frame, len(frames))
 		frame = numbered(frame, len(frames))
 		if tags(frame) > 1 || extended(frame) || hook == "tc" && refusedAtTC(frame) {
 			sum.excluded++
@@ -179,29 +181,49 @@ func tags(frame []byte) (n int) {
 
 // extended tells whether nft reads the extension headers of an IPv6 packet otherwise: it takes an authentication header
 // for the upper protocol, and finds none in a later fragment that begins with extension headers.
-func extended(frame []byte) bool {
-	at := 12 + 4*tags(frame)
-	if len(frame) < at+2+40 || binary.BigEndian.Uint16(frame[at:]) != 0x86dd {
-		return false
-	}
-	next, rest := frame[at+2+6], frame[at+2+40:]
-	for len(rest) >= 8 {
-		size := 8 + 8*int(rest[1])
-		switch next {
-		case 51:
-			return true
-		case 44:
-			size = 8
-			if binary.BigEndian.Uint16(rest[2:])>>3 != 0 {
-				return slices.Contains([]byte{0, 43, 44, 51, 60}, rest[0])
-			}
-		case 0, 43, 60:
+func extended(frame []byte) (is bool) {
+	eachExtension(frame, func(number byte, header []byte) (more bool) {
+		switch {
+		case number == 51:
+			is = true
+		case number == 44 && binary.BigEndian.Uint16(header[2:])>>3 != 0:
+			is = slices.Contains([]byte{0, 43, 44, 51, 60}, header[0])
 		default:
-			return false
+			return true
+		}
+		return false
+	})
+	return is
+}
+
+// alone gives a fragment an identification that no other frame has: to gardu a later one has the ports of its first.
+func alone(frame []byte, index int) {
+	at := 14 + 4*tags(frame)
+	if len(frame) >= at+20 && binary.BigEndian.Uint16(frame[at-2:]) == 0x0800 {
+		binary.BigEndian.PutUint16(frame[at+4:], uint16(index))
+	}
+	eachExtension(frame, func(number byte, header []byte) (more bool) {
+		if number == 44 {
+			binary.BigEndian.PutUint32(header[4:], uint32(index))
+		}
+		return number != 44
+	})
+}
+
+// eachExtension visits the extension headers of an IPv6 packet, as far as their first 8 bytes are there.
+func eachExtension(frame []byte, visit func(number byte, header []byte) (more bool)) {
+	at := 14 + 4*tags(frame)
+	if len(frame) < at+40 || binary.BigEndian.Uint16(frame[at-2:]) != 0x86dd {
+		return
+	}
+	next, rest := frame[at+6], frame[at+40:]
+	for len(rest) >= 8 && slices.Contains([]byte{0, 43, 44, 51, 60}, next) && visit(next, rest) {
+		size := 8 + 8*int(rest[1])
+		if next == 44 {
+			size = 8
 		}
 		next, rest = rest[0], rest[min(size, len(rest)):]
 	}
-	return next == 51
 }
 
 // nftOracle is a network in which nft judges frames:
