@@ -83,7 +83,11 @@ func (a *arrivals) of(source netip.Addr) int {
 // receive counts what comes in on a socket, and sends it back if echo is set.
 func (w *world) receive(node *testnet.Node, at netip.AddrPort, echo bool) *arrivals {
 	w.Helper()
-	socket := w.socket(node, at)
+	return w.arrivalsOn(w.socket(node, at), echo)
+}
+
+// arrivalsOn does it on a socket that is open.
+func (w *world) arrivalsOn(socket *net.UDPConn, echo bool) *arrivals {
 	a := &arrivals{counts: make(map[netip.Addr]int)}
 	go func() {
 		buffer := make([]byte, 64)
