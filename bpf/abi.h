@@ -37,6 +37,7 @@ enum limits {
 	GENERATION_SLOTS = 3, /* current, previous, being built: slot = generation % 3 */
 	RULE_IDS = 131072,    /* counters; ids below FIRST_RULE_ID are reserved, see enum decider */
 	SERVICE_IDS = 4096,   /* id 0: none */
+	INTERFACE_IDS = 1024, /* numbers of interfaces; 0: none */
 	BACKEND_IDS = 16384,  /* id 0: none */
 	RINGS = 8192,         /* ring ids; 0: none */
 	RING_SIZE = 65537,    /* slots of a ring, a prime */
@@ -143,7 +144,7 @@ enum rules_flags {
 	RULES_DST_SETS = 4,
 	RULES_ALLOW = 8,     /* filter.allow is configured: set bit 0 */
 	RULES_SCAN = 16,     /* few records: verify one after the other, which is faster than any index */
-	RULES_SERVICE = 32,  /* some limit is per service: find out first which one the packet is for */
+	RULES_PORTS = 32,    /* some rule depends on ports */
 	RULES_SET_FIRST = 64, /* record 0 asks for a set of the source and nothing else, and decides: look before searching */
 };
 
@@ -232,13 +233,15 @@ enum limit_per {
 };
 /* Further conditions of a record on any number field, ANDed: five a line, `more` = 1 when the next line goes on. A condition
  * that lists several ranges, or a port set, is a bitmap in the ext area instead: lo = its first line, 65536 bits.
+ * MAC addresses are numbers of 48 bits, of which the first 1 to 48 are compared. Long lists of them are in buckets in the ext area, one
+ * line each: MACS_USED | leading bits, filled from 0 up; bucket mix2(leading bits, how many) & hi, full ones go on in the next.
  * Conditions that the flow's key determines come first. */
 struct rule_extra {
 	struct {
 		__u8 field;      /* enum field */
 		__u8 flags;      /* EXT_* */
-		__u16 pad;
-		__u32 lo, hi;    /* lo <= fact <= hi */
+		__u16 part;      /* EXT_MAC: bits 32 to 47 of the leading bits, whose others are in lo; EXT_MACS: how many they are */
+		__u32 lo, hi;    /* lo <= fact <= hi; EXT_MASK: (fact & hi) == lo; EXT_MAC: hi leading bits; EXT_MACS: first line, buckets - 1 */
 	} cond[5];
 	__u16 count;
 	__u16 more;
@@ -247,7 +250,11 @@ enum ext_flags {
 	EXT_NEGATED = 1,
 	EXT_BITMAP = 2,
 	EXT_VOLATILE = 4,    /* the flow's key doesn't determine the fact */
+	EXT_MASK = 8,
+	EXT_MAC = 16,
+	EXT_MACS = 32,
 };
+#define MACS_USED (1ull << 63)
 
 /* ---- TABLE_SETS --------------------------------------------------------------------------------------------
  * Address -> class, class -> line of SET_BITS bits (word b / 64, bit b % 64): which sets the address is in. Class 0 is "none" (an all-zero line).
@@ -401,7 +408,9 @@ enum backend_state {
 struct interface {
 	__u8 mac[6];
 	__u8 flags;          /* INTERFACE_* */
-	__u8 zone;
+	__u8 pad0;
+	__u16 number;        /* stable by name; rules name interfaces by it. 0: none names this one */
+	__u16 pad1;
 };
 enum interface_flags { INTERFACE_INGRESS = 1 /* gardu counts flows where they come in here */ };
 
@@ -437,6 +446,7 @@ struct flow_key {
 	__u8 zone;
 	__u16 tag;           /* FLOW_* flags << 12 | VLAN id (0 = untagged); 0 = the record is free */
 };
+#define FLOW_VLAN_MASK 0xfff
 enum flow_tag { FLOW_OUT = 1, FLOW_V6 = 2, FLOW_LATER = 4 /* later fragments */, FLOW_USED = 8 };
 
 struct flow_value {
@@ -540,6 +550,19 @@ struct backend_counter {
 	__u64 flows;         /* flows assigned to it */
 };
 
+/* The ports of a packet in fragments, which only the first one carries. */
+struct fragment_key {
+	__u8 saddr[16], daddr[16];
+	__u32 id;            /* as it stands in the header */
+	__u16 vlan;
+	__u8 proto;
+	__u8 family;
+};
+struct fragment {
+	__be16 be_sport, be_dport;
+	__u32 seen;          /* jiffies, low 32 bits */
+};
+
 /* Our own health check's connection, local end first. */
 struct health_key {
 	__u8 laddr[16], raddr[16];
@@ -633,3 +656,6 @@ ABI_SIZE(struct flow_record, 128);
 ABI_SIZE(struct state_entry, 64);
 ABI_SIZE(struct block_key, 20);
 ABI_SIZE(struct health_key, 40);
+ABI_SIZE(struct interface, 12);
+ABI_SIZE(struct fragment_key, 40);
+ABI_SIZE(struct fragment, 8);

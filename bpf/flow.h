@@ -398,6 +398,8 @@ static __always_inline void flow_account(ctx_t *ctx, struct control *c, struct f
 	}
 	flow_count(t, value, p);
 	if (!p->remembered) {
+		if (cfg_interfaces)
+			value->ifindex = ctx_ifindex(ctx); /* where the verdict holds */
 		value->rule = p->rule;
 		value->service = p->service;
 		value->backend = p->backend;

@@ -69,7 +69,11 @@ struct {
 MAP(health_flows, BPF_MAP_TYPE_HASH, struct health_key, __u32, 8192);
 
 /* Daemon writes, programs read. Key: ifindex. Full: attach fails. */
-MAP(interfaces, BPF_MAP_TYPE_HASH, __u32, struct interface, 1024);
+MAP(interfaces, BPF_MAP_TYPE_HASH, __u32, struct interface, INTERFACE_IDS);
+
+/* Programs only, while a rule asks for ports. Full: the least recently used gives way, and the fragments that were still to come
+ * of that packet are judged without ports. */
+MAP(fragments, BPF_MAP_TYPE_LRU_HASH, struct fragment_key, struct fragment, 16384);
 
 /* Daemon writes, programs read. Key: number of an interface that rules send packets or copies to. Away: redirect-failed. */
 MAP(exits, BPF_MAP_TYPE_ARRAY, __u32, struct exit, EXITS);

@@ -155,8 +155,10 @@ static __always_inline enum reason parse_ipv4(void *data, void *data_end, struct
 	p->l4 = p->l3 + header;
 	put_addresses4(p, ip);
 	fragment = bpf_ntohs(ip->be_fragment);
-	if (fragment & 0x3fff)
+	if (fragment & 0x3fff) {
 		p->has |= fragment & 0x1fff ? IS_FRAGMENT | IS_LATER : IS_FRAGMENT;
+		p->fragment_id = ip->be_id;
+	}
 	*ip_end = p->l3 + length;
 	return REASON_NONE;
 }
@@ -204,8 +206,10 @@ static __always_inline enum reason parse_ipv6(void *data, void *data_end, struct
 			size = (ext[1] + 2) * 4;
 		if (next == PROTO_FRAGMENT) {
 			size = 8;
-			if (ext[2] | (ext[3] & 0xf9)) /* an atomic fragment is none (RFC 6946) */
+			if (ext[2] | (ext[3] & 0xf9)) { /* an atomic fragment is none (RFC 6946) */
 				p->has |= IS_FRAGMENT;
+				p->fragment_id = *(__u32 *)(ext + 4);
+			}
 			if (ext[2] | (ext[3] & 0xf8)) {
 				p->has |= IS_LATER;
 				p->key.proto = ext[0];
@@ -442,6 +446,14 @@ static __always_inline bool parse_quoted(ctx_t *ctx, const struct pkt *p, struct
 	return !is_extension(q->proto) && parse_quoted_transport(data_end, ip_end, header_at(data, off), off, q);
 }
 
+static __always_inline bool has_ports(__u8 proto) { return proto == PROTO_TCP || proto == PROTO_UDP || proto == PROTO_SCTP; }
+
+/* A later fragment of a packet that has ports, which aren't known. */
+static __always_inline bool ports_missing(const struct pkt *p)
+{
+	return (p->has & (IS_LATER | HAS_PORTS)) == IS_LATER && has_ports(p->key.proto);
+}
+
 /* The number fields of fields.h: false when the packet doesn't have the field. */
 static __always_inline bool fact(const struct pkt *p, enum field field, __u32 *value)
 {
@@ -473,6 +485,24 @@ static __always_inline bool fact(const struct pkt *p, enum field field, __u32 *v
 	case FIELD_STATE:
 		*value = p->state;
 		return p->state;
+	case FIELD_TCP_FLAGS:
+		*value = p->tcp_flags;
+		return p->key.proto == PROTO_TCP && (p->has & (HAS_PORTS | IS_LATER)) == HAS_PORTS;
+	case FIELD_FRAGMENT:
+		*value = p->has & IS_LATER ? FRAGMENT_LATER : p->has & IS_FRAGMENT ? FRAGMENT_FIRST : FRAGMENT_NONE;
+		return true;
+	case FIELD_ETHERTYPE:
+		*value = bpf_ntohs(p->be_type);
+		return true;
+	case FIELD_VLAN:
+		*value = p->key.tag & FLOW_VLAN_MASK;
+		return true;
+	case FIELD_INTERFACE:
+		*value = p->interface;
+		return true;
+	case FIELD_SERVICE:
+		*value = p->asked_service;
+		return !ports_missing(p);
 	default:
 		return false;
 	}

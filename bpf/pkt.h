@@ -6,12 +6,18 @@
 #include "map.h"
 
 enum pkt_has {
-	HAS_PORTS = 1,   /* TCP, UDP, SCTP with their header in this packet */
+	HAS_PORTS = 1,   /* TCP, UDP, SCTP with their header in this packet; to rules also those of the first fragment */
 	HAS_ICMP = 2,    /* ICMP in IPv4, ICMPv6 in IPv6, likewise */
 	IS_FRAGMENT = 4, /* first or later */
 	IS_LATER = 8,    /* later fragment: no L4 header */
 	IS_SYN = 16,     /* TCP SYN without ACK */
 };
+
+/* Values of the field `fragment`, as in ctl/rule/fields.go. */
+enum fragment_kind { FRAGMENT_NONE, FRAGMENT_FIRST, FRAGMENT_LATER };
+
+/* pkt.service_place: nobody asked, there is none, or ASKED_FOUND + the index of its record. */
+enum asked { ASKED_NOT, ASKED_NONE, ASKED_FOUND };
 
 struct pkt {
 	struct flow_key key __attribute__((aligned(8)));
@@ -22,7 +28,10 @@ struct pkt {
 	__u32 frame_bytes; /* frame lengths of all of them */
 	__u16 l3, l4;      /* offsets of the headers */
 	__be16 be_type;    /* ethertype behind the VLAN tags */
-	__u16 for_service; /* known before the filter when limits per service ask: 0 none */
+	__u16 interface;   /* number of the interface that it came in by; only what rules need to know is filled in, and so: */
+	__u16 asked_service; /* id of the service that it is for, 0: none */
+	__u16 service_place; /* ASKED_*: what the look-up of the service found */
+	__u32 fragment_id; /* of fragments: as it stands in the header, which they share */
 	__u8 family;       /* enum family */
 	__u8 has;          /* enum pkt_has */
 	__u8 ttl, tos;

@@ -14,10 +14,12 @@
 	X(NOT_IP, PASS, "not-ip", "neither IPv4 nor IPv6 (ARP and other ethertypes)")                          \
 	X(CONTROL, PASS, "control", "neighbour discovery or MLD, passed although filter.default is drop")      \
 	X(HEALTH_REPLY, PASS, "health-reply", "an answer to gardu's own health check")                         \
+	X(FRAGMENT_PASS, PASS, "fragment-pass", "as default-pass, of a later fragment whose ports are not known")  \
 	X(OUT_PASS, PASS, "out-pass", "sent by the kernel, and no rule with direction out drops it")           \
 	X(RULE_DROP, DROP, "rule-drop", "a rule with action drop decided")                                     \
 	X(DEFAULT_DROP, DROP, "default-drop", "no rule decided and filter.default is drop")                    \
 	X(OUT_DROP, DROP, "out-drop", "sent by the kernel, and a rule with direction out drops it")            \
+	X(FRAGMENT_DROP, DROP, "fragment-drop", "as default-drop, of a later fragment whose ports are not known")  \
 	X(BLOCKED, DROP, "blocked", "a block covers the source")                                               \
 	X(MALFORMED, DROP, "malformed", "headers are cut short or contradict each other")                      \
 	X(NO_BACKEND, DROP, "no-backend", "the service has no backend that is up")                             \

@@ -6,11 +6,13 @@
 #include "../bpf/flow.h"
 
 /* Does the flow's record say what to do? Blocks don't concern what is sent. */
-static __always_inline bool remembered_sent(struct pkt *p, const struct flow_value *flow)
+static __always_inline bool remembered_sent(ctx_t *ctx, struct pkt *p, const struct flow_value *flow)
 {
 	if (!flow || flow->generation != p->generation || p->has & (HAS_ICMP | IS_FRAGMENT))
 		return false;
 	if (cfg_state && flow->judged != p->state)
+		return false;
+	if (cfg_interfaces && flow->ifindex != ctx_ifindex(ctx))
 		return false;
 	p->rule = flow->rule;
 	p->remember = p->remembered = 1;
@@ -24,11 +26,8 @@ static __always_inline enum reason judge_sent(ctx_t *ctx, struct pkt *p, const s
 
 	if (!has_out_rules(p->generation))
 		return REASON_NONE;
-	if (!remembered_sent(p, flow)) {
-		if (cfg_limits && cfg_services)
-			p->for_service = limited_service(p);
-		reason = filter(ctx, p);
-	}
+	if (!remembered_sent(ctx, p, flow))
+		reason = judge(ctx, p);
 	if (p->rule >= FIRST_RULE_ID) {
 		p->filtered = 1;
 		totals->out_decided += p->segments;

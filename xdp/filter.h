@@ -3,7 +3,9 @@
 #pragma once
 #include "../bpf/trace.h"
 #include "blocks.h"
+#include "fragments.h"
 #include "rules.h"
+#include "services.h"
 #include "sets.h"
 
 /* Neighbour discovery and MLD pass whatever the default is (RFC 4890, section 4.4.1). */
@@ -35,10 +37,16 @@ __noinline int is_health_reply(const struct pkt *p)
 
 static __always_inline enum reason judge_default(struct rules_head *head, struct pkt *p)
 {
+	bool blind = cfg_fragments && head->flags & RULES_PORTS && ports_missing(p);
+
 	p->rule = DECIDER_DEFAULT;
+	if (p->way == WAY_LINK)
+		return REASON_NOT_IP;
 	trace_step(STEP_DEFAULT, head->default_verdict, 0);
 	if (head->default_verdict != VERDICT_DROP)
-		return REASON_DEFAULT_PASS;
+		return blind ? REASON_FRAGMENT_PASS : REASON_DEFAULT_PASS;
+	if (blind)
+		return REASON_FRAGMENT_DROP;
 	return is_control(p) ? REASON_CONTROL : REASON_DEFAULT_DROP;
 }
 
@@ -83,8 +91,16 @@ static __always_inline enum reason judge_rules(ctx_t *ctx, struct control *c, st
 		p->rule = DECIDER_BLOCK;
 		return REASON_BLOCKED;
 	}
+	if (cfg_fragments && head->flags & RULES_PORTS && (p->has & (IS_FRAGMENT | IS_LATER)) == IS_FRAGMENT)
+		note_ports(p);
 	if (!head->records)
 		return judge_default(head, p);
+	if (cfg_interfaces) {
+		__u32 ifindex = ctx_ifindex(ctx);
+		struct interface *interface = bpf_map_lookup_elem(&interfaces, &ifindex);
+
+		p->interface = interface ? interface->number : 0;
+	}
 	record = deciding_rule(ctx, p, rules, head, src_sets, dst_sets);
 	if (!record)
 		return judge_default(head, p);
@@ -132,5 +148,20 @@ __noinline int filter(ctx_t *ctx, struct pkt *p)
 	/* What a fragment or an ICMP message is doesn't show in its key. */
 	if (p->has & (HAS_ICMP | IS_FRAGMENT))
 		p->remember = 0;
+	return reason;
+}
+
+/* filter(), with what it needs to know besides the packet's own facts. Not in it, for the stack's sake. */
+static __always_inline enum reason judge(ctx_t *ctx, struct pkt *p)
+{
+	enum reason reason;
+
+	if (cfg_fragments && p->has & IS_LATER)
+		borrow_ports(p);
+	if (cfg_asked)
+		ask_service(p);
+	reason = filter(ctx, p);
+	if (cfg_fragments && p->has & IS_LATER)
+		return_ports(p);
 	return reason;
 }

@@ -8,11 +8,13 @@
 #include "reject.h"
 
 /* Does the flow's record say what to do? Its verdict stands while the generation does; when blocks came, only they are asked again. */
-static __always_inline bool remembered(struct control *c, struct pkt *p, struct flow_value *flow, enum reason *reason)
+static __always_inline bool remembered(ctx_t *ctx, struct control *c, struct pkt *p, struct flow_value *flow, enum reason *reason)
 {
 	if (!flow || flow->generation != p->generation || p->has & (HAS_ICMP | IS_FRAGMENT))
 		return false;
 	if (cfg_state && flow->judged != p->state)
+		return false;
+	if (cfg_interfaces && flow->ifindex != ctx_ifindex(ctx)) /* the key doesn't tell interfaces apart */
 		return false;
 	p->rule = flow->rule;
 	p->remember = p->remembered = 1;
@@ -61,6 +63,39 @@ static __always_inline void keep_backend(struct control *c, struct pkt *p)
 	trace_step(STEP_BACKEND, 1, own);
 }
 
+/* A frame that is neither IPv4 nor IPv6: rules may take it up that name the link layer, and a request for a service address gets its
+ * answer. It counts as filtered if a rule decides. */
+static __always_inline enum reason ingress_link(ctx_t *ctx, struct pkt *p)
+{
+	enum reason reason = REASON_NOT_IP, sent;
+	struct flow_totals *totals;
+	__u32 zero = 0;
+
+	if (!p->generation)
+		return REASON_NOT_IP;
+	if (cfg_link) {
+		p->way = WAY_LINK;
+		reason = filter(ctx, p);
+	}
+	if (cfg_link && reason != REASON_NOT_IP) {
+		totals = bpf_map_lookup_elem(&flow_totals, &zero);
+		if (!totals)
+			return REASON_NO_TABLES;
+		totals->filtered += p->segments;
+		p->filtered = 1;
+	}
+	if (cfg_actions && p->mirrors)
+		mirror(ctx, p);
+	if (cfg_actions && reason == REASON_RULE_REJECT)
+		return REASON_REJECT_SILENT; /* nobody to tell */
+	if (cfg_actions && reason == REASON_RULE_REDIRECT)
+		return redirect(ctx, p);
+	if (verdict_of(reason) != VERDICT_PASS || !cfg_services || p->be_type != bpf_htons(ETHERTYPE_ARP))
+		return reason;
+	sent = balance_arp(ctx, p);
+	return sent == REASON_NOT_IP ? reason : sent;
+}
+
 static __always_inline enum reason ingress(ctx_t *ctx, struct control *c, struct pkt *p)
 {
 	struct flow_value *flow = NULL;
@@ -72,8 +107,8 @@ static __always_inline enum reason ingress(ctx_t *ctx, struct control *c, struct
 	p->block_epoch = READ_ONCE(c->block_epoch);
 	reason = parse(ctx, p);
 	trace_step(STEP_PARSE, !reason, reason);
-	if (reason == REASON_NOT_IP && cfg_services && p->generation && p->be_type == bpf_htons(ETHERTYPE_ARP))
-		return balance_arp(ctx, p);
+	if (reason == REASON_NOT_IP)
+		return ingress_link(ctx, p);
 	if (reason)
 		return reason;
 	table.totals = bpf_map_lookup_elem(&flow_totals, &zero);
@@ -88,11 +123,8 @@ static __always_inline enum reason ingress(ctx_t *ctx, struct control *c, struct
 	trace_step(STEP_FLOW, !!flow, 0);
 	if (cfg_state)
 		find_state(ctx, c, &table, flow, p);
-	if (!remembered(c, p, flow, &reason)) {
-		if (cfg_limits && cfg_services)
-			p->for_service = limited_service(p);
-		reason = filter(ctx, p);
-	}
+	if (!remembered(ctx, c, p, flow, &reason))
+		reason = judge(ctx, p);
 	if (cfg_health && c->health && verdict_of(reason) != VERDICT_PASS && is_health_reply(p)) {
 		reason = REASON_HEALTH_REPLY;
 		p->rule = DECIDER_HEALTH;

@@ -5,19 +5,13 @@
 #include "../bpf/trace.h"
 #include "answer.h"
 #include "lb_modes.h"
+#include "services.h"
 
 enum {
 	RING_TRIES = 4, /* other slots tried when a backend died and its ring isn't rebuilt yet */
 	FAMILY_INET = 2,
 	FAMILY_INET6 = 10,
 };
-
-static __always_inline bool service_fits(const struct service_record *service, const struct pkt *p)
-{
-	__u16 port = bpf_ntohs(p->key.be_dport);
-
-	return service->proto == p->key.proto && service->port_lo <= port && port <= service->port_hi;
-}
 
 /* Choose a backend from the ring. Two boxes with the same configuration choose alike: no secret in the hash. */
 static __always_inline __u16 ring_choose(struct services_head *head, struct service_record *service, const struct pkt *p)
@@ -145,141 +139,6 @@ static __always_inline enum reason choose_backend(struct pkt *p, struct flow_val
 	return REASON_FORWARD;
 }
 
-enum { NO_SERVICE = 0xffffffff };
-
-/* A search for an address, or for a service by address, protocol and port. */
-struct find_service {
-	void *services;
-	struct services_head *head;
-	const struct pkt *p;
-	__u64 hi, lo;
-	__u64 hash;
-	__u32 chain, left;
-	__u32 found;  /* record, or NO_SERVICE */
-	bool by_port; /* look for the service, not only for the address */
-	bool address; /* some service has this address */
-	__u8 flags;   /* of all services with it */
-};
-
-static __always_inline void service_try(struct find_service *f, __u32 index)
-{
-	struct service_record *service = line_at(f->services, f->head->service_off + index);
-
-	if (!service || service->addr[0] != f->hi || service->addr[1] != f->lo || service->family != f->p->family)
-		return;
-	f->address = true;
-	f->flags |= service->flags;
-	if (f->by_port && service_fits(service, f->p))
-		f->found = index;
-}
-
-/* One record of a chain: 1 ends the loop. */
-static long service_chain(__u64 i, void *arg)
-{
-	struct find_service *f = arg;
-
-	if (f->found != NO_SERVICE || i >= f->left)
-		return 1;
-	service_try(f, u32_at(f->services, f->head->chain_off, f->chain + 1 + i));
-	return 0;
-}
-
-/* One slot of the bucket that belongs to the hash, or of those that it overflows into: 1 ends the loop. */
-static long service_slot(__u64 i, void *arg)
-{
-	struct find_service *f = arg;
-	struct bucket *bucket = line_at(f->services, f->head->bucket_off + ((__u32)f->hash + i / BUCKET_SLOTS & f->head->bucket_mask));
-	__u32 k = i % BUCKET_SLOTS, tag, ref;
-
-	if (!bucket)
-		return 1;
-	tag = bucket->slot[k].tag & ~BUCKET_OVERFLOW;
-	ref = bucket->slot[k].ref;
-	if (tag == BUCKET_TAG(f->hash) && ref & REF_SINGLE) {
-		service_try(f, ref & ~REF_SINGLE);
-	} else if (tag == BUCKET_TAG(f->hash)) {
-		f->chain = ref;
-		f->left = u32_at(f->services, f->head->chain_off, ref);
-		bpf_loop(SERVICE_IDS, service_chain, f, 0);
-	}
-	if (f->found != NO_SERVICE || !tag)
-		return 1;
-	return k == BUCKET_SLOTS - 1 && !(bucket->slot[0].tag & BUCKET_OVERFLOW);
-}
-
-static __always_inline void service_bucket(struct find_service *f, __u64 hash)
-{
-	f->hash = hash;
-	bpf_loop(BUCKET_HOPS * BUCKET_SLOTS, service_slot, f, 0);
-}
-
-/* Whether an address can be a service's: one bit, for the packets that are for none. */
-static __always_inline bool service_filter(void *services, struct services_head *head, __u8 family, __u64 hi, __u64 lo)
-{
-	__u32 bit = mix(mix(MIX_SEED, hi ^ lo), family) >> 32 & head->filter_mask;
-
-	return word_at(services, head->filter_off, bit / 64) >> bit % 64 & 1;
-}
-
-/* Is `addr` a service address, and with which flags? */
-static __always_inline bool service_address(struct find_service *f, const __u8 *addr)
-{
-	__u64 h;
-
-	f->hi = addr_hi(addr);
-	f->lo = addr_lo(addr);
-	if (!service_filter(f->services, f->head, f->p->family, f->hi, f->lo))
-		return false;
-	h = mix(mix(mix(mix(MIX_SEED, f->hi), f->lo), f->p->family), 2);
-	service_bucket(f, h);
-	return f->address;
-}
-
-static __always_inline bool services_open(struct find_service *f, const struct pkt *p)
-{
-	f->services = table_of(p->generation, TABLE_SERVICES);
-	if (!f->services)
-		return false;
-	f->head = line_at(f->services, 0);
-	f->p = p;
-	f->found = NO_SERVICE;
-	return f->head && f->head->services;
-}
-
-/* The record of the service that a packet with ports is for, or NO_SERVICE. f->hi and f->lo are its destination. */
-static __always_inline __u32 service_for(struct find_service *f)
-{
-	__u64 meta = (__u64)bpf_ntohs(f->p->key.be_dport) << 16 | f->p->key.proto << 8 | f->p->family;
-
-	f->by_port = true;
-	service_bucket(f, mix(mix(mix(mix(MIX_SEED, f->hi), f->lo), meta), 1));
-	if (f->found == NO_SERVICE)
-		service_bucket(f, mix(mix(mix(mix(MIX_SEED, f->hi), f->lo), f->p->family), 2));
-	return f->found;
-}
-
-/* The id of the service that a packet is for, where some limit is per service; 0: none. */
-__noinline int limited_service(const struct pkt *p)
-{
-	struct find_service f = {};
-	struct service_record *service;
-	struct rules_head *head;
-	void *rules;
-
-	if (!p || !(p->has & HAS_PORTS) || p->has & IS_FRAGMENT)
-		return 0;
-	rules = table_of(p->generation, TABLE_RULES);
-	head = rules ? line_at(rules, p->way) : NULL;
-	if (!head || !(head->flags & RULES_SERVICE) || !services_open(&f, p))
-		return 0;
-	f.hi = addr_hi(p->key.daddr);
-	f.lo = addr_lo(p->key.daddr);
-	if (!service_filter(f.services, f.head, p->family, f.hi, f.lo) || service_for(&f) == NO_SERVICE)
-		return 0;
-	service = line_at(f.services, f.head->service_off + f.found);
-	return service ? service->id : 0;
-}
-
 /* A packet that the filter passed: its service's (REASON_FORWARD, with p->backend), ours to answer, or the kernel's (REASON_NONE). */
 __noinline int balance(ctx_t *ctx, struct pkt *p, struct flow_value *flow)
 {
@@ -300,7 +159,11 @@ __noinline int balance(ctx_t *ctx, struct pkt *p, struct flow_value *flow)
 	if (!service_filter(f.services, f.head, p->family, f.hi, f.lo))
 		return REASON_NONE;
 	if (p->has & HAS_PORTS && !(p->has & IS_FRAGMENT)) {
-		if (service_for(&f) == NO_SERVICE)
+		if (cfg_asked && p->service_place)
+			f.found = p->service_place >= ASKED_FOUND ? p->service_place - ASKED_FOUND : NO_SERVICE;
+		else
+			service_by_port(&f);
+		if (f.found == NO_SERVICE)
 			return REASON_NONE;
 		service = line_at(f.services, f.head->service_off + f.found);
 		return service ? choose_backend(p, flow, f.head, service) : REASON_NO_TABLES;
@@ -312,7 +175,7 @@ __noinline int balance(ctx_t *ctx, struct pkt *p, struct flow_value *flow)
 	return is_ping(p) ? answer_ping(ctx, p) : REASON_NONE;
 }
 
-/* ARP is not judged by rules: a request for a service address is answered, all else is the kernel's. */
+/* A request for a service address is answered, all else is the kernel's. */
 static __always_inline enum reason balance_arp(ctx_t *ctx, struct pkt *p)
 {
 	struct find_service f = {};

@@ -52,7 +52,7 @@ static __always_inline __u64 limit_hash(struct control *c, const struct pkt *p, 
 		h = limit_address(h, p, p->key.daddr, effect->prefix);
 		break;
 	case PER_SERVICE:
-		h = mix(h, p->for_service);
+		h = mix(h, p->asked_service);
 		break;
 	case PER_FLOW:
 		h = mix(mix(mix(mix(h, word[0]), word[1]), word[2]), word[3]);

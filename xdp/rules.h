@@ -29,6 +29,7 @@ struct rule_search {
 	__u32 best;            /* smallest record that matched, or NO_RECORD */
 	__u32 unsure;          /* smallest record that fits the flow's key and needs more than that, or NO_RECORD */
 	__u32 effects;         /* rules that were met and do more than decide */
+	__u64 mac[2];          /* source, destination */
 };
 
 /* Programs only. */
@@ -57,6 +58,37 @@ static __always_inline bool has_bit(struct line *line, __u16 bit)
 	return line && line->w[bit / 64 % 8] >> bit % 64 & 1;
 }
 
+static __always_inline __u64 mac_number(const __u8 *mac)
+{
+	return (__u64)mac[0] << 40 | (__u64)mac[1] << 32 | (__u32)mac[2] << 24 | mac[3] << 16 | mac[4] << 8 | mac[5];
+}
+
+/* A condition on a MAC address. */
+static __always_inline bool mac_hit(struct find_rule *f, const struct rule_extra *extra, __u32 k)
+{
+	bool list = extra->cond[k].flags & EXT_MACS;
+	__u32 bits = list ? extra->cond[k].part : extra->cond[k].hi, bucket;
+	__u64 leading = f->s->mac[extra->cond[k].field == FIELD_DST_MAC] >> (48 - bits & 63);
+	struct line *line;
+
+	if (!list)
+		return leading == ((__u64)extra->cond[k].part << 32 | extra->cond[k].lo);
+	bucket = mix(mix(MIX_SEED, leading), bits) & extra->cond[k].hi;
+	for (int hop = 0; hop < BUCKET_HOPS; hop++) {
+		line = line_at(f->rules, f->head->ext_off + extra->cond[k].lo + bucket);
+		if (!line)
+			return false;
+		for (int i = 0; i < BUCKET_SLOTS; i++) {
+			if (line->w[i] == (MACS_USED | leading))
+				return true;
+			if (!line->w[i])
+				return false;
+		}
+		bucket = (bucket + 1) & extra->cond[k].hi;
+	}
+	return false;
+}
+
 /* One further condition of the record in `pending`: the last one that holds makes it a match. */
 static __always_inline void extra_step(struct find_rule *f)
 {
@@ -70,11 +102,15 @@ static __always_inline void extra_step(struct find_rule *f)
 	}
 	if (extra->cond[k].flags & EXT_VOLATILE && f->s->pending < f->s->unsure)
 		f->s->unsure = f->s->pending;
-	if (!fact(f->p, extra->cond[k].field, &value)) {
+	if (!(cfg_link && extra->cond[k].flags & (EXT_MAC | EXT_MACS)) && !fact(f->p, extra->cond[k].field, &value)) {
 		f->s->pending = NO_RECORD;
 		return;
 	}
-	if (extra->cond[k].flags & EXT_BITMAP)
+	if (cfg_link && extra->cond[k].flags & (EXT_MAC | EXT_MACS))
+		hit = mac_hit(f, extra, k);
+	else if (extra->cond[k].flags & EXT_MASK)
+		hit = (value & extra->cond[k].hi) == extra->cond[k].lo;
+	else if (extra->cond[k].flags & EXT_BITMAP)
 		hit = value < 65536 && word_at(f->rules, f->head->ext_off + extra->cond[k].lo, value / 64) >> value % 64 & 1;
 	else
 		hit = extra->cond[k].lo <= value && value <= extra->cond[k].hi;
@@ -341,6 +377,14 @@ static __always_inline struct rule_record *deciding_rule(ctx_t *ctx, struct pkt 
 	} else {
 		search->src[0] = addr_hi(p->key.saddr);
 		search->dst[0] = addr_hi(p->key.daddr);
+	}
+	if (cfg_link) {
+		struct eth_header *eth = ctx_data(ctx);
+
+		if ((void *)(eth + 1) <= ctx_data_end(ctx)) { /* parse() made sure */
+			search->mac[0] = mac_number(eth->src);
+			search->mac[1] = mac_number(eth->dst);
+		}
 	}
 	if (head->flags & RULES_SCAN)
 		bpf_loop(MAX_STEPS, scan_step, &f, 0);

@@ -29,6 +29,7 @@ const (
 	AbiMapFlowLru         = "flow_lru"
 	AbiMapFlowTables      = "flow_tables"
 	AbiMapFlowTotals      = "flow_totals"
+	AbiMapFragments       = "fragments"
 	AbiMapHealthFlows     = "health_flows"
 	AbiMapInterfaces      = "interfaces"
 	AbiMapLimits          = "limits"
@@ -44,12 +45,16 @@ const (
 	AbiMapTablesSets      = "tables_sets"
 	AbiMapTrace           = "trace"
 	AbiVarCfgActions      = "cfg_actions"
+	AbiVarCfgAsked        = "cfg_asked"
 	AbiVarCfgBlocks       = "cfg_blocks"
 	AbiVarCfgEffects      = "cfg_effects"
 	AbiVarCfgEvents       = "cfg_events"
 	AbiVarCfgFlows        = "cfg_flows"
+	AbiVarCfgFragments    = "cfg_fragments"
 	AbiVarCfgHealth       = "cfg_health"
+	AbiVarCfgInterfaces   = "cfg_interfaces"
 	AbiVarCfgLimits       = "cfg_limits"
+	AbiVarCfgLink         = "cfg_link"
 	AbiVarCfgOut          = "cfg_out"
 	AbiVarCfgRules        = "cfg_rules"
 	AbiVarCfgServices     = "cfg_services"
@@ -123,6 +128,7 @@ type AbiMapSpecs struct {
 	FlowLru         *ebpf.MapSpec `ebpf:"flow_lru"`
 	FlowTables      *ebpf.MapSpec `ebpf:"flow_tables"`
 	FlowTotals      *ebpf.MapSpec `ebpf:"flow_totals"`
+	Fragments       *ebpf.MapSpec `ebpf:"fragments"`
 	HealthFlows     *ebpf.MapSpec `ebpf:"health_flows"`
 	Interfaces      *ebpf.MapSpec `ebpf:"interfaces"`
 	Limits          *ebpf.MapSpec `ebpf:"limits"`
@@ -143,23 +149,27 @@ type AbiMapSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type AbiVariableSpecs struct {
-	CfgActions  *ebpf.VariableSpec `ebpf:"cfg_actions"`
-	CfgBlocks   *ebpf.VariableSpec `ebpf:"cfg_blocks"`
-	CfgEffects  *ebpf.VariableSpec `ebpf:"cfg_effects"`
-	CfgEvents   *ebpf.VariableSpec `ebpf:"cfg_events"`
-	CfgFlows    *ebpf.VariableSpec `ebpf:"cfg_flows"`
-	CfgHealth   *ebpf.VariableSpec `ebpf:"cfg_health"`
-	CfgLimits   *ebpf.VariableSpec `ebpf:"cfg_limits"`
-	CfgOut      *ebpf.VariableSpec `ebpf:"cfg_out"`
-	CfgRules    *ebpf.VariableSpec `ebpf:"cfg_rules"`
-	CfgServices *ebpf.VariableSpec `ebpf:"cfg_services"`
-	CfgSets     *ebpf.VariableSpec `ebpf:"cfg_sets"`
-	CfgState    *ebpf.VariableSpec `ebpf:"cfg_state"`
-	CfgTrace    *ebpf.VariableSpec `ebpf:"cfg_trace"`
-	FieldTexts  *ebpf.VariableSpec `ebpf:"field_texts"`
-	Keep        *ebpf.VariableSpec `ebpf:"keep"`
-	ModeTexts   *ebpf.VariableSpec `ebpf:"mode_texts"`
-	ReasonTexts *ebpf.VariableSpec `ebpf:"reason_texts"`
+	CfgActions    *ebpf.VariableSpec `ebpf:"cfg_actions"`
+	CfgAsked      *ebpf.VariableSpec `ebpf:"cfg_asked"`
+	CfgBlocks     *ebpf.VariableSpec `ebpf:"cfg_blocks"`
+	CfgEffects    *ebpf.VariableSpec `ebpf:"cfg_effects"`
+	CfgEvents     *ebpf.VariableSpec `ebpf:"cfg_events"`
+	CfgFlows      *ebpf.VariableSpec `ebpf:"cfg_flows"`
+	CfgFragments  *ebpf.VariableSpec `ebpf:"cfg_fragments"`
+	CfgHealth     *ebpf.VariableSpec `ebpf:"cfg_health"`
+	CfgInterfaces *ebpf.VariableSpec `ebpf:"cfg_interfaces"`
+	CfgLimits     *ebpf.VariableSpec `ebpf:"cfg_limits"`
+	CfgLink       *ebpf.VariableSpec `ebpf:"cfg_link"`
+	CfgOut        *ebpf.VariableSpec `ebpf:"cfg_out"`
+	CfgRules      *ebpf.VariableSpec `ebpf:"cfg_rules"`
+	CfgServices   *ebpf.VariableSpec `ebpf:"cfg_services"`
+	CfgSets       *ebpf.VariableSpec `ebpf:"cfg_sets"`
+	CfgState      *ebpf.VariableSpec `ebpf:"cfg_state"`
+	CfgTrace      *ebpf.VariableSpec `ebpf:"cfg_trace"`
+	FieldTexts    *ebpf.VariableSpec `ebpf:"field_texts"`
+	Keep          *ebpf.VariableSpec `ebpf:"keep"`
+	ModeTexts     *ebpf.VariableSpec `ebpf:"mode_texts"`
+	ReasonTexts   *ebpf.VariableSpec `ebpf:"reason_texts"`
 }
 
 // AbiObjects contains all objects after they have been loaded into the kernel.
@@ -195,6 +205,7 @@ type AbiMaps struct {
 	FlowLru         *ebpf.Map `ebpf:"flow_lru"`
 	FlowTables      *ebpf.Map `ebpf:"flow_tables"`
 	FlowTotals      *ebpf.Map `ebpf:"flow_totals"`
+	Fragments       *ebpf.Map `ebpf:"fragments"`
 	HealthFlows     *ebpf.Map `ebpf:"health_flows"`
 	Interfaces      *ebpf.Map `ebpf:"interfaces"`
 	Limits          *ebpf.Map `ebpf:"limits"`
@@ -226,6 +237,7 @@ func (m *AbiMaps) Close() error {
 		m.FlowLru,
 		m.FlowTables,
 		m.FlowTotals,
+		m.Fragments,
 		m.HealthFlows,
 		m.Interfaces,
 		m.Limits,
@@ -247,23 +259,27 @@ func (m *AbiMaps) Close() error {
 //
 // It can be passed to LoadAbiObjects or ebpf.CollectionSpec.LoadAndAssign.
 type AbiVariables struct {
-	CfgActions  *ebpf.Variable `ebpf:"cfg_actions"`
-	CfgBlocks   *ebpf.Variable `ebpf:"cfg_blocks"`
-	CfgEffects  *ebpf.Variable `ebpf:"cfg_effects"`
-	CfgEvents   *ebpf.Variable `ebpf:"cfg_events"`
-	CfgFlows    *ebpf.Variable `ebpf:"cfg_flows"`
-	CfgHealth   *ebpf.Variable `ebpf:"cfg_health"`
-	CfgLimits   *ebpf.Variable `ebpf:"cfg_limits"`
-	CfgOut      *ebpf.Variable `ebpf:"cfg_out"`
-	CfgRules    *ebpf.Variable `ebpf:"cfg_rules"`
-	CfgServices *ebpf.Variable `ebpf:"cfg_services"`
-	CfgSets     *ebpf.Variable `ebpf:"cfg_sets"`
-	CfgState    *ebpf.Variable `ebpf:"cfg_state"`
-	CfgTrace    *ebpf.Variable `ebpf:"cfg_trace"`
-	FieldTexts  *ebpf.Variable `ebpf:"field_texts"`
-	Keep        *ebpf.Variable `ebpf:"keep"`
-	ModeTexts   *ebpf.Variable `ebpf:"mode_texts"`
-	ReasonTexts *ebpf.Variable `ebpf:"reason_texts"`
+	CfgActions    *ebpf.Variable `ebpf:"cfg_actions"`
+	CfgAsked      *ebpf.Variable `ebpf:"cfg_asked"`
+	CfgBlocks     *ebpf.Variable `ebpf:"cfg_blocks"`
+	CfgEffects    *ebpf.Variable `ebpf:"cfg_effects"`
+	CfgEvents     *ebpf.Variable `ebpf:"cfg_events"`
+	CfgFlows      *ebpf.Variable `ebpf:"cfg_flows"`
+	CfgFragments  *ebpf.Variable `ebpf:"cfg_fragments"`
+	CfgHealth     *ebpf.Variable `ebpf:"cfg_health"`
+	CfgInterfaces *ebpf.Variable `ebpf:"cfg_interfaces"`
+	CfgLimits     *ebpf.Variable `ebpf:"cfg_limits"`
+	CfgLink       *ebpf.Variable `ebpf:"cfg_link"`
+	CfgOut        *ebpf.Variable `ebpf:"cfg_out"`
+	CfgRules      *ebpf.Variable `ebpf:"cfg_rules"`
+	CfgServices   *ebpf.Variable `ebpf:"cfg_services"`
+	CfgSets       *ebpf.Variable `ebpf:"cfg_sets"`
+	CfgState      *ebpf.Variable `ebpf:"cfg_state"`
+	CfgTrace      *ebpf.Variable `ebpf:"cfg_trace"`
+	FieldTexts    *ebpf.Variable `ebpf:"field_texts"`
+	Keep          *ebpf.Variable `ebpf:"keep"`
+	ModeTexts     *ebpf.Variable `ebpf:"mode_texts"`
+	ReasonTexts   *ebpf.Variable `ebpf:"reason_texts"`
 }
 
 // AbiPrograms contains all programs after they have been loaded into the kernel.

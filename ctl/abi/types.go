@@ -188,6 +188,9 @@ const (
 	ExtNegated  ExtFlags = 1
 	ExtBitmap   ExtFlags = 2
 	ExtVolatile ExtFlags = 4
+	ExtMask     ExtFlags = 8
+	ExtMac      ExtFlags = 16
+	ExtMacs     ExtFlags = 32
 )
 
 type Family uint32
@@ -201,18 +204,26 @@ const (
 type Field uint32
 
 const (
-	FieldSrc      Field = 0
-	FieldDst      Field = 1
-	FieldProto    Field = 2
-	FieldSport    Field = 3
-	FieldDport    Field = 4
-	FieldIcmpType Field = 5
-	FieldIcmpCode Field = 6
-	FieldTtl      Field = 7
-	FieldDscp     Field = 8
-	FieldLength   Field = 9
-	FieldState    Field = 10
-	FieldCount    Field = 11
+	FieldSrc       Field = 0
+	FieldDst       Field = 1
+	FieldProto     Field = 2
+	FieldSport     Field = 3
+	FieldDport     Field = 4
+	FieldIcmpType  Field = 5
+	FieldIcmpCode  Field = 6
+	FieldTtl       Field = 7
+	FieldDscp      Field = 8
+	FieldLength    Field = 9
+	FieldState     Field = 10
+	FieldTcpFlags  Field = 11
+	FieldFragment  Field = 12
+	FieldSrcMac    Field = 13
+	FieldDstMac    Field = 14
+	FieldEthertype Field = 15
+	FieldVlan      Field = 16
+	FieldInterface Field = 17
+	FieldService   Field = 18
+	FieldCount     Field = 19
 )
 
 type FlowBucket struct {
@@ -304,6 +315,23 @@ type FlowValue struct {
 	Room       [3]uint64
 }
 
+type Fragment struct {
+	_       structs.HostLayout
+	BeSport uint16
+	BeDport uint16
+	Seen    uint32
+}
+
+type FragmentKey struct {
+	_      structs.HostLayout
+	Saddr  [16]uint8
+	Daddr  [16]uint8
+	Id     uint32
+	Vlan   uint16
+	Proto  uint8
+	Family uint8
+}
+
 type HealthKey struct {
 	_       structs.HostLayout
 	Laddr   [16]uint8
@@ -316,10 +344,12 @@ type HealthKey struct {
 }
 
 type Interface struct {
-	_     structs.HostLayout
-	Mac   [6]uint8
-	Flags uint8
-	Zone  uint8
+	_      structs.HostLayout
+	Mac    [6]uint8
+	Flags  uint8
+	Pad0   uint8
+	Number uint16
+	Pad1   uint16
 }
 
 type InterfaceFlags uint32
@@ -345,6 +375,7 @@ const (
 	GenerationSlots Limits = 3
 	RuleIds         Limits = 131072
 	ServiceIds      Limits = 4096
+	InterfaceIds    Limits = 1024
 	BackendIds      Limits = 16384
 	Rings           Limits = 8192
 	RingSize        Limits = 65537
@@ -409,29 +440,31 @@ const (
 	ReasonNotIp           Reason = 4
 	ReasonControl         Reason = 5
 	ReasonHealthReply     Reason = 6
-	ReasonOutPass         Reason = 7
-	ReasonRuleDrop        Reason = 8
-	ReasonDefaultDrop     Reason = 9
-	ReasonOutDrop         Reason = 10
-	ReasonBlocked         Reason = 11
-	ReasonMalformed       Reason = 12
-	ReasonNoBackend       Reason = 13
-	ReasonNoNextHop       Reason = 14
-	ReasonTooBig          Reason = 15
-	ReasonServiceFragment Reason = 16
-	ReasonEncapFailed     Reason = 17
-	ReasonNoTables        Reason = 18
-	ReasonForward         Reason = 19
-	ReasonRuleReject      Reason = 20
-	ReasonRejectLimited   Reason = 21
-	ReasonRejectSilent    Reason = 22
-	ReasonRejectFailed    Reason = 23
-	ReasonRuleRedirect    Reason = 24
-	ReasonRedirectFailed  Reason = 25
-	ReasonArpReply        Reason = 26
-	ReasonNdReply         Reason = 27
-	ReasonEchoReply       Reason = 28
-	ReasonCount           Reason = 29
+	ReasonFragmentPass    Reason = 7
+	ReasonOutPass         Reason = 8
+	ReasonRuleDrop        Reason = 9
+	ReasonDefaultDrop     Reason = 10
+	ReasonOutDrop         Reason = 11
+	ReasonFragmentDrop    Reason = 12
+	ReasonBlocked         Reason = 13
+	ReasonMalformed       Reason = 14
+	ReasonNoBackend       Reason = 15
+	ReasonNoNextHop       Reason = 16
+	ReasonTooBig          Reason = 17
+	ReasonServiceFragment Reason = 18
+	ReasonEncapFailed     Reason = 19
+	ReasonNoTables        Reason = 20
+	ReasonForward         Reason = 21
+	ReasonRuleReject      Reason = 22
+	ReasonRejectLimited   Reason = 23
+	ReasonRejectSilent    Reason = 24
+	ReasonRejectFailed    Reason = 25
+	ReasonRuleRedirect    Reason = 26
+	ReasonRedirectFailed  Reason = 27
+	ReasonArpReply        Reason = 28
+	ReasonNdReply         Reason = 29
+	ReasonEchoReply       Reason = 30
+	ReasonCount           Reason = 31
 )
 
 type RejectLimit struct {
@@ -493,7 +526,7 @@ type RuleExtra struct {
 		_     structs.HostLayout
 		Field uint8
 		Flags uint8
-		Pad   uint16
+		Part  uint16
 		Lo    uint32
 		Hi    uint32
 	}
@@ -542,7 +575,7 @@ const (
 	RulesDstSets  RulesFlags = 4
 	RulesAllow    RulesFlags = 8
 	RulesScan     RulesFlags = 16
-	RulesService  RulesFlags = 32
+	RulesPorts    RulesFlags = 32
 	RulesSetFirst RulesFlags = 64
 )
 

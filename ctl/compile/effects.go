@@ -48,9 +48,6 @@ func (u *run) addEffect(r *model.Rule, id uint32, exits map[string]uint16) (effe
 	e.Log, e.Sample = r.Log, r.Sample
 	if r.Limit != nil {
 		flags |= e.limit(r.Limit, id)
-		if r.Limit.Per.What == model.PerService {
-			u.flags |= abi.RulesService
-		}
 	}
 	e.Flags = uint16(flags)
 	if flags == abi.EffectDecides && (r.Action == model.Pass || r.Action == model.Drop) && r.Log == 0 && r.Sample == 0 {

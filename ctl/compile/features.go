@@ -12,7 +12,7 @@ import (
 // Features are the load-time constants of bpf/config.h that a snapshot needs. A field is a constant: Rules is cfg_rules. A new
 // one needs no other list; a test holds the two together.
 type Features struct {
-	Rules, Sets, Blocks, Services, Flows, Health, Effects, Actions, State, Out, Limits, Events, Trace bool
+	Rules, Sets, Blocks, Services, Flows, Health, Effects, Actions, State, Out, Limits, Events, Fragments, Link, Interfaces, Asked, Trace bool
 }
 
 // AllFeatures is everything but tracing, which live programs never have.
@@ -104,10 +104,15 @@ func features(snapshot *model.Snapshot, rules *lowered) Features {
 	for _, run := range rules.runs {
 		f.Effects = f.Effects || run.effects != nil
 	}
+	f.Fragments = rules.flags()&abi.RulesPorts != 0
+	f.Link = len(rules.runs[abi.WayLink].records) > 0 || anyMatchOn(filter.Rules, "src-mac", "dst-mac")
+	f.Interfaces = anyMatchOn(filter.Rules, "interface")
+	f.Asked = anyMatchOn(filter.Rules, "service")
 	for i := range filter.Rules {
 		r := &filter.Rules[i]
 		f.Actions = f.Actions || r.Action == model.Reject || r.Action == model.Redirect || r.Action == model.Mirror
 		f.Limits = f.Limits || r.Limit != nil
+		f.Asked = f.Asked || r.Limit != nil && r.Limit.Per.What == model.PerService
 		f.Events = f.Events || r.Log|r.Sample != 0
 	}
 	for i := range snapshot.Services {

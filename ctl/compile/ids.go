@@ -14,12 +14,13 @@ import (
 // over snapshots, also while it is away, until the room is needed. The zero value is the start. Values of IDs
 // share nothing with each other and are safe for JSON.
 type IDs struct {
-	Rules    map[string]uint32 `json:"rules"`    // by name: index of rule_counters
-	Services map[string]uint16 `json:"services"` // by name
-	Backends map[string]uint16 `json:"backends"` // by backendKey: another address or mode is another backend
-	Rings    map[string]uint32 `json:"rings"`    // by ringKey: another list of backends is another ring
-	Sets     map[string]uint16 `json:"sets"`     // bits of a class; by name, or by role for lists that a rule holds
-	Exits    map[string]uint16 `json:"exits"`    // interfaces that rules redirect or mirror to, by name
+	Rules      map[string]uint32 `json:"rules"`      // by name: index of rule_counters
+	Services   map[string]uint16 `json:"services"`   // by name
+	Backends   map[string]uint16 `json:"backends"`   // by backendKey: another address or mode is another backend
+	Rings      map[string]uint32 `json:"rings"`      // by ringKey: another list of backends is another ring
+	Sets       map[string]uint16 `json:"sets"`       // bits of a class; by name, or by role for lists that a rule holds
+	Interfaces map[string]uint16 `json:"interfaces"` // by name
+	Exits      map[string]uint16 `json:"exits"`      // interfaces that rules redirect or mirror to, by name
 
 	// The names that are away, longest gone first: whose number is taken when there is no other.
 	Away Away `json:"away"`
@@ -27,12 +28,13 @@ type IDs struct {
 
 // Away lists names that have a number but are not in the snapshot, in the order in which they left.
 type Away struct {
-	Rules    []string `json:"rules,omitempty"`
-	Services []string `json:"services,omitempty"`
-	Backends []string `json:"backends,omitempty"`
-	Rings    []string `json:"rings,omitempty"`
-	Sets     []string `json:"sets,omitempty"`
-	Exits    []string `json:"exits,omitempty"`
+	Rules      []string `json:"rules,omitempty"`
+	Services   []string `json:"services,omitempty"`
+	Backends   []string `json:"backends,omitempty"`
+	Rings      []string `json:"rings,omitempty"`
+	Sets       []string `json:"sets,omitempty"`
+	Interfaces []string `json:"interfaces,omitempty"`
+	Exits      []string `json:"exits,omitempty"`
 }
 
 // Reused are the numbers that Assign took from names that were away: their counters belong to somebody else
@@ -48,10 +50,13 @@ type Reused struct {
 // Assign returns ids for everything in the snapshot, in place of ids, which it leaves alone. It fails with a
 // *LimitError when there are more names than numbers.
 //
-// Backends and rings of the snapshot before keep their numbers in any case, because packets that still meet the
+// Backends, rings and interfaces of the snapshot before keep their numbers in any case, because packets that still meet the
 // old generation go by them.
 func (ids IDs) Assign(snapshot *model.Snapshot) (IDs, Reused, error) {
-	var rules, services, backends, rings, exits []string
+	var rules, services, backends, rings, exits, interfaces []string
+	for i := range snapshot.Interfaces {
+		interfaces = append(interfaces, snapshot.Interfaces[i].Name)
+	}
 	for i := range snapshot.Filter.Rules {
 		rules = append(rules, snapshot.Filter.Rules[i].Name)
 		if exit := snapshot.Filter.Rules[i].Interface; exit != "" {
@@ -66,9 +71,6 @@ func (ids IDs) Assign(snapshot *model.Snapshot) (IDs, Reused, error) {
 			backends = append(backends, backendKey(service, &service.Backends[j]))
 		}
 	}
-	sets, optional := setNames(snapshot)
-	sets = append(sets, optional[:min(len(optional), max(0, int(abi.SetBits)-1-len(sets)))]...)
-
 	var next IDs
 	var reused Reused
 	var err error
@@ -92,6 +94,13 @@ func (ids IDs) Assign(snapshot *model.Snapshot) (IDs, Reused, error) {
 	}).assign(rings); err != nil {
 		return IDs{}, Reused{}, err
 	}
+	if next.Interfaces, next.Away.Interfaces, _, err = (numbers[uint16]{
+		what: "interfaces", first: 1, end: uint16(abi.InterfaceIds), have: ids.Interfaces, away: ids.Away.Interfaces, inUse: true,
+	}).assign(interfaces); err != nil {
+		return IDs{}, Reused{}, err
+	}
+	sets, optional := setNames(snapshot, next)
+	sets = append(sets, optional[:min(len(optional), max(0, int(abi.SetBits)-1-len(sets)))]...)
 	if next.Sets, next.Away.Sets, reused.Sets, err = (numbers[uint16]{
 		what: "sets", first: 1, end: uint16(abi.SetBits), have: ids.Sets, away: ids.Away.Sets,
 	}).assign(sets); err != nil {
@@ -103,6 +112,16 @@ func (ids IDs) Assign(snapshot *model.Snapshot) (IDs, Reused, error) {
 		return IDs{}, Reused{}, err
 	}
 	return next, reused, nil
+}
+
+// numberOf returns the number of what a condition on that field names.
+func (ids IDs) numberOf(field model.Field, name string) (uint32, bool) {
+	numbers := ids.Interfaces
+	if field == "service" {
+		numbers = ids.Services
+	}
+	number, ok := numbers[name]
+	return uint32(number), ok
 }
 
 // backendKey names a backend together with what the data plane keeps of it under its number.

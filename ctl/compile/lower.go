@@ -76,6 +76,7 @@ type lowering struct {
 	snapshot *model.Snapshot
 	ids      IDs
 	uses     map[string]int // index in sets, by name
+	pairs    bool           // some rule asks for a set of pairs
 }
 
 // lowerRules turns the rules into records. A rule is the sum of the products of its lists.
@@ -96,6 +97,10 @@ func lowerRules(snapshot *model.Snapshot, ids IDs) (*lowered, error) {
 			return nil, err
 		}
 	}
+	if anyMatchOn(filter.Rules, "sport", "dport", "service") || l.pairs {
+		l.runs[abi.WayIn].flags |= abi.RulesPorts
+		l.runs[abi.WayOut].flags |= abi.RulesPorts
+	}
 	if filter.Allow != "" {
 		set, err := findSet(snapshot, filter.Allow, model.Addresses)
 		if err != nil {
@@ -109,6 +114,13 @@ func lowerRules(snapshot *model.Snapshot, ids IDs) (*lowered, error) {
 		}
 	}
 	return l.lowered, nil
+}
+
+// anyMatchOn tells whether a rule has a condition on one of the fields.
+func anyMatchOn(rules []model.Rule, fields ...model.Field) bool {
+	return slices.ContainsFunc(rules, func(r model.Rule) bool {
+		return slices.ContainsFunc(r.Match, func(c model.Condition) bool { return slices.Contains(fields, c.Field) })
+	})
 }
 
 func verdictOf(action model.Action) (abi.Verdict, error) {
@@ -127,7 +139,7 @@ func verdictOf(action model.Action) (abi.Verdict, error) {
 
 // rule appends the records of one rule.
 func (l *lowering) rule(r *model.Rule) error {
-	p, err := planRule(l.snapshot, r)
+	p, err := planRule(l.snapshot, l.ids, r)
 	if err != nil {
 		return err
 	}
@@ -135,17 +147,29 @@ func (l *lowering) rule(r *model.Rule) error {
 	if !ok {
 		return fmt.Errorf("rule %q has no id", r.Name)
 	}
-	run := &l.runs[wayOf(r)]
-	skip := run.addSkips(p, id)
-	effect, err := run.addEffect(r, id, l.ids.Exits)
-	if err != nil {
-		return fmt.Errorf("rule %q: %w", r.Name, err)
-	}
 	var terms [2][]addressTerm // abi.FieldSrc, abi.FieldDst
 	for field := range terms {
 		if terms[field], err = l.address(r, abi.Field(field), &p.addresses[field]); err != nil {
 			return fmt.Errorf("rule %q: %w", r.Name, err)
 		}
+	}
+	for _, a := range p.addresses {
+		l.pairs = l.pairs || a.pairs != nil || a.notPairs != nil
+	}
+	for _, way := range waysOf(r) {
+		if err := l.runs[way].add(r, id, l.ids.Exits, p, terms); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// add appends the records of a rule to a run.
+func (u *run) add(r *model.Rule, id uint32, exits map[string]uint16, p *plan, terms [2][]addressTerm) error {
+	skip := u.addSkips(p, id)
+	effect, err := u.addEffect(r, id, exits)
+	if err != nil {
+		return fmt.Errorf("rule %q: %w", r.Name, err)
 	}
 	for _, src := range terms[abi.FieldSrc] {
 		for _, dst := range terms[abi.FieldDst] {
@@ -160,25 +184,28 @@ func (l *lowering) rule(r *model.Rule) error {
 			case onlyV6:
 				record.Conditions = uint16(abi.RuleV6)
 			}
-			run.flags |= src.apply(&record, abi.FieldSrc) | dst.apply(&record, abi.FieldDst)
+			u.flags |= src.apply(&record, abi.FieldSrc) | dst.apply(&record, abi.FieldDst)
 			p.requirePorts(&record)
-			run.product(record, p.numbers, nil)
-			if len(run.records) > maxRecords {
+			u.product(record, p.numbers, nil)
+			if len(u.records) > maxRecords {
 				return &LimitError{What: "rule records", Name: r.Name, Limit: maxRecords}
 			}
 		}
 	}
-	run.endEffect(effect)
-	run.endEffect(skip)
+	u.endEffect(effect)
+	u.endEffect(skip)
 	return nil
 }
 
-// wayOf says whose packets a rule judges.
-func wayOf(r *model.Rule) abi.Way {
+// waysOf says whose packets a rule judges.
+func waysOf(r *model.Rule) []abi.Way {
 	if r.Direction == model.Out {
-		return abi.WayOut
+		return []abi.Way{abi.WayOut}
 	}
-	return abi.WayIn
+	if rule.JudgesLink(*r) {
+		return []abi.Way{abi.WayIn, abi.WayLink}
+	}
+	return []abi.Way{abi.WayIn}
 }
 
 // apply writes the term into a record and returns which sets that makes every packet look up.
@@ -238,23 +265,34 @@ func (u *run) product(record abi.RuleRecord, numbers []numberPlan, conditions []
 	n, rest := &numbers[0], numbers[1:]
 	conditions = slices.Clip(conditions)
 	switch {
+	case n.masks != nil:
+		u.maskProduct(record, numbers, conditions)
 	case n.not && len(n.ranges) == 1 || !n.not && !n.wide:
 		for _, r := range n.ranges {
 			if with, ok := n.inline(record, r); ok {
 				u.product(with, rest, conditions)
 			} else {
-				u.product(record, rest, append(conditions, condition{n.field, n.flags(), r.Lo, r.Hi}))
+				u.product(record, rest, append(conditions, n.within(r)))
 			}
 		}
 	case n.not && len(n.ranges) <= conditionsPerLine:
 		for _, r := range n.ranges {
-			conditions = append(conditions, condition{n.field, n.flags(), r.Lo, r.Hi})
+			conditions = append(conditions, n.within(r))
 		}
 		u.product(record, rest, conditions)
 	default:
-		bitmap := condition{n.field, abi.ExtBitmap | n.flags(), u.extras.bitmap(n.ranges), 0}
-		u.product(record, rest, append(conditions, bitmap))
+		u.product(record, rest, append(conditions, n.bitmap(u, n.ranges)))
 	}
+}
+
+// within is the condition that the value is in a range, or with not outside of it.
+func (n *numberPlan) within(r model.Range) condition {
+	return condition{field: n.field, flags: n.flags(), lo: r.Lo, hi: r.Hi}
+}
+
+// bitmap is the same for many ranges.
+func (n *numberPlan) bitmap(u *run, ranges []model.Range) condition {
+	return condition{field: n.field, flags: abi.ExtBitmap | n.flags(), lo: u.extras.bitmap(ranges)}
 }
 
 func (n *numberPlan) flags() (flags abi.ExtFlags) {

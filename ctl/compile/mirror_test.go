@@ -18,6 +18,14 @@ type packet struct {
 	icmpCode     uint8
 	ttl, dscp    uint8
 	length       uint16
+	tcp          bool
+	flags        uint8
+	fragment     uint8
+	mac          [2]uint64 // source, destination
+	etherType    uint16
+	vlan         uint16
+	interfaceID  uint16
+	service      uint16 // 0: none
 }
 
 func (p *packet) family() abi.Family {
@@ -45,7 +53,29 @@ func (p *packet) fact(field abi.Field) (uint32, bool) {
 	case abi.FieldLength:
 		return uint32(p.length), true
 	}
+	switch field {
+	case abi.FieldTcpFlags:
+		return uint32(p.flags), p.tcp
+	case abi.FieldFragment:
+		return uint32(p.fragment), true
+	case abi.FieldEthertype:
+		return uint32(p.etherType), true
+	case abi.FieldVlan:
+		return uint32(p.vlan), true
+	case abi.FieldInterface:
+		return uint32(p.interfaceID), true
+	case abi.FieldService:
+		return uint32(p.service), true
+	}
 	return 0, false
+}
+
+// macOf is the MAC address that a field is about.
+func (p *packet) macOf(field abi.Field) uint64 {
+	if field == abi.FieldDstMac {
+		return p.mac[1]
+	}
+	return p.mac[0]
 }
 
 // mirror reads tables as the programs do: by offset and number, from xdp/sets.h, xdp/rules.h and xdp/lb.h. It counts
@@ -314,14 +344,19 @@ func (m *mirror) matches(head *abi.RulesHead, record uint32, p *packet, src, dst
 func (m *mirror) extra(head *abi.RulesHead, record, line uint32, p *packet) bool {
 	for ; ; line++ {
 		extra := abi.FromLine[abi.RuleExtra](m.Rules[head.ExtOff+line])
-		for _, c := range extra.Cond[:extra.Count] {
+		for i, c := range extra.Cond[:extra.Count] {
 			value, has := p.fact(abi.Field(c.Field))
 			hit := c.Lo <= value && value <= c.Hi
 			flags := abi.ExtFlags(c.Flags)
 			if flags&abi.ExtVolatile != 0 {
 				m.unsure = min(m.unsure, record)
 			}
-			if flags&abi.ExtBitmap != 0 {
+			switch {
+			case flags&(abi.ExtMac|abi.ExtMacs) != 0:
+				hit, has = m.macHit(head, &extra, i, p), true
+			case flags&abi.ExtMask != 0:
+				hit = value&c.Hi == c.Lo
+			case flags&abi.ExtBitmap != 0:
 				hit = area(m.Rules, head.ExtOff+c.Lo).word(int(value/64))>>(value%64)&1 != 0
 			}
 			if !has || hit == (flags&abi.ExtNegated != 0) {
@@ -332,6 +367,29 @@ func (m *mirror) extra(head *abi.RulesHead, record, line uint32, p *packet) bool
 			return true
 		}
 	}
+}
+
+// macHit is mac_hit() of xdp/rules.h.
+func (m *mirror) macHit(head *abi.RulesHead, extra *abi.RuleExtra, i int, p *packet) bool {
+	c := extra.Cond[i]
+	mac := p.macOf(abi.Field(c.Field))
+	if abi.ExtFlags(c.Flags)&abi.ExtMacs == 0 {
+		return mac>>(48-c.Hi) == uint64(c.Part)<<32|uint64(c.Lo)
+	}
+	leading := mac >> (48 - c.Part)
+	bucket := uint32(mix(leading, uint64(c.Part))) & c.Hi
+	for range abi.BucketHops {
+		for _, word := range m.Rules[head.ExtOff+c.Lo+bucket].W {
+			switch word {
+			case leading | 1<<63:
+				return true
+			case 0:
+				return false
+			}
+		}
+		bucket = (bucket + 1) & c.Hi
+	}
+	return false
 }
 
 // service returns the service of a packet, and whether some service has its destination address, with its flags.

@@ -18,14 +18,14 @@ func naive(s *model.Snapshot, ids IDs, p *packet) (uint32, abi.Verdict) {
 	}
 	for i := range s.Filter.Rules {
 		r := &s.Filter.Rules[i]
-		if r.Action != "" && !r.Shadow && naiveMatch(s, r, p) {
+		if r.Action != "" && !r.Shadow && naiveMatch(s, ids, r, p) {
 			return ids.Rules[r.Name], verdict[r.Action]
 		}
 	}
 	return uint32(abi.DeciderDefault), verdict[s.Filter.Default]
 }
 
-func naiveMatch(s *model.Snapshot, r *model.Rule, p *packet) bool {
+func naiveMatch(s *model.Snapshot, ids IDs, r *model.Rule, p *packet) bool {
 	for i := range r.Match {
 		c := &r.Match[i]
 		prefixes, ranges := c.Prefixes, c.Ranges
@@ -50,6 +50,10 @@ func naiveMatch(s *model.Snapshot, r *model.Rule, p *packet) bool {
 			hit = holds(prefixes, p.src)
 		case abi.FieldDst:
 			hit = holds(prefixes, p.dst)
+		case abi.FieldSrcMac, abi.FieldDstMac:
+			for _, mask := range c.Masks {
+				hit = hit || p.macOf(field)&mask.Bits == mask.Value
+			}
 		default:
 			value, has := p.fact(field)
 			if !has {
@@ -57,6 +61,13 @@ func naiveMatch(s *model.Snapshot, r *model.Rule, p *packet) bool {
 			}
 			for _, r := range ranges {
 				hit = hit || r.Lo <= value && value <= r.Hi
+			}
+			for _, mask := range c.Masks {
+				hit = hit || uint64(value)&mask.Bits == mask.Value
+			}
+			for _, name := range c.Names {
+				number, _ := ids.numberOf(c.Field, name)
+				hit = hit || number == value
 			}
 		}
 		if hit == c.Not {

@@ -28,15 +28,24 @@ type addressPlan struct {
 	pairs, notPairs *model.Set // in place of `is` or `not`: sets of pairs
 }
 
-// numberPlan holds what the conditions on one number field come to.
+// numberPlan holds what the conditions on one number field come to, or one condition on a field with masks.
 type numberPlan struct {
 	field  abi.Field
 	ranges []model.Range // ascending, apart from each other
+	masks  []model.Mask  // instead of ranges
 	not    bool          // the value must be outside of them
-	wide   bool          // the ranges become a bitmap
+	wide   bool          // the ranges become a bitmap, the masks one or buckets
 }
 
-func planRule(snapshot *model.Snapshot, r *model.Rule) (*plan, error) {
+// alternatives is how many records the plan takes when it isn't wide.
+func (n *numberPlan) alternatives() int {
+	if n.not {
+		return 1
+	}
+	return len(n.ranges) + len(n.masks)
+}
+
+func planRule(snapshot *model.Snapshot, ids IDs, r *model.Rule) (*plan, error) {
 	p := &plan{}
 	type pair struct{ is, not *model.Condition }
 	var pairs [abi.FieldCount]pair
@@ -60,8 +69,14 @@ func planRule(snapshot *model.Snapshot, r *model.Rule) (*plan, error) {
 		switch {
 		case field == abi.FieldSrc || field == abi.FieldDst:
 			p.addresses[field] = planAddress(snapshot, pair.is, pair.not)
+		case rule.Fields[field].Kind == rule.Flags || rule.Fields[field].Kind == rule.MAC:
+			for _, condition := range []*model.Condition{pair.is, pair.not} {
+				if condition != nil {
+					p.numbers = append(p.numbers, numberPlan{field: field, masks: condition.Masks, not: condition.Not})
+				}
+			}
 		case pair.is != nil || pair.not != nil:
-			number, err := planNumber(snapshot, field, pair.is, pair.not)
+			number, err := planNumber(snapshot, ids, field, pair.is, pair.not)
 			if err != nil {
 				return nil, fmt.Errorf("rule %q: %w", r.Name, err)
 			}
@@ -108,8 +123,8 @@ func (p *plan) narrow() {
 		}
 	}
 	for i := range p.numbers {
-		if n := &p.numbers[i]; !n.not && len(n.ranges) > 1 {
-			lists = append(lists, list{len(n.ranges), &n.wide})
+		if n := &p.numbers[i]; n.alternatives() > 1 {
+			lists = append(lists, list{n.alternatives(), &n.wide})
 		}
 	}
 	for _, l := range lists {
@@ -180,7 +195,7 @@ func (a *addressPlan) needsDifference() bool {
 
 // setNames returns the names of all that needs a bit in the class lines: the address sets and what rules make of
 // their lists; without the optional ones, rules are multiplied out further.
-func setNames(snapshot *model.Snapshot) (required, optional []string) {
+func setNames(snapshot *model.Snapshot, ids IDs) (required, optional []string) {
 	for i := range snapshot.Sets {
 		if set := &snapshot.Sets[i]; set.Kind == model.Addresses {
 			required = append(required, set.Name)
@@ -191,7 +206,7 @@ func setNames(snapshot *model.Snapshot) (required, optional []string) {
 		if !hasLists(r) {
 			continue
 		}
-		p, err := planRule(snapshot, r)
+		p, err := planRule(snapshot, ids, r)
 		if err != nil {
 			continue // Compile reports it
 		}

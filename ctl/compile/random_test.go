@@ -100,6 +100,8 @@ func (s *source) value(info rule.FieldInfo) uint32 {
 		return pick(s, []uint32{6, 17, 1, 58, 132, 0, 255})
 	case s.chance(10):
 		return info.Max
+	case info.Max < 3:
+		return uint32(s.IntN(int(info.Max) + 1))
 	}
 	return uint32(s.IntN(min(int(info.Max), 40)))
 }
@@ -126,6 +128,12 @@ func (s *source) ranges(info rule.FieldInfo, most int) []model.Range {
 // snapshot has that many rules over random sets.
 func (s *source) snapshot(rules int) *model.Snapshot {
 	snapshot := &model.Snapshot{}
+	for i := range 5 {
+		snapshot.Services = append(snapshot.Services, model.Service{
+			Name: fmt.Sprintf("s%d", i), Address: netip.AddrFrom4([4]byte{192, 0, 2, byte(i)}), Port: model.Range{Lo: 80, Hi: 80}, Proto: model.ProtoTCP, Forward: "dsr",
+		})
+		snapshot.Interfaces = append(snapshot.Interfaces, model.Interface{Name: fmt.Sprintf("eth%d", i)})
+	}
 	portInfo, _ := rule.Lookup("dport")
 	for i := range 4 {
 		snapshot.Sets = append(snapshot.Sets,
@@ -150,7 +158,7 @@ func (s *source) match() []model.Condition {
 	var match []model.Condition
 	for _, info := range rule.Fields {
 		percent := 30
-		if info.Kind == rule.Number && info.Sets == rule.NoSet && info.Name != "proto" {
+		if info.Kind != rule.Address && info.Sets == rule.NoSet && info.Name != "proto" {
 			percent = 6
 		}
 		for _, not := range []bool{false, true} {
@@ -168,6 +176,14 @@ func (s *source) match() []model.Condition {
 				c.Prefixes = s.prefixes(list)
 			case info.Sets == rule.PortSet && s.chance(25):
 				c.Set = pick(s, []string{"ports0", "ports1", "ports2", "ports3", "no-ports"})
+			case info.Kind == rule.Flags:
+				c.Masks = s.flagMasks(list)
+			case info.Kind == rule.MAC:
+				c.Masks = s.macMasks(list)
+			case info.Name == "interface":
+				c.Names = s.things("eth%d", list)
+			case info.Name == "service":
+				c.Names = s.things("s%d", list)
 			default:
 				c.Ranges = s.ranges(info, list)
 			}
@@ -177,13 +193,48 @@ func (s *source) match() []model.Condition {
 	return match
 }
 
+func (s *source) flagMasks(n int) []model.Mask {
+	masks := make([]model.Mask, 1+s.IntN(n))
+	for i := range masks {
+		bits := pick(s, []uint64{0x17, 0x17, 0xff, 2, uint64(s.IntN(255)) + 1})
+		masks[i] = model.Mask{Value: s.Uint64() & bits, Bits: bits}
+	}
+	return masks
+}
+
+func (s *source) macMasks(n int) []model.Mask {
+	masks := make([]model.Mask, 1+s.IntN(n))
+	for i := range masks {
+		plen := pick(s, []int{48, 48, 48, 24, 40, 1 + s.IntN(48)})
+		masks[i].Bits = (1<<plen - 1) << (48 - plen)
+		masks[i].Value = s.mac() & masks[i].Bits
+	}
+	return masks
+}
+
+// mac is one of few, and as many that differ from them in a late bit.
+func (s *source) mac() uint64 {
+	return 0x02005e005300 + uint64(s.IntN(40)) ^ uint64(s.IntN(2))<<s.IntN(48)
+}
+
+// things are names of the first five.
+func (s *source) things(format string, n int) []string {
+	var names []string
+	for range min(n, 3) {
+		names = append(names, fmt.Sprintf(format, s.IntN(5)))
+	}
+	return names
+}
+
 func (s *source) packet() *packet {
 	value := func(name model.Field) uint32 {
 		info, _ := rule.Lookup(name)
 		return min(s.value(info), info.Max)
 	}
 	p := &packet{src: s.addr(), dst: s.addr(), proto: uint8(value("proto")), ttl: uint8(value("ttl")),
-		dscp: uint8(value("dscp")), length: uint16(value("length"))}
+		dscp: uint8(value("dscp")), length: uint16(value("length")),
+		fragment: uint8(value("fragment")), mac: [2]uint64{s.mac(), s.mac()}, etherType: uint16(value("ethertype")), vlan: uint16(value("vlan")),
+		interfaceID: uint16(s.IntN(7)), service: uint16(s.IntN(7)), tcp: s.chance(90), flags: uint8(s.Uint32())}
 	for p.src.Is4() != p.dst.Is4() {
 		p.dst = s.addr()
 	}

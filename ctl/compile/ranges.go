@@ -2,6 +2,7 @@ package compile
 
 import (
 	"cmp"
+	"fmt"
 	"slices"
 
 	"gardu/ctl/abi"
@@ -10,22 +11,22 @@ import (
 )
 
 // planNumber combines the conditions of both signs on a number field; at least one is there.
-func planNumber(snapshot *model.Snapshot, field abi.Field, is, not *model.Condition) (numberPlan, error) {
+func planNumber(snapshot *model.Snapshot, ids IDs, field abi.Field, is, not *model.Condition) (numberPlan, error) {
 	n := numberPlan{field: field}
 	var err error
 	if is == nil {
 		n.not = true
-		n.ranges, err = rangesOf(snapshot, not)
+		n.ranges, err = rangesOf(snapshot, ids, not)
 		if len(n.ranges) == 0 { // outside of nothing: whatever has the field
 			n.not, n.ranges = false, []model.Range{{Lo: 0, Hi: rule.Fields[field].Max}}
 		}
 		return n, err
 	}
-	if n.ranges, err = rangesOf(snapshot, is); err != nil {
+	if n.ranges, err = rangesOf(snapshot, ids, is); err != nil {
 		return n, err
 	}
 	if not != nil {
-		except, err := rangesOf(snapshot, not)
+		except, err := rangesOf(snapshot, ids, not)
 		if err != nil {
 			return n, err
 		}
@@ -38,8 +39,15 @@ func planNumber(snapshot *model.Snapshot, field abi.Field, is, not *model.Condit
 }
 
 // rangesOf returns the values of a condition on a number field, ascending and apart from each other.
-func rangesOf(snapshot *model.Snapshot, condition *model.Condition) ([]model.Range, error) {
+func rangesOf(snapshot *model.Snapshot, ids IDs, condition *model.Condition) ([]model.Range, error) {
 	ranges := condition.Ranges
+	for _, name := range condition.Names {
+		number, ok := ids.numberOf(condition.Field, name)
+		if !ok {
+			return nil, fmt.Errorf("%s %q doesn't exist", condition.Field, name)
+		}
+		ranges = append(ranges, model.Range{Lo: number, Hi: number})
+	}
 	if condition.Set != "" {
 		set, err := findSet(snapshot, condition.Set, model.Ports)
 		if err != nil {
@@ -104,6 +112,7 @@ type condition struct {
 	field  abi.Field
 	flags  abi.ExtFlags
 	lo, hi uint32
+	part   uint16
 }
 
 const (
@@ -125,6 +134,7 @@ func (e *extras) list(conditions []condition) uint32 {
 	for _, c := range conditions {
 		key = append(key, byte(c.field), byte(c.flags))
 		key = appendRange(key, c.lo, c.hi)
+		key = append(key, byte(c.part), byte(c.part>>8))
 	}
 	if at, ok := e.lists[string(key)]; ok {
 		return at
@@ -134,7 +144,7 @@ func (e *extras) list(conditions []condition) uint32 {
 		var extra abi.RuleExtra
 		for i, c := range chunk {
 			cond := &extra.Cond[i]
-			cond.Field, cond.Flags, cond.Lo, cond.Hi = uint8(c.field), uint8(c.flags), c.lo, c.hi
+			cond.Field, cond.Flags, cond.Part, cond.Lo, cond.Hi = uint8(c.field), uint8(c.flags), c.part, c.lo, c.hi
 		}
 		extra.Count, extra.More = uint16(len(chunk)), 1
 		e.lines = append(e.lines, abi.ToLine(extra))

@@ -122,9 +122,16 @@ func (t *Tables) textExtra(head *abi.RulesHead, r *abi.RuleRecord) string {
 				w.WriteString("not-")
 			}
 			fmt.Fprintf(&w, "%s ", rule.Fields[c.Field].Name)
-			if c.Flags&uint8(abi.ExtBitmap) != 0 {
+			switch flags := abi.ExtFlags(c.Flags); {
+			case flags&abi.ExtBitmap != 0:
 				fmt.Fprintf(&w, "bitmap %d", c.Lo)
-			} else {
+			case flags&abi.ExtMask != 0:
+				fmt.Fprintf(&w, "%#x/%#x", c.Lo, c.Hi)
+			case flags&abi.ExtMac != 0:
+				fmt.Fprintf(&w, "%#x/%d", uint64(c.Part)<<32|uint64(c.Lo), c.Hi)
+			case flags&abi.ExtMacs != 0:
+				fmt.Fprintf(&w, "list %d of /%d", c.Lo, c.Part)
+			default:
 				fmt.Fprintf(&w, "%d-%d", c.Lo, c.Hi)
 			}
 		}

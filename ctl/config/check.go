@@ -130,17 +130,46 @@ func (d *decoder) checkReference(s *model.Snapshot, c model.Condition, used map[
 				names = append(names, set.Name)
 			}
 		}
-		slices.Sort(names)
-		allowed := strings.Join(names, ", ")
-		if len(names) > 20 {
-			allowed = strings.Join(names[:20], ", ") + ", ..."
+		allowed := field.Sets.String() + " under sets"
+		if len(names) > 0 {
+			allowed = someOf(names, "sets")
 		}
-		d.fail(c.Pos, cmp.Or(allowed, field.Sets.String()+" under sets"), "there is no set %s%s", quoted(c.Set), didYouMean(c.Set, names))
+		d.fail(c.Pos, allowed, "there is no set %s%s", quoted(c.Set), didYouMean(c.Set, names))
 		return
 	}
 	if !d.broken[set.Pos] && !field.Sets.Takes(kindOf(*set)) {
 		d.fail(c.Pos, field.Sets.String(), "%s takes %s, and %s is %s", c.Field, field.Sets, c.Set, kindOf(*set))
 	}
+}
+
+// checkNames makes sure that the interfaces or services that a condition names exist.
+func (d *decoder) checkNames(s *model.Snapshot, c model.Condition) {
+	field, _ := rule.Lookup(c.Field)
+	var names []string
+	switch field.Name {
+	case "interface":
+		for _, i := range s.Interfaces {
+			names = append(names, i.Name)
+		}
+	case "service":
+		for _, service := range s.Services {
+			names = append(names, service.Name)
+		}
+	}
+	for _, name := range c.Names {
+		if !slices.Contains(names, name) {
+			d.fail(c.Pos, someOf(names, field.Refer), "there is no %s %s%s", field.Name, quoted(name), didYouMean(name, names))
+		}
+	}
+}
+
+// someOf lists names for an error: not all of very many. Without any it is where they would be.
+func someOf(names []string, where string) string {
+	slices.Sort(names)
+	if len(names) > 20 {
+		return strings.Join(names[:20], ", ") + ", ..."
+	}
+	return cmp.Or(strings.Join(names, ", "), "a name under "+where)
 }
 
 func kindOf(set model.Set) rule.SetKind {
@@ -163,6 +192,9 @@ func (d *decoder) checkRules(s *model.Snapshot, used map[string]bool) {
 		for _, c := range r.Match {
 			if c.Set != "" {
 				d.checkReference(s, c, used)
+			}
+			if c.Names != nil {
+				d.checkNames(s, c)
 			}
 		}
 		if d.broken[r.Pos] {

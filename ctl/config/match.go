@@ -9,7 +9,7 @@ import (
 )
 
 // laterFields are keys of `match` that this version lacks.
-var laterFields = []string{"tcp-flags", "service", "vlan", "fragment", "mark"}
+var laterFields = []string{"mark"}
 
 // match is the condition of a rule: the rows of rule.Fields as keys, each also with not- before it.
 var match = kind[[]model.Condition]{matchSchema(), func(d *decoder, n, owner *yaml.Node) ([]model.Condition, bool) {
@@ -71,11 +71,7 @@ func (d *decoder) addValue(field rule.FieldInfo, c *model.Condition, n, owner *y
 		return false
 	}
 	if err := field.Add(c, word); err != nil {
-		names := make([]string, len(field.Names))
-		for i, name := range field.Names {
-			names[i] = name.Text
-		}
-		d.fail(d.at(resolve(n)), field.Allowed(), "%s%s", err, didYouMean(word, names))
+		d.fail(d.at(resolve(n)), field.Allowed(), "%s%s", err, didYouMean(word, field.WordList()))
 		return false
 	}
 	if field.Kind == rule.Address && c.Set == "" {

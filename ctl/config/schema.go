@@ -62,6 +62,9 @@ func matchSchema() schema {
 		if field.Kind == rule.Number {
 			property = oneOrMore(schema{"anyOf": []schema{{"type": "integer", "minimum": 0, "maximum": field.Max}, {"type": "string"}}})
 		}
+		if field.Words {
+			property = oneOrMore(schema{"enum": field.WordList()})
+		}
 		property["description"] = field.Help + ": " + field.Allowed()
 		properties[string(field.Name)] = property
 		properties["not-"+string(field.Name)] = property

@@ -177,7 +177,7 @@ func (d *Daemon) commit(next candidate, c compiled) error {
 	d.resolveHops(c.tables.Backends)
 	d.syncExits(c.ids.Exits)
 	// What the rules in force need at tc egress stays there until others are.
-	restore, err := d.attachAll(withEgress(c.interfaces, d.hasEgress))
+	restore, err := d.attachAll(withEgress(c.interfaces, d.hasEgress), c.ids.Interfaces)
 	if err != nil {
 		return errors.Join(err, restore())
 	}

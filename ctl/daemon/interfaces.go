@@ -24,7 +24,8 @@ type interfaces struct {
 // attached is one interface.
 type attached struct {
 	want    model.Interface
-	ifindex int // 0: it is not there
+	number  uint16 // by which rules name it
+	ifindex int    // 0: it is not there
 	mac     [6]byte
 	why     string // the path was chosen
 	err     error  // why gardu is not on it
@@ -65,7 +66,7 @@ func (i *interfaces) names() map[string]bool {
 // takeOverLinks learns where the daemon before this one was attached.
 func (d *Daemon) takeOverLinks() {
 	for _, a := range d.plane.Attachments() {
-		d.links.put(attached{want: model.Interface{Name: a.Name, Path: a.Want, Egress: a.Egress}, ifindex: a.Ifindex})
+		d.links.put(attached{want: model.Interface{Name: a.Name, Path: a.Want, Egress: a.Egress}, number: d.saved.IDs.Interfaces[a.Name], ifindex: a.Ifindex})
 	}
 }
 
@@ -92,8 +93,8 @@ func (d *Daemon) interfaceNames() string {
 }
 
 // attachAll attaches to every interface, or changes how gardu sits there. restore undoes what was done, and is never nil.
-// An interface that is away is no error: it is attached when it comes back.
-func (d *Daemon) attachAll(wants []model.Interface) (restore func() error, err error) {
+// An interface that is away is no error: it is attached when it comes back. numbers are those by which rules name interfaces.
+func (d *Daemon) attachAll(wants []model.Interface, numbers map[string]uint16) (restore func() error, err error) {
 	var undo []func() error
 	restore = func() error {
 		var errs []error
@@ -112,9 +113,9 @@ func (d *Daemon) attachAll(wants []model.Interface) (restore func() error, err e
 				d.links.put(before)
 				return nil
 			}
-			return d.attach(before.want)
+			return d.attach(before.want, before.number)
 		})
-		err := d.attach(want)
+		err := d.attach(want, numbers[want.Name])
 		if errors.Is(err, netdev.ErrNoLink) {
 			d.log.Warn("interface is away; gardu attaches when it is back", "interface", want.Name)
 			continue
@@ -127,8 +128,8 @@ func (d *Daemon) attachAll(wants []model.Interface) (restore func() error, err e
 }
 
 // attach puts the programs on one interface, and remembers how that went.
-func (d *Daemon) attach(want model.Interface) error {
-	state := attached{want: want}
+func (d *Daemon) attach(want model.Interface, number uint16) error {
+	state := attached{want: want, number: number}
 	state.err = d.tryAttach(&state)
 	d.links.put(state)
 	return state.err
@@ -145,7 +146,7 @@ func (d *Daemon) tryAttach(state *attached) error {
 			path, state.why = model.PathTC, onlyTC(state.want)
 		}
 	}
-	if err := d.describeInterface(link); err != nil {
+	if err := d.describeInterface(link, state.number); err != nil {
 		return err
 	}
 	a, err := d.plane.Attach(dataplane.AttachOptions{
@@ -169,8 +170,8 @@ func (d *Daemon) tryAttach(state *attached) error {
 }
 
 // describeInterface tells the programs what they must know of an interface.
-func (d *Daemon) describeInterface(link netdev.Link) error {
-	return d.plane.SetInterface(link.Index, abi.Interface{Mac: link.MAC, Flags: uint8(abi.InterfaceIngress)})
+func (d *Daemon) describeInterface(link netdev.Link, number uint16) error {
+	return d.plane.SetInterface(link.Index, abi.Interface{Mac: link.MAC, Flags: uint8(abi.InterfaceIngress), Number: number})
 }
 
 // detach takes gardu off an interface and forgets it.
@@ -235,7 +236,8 @@ func (d *Daemon) detachEgress(wants []model.Interface) {
 		if want.Egress || !d.hasEgress(want) {
 			continue
 		}
-		err := d.attach(want)
+		state, _ := d.links.get(want.Name)
+		err := d.attach(want, state.number)
 		d.faults.set("detach from tc egress of "+want.Name, err)
 		if err != nil {
 			d.log.Error("tc egress not detached", "interface", want.Name, "error", err)
@@ -263,7 +265,7 @@ func (d *Daemon) syncLink(want model.Interface, state attached) error {
 			return nil
 		}
 		d.log.Warn("interface vanished; gardu attaches when it is back", "interface", want.Name)
-		d.links.put(attached{want: want, err: err})
+		d.links.put(attached{want: want, number: state.number, err: err})
 		return d.plane.DeleteInterface(state.ifindex)
 	case err != nil:
 		return err
@@ -273,14 +275,14 @@ func (d *Daemon) syncLink(want model.Interface, state attached) error {
 				return err
 			}
 		}
-		if err := d.attach(want); err != nil {
+		if err := d.attach(want, state.number); err != nil {
 			return err
 		}
 		d.log.Info("attached", "interface", want.Name)
 	case link.MAC != state.mac:
 		state.mac = link.MAC
 		d.links.put(state)
-		return d.describeInterface(link)
+		return d.describeInterface(link, state.number)
 	}
 	return nil
 }

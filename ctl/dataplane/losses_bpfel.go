@@ -29,6 +29,7 @@ const (
 	lossesMapFlowLru         = "flow_lru"
 	lossesMapFlowTables      = "flow_tables"
 	lossesMapFlowTotals      = "flow_totals"
+	lossesMapFragments       = "fragments"
 	lossesMapHealthFlows     = "health_flows"
 	lossesMapInterfaces      = "interfaces"
 	lossesMapLimits          = "limits"
@@ -113,6 +114,7 @@ type lossesMapSpecs struct {
 	FlowLru         *ebpf.MapSpec `ebpf:"flow_lru"`
 	FlowTables      *ebpf.MapSpec `ebpf:"flow_tables"`
 	FlowTotals      *ebpf.MapSpec `ebpf:"flow_totals"`
+	Fragments       *ebpf.MapSpec `ebpf:"fragments"`
 	HealthFlows     *ebpf.MapSpec `ebpf:"health_flows"`
 	Interfaces      *ebpf.MapSpec `ebpf:"interfaces"`
 	Limits          *ebpf.MapSpec `ebpf:"limits"`
@@ -169,6 +171,7 @@ type lossesMaps struct {
 	FlowLru         *ebpf.Map `ebpf:"flow_lru"`
 	FlowTables      *ebpf.Map `ebpf:"flow_tables"`
 	FlowTotals      *ebpf.Map `ebpf:"flow_totals"`
+	Fragments       *ebpf.Map `ebpf:"fragments"`
 	HealthFlows     *ebpf.Map `ebpf:"health_flows"`
 	Interfaces      *ebpf.Map `ebpf:"interfaces"`
 	Limits          *ebpf.Map `ebpf:"limits"`
@@ -200,6 +203,7 @@ func (m *lossesMaps) Close() error {
 		m.FlowLru,
 		m.FlowTables,
 		m.FlowTotals,
+		m.Fragments,
 		m.HealthFlows,
 		m.Interfaces,
 		m.Limits,

@@ -33,6 +33,7 @@ const (
 	tcMapFlowSpare       = "flow_spare"
 	tcMapFlowTables      = "flow_tables"
 	tcMapFlowTotals      = "flow_totals"
+	tcMapFragments       = "fragments"
 	tcMapHealthFlows     = "health_flows"
 	tcMapInterfaces      = "interfaces"
 	tcMapLimits          = "limits"
@@ -52,12 +53,16 @@ const (
 	tcProgGarduEgress    = "gardu_egress"
 	tcProgGarduIngress   = "gardu_ingress"
 	tcVarCfgActions      = "cfg_actions"
+	tcVarCfgAsked        = "cfg_asked"
 	tcVarCfgBlocks       = "cfg_blocks"
 	tcVarCfgEffects      = "cfg_effects"
 	tcVarCfgEvents       = "cfg_events"
 	tcVarCfgFlows        = "cfg_flows"
+	tcVarCfgFragments    = "cfg_fragments"
 	tcVarCfgHealth       = "cfg_health"
+	tcVarCfgInterfaces   = "cfg_interfaces"
 	tcVarCfgLimits       = "cfg_limits"
+	tcVarCfgLink         = "cfg_link"
 	tcVarCfgOut          = "cfg_out"
 	tcVarCfgRules        = "cfg_rules"
 	tcVarCfgServices     = "cfg_services"
@@ -133,6 +138,7 @@ type tcMapSpecs struct {
 	FlowSpare       *ebpf.MapSpec `ebpf:"flow_spare"`
 	FlowTables      *ebpf.MapSpec `ebpf:"flow_tables"`
 	FlowTotals      *ebpf.MapSpec `ebpf:"flow_totals"`
+	Fragments       *ebpf.MapSpec `ebpf:"fragments"`
 	HealthFlows     *ebpf.MapSpec `ebpf:"health_flows"`
 	Interfaces      *ebpf.MapSpec `ebpf:"interfaces"`
 	Limits          *ebpf.MapSpec `ebpf:"limits"`
@@ -155,19 +161,23 @@ type tcMapSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type tcVariableSpecs struct {
-	CfgActions  *ebpf.VariableSpec `ebpf:"cfg_actions"`
-	CfgBlocks   *ebpf.VariableSpec `ebpf:"cfg_blocks"`
-	CfgEffects  *ebpf.VariableSpec `ebpf:"cfg_effects"`
-	CfgEvents   *ebpf.VariableSpec `ebpf:"cfg_events"`
-	CfgFlows    *ebpf.VariableSpec `ebpf:"cfg_flows"`
-	CfgHealth   *ebpf.VariableSpec `ebpf:"cfg_health"`
-	CfgLimits   *ebpf.VariableSpec `ebpf:"cfg_limits"`
-	CfgOut      *ebpf.VariableSpec `ebpf:"cfg_out"`
-	CfgRules    *ebpf.VariableSpec `ebpf:"cfg_rules"`
-	CfgServices *ebpf.VariableSpec `ebpf:"cfg_services"`
-	CfgSets     *ebpf.VariableSpec `ebpf:"cfg_sets"`
-	CfgState    *ebpf.VariableSpec `ebpf:"cfg_state"`
-	CfgTrace    *ebpf.VariableSpec `ebpf:"cfg_trace"`
+	CfgActions    *ebpf.VariableSpec `ebpf:"cfg_actions"`
+	CfgAsked      *ebpf.VariableSpec `ebpf:"cfg_asked"`
+	CfgBlocks     *ebpf.VariableSpec `ebpf:"cfg_blocks"`
+	CfgEffects    *ebpf.VariableSpec `ebpf:"cfg_effects"`
+	CfgEvents     *ebpf.VariableSpec `ebpf:"cfg_events"`
+	CfgFlows      *ebpf.VariableSpec `ebpf:"cfg_flows"`
+	CfgFragments  *ebpf.VariableSpec `ebpf:"cfg_fragments"`
+	CfgHealth     *ebpf.VariableSpec `ebpf:"cfg_health"`
+	CfgInterfaces *ebpf.VariableSpec `ebpf:"cfg_interfaces"`
+	CfgLimits     *ebpf.VariableSpec `ebpf:"cfg_limits"`
+	CfgLink       *ebpf.VariableSpec `ebpf:"cfg_link"`
+	CfgOut        *ebpf.VariableSpec `ebpf:"cfg_out"`
+	CfgRules      *ebpf.VariableSpec `ebpf:"cfg_rules"`
+	CfgServices   *ebpf.VariableSpec `ebpf:"cfg_services"`
+	CfgSets       *ebpf.VariableSpec `ebpf:"cfg_sets"`
+	CfgState      *ebpf.VariableSpec `ebpf:"cfg_state"`
+	CfgTrace      *ebpf.VariableSpec `ebpf:"cfg_trace"`
 }
 
 // tcObjects contains all objects after they have been loaded into the kernel.
@@ -207,6 +217,7 @@ type tcMaps struct {
 	FlowSpare       *ebpf.Map `ebpf:"flow_spare"`
 	FlowTables      *ebpf.Map `ebpf:"flow_tables"`
 	FlowTotals      *ebpf.Map `ebpf:"flow_totals"`
+	Fragments       *ebpf.Map `ebpf:"fragments"`
 	HealthFlows     *ebpf.Map `ebpf:"health_flows"`
 	Interfaces      *ebpf.Map `ebpf:"interfaces"`
 	Limits          *ebpf.Map `ebpf:"limits"`
@@ -244,6 +255,7 @@ func (m *tcMaps) Close() error {
 		m.FlowSpare,
 		m.FlowTables,
 		m.FlowTotals,
+		m.Fragments,
 		m.HealthFlows,
 		m.Interfaces,
 		m.Limits,
@@ -267,19 +279,23 @@ func (m *tcMaps) Close() error {
 //
 // It can be passed to loadTcObjects or ebpf.CollectionSpec.LoadAndAssign.
 type tcVariables struct {
-	CfgActions  *ebpf.Variable `ebpf:"cfg_actions"`
-	CfgBlocks   *ebpf.Variable `ebpf:"cfg_blocks"`
-	CfgEffects  *ebpf.Variable `ebpf:"cfg_effects"`
-	CfgEvents   *ebpf.Variable `ebpf:"cfg_events"`
-	CfgFlows    *ebpf.Variable `ebpf:"cfg_flows"`
-	CfgHealth   *ebpf.Variable `ebpf:"cfg_health"`
-	CfgLimits   *ebpf.Variable `ebpf:"cfg_limits"`
-	CfgOut      *ebpf.Variable `ebpf:"cfg_out"`
-	CfgRules    *ebpf.Variable `ebpf:"cfg_rules"`
-	CfgServices *ebpf.Variable `ebpf:"cfg_services"`
-	CfgSets     *ebpf.Variable `ebpf:"cfg_sets"`
-	CfgState    *ebpf.Variable `ebpf:"cfg_state"`
-	CfgTrace    *ebpf.Variable `ebpf:"cfg_trace"`
+	CfgActions    *ebpf.Variable `ebpf:"cfg_actions"`
+	CfgAsked      *ebpf.Variable `ebpf:"cfg_asked"`
+	CfgBlocks     *ebpf.Variable `ebpf:"cfg_blocks"`
+	CfgEffects    *ebpf.Variable `ebpf:"cfg_effects"`
+	CfgEvents     *ebpf.Variable `ebpf:"cfg_events"`
+	CfgFlows      *ebpf.Variable `ebpf:"cfg_flows"`
+	CfgFragments  *ebpf.Variable `ebpf:"cfg_fragments"`
+	CfgHealth     *ebpf.Variable `ebpf:"cfg_health"`
+	CfgInterfaces *ebpf.Variable `ebpf:"cfg_interfaces"`
+	CfgLimits     *ebpf.Variable `ebpf:"cfg_limits"`
+	CfgLink       *ebpf.Variable `ebpf:"cfg_link"`
+	CfgOut        *ebpf.Variable `ebpf:"cfg_out"`
+	CfgRules      *ebpf.Variable `ebpf:"cfg_rules"`
+	CfgServices   *ebpf.Variable `ebpf:"cfg_services"`
+	CfgSets       *ebpf.Variable `ebpf:"cfg_sets"`
+	CfgState      *ebpf.Variable `ebpf:"cfg_state"`
+	CfgTrace      *ebpf.Variable `ebpf:"cfg_trace"`
 }
 
 // tcPrograms contains all programs after they have been loaded into the kernel.

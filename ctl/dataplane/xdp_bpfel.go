@@ -33,6 +33,7 @@ const (
 	xdpMapFlowSpare       = "flow_spare"
 	xdpMapFlowTables      = "flow_tables"
 	xdpMapFlowTotals      = "flow_totals"
+	xdpMapFragments       = "fragments"
 	xdpMapHealthFlows     = "health_flows"
 	xdpMapInterfaces      = "interfaces"
 	xdpMapLimits          = "limits"
@@ -51,12 +52,16 @@ const (
 	xdpMapTrace           = "trace"
 	xdpProgGarduXdp       = "gardu_xdp"
 	xdpVarCfgActions      = "cfg_actions"
+	xdpVarCfgAsked        = "cfg_asked"
 	xdpVarCfgBlocks       = "cfg_blocks"
 	xdpVarCfgEffects      = "cfg_effects"
 	xdpVarCfgEvents       = "cfg_events"
 	xdpVarCfgFlows        = "cfg_flows"
+	xdpVarCfgFragments    = "cfg_fragments"
 	xdpVarCfgHealth       = "cfg_health"
+	xdpVarCfgInterfaces   = "cfg_interfaces"
 	xdpVarCfgLimits       = "cfg_limits"
+	xdpVarCfgLink         = "cfg_link"
 	xdpVarCfgOut          = "cfg_out"
 	xdpVarCfgRules        = "cfg_rules"
 	xdpVarCfgServices     = "cfg_services"
@@ -131,6 +136,7 @@ type xdpMapSpecs struct {
 	FlowSpare       *ebpf.MapSpec `ebpf:"flow_spare"`
 	FlowTables      *ebpf.MapSpec `ebpf:"flow_tables"`
 	FlowTotals      *ebpf.MapSpec `ebpf:"flow_totals"`
+	Fragments       *ebpf.MapSpec `ebpf:"fragments"`
 	HealthFlows     *ebpf.MapSpec `ebpf:"health_flows"`
 	Interfaces      *ebpf.MapSpec `ebpf:"interfaces"`
 	Limits          *ebpf.MapSpec `ebpf:"limits"`
@@ -153,19 +159,23 @@ type xdpMapSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type xdpVariableSpecs struct {
-	CfgActions  *ebpf.VariableSpec `ebpf:"cfg_actions"`
-	CfgBlocks   *ebpf.VariableSpec `ebpf:"cfg_blocks"`
-	CfgEffects  *ebpf.VariableSpec `ebpf:"cfg_effects"`
-	CfgEvents   *ebpf.VariableSpec `ebpf:"cfg_events"`
-	CfgFlows    *ebpf.VariableSpec `ebpf:"cfg_flows"`
-	CfgHealth   *ebpf.VariableSpec `ebpf:"cfg_health"`
-	CfgLimits   *ebpf.VariableSpec `ebpf:"cfg_limits"`
-	CfgOut      *ebpf.VariableSpec `ebpf:"cfg_out"`
-	CfgRules    *ebpf.VariableSpec `ebpf:"cfg_rules"`
-	CfgServices *ebpf.VariableSpec `ebpf:"cfg_services"`
-	CfgSets     *ebpf.VariableSpec `ebpf:"cfg_sets"`
-	CfgState    *ebpf.VariableSpec `ebpf:"cfg_state"`
-	CfgTrace    *ebpf.VariableSpec `ebpf:"cfg_trace"`
+	CfgActions    *ebpf.VariableSpec `ebpf:"cfg_actions"`
+	CfgAsked      *ebpf.VariableSpec `ebpf:"cfg_asked"`
+	CfgBlocks     *ebpf.VariableSpec `ebpf:"cfg_blocks"`
+	CfgEffects    *ebpf.VariableSpec `ebpf:"cfg_effects"`
+	CfgEvents     *ebpf.VariableSpec `ebpf:"cfg_events"`
+	CfgFlows      *ebpf.VariableSpec `ebpf:"cfg_flows"`
+	CfgFragments  *ebpf.VariableSpec `ebpf:"cfg_fragments"`
+	CfgHealth     *ebpf.VariableSpec `ebpf:"cfg_health"`
+	CfgInterfaces *ebpf.VariableSpec `ebpf:"cfg_interfaces"`
+	CfgLimits     *ebpf.VariableSpec `ebpf:"cfg_limits"`
+	CfgLink       *ebpf.VariableSpec `ebpf:"cfg_link"`
+	CfgOut        *ebpf.VariableSpec `ebpf:"cfg_out"`
+	CfgRules      *ebpf.VariableSpec `ebpf:"cfg_rules"`
+	CfgServices   *ebpf.VariableSpec `ebpf:"cfg_services"`
+	CfgSets       *ebpf.VariableSpec `ebpf:"cfg_sets"`
+	CfgState      *ebpf.VariableSpec `ebpf:"cfg_state"`
+	CfgTrace      *ebpf.VariableSpec `ebpf:"cfg_trace"`
 }
 
 // xdpObjects contains all objects after they have been loaded into the kernel.
@@ -205,6 +215,7 @@ type xdpMaps struct {
 	FlowSpare       *ebpf.Map `ebpf:"flow_spare"`
 	FlowTables      *ebpf.Map `ebpf:"flow_tables"`
 	FlowTotals      *ebpf.Map `ebpf:"flow_totals"`
+	Fragments       *ebpf.Map `ebpf:"fragments"`
 	HealthFlows     *ebpf.Map `ebpf:"health_flows"`
 	Interfaces      *ebpf.Map `ebpf:"interfaces"`
 	Limits          *ebpf.Map `ebpf:"limits"`
@@ -242,6 +253,7 @@ func (m *xdpMaps) Close() error {
 		m.FlowSpare,
 		m.FlowTables,
 		m.FlowTotals,
+		m.Fragments,
 		m.HealthFlows,
 		m.Interfaces,
 		m.Limits,
@@ -265,19 +277,23 @@ func (m *xdpMaps) Close() error {
 //
 // It can be passed to loadXdpObjects or ebpf.CollectionSpec.LoadAndAssign.
 type xdpVariables struct {
-	CfgActions  *ebpf.Variable `ebpf:"cfg_actions"`
-	CfgBlocks   *ebpf.Variable `ebpf:"cfg_blocks"`
-	CfgEffects  *ebpf.Variable `ebpf:"cfg_effects"`
-	CfgEvents   *ebpf.Variable `ebpf:"cfg_events"`
-	CfgFlows    *ebpf.Variable `ebpf:"cfg_flows"`
-	CfgHealth   *ebpf.Variable `ebpf:"cfg_health"`
-	CfgLimits   *ebpf.Variable `ebpf:"cfg_limits"`
-	CfgOut      *ebpf.Variable `ebpf:"cfg_out"`
-	CfgRules    *ebpf.Variable `ebpf:"cfg_rules"`
-	CfgServices *ebpf.Variable `ebpf:"cfg_services"`
-	CfgSets     *ebpf.Variable `ebpf:"cfg_sets"`
-	CfgState    *ebpf.Variable `ebpf:"cfg_state"`
-	CfgTrace    *ebpf.Variable `ebpf:"cfg_trace"`
+	CfgActions    *ebpf.Variable `ebpf:"cfg_actions"`
+	CfgAsked      *ebpf.Variable `ebpf:"cfg_asked"`
+	CfgBlocks     *ebpf.Variable `ebpf:"cfg_blocks"`
+	CfgEffects    *ebpf.Variable `ebpf:"cfg_effects"`
+	CfgEvents     *ebpf.Variable `ebpf:"cfg_events"`
+	CfgFlows      *ebpf.Variable `ebpf:"cfg_flows"`
+	CfgFragments  *ebpf.Variable `ebpf:"cfg_fragments"`
+	CfgHealth     *ebpf.Variable `ebpf:"cfg_health"`
+	CfgInterfaces *ebpf.Variable `ebpf:"cfg_interfaces"`
+	CfgLimits     *ebpf.Variable `ebpf:"cfg_limits"`
+	CfgLink       *ebpf.Variable `ebpf:"cfg_link"`
+	CfgOut        *ebpf.Variable `ebpf:"cfg_out"`
+	CfgRules      *ebpf.Variable `ebpf:"cfg_rules"`
+	CfgServices   *ebpf.Variable `ebpf:"cfg_services"`
+	CfgSets       *ebpf.Variable `ebpf:"cfg_sets"`
+	CfgState      *ebpf.Variable `ebpf:"cfg_state"`
+	CfgTrace      *ebpf.Variable `ebpf:"cfg_trace"`
 }
 
 // xdpPrograms contains all programs after they have been loaded into the kernel.

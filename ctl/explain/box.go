@@ -29,6 +29,7 @@ type Box struct {
 	states     map[BackendKey]BackendState
 	rings      map[uint32][]lb.Member // as they were put
 	exits      map[string]Exit
+	interfaces map[int]boxInterface
 	generation uint32
 	events     *event.Reader // nil: the programs have none
 }
@@ -46,7 +47,7 @@ func NewBox(features compile.Features) (*Box, error) {
 	b := &Box{
 		plane: plane, features: features,
 		backends: map[BackendKey]uint16{}, states: map[BackendKey]BackendState{}, rings: map[uint32][]lb.Member{},
-		exits: map[string]Exit{},
+		exits: map[string]Exit{}, interfaces: map[int]boxInterface{},
 	}
 	if features.Events {
 		if b.events, err = event.NewReader(plane.Events()); err != nil {
@@ -98,6 +99,11 @@ func (b *Box) Apply(snapshot *model.Snapshot) error {
 		return fmt.Errorf("the programs were loaded without %s, which the snapshot needs", lacks)
 	}
 	b.ids, b.tables, b.names = ids, tables, NewNames(ids, tables.Backends)
+	for ifindex := range b.interfaces {
+		if err := b.putInterface(ifindex); err != nil {
+			return err
+		}
+	}
 	for _, backend := range tables.Backends {
 		b.backends[b.key(backend)] = backend.ID
 		if err := b.putBackend(b.key(backend)); err != nil {
@@ -210,9 +216,23 @@ func (b *Box) Check(local, remote netip.AddrPort) error {
 	return b.plane.AddHealthFlow(local, remote, model.ProtoTCP)
 }
 
-// SetInterface tells the MAC address of the interface with that index.
-func (b *Box) SetInterface(ifindex int, mac [6]byte) error {
-	return b.plane.SetInterface(ifindex, abi.Interface{Mac: mac, Flags: uint8(abi.InterfaceIngress)})
+// boxInterface is what a Box is told of an interface.
+type boxInterface struct {
+	name string
+	mac  [6]byte
+}
+
+// SetInterface tells the name and the MAC address of the interface with that index.
+func (b *Box) SetInterface(ifindex int, name string, mac [6]byte) error {
+	b.interfaces[ifindex] = boxInterface{name, mac}
+	return b.putInterface(ifindex)
+}
+
+func (b *Box) putInterface(ifindex int) error {
+	i := b.interfaces[ifindex]
+	return b.plane.SetInterface(ifindex, abi.Interface{
+		Mac: i.mac, Flags: uint8(abi.InterfaceIngress), Number: b.ids.Interfaces[i.name],
+	})
 }
 
 // SetExit says what is known of an interface that rules redirect or mirror to. Apply forgets none.

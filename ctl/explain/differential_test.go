@@ -101,6 +101,7 @@ type script struct {
 type step struct {
 	frame []byte
 	sent  bool // by the kernel, not received
+	on    int  // index of the interface that it comes in on
 	clean bool
 	line  string
 }
@@ -108,9 +109,9 @@ type step struct {
 // judge puts the packet of a step on a path.
 func (s step) judge(p path) (explain.Outcome, error) {
 	if s.sent {
-		return p.JudgeSent(s.frame)
+		return p.JudgeSent(s.on, s.frame)
 	}
-	return p.Judge(s.frame)
+	return p.Judge(s.on, s.frame)
 }
 
 // text is the step as cases write it.
@@ -119,9 +120,9 @@ func (s step) text() string {
 	case s.frame == nil:
 		return s.line
 	case s.sent:
-		return "out eth0 " + pkt.Describe(s.frame)
+		return fmt.Sprintf("out eth%d %s", s.on, pkt.Describe(s.frame))
 	default:
-		return "in eth0 " + pkt.Describe(s.frame)
+		return fmt.Sprintf("in eth%d %s", s.on, pkt.Describe(s.frame))
 	}
 }
 
@@ -174,6 +175,9 @@ func (g generator) script(hook string) script {
 			next = pick(g, recent...)
 			if g.oneIn(2) {
 				next.frame = turned(next.frame)
+			}
+			if g.oneIn(8) {
+				next.on = 1 - next.on
 			}
 			if g.oneIn(4) && len(next.frame) > 60 {
 				next.frame, next.clean = bytes.Clone(next.frame), false

@@ -3,6 +3,8 @@ package explain
 import (
 	"encoding/binary"
 	"net/netip"
+
+	"gardu/ctl/rule"
 )
 
 const (
@@ -31,18 +33,20 @@ const (
 
 // facts are what a packet says about itself, and what is known of it. Offsets count from the start of the frame.
 type facts struct {
-	etherType uint16
-	vlan      uint16 // id of the outermost tag that has one; 0 = none
-	ip        int    // offset of what follows the Ethernet header and tags
+	dstMAC, srcMAC [6]byte
+	etherType      uint16
+	vlan           uint16 // id of the outermost tag that has one; 0 = none
+	ip             int    // offset of what follows the Ethernet header and tags
 
-	src, dst netip.Addr
+	src, dst netip.Addr // not valid: neither IPv4 nor IPv6
 	proto    uint8
 	upper    int // offset of the L4 header
 	end      int // of the IP packet
 	length   int // bytes of the IP packet
 	ttl, tos uint8
 
-	fragment, later bool // first or later fragment; later: has no L4 header
+	fragment, later bool   // first or later fragment; later: has no L4 header
+	id              uint32 // of the packet that it is a fragment of
 
 	hasPorts     bool
 	sport, dport uint16
@@ -72,6 +76,7 @@ func parse(frame []byte) (facts, parsing) {
 	if len(frame) < 14 {
 		return f, malformed
 	}
+	f.dstMAC, f.srcMAC = [6]byte(frame), [6]byte(frame[6:])
 	f.etherType, f.ip = binary.BigEndian.Uint16(frame[12:]), 14
 	for range maxTags {
 		if f.etherType != typeVLAN && f.etherType != typeQinQ {
@@ -112,6 +117,7 @@ func (f *facts) parseIPv4(frame []byte) parsing {
 	offset := binary.BigEndian.Uint16(b[6:]) & 0x1fff
 	more := b[6]&0x20 != 0
 	f.fragment, f.later = more || offset != 0, offset != 0
+	f.id = uint32(binary.BigEndian.Uint16(b[4:]))
 	if f.later {
 		return parsed
 	}
@@ -147,7 +153,7 @@ func (f *facts) parseIPv6(frame []byte) parsing {
 			size = 8
 			offset, more := binary.BigEndian.Uint16(rest[2:])>>3, rest[3]&1 == 1
 			if offset != 0 || more { // neither: an atomic fragment, which is whole (RFC 6946)
-				f.fragment = true
+				f.fragment, f.id = true, binary.BigEndian.Uint32(rest[4:])
 			}
 			if offset != 0 {
 				f.later, f.proto = true, rest[0]
@@ -172,6 +178,23 @@ func isExtension(next uint8) bool {
 	return false
 }
 
+// isIP tells packets from other frames.
+func (f facts) isIP() bool { return f.src.IsValid() }
+
+// fragmentKind is the value of the field `fragment`.
+func (f facts) fragmentKind() int {
+	switch {
+	case f.later:
+		return rule.FragmentLater
+	case f.fragment:
+		return rule.FragmentFirst
+	}
+	return rule.FragmentNone
+}
+
+// hasPorts tells the protocols whose header begins with ports.
+func hasPorts(proto uint8) bool { return proto == protoTCP || proto == protoUDP || proto == protoSCTP }
+
 // isSYN tells the segment that opens a connection.
 func (f facts) isSYN() bool { return f.tcpFlags&(flagSYN|flagACK) == flagSYN }
 
@@ -190,7 +213,7 @@ func (f *facts) parseUpper(frame []byte) parsing {
 			return malformed
 		}
 	}
-	if f.proto == protoTCP || f.proto == protoUDP || f.proto == protoSCTP {
+	if hasPorts(f.proto) {
 		f.hasPorts = true
 		f.sport, f.dport = binary.BigEndian.Uint16(b), binary.BigEndian.Uint16(b[2:])
 	}

@@ -26,7 +26,7 @@ type configText struct {
 
 func (c configText) yaml() string {
 	var b strings.Builder
-	b.WriteString("interfaces:\n  eth0: {path: auto}\n")
+	b.WriteString("interfaces:\n  eth0: {path: auto}\n  eth1: {path: tc}\n")
 	section := func(head string, parts []string) {
 		if len(parts) > 0 {
 			b.WriteString(head + "\n" + strings.Join(parts, "\n") + "\n")

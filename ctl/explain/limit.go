@@ -65,11 +65,12 @@ func (m *Model) bucketOf(rule model.Rule, f facts) bucket {
 	case model.PerDest:
 		key.prefix = prefix(f.dst)
 	case model.PerService:
-		if service := m.serviceOf(f); service != nil && !f.fragment {
+		if service, _ := m.serviceFor(f); service != nil {
 			key.service = service.Name
 		}
 	case model.PerFlow:
-		key.src, key.dst, key.proto = netip.AddrPortFrom(f.src, f.sport), netip.AddrPortFrom(f.dst, f.dport), f.proto
+		sport, dport, _ := m.ports(f)
+		key.src, key.dst, key.proto = netip.AddrPortFrom(f.src, sport), netip.AddrPortFrom(f.dst, dport), f.proto
 	}
 	return key
 }

@@ -1,6 +1,7 @@
 package explain
 
 import (
+	"encoding/binary"
 	"fmt"
 	"maps"
 	"net/netip"
@@ -91,20 +92,23 @@ type Model struct {
 	MAC     [6]byte // of that interface
 	Now     time.Time
 	Clock   time.Duration // what limits go by
+	// Interface is the name of the interface that packets come in on.
+	Interface string
 
-	snapshot *model.Snapshot
-	blocks   map[netip.Prefix]time.Time // until when; zero: for ever
-	checks   []check
-	backends map[BackendKey]BackendState
-	flows    map[flow]record
-	passed   map[course]passing
-	rings    map[string][]uint16
-	exits    map[string]Exit
-	copies   []string // where copies of the packet in hand go
-	answers  *int     // to rejected packets, that may still be given; nil: any number
-	counters Counters
-	buckets  map[bucket]uint64 // when each is full again, ticks
-	notes    []string          // of the packet in hand
+	snapshot  *model.Snapshot
+	blocks    map[netip.Prefix]time.Time // until when; zero: for ever
+	checks    []check
+	backends  map[BackendKey]BackendState
+	flows     map[flow]record
+	passed    map[course]passing
+	fragments map[fragmentKey]fragmentPorts
+	rings     map[string][]uint16
+	exits     map[string]Exit
+	copies    []string // where copies of the packet in hand go
+	answers   *int     // to rejected packets, that may still be given; nil: any number
+	counters  Counters
+	buckets   map[bucket]uint64 // when each is full again, ticks
+	notes     []string          // of the packet in hand
 }
 
 // Apply makes the snapshot the one in force. Blocks, flows and what is known of backends stay.
@@ -173,13 +177,13 @@ func (m *Model) judge(frame []byte) Outcome {
 	case how == malformed:
 		return Outcome{Verdict: Drop, Reason: "malformed"}
 	case how == notIP:
-		if reply := m.answerARP(f, frame); reply != nil {
-			return Outcome{Verdict: Redirect, Reason: "arp-reply", Frame: reply}
-		}
-		return Outcome{Verdict: Pass, Reason: "not-ip"}
+		return m.judgeLink(f, frame)
 	}
 	f.state = m.state(f, frame)
 	out, decider := m.filter(f, frame)
+	if decider != DeciderBlock && decider != DeciderAllow {
+		m.noteFragment(f)
+	}
 	if out.Verdict != Pass && m.isHealthReply(f) {
 		out, decider = Outcome{Verdict: Pass, Reason: "health-reply"}, DeciderHealth
 	}
@@ -207,6 +211,7 @@ func (m *Model) JudgeSent(frame []byte) Outcome {
 	if slices.ContainsFunc(m.snapshot.Filter.Rules, func(r model.Rule) bool { return r.Direction == model.Out }) {
 		m.notes = nil
 		judged, decider := m.filter(f, frame)
+		m.noteFragment(f)
 		out = Outcome{Verdict: judged.Verdict, Reason: "out-" + judged.Verdict, Rule: judged.Rule, Notes: m.notes}
 		if judged.Rule != "" {
 			m.counters.packet(decider, frame)
@@ -220,6 +225,26 @@ func (m *Model) JudgeSent(frame []byte) Outcome {
 	return out
 }
 
+// judgeLink is judge for a frame that is neither IPv4 nor IPv6: only rules that name the link layer see it.
+func (m *Model) judgeLink(f facts, frame []byte) Outcome {
+	out, decider := m.filter(f, frame)
+	if decider != "" {
+		m.counters.packet(decider, frame)
+	}
+	m.divert(f, frame, &out)
+	if reply := m.answerARP(f, frame); reply != nil && out.Verdict == Pass {
+		out.Verdict, out.Reason, out.Frame = Redirect, "arp-reply", reply
+	}
+	return out
+}
+
+// namesLink tells a rule that sees frames that are neither IPv4 nor IPv6.
+func namesLink(r model.Rule) bool {
+	return slices.ContainsFunc(r.Match, func(c model.Condition) bool {
+		return c.Field == "ethertype" || c.Field == "src-mac" || c.Field == "dst-mac"
+	})
+}
+
 // filter says what allow, blocks, rules and the default make of a packet, and which of them decided.
 func (m *Model) filter(f facts, frame []byte) (out Outcome, decider string) {
 	filter := m.snapshot.Filter
@@ -227,12 +252,12 @@ func (m *Model) filter(f facts, frame []byte) (out Outcome, decider string) {
 		return Outcome{Verdict: Pass, Reason: "allowed"}, DeciderAllow
 	}
 	for prefix, until := range m.blocks {
-		if !f.sent && prefix.Contains(f.src) && (until.IsZero() || m.Now.Before(until)) {
+		if f.isIP() && !f.sent && prefix.Contains(f.src) && (until.IsZero() || m.Now.Before(until)) {
 			return Outcome{Verdict: Drop, Reason: "blocked"}, DeciderBlock
 		}
 	}
 	for _, rule := range filter.Rules {
-		if (rule.Direction == model.Out) != f.sent || !m.matches(rule, f) {
+		if (rule.Direction == model.Out) != f.sent || !m.matches(rule, f) || !f.isIP() && !namesLink(rule) {
 			continue
 		}
 		concerned := rule.Limit == nil || m.overLimit(rule, f, frame)
@@ -259,9 +284,17 @@ func (m *Model) filter(f facts, frame []byte) (out Outcome, decider string) {
 		}
 		return Outcome{Verdict: Pass, Reason: "rule-pass", Rule: rule.Name}, "rule " + rule.Name
 	}
+	_, _, known := m.ports(f)
+	unknown := f.later && hasPorts(f.proto) && !known && m.asksPorts()
 	switch {
+	case !f.isIP():
+		return Outcome{Verdict: Pass, Reason: "not-ip"}, ""
+	case !f.sent && filter.Default != model.Drop && unknown:
+		return Outcome{Verdict: Pass, Reason: "fragment-pass"}, DeciderDefault
 	case f.sent || filter.Default != model.Drop:
 		return Outcome{Verdict: Pass, Reason: "default-pass"}, DeciderDefault
+	case unknown:
+		return Outcome{Verdict: Drop, Reason: "fragment-drop"}, DeciderDefault
 	case isControl(f):
 		return Outcome{Verdict: Pass, Reason: "control"}, DeciderDefault
 	default:
@@ -294,27 +327,48 @@ func (m *Model) holds(c model.Condition, f facts) bool {
 	var among, has bool
 	switch c.Field {
 	case "src":
-		among, has = m.amongAddresses(c, f.src, f.sport), f.hasPorts || !m.isPairs(c)
+		sport, _, known := m.ports(f)
+		among, has = m.amongAddresses(c, f.src, sport), f.isIP() && (known || !m.isPairs(c))
 	case "dst":
-		among, has = m.amongAddresses(c, f.dst, f.dport), f.hasPorts || !m.isPairs(c)
+		_, dport, known := m.ports(f)
+		among, has = m.amongAddresses(c, f.dst, dport), f.isIP() && (known || !m.isPairs(c))
 	case "proto":
-		among, has = m.amongNumbers(c, int(f.proto)), true
+		among, has = m.amongNumbers(c, int(f.proto)), f.isIP()
 	case "sport":
-		among, has = m.amongNumbers(c, int(f.sport)), f.hasPorts
+		sport, _, known := m.ports(f)
+		among, has = m.amongNumbers(c, int(sport)), known
 	case "dport":
-		among, has = m.amongNumbers(c, int(f.dport)), f.hasPorts
+		_, dport, known := m.ports(f)
+		among, has = m.amongNumbers(c, int(dport)), known
 	case "icmp-type":
 		among, has = m.amongNumbers(c, int(f.icmpType)), f.hasICMP
 	case "icmp-code":
 		among, has = m.amongNumbers(c, int(f.icmpCode)), f.hasICMP
 	case "ttl":
-		among, has = m.amongNumbers(c, int(f.ttl)), true
+		among, has = m.amongNumbers(c, int(f.ttl)), f.isIP()
 	case "dscp":
-		among, has = m.amongNumbers(c, int(f.tos>>2)), true
+		among, has = m.amongNumbers(c, int(f.tos>>2)), f.isIP()
 	case "length":
-		among, has = m.amongNumbers(c, f.length), true
+		among, has = m.amongNumbers(c, f.length), f.isIP()
 	case "state":
 		among, has = m.amongNumbers(c, int(f.state)), f.state != stateNone
+	case "tcp-flags":
+		among, has = amongMasks(c, uint64(f.tcpFlags)), f.proto == protoTCP && f.hasPorts
+	case "fragment":
+		among, has = m.amongNumbers(c, f.fragmentKind()), f.isIP()
+	case "src-mac":
+		among, has = amongMasks(c, macNumber(f.srcMAC)), true
+	case "dst-mac":
+		among, has = amongMasks(c, macNumber(f.dstMAC)), true
+	case "ethertype":
+		among, has = m.amongNumbers(c, int(f.etherType)), true
+	case "vlan":
+		among, has = m.amongNumbers(c, int(f.vlan)), true
+	case "interface":
+		among, has = slices.Contains(c.Names, m.Interface), true
+	case "service":
+		service, known := m.serviceFor(f)
+		among, has = service != nil && slices.Contains(c.Names, service.Name), known
 	default:
 		panic(fmt.Sprintf("the reference model doesn't know field %q", c.Field))
 	}
@@ -343,6 +397,77 @@ func (m *Model) amongNumbers(c model.Condition, n int) bool {
 		ranges = set.Ports
 	}
 	return slices.ContainsFunc(ranges, func(r model.Range) bool { return int(r.Lo) <= n && n <= int(r.Hi) })
+}
+
+func amongMasks(c model.Condition, n uint64) bool {
+	return slices.ContainsFunc(c.Masks, func(mask model.Mask) bool { return n&mask.Bits == mask.Value })
+}
+
+func macNumber(mac [6]byte) uint64 { return binary.BigEndian.Uint64(append([]byte{0, 0}, mac[:]...)) }
+
+// serviceFor returns the service that a packet is for, if any. Of a later fragment whose ports aren't known nobody can say.
+func (m *Model) serviceFor(f facts) (service *model.Service, known bool) {
+	_, dport, known := m.ports(f)
+	if !known {
+		return nil, f.isIP() && !(f.later && hasPorts(f.proto))
+	}
+	for i := range m.snapshot.Services {
+		s := &m.snapshot.Services[i]
+		if s.Address == f.dst && s.Proto == f.proto && s.Port.Lo <= uint32(dport) && uint32(dport) <= s.Port.Hi {
+			return s, true
+		}
+	}
+	return nil, true
+}
+
+// fragmentTimeout is for how long the ports of a first fragment are those of the later ones.
+const fragmentTimeout = 30 * time.Second
+
+// fragmentKey is what the fragments of a packet have in common.
+type fragmentKey struct {
+	src, dst netip.Addr
+	proto    uint8
+	vlan     uint16
+	id       uint32
+}
+
+type fragmentPorts struct {
+	sport, dport uint16
+	seen         time.Time
+}
+
+func fragmentOf(f facts) fragmentKey { return fragmentKey{f.src, f.dst, f.proto, f.vlan, f.id} }
+
+// ports returns the ports that rules see: the packet's own, or of a later fragment those of the first one.
+func (m *Model) ports(f facts) (sport, dport uint16, known bool) {
+	if !f.later {
+		return f.sport, f.dport, f.hasPorts
+	}
+	first, ok := m.fragments[fragmentOf(f)]
+	if !ok || m.Now.Sub(first.seen) >= fragmentTimeout || !m.asksPorts() {
+		return 0, 0, false
+	}
+	return first.sport, first.dport, true
+}
+
+// asksPorts tells whether some rule depends on ports.
+func (m *Model) asksPorts() bool {
+	return slices.ContainsFunc(m.snapshot.Filter.Rules, func(r model.Rule) bool {
+		return slices.ContainsFunc(r.Match, func(c model.Condition) bool {
+			return c.Field == "sport" || c.Field == "dport" || c.Field == "service" || m.isPairs(c)
+		})
+	})
+}
+
+// noteFragment keeps the ports of a first fragment for those that follow.
+func (m *Model) noteFragment(f facts) {
+	if !f.fragment || f.later || !f.hasPorts || !m.asksPorts() {
+		return
+	}
+	if m.fragments == nil {
+		m.fragments = map[fragmentKey]fragmentPorts{}
+	}
+	m.fragments[fragmentOf(f)] = fragmentPorts{f.sport, f.dport, m.Now}
 }
 
 func (m *Model) inSet(name string, addr netip.Addr) bool {

@@ -108,7 +108,7 @@ func nftRound(t *testing.T, g generator, hook string, oracle *nftOracle) (sum nf
 			sum.excluded++
 			continue
 		}
-		outcome, err := ours.Judge(frame)
+		outcome, err := ours.Judge(0, frame)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -137,7 +137,7 @@ func nftRound(t *testing.T, g generator, hook string, oracle *nftOracle) (sum nf
 			sum.passed++
 		}
 		if got[i] != want[i] {
-			outcome, _ := ours.Judge(frame)
+			outcome, _ := ours.Judge(0, frame)
 			t.Fatalf("packet %d: %s\nnft passes it: %t, gardu does: %t (%s %s)\nrules with other counts: %s\n%s\n%s", i, pkt.Describe(frame),
 				got[i], want[i], outcome.Reason, outcome.Rule, set.otherCounts(gotCounts, wantCounts), set.yaml(), set.nft())
 		}

@@ -29,7 +29,7 @@ var update = flag.Bool("update", false, "write what the reference model says int
 // A case is a txtar file: a comment that says what it shows, config.yaml, and
 //
 //	-- packets --
-//	in eth0 PACKET                   a received packet; below it, indented, what becomes of it:
+//	in eth0 PACKET                   a received packet, on one of the first two interfaces; below it, indented, what becomes of it:
 //	  VERDICT REASON [rule=NAME] [service=NAME] [backend=NAME]
 //	  out PACKET                     as gardu sends it, if it does
 //	  log rule=NAME                  an event of a rule; or sample, or shadow, that one with would=VERDICT
@@ -208,8 +208,9 @@ func (p *player) line(line string) (string, error) {
 		p.path.Wait(ahead)
 		return "", nil
 	case (words[0] == "in" || words[0] == "out") && len(words) > 2:
-		if name := p.snapshot.Interfaces[0].Name; words[1] != name {
-			return "", fmt.Errorf("packets come in and go out by %s", name)
+		on := slices.IndexFunc(p.snapshot.Interfaces, func(i model.Interface) bool { return i.Name == words[1] })
+		if on < 0 || on >= len(received) {
+			return "", fmt.Errorf("no packets come in on %s", words[1])
 		}
 		frame, err := pkt.Parse(strings.Join(words[2:], " "))
 		if err != nil {
@@ -219,7 +220,7 @@ func (p *player) line(line string) (string, error) {
 		if words[0] == "out" {
 			judge = p.path.JudgeSent
 		}
-		out, err := judge(frame)
+		out, err := judge(on, frame)
 		return outcomeText(out), err
 	case words[0] == "apply" && len(words) == 2:
 		return "", p.apply(words[1])

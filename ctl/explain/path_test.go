@@ -17,11 +17,15 @@ import (
 	"gardu/ctl/model"
 )
 
-// The box that all packet tests play on: one interface, whose neighbours are all backends.
+// The box that all packet tests play on: packets come in on one interface, or another; all backends are behind a third.
 const (
 	receivedOn = 1 // loopback: test runs need an interface that exists
 	sentBy     = 2
+	alsoOn     = 3
 )
+
+// received are the interfaces that packets come in on, in the order in which the configuration has them.
+var received = []int{receivedOn, alsoOn}
 
 var (
 	ourMAC  = [6]byte{2, 0, 0, 0, 0, 2}
@@ -38,8 +42,8 @@ type path interface {
 	Check(local, remote netip.AddrPort) error
 	SetExit(string, explain.Exit) error
 	LimitRejects(int) error
-	Judge(frame []byte) (explain.Outcome, error)
-	JudgeSent(frame []byte) (explain.Outcome, error)
+	Judge(on int, frame []byte) (explain.Outcome, error) // on: which of the snapshot's interfaces
+	JudgeSent(on int, frame []byte) (explain.Outcome, error)
 	Wait(time.Duration)
 	Tick(time.Duration) // for limits alone
 	Counters() (explain.Counters, error)
@@ -47,16 +51,18 @@ type path interface {
 
 // modelPath is the reference model.
 type modelPath struct {
-	model explain.Model
-	ahead time.Duration
+	model      explain.Model
+	ahead      time.Duration
+	interfaces []model.Interface
 }
 
 func newModelPath() *modelPath {
-	return &modelPath{model: explain.Model{Ifindex: receivedOn, MAC: ourMAC, Clock: firstClock}}
+	return &modelPath{model: explain.Model{MAC: ourMAC, Clock: firstClock}}
 }
 
 func (p *modelPath) Apply(s *model.Snapshot) error {
 	p.model.Apply(s)
+	p.interfaces = s.Interfaces
 	return nil
 }
 
@@ -90,13 +96,13 @@ func (p *modelPath) LimitRejects(answers int) error {
 	return nil
 }
 
-func (p *modelPath) Judge(frame []byte) (explain.Outcome, error) {
-	p.model.Now = time.Now().Add(p.ahead)
+func (p *modelPath) Judge(on int, frame []byte) (explain.Outcome, error) {
+	p.model.Now, p.model.Ifindex, p.model.Interface = time.Now().Add(p.ahead), received[on], p.interfaces[on].Name
 	return p.model.Judge(frame), nil
 }
 
-func (p *modelPath) JudgeSent(frame []byte) (explain.Outcome, error) {
-	p.model.Now = time.Now().Add(p.ahead)
+func (p *modelPath) JudgeSent(on int, frame []byte) (explain.Outcome, error) {
+	p.model.Now, p.model.Interface = time.Now().Add(p.ahead), p.interfaces[on].Name
 	return p.model.JudgeSent(frame), nil
 }
 
@@ -139,14 +145,31 @@ func newBox(t testing.TB, features compile.Features) *explain.Box {
 	if err := unix.Unshare(unix.CLONE_NEWNET); err != nil {
 		t.Fatal(err)
 	}
+	addInterfaces(t)
 	box, err := explain.NewBox(features)
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := box.SetInterface(receivedOn, ourMAC); err != nil {
+	return box
+}
+
+// addInterfaces makes the interfaces with the indexes sentBy and alsoOn: bridges, for which one call is enough.
+func addInterfaces(t testing.TB) {
+	t.Helper()
+	socket, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
 		t.Fatal(err)
 	}
-	return box
+	defer unix.Close(socket)
+	for _, name := range []string{"b2", "b3"} {
+		request, err := unix.NewIfreq(name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := unix.IoctlIfreq(socket, unix.SIOCBRADDBR, request); err != nil {
+			t.Fatal(err)
+		}
+	}
 }
 
 // newBoxPath is a box that lives as long as the test.
@@ -164,20 +187,31 @@ func newBoxPath(t testing.TB, hook dataplane.Hook, features compile.Features) *b
 	return &boxPath{box, hook, firstClock}
 }
 
-func (p *boxPath) Judge(frame []byte) (explain.Outcome, error) { return p.judge(p.hook, frame) }
-
-// JudgeSent: whatever receives, what is sent is seen at tc egress.
-func (p *boxPath) JudgeSent(frame []byte) (explain.Outcome, error) {
-	return p.judge(dataplane.HookEgress, frame)
+func (p *boxPath) Apply(s *model.Snapshot) error {
+	for i, ifindex := range received[:min(len(received), len(s.Interfaces))] {
+		if err := p.SetInterface(ifindex, s.Interfaces[i].Name, ourMAC); err != nil {
+			return err
+		}
+	}
+	return p.Box.Apply(s)
 }
 
-func (p *boxPath) judge(hook dataplane.Hook, frame []byte) (explain.Outcome, error) {
+func (p *boxPath) Judge(on int, frame []byte) (explain.Outcome, error) {
+	return p.judge(p.hook, on, frame)
+}
+
+// JudgeSent: whatever receives, what is sent is seen at tc egress.
+func (p *boxPath) JudgeSent(on int, frame []byte) (explain.Outcome, error) {
+	return p.judge(dataplane.HookEgress, on, frame)
+}
+
+func (p *boxPath) judge(hook dataplane.Hook, on int, frame []byte) (explain.Outcome, error) {
 	p.SetClock(p.clock)
-	result, err := p.Run(hook, frame, receivedOn)
+	result, err := p.Run(hook, frame, received[on])
 	if err != nil {
 		return explain.Outcome{}, err
 	}
-	told := explain.Explain(result, p.Names(), receivedOn, nil)
+	told := explain.Explain(result, p.Names(), received[on], nil)
 	out := explain.Outcome{
 		Verdict: told.Verdict, Reason: told.Reason, Rule: told.Rule, Service: told.Service, Backend: told.Backend,
 		Ifindex: int(result.Trace.Ifindex),

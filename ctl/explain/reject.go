@@ -48,7 +48,7 @@ func answerReject(how model.RejectCode, f facts, frame []byte) []byte {
 	var upper []byte
 	proto := byte(protoTCP)
 	switch {
-	case f.later || !betweenHosts(f, frame):
+	case !f.isIP() || f.later || !betweenHosts(f, frame):
 		return nil
 	case how == model.RejectReset || how == model.RejectDefault && f.proto == protoTCP:
 		if upper = reset(f, frame); upper == nil {

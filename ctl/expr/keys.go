@@ -75,7 +75,7 @@ func flowVocabulary() []Key {
 		src, dst, either("host", "source or destination address", src, dst),
 		sport, dport, either("port", "source or destination port", sport, dport),
 		field("proto", func(f *Flow) uint64 { return uint64(f.Proto) }),
-		number("vlan", "VLAN id, 0 when untagged", vlan, func(f *Flow) uint64 { return uint64(f.Vlan) }),
+		field("vlan", func(f *Flow) uint64 { return uint64(f.Vlan) }),
 		name("interface", "where it came in", nil, func(f *Flow) string { return f.Interface }),
 		name("verdict", "what became of its last packet", verdicts, func(f *Flow) string { return f.Verdict }),
 		name("reason", "why", nil, func(f *Flow) string { return f.Reason }),
@@ -141,7 +141,8 @@ func field(key model.Field, get func(*Flow) uint64) Key {
 	info, _ := rule.Lookup(key)
 	values := fmt.Sprintf("0 to %d, or a range lo-hi", info.Max)
 	if info.Names != nil {
-		values = "a name like tcp or udp, " + values
+		words := info.WordList()
+		values = "a name like " + strings.Join(words[:min(3, len(words))], ", ") + "; " + values
 	}
 	return number(string(key), info.Help, form{values, func(word string) (lo, hi uint64, ok bool) {
 		var c model.Condition
@@ -163,10 +164,6 @@ var (
 	span = form{"a time like 90s, 5m or 1h, or a range lo-hi", ranges(func(word string) (uint64, bool) {
 		d, err := time.ParseDuration(word)
 		return uint64(d), err == nil && d >= 0
-	})}
-	vlan = form{"0 to 4095, or a range lo-hi", ranges(func(word string) (uint64, bool) {
-		n, err := strconv.ParseUint(word, 10, 12)
-		return n, err == nil
 	})}
 )
 

@@ -165,15 +165,20 @@ const (
 type Field string
 
 // Condition is one key of `match`. Conditions of a rule are ANDed, the values of one are ORed, Not negates it. A
-// packet without the field never matches, negated or not. Exactly one of Prefixes, Ranges, Set is in use.
+// packet without the field never matches, negated or not. Exactly one of Prefixes, Ranges, Masks, Names, Set is in use.
 type Condition struct {
 	Field    Field
 	Not      bool
 	Prefixes []netip.Prefix // address fields; both families may be mixed
 	Ranges   []Range        // number fields; a single value has Lo == Hi
+	Masks    []Mask         // flags and MAC addresses
+	Names    []string       // of interfaces or services
 	Set      string         // name of a set of the field's kind
 	Pos      Position
 }
+
+// Mask is what of a value must be what: value & Bits == Value. A MAC address has its first byte in bits 40 to 47.
+type Mask struct{ Value, Bits uint64 }
 
 // Mode is how packets reach a backend: a row of lb.Modes ("dsr", "ipip").
 type Mode string
@@ -233,6 +238,16 @@ type Flows struct {
 
 type API struct {
 	Socket string
+}
+
+// Service returns the service of that name.
+func (s *Snapshot) Service(name string) (*Service, bool) {
+	for i := range s.Services {
+		if s.Services[i].Name == name {
+			return &s.Services[i], true
+		}
+	}
+	return nil, false
 }
 
 // Set returns the set of that name.

@@ -15,13 +15,14 @@ func TestFieldsMatchC(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	rows := regexp.MustCompile(`X\([A-Z_]+, "([a-z-]+)", (ADDR|NUMBER), ([01])\)`).FindAllSubmatch(source, -1)
+	rows := regexp.MustCompile(`X\([A-Z_]+, "([a-z-]+)", (ADDR|NUMBER|FLAGS|MAC|THING), ([01])\)`).FindAllSubmatch(source, -1)
 	if len(rows) != int(abi.FieldCount) || len(Fields) != int(abi.FieldCount) {
 		t.Fatalf("fields.h has %d rows, abi %d, Fields %d", len(rows), abi.FieldCount, len(Fields))
 	}
+	kinds := map[Kind]string{Address: "ADDR", Number: "NUMBER", Flags: "FLAGS", MAC: "MAC", Thing: "THING"}
 	for i, row := range rows {
 		field := Fields[i]
-		if string(field.Name) != string(row[1]) || (field.Kind == Address) != (string(row[2]) == "ADDR") || field.Key != (string(row[3]) == "1") {
+		if string(field.Name) != string(row[1]) || kinds[field.Kind] != string(row[2]) || field.Key != (string(row[3]) == "1") {
 			t.Errorf("row %d is %s in fields.h and %+v in Fields", i, row[0], field)
 		}
 	}
@@ -32,8 +33,11 @@ func TestFieldsAreComplete(t *testing.T) {
 		if field.Help == "" {
 			t.Errorf("%s has no help", field.Name)
 		}
-		if (field.Kind == Address) != (field.Max == 0) {
-			t.Errorf("%s: an address field has no Max, a number field needs one", field.Name)
+		if (field.Kind == Number || field.Kind == Flags) != (field.Max != 0) {
+			t.Errorf("%s: numbers and flags need a Max, others have none", field.Name)
+		}
+		if (field.Kind == Thing) != (field.Refer != "") {
+			t.Errorf("%s: names need to say what of, others don't", field.Name)
 		}
 		if (field.Kind == Address) != (field.Sets == AddressSet) {
 			t.Errorf("%s: sets of addresses belong to address fields", field.Name)
@@ -45,8 +49,14 @@ func TestFieldsAreComplete(t *testing.T) {
 			}
 			texts = append(texts, name.Text)
 		}
+		for _, span := range field.Spans {
+			if span.Values.Hi > field.Max {
+				t.Errorf("%s: %s goes up to %d, above %d", field.Name, span.Text, span.Values.Hi, field.Max)
+			}
+			texts = append(texts, span.Text)
+		}
 		slices.Sort(texts)
-		if len(slices.Compact(texts)) != len(field.Names) {
+		if len(slices.Compact(texts)) != len(field.Names)+len(field.Spans) {
 			t.Errorf("%s: a name occurs twice", field.Name)
 		}
 	}

@@ -2,7 +2,9 @@ package rule
 
 import (
 	"cmp"
+	"fmt"
 	"net/netip"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -65,9 +67,12 @@ func FormatValues(c model.Condition) []string {
 		values = append(values, FormatPrefix(p))
 	}
 	for _, r := range c.Ranges {
-		values = append(values, formatRange(field.Names, r))
+		values = append(values, field.formatRange(r))
 	}
-	return values
+	for _, m := range c.Masks {
+		values = append(values, field.formatMask(m))
+	}
+	return append(values, c.Names...)
 }
 
 // FormatPrefix prints a prefix, and one of full length as an address.
@@ -80,14 +85,26 @@ func FormatPrefix(p netip.Prefix) string {
 
 // FormatPortRange prints a port or a range of ports.
 func FormatPortRange(r model.Range) string {
-	return formatRange(nil, r)
+	return FieldInfo{}.formatRange(r)
 }
 
-func formatRange(names []Name, r model.Range) string {
-	if r.Lo == r.Hi {
-		return formatNumber(names, r.Lo)
+func (f FieldInfo) formatRange(r model.Range) string {
+	for _, span := range f.Spans {
+		if span.Values == r {
+			return span.Text
+		}
 	}
-	return strconv.FormatUint(uint64(r.Lo), 10) + "-" + strconv.FormatUint(uint64(r.Hi), 10)
+	format := "%d"
+	if f.Hex {
+		format = "%#x"
+	}
+	switch {
+	case r.Lo != r.Hi:
+		return fmt.Sprintf(format+"-"+format, r.Lo, r.Hi)
+	case f.Hex && !slices.ContainsFunc(f.Names, func(n Name) bool { return n.Value == r.Lo }):
+		return fmt.Sprintf("%#04x", r.Lo)
+	}
+	return formatNumber(f.Names, r.Lo)
 }
 
 func formatNumber(names []Name, value uint32) string {

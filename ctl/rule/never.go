@@ -32,6 +32,9 @@ func nothingLeft(r model.Rule) (blame model.Condition, why string) {
 				allowed, from = c, fmt.Sprintf(" that %s in line %d allows", c.Field, c.Pos.Line)
 			}
 		}
+		if field, _ := Lookup(n.Field); field.Kind == Thing && from == "" {
+			continue // a packet may have none of those that have names
+		}
 		excluded := *n
 		excluded.Not, excluded.Ranges = false, joined(n.Ranges)
 		if implies(allowed, excluded, &effort) {
@@ -50,6 +53,8 @@ func everything(name model.Field) model.Condition {
 		c.Prefixes = []netip.Prefix{netip.PrefixFrom(netip.IPv4Unspecified(), 0), netip.PrefixFrom(netip.IPv6Unspecified(), 0)}
 	case Number:
 		c.Ranges = []model.Range{{Lo: 0, Hi: field.Max}}
+	case Flags, MAC:
+		c.Masks = []model.Mask{{}}
 	}
 	return c
 }

@@ -31,6 +31,9 @@ func Contradiction(r model.Rule) (blame model.Condition, why string) {
 		}
 	}
 
+	if blame, why := linkContradiction(r, families, limited); why != "" {
+		return blame, why
+	}
 	for _, c := range r.Match {
 		field, ok := Lookup(c.Field)
 		if !ok || field.Protocols == nil {
@@ -41,6 +44,28 @@ func Contradiction(r model.Rule) (blame model.Condition, why string) {
 		})
 		if !possible {
 			return c, fmt.Sprintf("only packets of %s have %s, and the rest of this rule excludes them", protocolList(field.Protocols), c.Field)
+		}
+	}
+	return model.Condition{}, ""
+}
+
+// linkContradiction says why no frame of the Ethernet types that a rule leaves has the rest of what it asks for.
+func linkContradiction(r model.Rule, families [2]bool, limited model.Field) (blame model.Condition, why string) {
+	possible := func(etherType uint32) bool {
+		for _, c := range r.Match {
+			if c.Field == "ethertype" && c.Not == inRanges(c.Ranges, etherType) {
+				return false
+			}
+		}
+		return true
+	}
+	types := [2]bool{possible(EtherIPv4), possible(EtherIPv6)}
+	for _, c := range r.Match {
+		if field, ok := Lookup(c.Field); ok && !field.Link && types == [2]bool{} {
+			return c, fmt.Sprintf("only packets of IPv4 and IPv6 have %s, and ethertype excludes them", c.Field)
+		}
+		if c.Field == "ethertype" && types != [2]bool{} && !(types[0] && families[0] || types[1] && families[1]) {
+			return c, fmt.Sprintf("%s is %s, and ethertype excludes that", limited, familyName(families))
 		}
 	}
 	return model.Condition{}, ""
@@ -92,12 +117,22 @@ func implies(a, b model.Condition, effort *int) bool {
 	if a.Set != "" || b.Set != "" {
 		return a.Set == b.Set
 	}
-	*effort -= len(a.Prefixes)*len(b.Prefixes) + len(a.Ranges)*len(b.Ranges)
+	*effort -= len(a.Prefixes)*len(b.Prefixes) + len(a.Ranges)*len(b.Ranges) + len(a.Masks)*len(b.Masks) + len(a.Names)*len(b.Names)
 	if *effort < 0 {
 		return false
 	}
 	for _, p := range a.Prefixes {
 		if !slices.ContainsFunc(b.Prefixes, func(q netip.Prefix) bool { return q.Bits() <= p.Bits() && q.Contains(p.Addr()) }) {
+			return false
+		}
+	}
+	for _, m := range a.Masks {
+		if !slices.ContainsFunc(b.Masks, func(n model.Mask) bool { return n.Bits&^m.Bits == 0 && m.Value&n.Bits == n.Value }) {
+			return false
+		}
+	}
+	for _, name := range a.Names {
+		if !slices.Contains(b.Names, name) {
 			return false
 		}
 	}

@@ -29,6 +29,15 @@ func TestContradiction(t *testing.T) {
 		"src: [192.0.2.1, 2001:db8::1]; dst: 2001:db8::/32": "",
 		"src: 192.0.2.1; not-dst: 2001:db8::/32":            "",
 		"src: @a; dst: 2001:db8::/32":                       "",
+		"proto: udp; tcp-flags: syn":                        "only packets of tcp have tcp-flags, and the rest of this rule excludes them",
+		"ethertype: arp; src-mac: 02:00:00:00:00:01":        "",
+		"ethertype: arp; vlan: 10; interface: eth0":         "",
+		"ethertype: arp; src: 192.0.2.1":                    "only packets of IPv4 and IPv6 have src, and ethertype excludes them",
+		"ethertype: arp; fragment: none":                    "only packets of IPv4 and IPv6 have fragment, and ethertype excludes them",
+		"not-ethertype: [ipv4, ipv6]; proto: tcp":           "only packets of IPv4 and IPv6 have proto, and ethertype excludes them",
+		"not-ethertype: ipv4; src: 192.0.2.1":               "src is IPv4, and ethertype excludes that",
+		"ethertype: ipv6; src: 192.0.2.1":                   "src is IPv4, and ethertype excludes that",
+		"ethertype: [ipv6, arp]; dst: 2001:db8::1":          "",
 	} {
 		if _, got := Contradiction(rules(t, text)[0]); got != want {
 			t.Errorf("%s: %q, want %q", text, got, want)
@@ -51,6 +60,11 @@ func TestShadowed(t *testing.T) {
 		{[]string{"not-dport: [22, 80]", "not-dport: 22"}, nil},
 		{[]string{"not-dport: 22", "dport: 80"}, []Shadow{{1, 0}}},
 		{[]string{"src: @a", "src: @a; dst: @b", "src: @b"}, []Shadow{{1, 0}}},
+		{[]string{"tcp-flags: syn/syn", "tcp-flags: syn", "tcp-flags: ack", "tcp-flags: [syn+ack, syn+fin]"}, []Shadow{{1, 0}, {3, 0}}},
+		{[]string{"tcp-flags: syn", "tcp-flags: syn/syn"}, nil},
+		{[]string{"src-mac: 02:00:5e:00:00:00/24", "src-mac: 02:00:5e:00:53:01", "dst-mac: 02:00:5e:00:53:01"}, []Shadow{{1, 0}}},
+		{[]string{"interface: [a, b]", "interface: b", "interface: c", "not-interface: a"}, []Shadow{{1, 0}}},
+		{[]string{"fragment: any", "fragment: first", "fragment: none"}, []Shadow{{1, 0}}},
 		{[]string{"", "proto: tcp", ""}, []Shadow{{1, 0}, {2, 0}}},
 		{[]string{"proto: tcp", ""}, nil},
 		{[]string{"src: 0.0.0.0/0", "src: 2001:db8::/32"}, nil},

@@ -304,6 +304,13 @@ func hashAll(r *model.Rule) uint64 {
 		for _, v := range c.Ranges {
 			own.then(uint64(v.Lo)<<32 | uint64(v.Hi))
 		}
+		for _, m := range c.Masks {
+			own.then(m.Value)
+			own.then(m.Bits)
+		}
+		for _, name := range c.Names {
+			own.then(hashText(name))
+		}
 		h.sum(uint64(own))
 	}
 	return uint64(h)
@@ -353,6 +360,9 @@ func hashPrefix(addr netip.Addr, length int) uint64 {
 func covers(wide, narrow *model.Rule, effort *int) bool {
 	if cmp.Or(wide.Direction, model.In) != cmp.Or(narrow.Direction, model.In) {
 		return false
+	}
+	if JudgesLink(*narrow) && !JudgesLink(*wide) {
+		return false // frames that are neither IPv4 nor IPv6 get as far as narrow
 	}
 	for i := range wide.Match {
 		w := &wide.Match[i]

@@ -38,42 +38,69 @@ func (f FieldInfo) Add(c *model.Condition, text string) error {
 		c.Set = name
 		return nil
 	}
-	if f.Kind == Address {
+	switch f.Kind {
+	case Address:
 		prefix, err := ParsePrefix(text)
 		if err != nil {
 			return err
 		}
 		c.Prefixes = append(c.Prefixes, prefix)
-		return nil
+	case Flags, MAC:
+		mask, err := f.parseMask(text)
+		if err != nil {
+			return err
+		}
+		c.Masks = append(c.Masks, mask)
+	case Thing:
+		if text == "" {
+			return fmt.Errorf("the name is empty")
+		}
+		c.Names = append(c.Names, text)
+	default:
+		r, err := f.parseNumber(text)
+		if err != nil {
+			return err
+		}
+		c.Ranges = append(c.Ranges, r)
 	}
-	if _, ok := number(f.Names, text); !ok && f.Words {
-		return fmt.Errorf("%s is not a kind of %s", quote(text), f.Name)
-	}
-	r, err := parseRange(f.Names, f.Max, text)
-	if err != nil {
-		return err
-	}
-	c.Ranges = append(c.Ranges, r)
 	return nil
+}
+
+// WordList returns the words that the field's values can be, or be made of.
+func (f FieldInfo) WordList() []string {
+	var words []string
+	for _, name := range f.Names {
+		words = append(words, name.Text)
+	}
+	for _, span := range f.Spans {
+		words = append(words, span.Text)
+	}
+	return words
 }
 
 // Allowed says in words which values the field takes.
 func (f FieldInfo) Allowed() string {
 	var b strings.Builder
-	if f.Kind == Address {
+	words := strings.Join(f.WordList(), " ")
+	switch f.Kind {
+	case Address:
 		b.WriteString("an address or prefix such as 198.51.100.0/24 or 2001:db8::/32")
-	} else if f.Words {
-		b.WriteString("one of")
-		for _, name := range f.Names {
-			b.WriteString(" " + name.Text)
-		}
-	} else {
-		fmt.Fprintf(&b, "0 to %d, a range LOW-HIGH", f.Max)
-		if f.Names != nil {
-			b.WriteString(", or one of")
-			for _, name := range f.Names {
-				b.WriteString(" " + name.Text)
-			}
+	case Flags:
+		fmt.Fprintf(&b, "flags joined by + such as syn+ack, or none, of which fin, syn, rst, ack count; or FLAGS/MASK with the flags that count; the flags are %s", words)
+	case MAC:
+		b.WriteString("a MAC address such as 02:00:00:00:00:01, or its first bits such as 02:00:00:00:00:00/24")
+	case Thing:
+		fmt.Fprintf(&b, "the name of one of %s", f.Refer)
+	case Number:
+		switch {
+		case f.Words:
+			b.WriteString("one of " + words)
+		case f.Hex:
+			fmt.Fprintf(&b, "0 to %d or 0x0 to %#x, a range LOW-HIGH, or one of %s", f.Max, f.Max, words)
+		case words != "":
+			fmt.Fprintf(&b, "0 to %d, a range LOW-HIGH, or one of %s", f.Max, words)
+		default:
+			fmt.Fprintf(&b, "0 to %d, a range LOW-HIGH", f.Max)
 		}
 	}
 	switch f.Sets {
@@ -112,30 +139,47 @@ func ParsePrefix(text string) (netip.Prefix, error) {
 
 // ParsePortRange reads a port ("443") or a range of ports ("8000-8099").
 func ParsePortRange(text string) (model.Range, error) {
-	return parseRange(nil, 65535, text)
+	return parseRange(text, 65535, false)
 }
 
-func parseRange(names []Name, limit uint32, text string) (model.Range, error) {
-	if value, ok := number(names, text); ok {
+// parseNumber reads a word, a number or a range of numbers.
+func (f FieldInfo) parseNumber(text string) (model.Range, error) {
+	if value, ok := number(f.Names, text); ok {
 		return model.Range{Lo: value, Hi: value}, nil
 	}
+	for _, span := range f.Spans {
+		if span.Text == text {
+			return span.Values, nil
+		}
+	}
+	if f.Words {
+		return model.Range{}, fmt.Errorf("%s is not a kind of %s", quote(text), f.Name)
+	}
+	return parseRange(text, f.Max, f.Hex)
+}
+
+func parseRange(text string, limit uint32, hex bool) (model.Range, error) {
 	first, last, isRange := strings.Cut(text, "-")
 	if !isRange {
 		last = first
 	}
-	if !decimal(first) || !decimal(last) {
+	read := parseDecimal
+	switch {
+	case hex && hexadecimal(first) && hexadecimal(last):
+		read = parseHex
+	case !decimal(first) || !decimal(last):
 		return model.Range{}, fmt.Errorf("%s is not a number or range", quote(text))
 	}
-	lo, err := parseDecimal(first, limit)
+	lo, err := read(first, limit)
 	if err != nil {
 		return model.Range{}, err
 	}
-	hi, err := parseDecimal(last, limit)
+	hi, err := read(last, limit)
 	if err != nil {
 		return model.Range{}, err
 	}
 	if lo > hi {
-		return model.Range{}, fmt.Errorf("%s runs backwards; write %d-%d", text, hi, lo)
+		return model.Range{}, fmt.Errorf("%s runs backwards; write %s-%s", text, last, first)
 	}
 	return model.Range{Lo: lo, Hi: hi}, nil
 }
@@ -153,6 +197,20 @@ func parseDecimal(text string, limit uint32) (uint32, error) {
 		return 0, fmt.Errorf("%s is larger than %d", shorten(text), limit)
 	}
 	return uint32(value), nil
+}
+
+// parseHex reads a hexadecimal number with 0x before it.
+func parseHex(text string, limit uint32) (uint32, error) {
+	value, err := strconv.ParseUint(text[2:], 16, 32)
+	if err != nil || value > uint64(limit) {
+		return 0, fmt.Errorf("%s is larger than %#x", shorten(text), limit)
+	}
+	return uint32(value), nil
+}
+
+func hexadecimal(text string) bool {
+	digits, ok := strings.CutPrefix(text, "0x")
+	return ok && digits != "" && strings.Trim(digits, "0123456789abcdefABCDEF") == ""
 }
 
 func decimal(text string) bool {

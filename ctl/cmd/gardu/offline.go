@@ -41,7 +41,7 @@ func (a *app) explainOffline(path, ifname string, frame []byte) (api.Explanation
 	if err := box.Apply(snapshot); err != nil {
 		return none, fmt.Errorf("%s: %w", path, err)
 	}
-	if err := box.SetInterface(at.link.Index, at.link.MAC); err != nil {
+	if err := box.SetInterface(at.link.Index, at.link.Name, at.link.MAC); err != nil {
 		return none, err
 	}
 	names := map[int]string{at.link.Index: at.link.Name}
