@@ -179,6 +179,9 @@ func (g generator) script(hook string) script {
 			if g.oneIn(8) {
 				next.on = 1 - next.on
 			}
+			if g.oneIn(8) {
+				next.frame, next.clean = g.fragmented(next.frame), false
+			}
 			if g.oneIn(4) && len(next.frame) > 60 {
 				next.frame, next.clean = bytes.Clone(next.frame), false
 				next.frame[14+g.IntN(46)] ^= 1 << g.IntN(8)
@@ -209,6 +212,16 @@ func (s script) backends() []string {
 		}
 	}
 	return backends
+}
+
+// fragmented makes an IPv4 packet that is no fragment one, or the reverse, with the id that it has.
+func (g generator) fragmented(frame []byte) []byte {
+	if len(frame) < 34 || binary.BigEndian.Uint16(frame[12:]) != 0x0800 {
+		return frame
+	}
+	frame = bytes.Clone(frame)
+	binary.BigEndian.PutUint16(frame[20:], pick[uint16](g, 0x2000, 0x2000, 0x2007, 7, 7, 0))
+	return frame
 }
 
 // blockable is a prefix that a block may have.

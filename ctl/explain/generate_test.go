@@ -94,7 +94,7 @@ func (g generator) config() configText {
 		rules = 300
 	}
 	for i := range rules {
-		c.rules = append(c.rules, g.rule(i, addressSets, portSets))
+		c.rules = append(c.rules, g.rule(i, addressSets, portSets, c.serviceNames()))
 	}
 	if c.valid() {
 		return c
@@ -107,12 +107,28 @@ func (g generator) config() configText {
 	return c
 }
 
-func (g generator) rule(i, addressSets, portSets int) string {
+// serviceNames are those of the services.
+func (c configText) serviceNames() []string {
+	var names []string
+	for _, service := range c.services {
+		name, _, _ := strings.Cut(strings.TrimSpace(service), ":")
+		names = append(names, name)
+	}
+	return names
+}
+
+func (g generator) rule(i, addressSets, portSets int, services []string) string {
 	match := map[string]string{}
+	if g.oneIn(12) { // frames that are neither IPv4 nor IPv6 have no other fields
+		for range 1 + g.IntN(3) {
+			g.linkCondition(match)
+		}
+	}
 	for range g.IntN(4) {
-		field := pick(g, "src", "src", "dst", "dst", "proto", "proto", "sport", "dport", "dport", "icmp-type", "icmp-code", "ttl", "dscp", "length", "state", "state")
+		field := pick(g, "src", "src", "dst", "dst", "proto", "proto", "sport", "dport", "dport", "icmp-type", "icmp-code", "ttl", "dscp", "length", "state", "state",
+			"tcp-flags", "tcp-flags", "fragment", "fragment", "service", "link", "link")
 		if i%3 == 0 { // most rulesets are of the flow's key alone, and remember
-			field = pick(g, "src", "dst", "proto", "dport", "state")
+			field = pick(g, "src", "dst", "proto", "dport", "state", "fragment", "service")
 		}
 		key := field
 		if g.oneIn(4) {
@@ -146,6 +162,18 @@ func (g generator) rule(i, addressSets, portSets int) string {
 			match[key] = pick(g, "0", "46", "[8-16, 63]")
 		case "length":
 			match[key] = pick(g, "0-59", "60-80", "[28, 40, 100-65535]")
+		case "tcp-flags":
+			match[key] = "[" + g.list(pick(g, 1, 1, 3, 20), func() string {
+				return pick(g, "syn", "ack", "syn+ack", "none", "fin+ack", "rst/rst", "syn/syn", "ack/syn+ack", "psh/psh", "none/fin+rst+urg")
+			}) + "]"
+		case "fragment":
+			match[key] = pick(g, "none", "first", "later", "any", "[none, first]", "[none, later]")
+		case "service":
+			if len(services) > 0 {
+				match[key] = "[" + g.list(2, func() string { return pick(g, services...) }) + "]"
+			}
+		case "link":
+			g.linkCondition(match)
 		}
 	}
 	var parts []string
@@ -185,6 +213,28 @@ func (g generator) action(tcp bool) string {
 }
 
 var exitNames = []string{"eth1", "eth2"}
+
+// linkCondition adds a condition on what every frame has.
+func (g generator) linkCondition(match map[string]string) {
+	field := pick(g, "src-mac", "dst-mac", "ethertype", "ethertype", "vlan", "interface")
+	key := field
+	if g.oneIn(3) {
+		key = "not-" + field
+	}
+	switch field {
+	case "src-mac", "dst-mac":
+		match[key] = "[" + g.list(pick(g, 1, 2, 30), func() string { return pick(g, g.mac(), g.mac(), "02:00:5e:00:00:00/24", "00:00:00:00:00:00/7") }) + "]"
+	case "ethertype":
+		match[key] = pick(g, "arp", "ipv4", "ipv6", "[ipv4, arp]", "0-1535", "[lldp, 0x9100]", "0x0-0xffff")
+	case "vlan":
+		match[key] = pick(g, "none", "10", "[10, 20]", "1-15", "[none, 30]")
+	case "interface":
+		match[key] = pick(g, "eth0", "eth1", "[eth0, eth1]")
+	}
+}
+
+// mac is one of few.
+func (g generator) mac() string { return fmt.Sprintf("02:00:5e:00:53:%02x", g.IntN(40)) }
 
 var (
 	serviceAddresses = []string{"192.0.2.10", "192.0.2.11", "2001:db8::10", "2001:db8::11"}
@@ -429,6 +479,7 @@ func (g generator) options(text string, v6 bool) string {
 	if head != "arp" && head != "nd" && head != "ether" && !strings.Contains(text, "data") {
 		add(2, "len %d", pick(g, 1, 4, 8, 12, 20, 41, 100, 1400, 1420, 1432, 1440, 1452, 1460, 1472))
 	}
+	add(6, "mac %s > %s", g.mac(), g.mac())
 	add(10, "vlan %d", pick(g, 0, 10, 20))
 	add(20, "%s %d", pick(g, "qinq", "vlan"), pick(g, 0, 10, 20))
 	add(60, "vlan 30")
