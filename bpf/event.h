@@ -38,8 +38,9 @@ static __always_inline void begin_event(ctx_t *ctx, const struct pkt *p, struct 
 	event->head_bytes = 0;
 	if (bytes > EVENT_HEAD)
 		bytes = EVENT_HEAD;
-	asm volatile("" : "+r"(bytes)); /* the verifier must see both bounds of this very value */
-	if (bytes >= 1 && bytes <= EVENT_HEAD && !ctx_load(ctx, event->head, bytes))
+	asm volatile("" : "+r"(bytes)); /* clang knows that the mask does nothing; the verifier of Linux 6.1 must see it */
+	bytes = ((bytes - 1) & (EVENT_HEAD - 1)) + 1;
+	if (!ctx_load(ctx, event->head, bytes))
 		event->head_bytes = bytes;
 }
 

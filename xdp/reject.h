@@ -19,7 +19,8 @@ enum {
 	/* An error is as long as every path carries, RFC 1812 section 4.3.2.3, RFC 4443 section 2.4 (c). */
 	QUOTE4 = 576 - sizeof(struct ipv4_header) - ICMP_BYTES,
 	QUOTE6 = 1280 - sizeof(struct ipv6_header) - ICMP_BYTES,
-	ANSWER_BYTES = 1280,
+	BOUND = 2047,
+	ANSWER_BYTES = 48 + BOUND + 20 + 5, /* more than ever is in it, see bounded() */
 	LINK_BYTES = sizeof(struct eth_header) + 2 * sizeof(struct vlan_header),
 	SLACK = 1024, /* tc: beyond where any checksum starts that the sender left to its device */
 	CSUM_BYTES = 512, /* as much as bpf_csum_diff() takes */
@@ -42,14 +43,11 @@ static __always_inline __u32 sum_of(void *data, __u32 bytes, __u32 sum)
 	return bpf_csum_diff(NULL, 0, data, bytes, sum);
 }
 
-/* Whether a length is outside of its bounds, which cannot be. The verifier must see that, and see it of all 64 bits, and clang must not
- * make one comparison of two. (Linux 6.1 doesn't learn from a comparison with 0: `least` is more.) */
-static __always_inline bool out_of(__u64 *length, __u64 least, __u64 most)
+/* A length as the verifier can follow it, also that of Linux 6.1: within these bounds whatever it is. It is anyway. */
+static __always_inline __u64 bounded(__u64 bytes)
 {
-	if (*length < least)
-		return true;
-	asm volatile("" : "+r"(*length));
-	return *length > most;
+	asm volatile("" : "+r"(bytes)); /* clang knows that, too, and would leave the mask out */
+	return ((bytes - sizeof(struct ipv4_header)) & BOUND) + sizeof(struct ipv4_header);
 }
 
 /* Whether one host could have sent this to one host (RFC 1122 section 3.2.2, RFC 4443 section 2.4 (e)): else nobody, or many, would get
@@ -170,12 +168,10 @@ static __always_inline __u32 write_reset(ctx_t *ctx, const struct pkt *p, struct
 /* Copy the head of the packet behind the headers to be. False cannot be. */
 static __always_inline bool quote(ctx_t *ctx, const struct pkt *p, void *to, __u64 bytes)
 {
-	if (out_of(&bytes, sizeof(struct ipv4_header), QUOTE6))
-		return false;
 #ifdef HOOK_XDP
-	return !bpf_xdp_load_bytes(ctx, p->l3, to, bytes);
+	return !bpf_xdp_load_bytes(ctx, p->l3, to, bounded(bytes));
 #else
-	return !bpf_skb_load_bytes(ctx, p->l3, to, bytes);
+	return !bpf_skb_load_bytes(ctx, p->l3, to, bounded(bytes));
 #endif
 }
 
@@ -202,7 +198,7 @@ static __always_inline __u32 write_unreachable4(ctx_t *ctx, const struct pkt *p,
 	__u32 sum;
 
 	__builtin_memset(icmp, 0, ICMP_BYTES + QUOTE4);
-	if (out_of(&bytes, sizeof(struct ipv4_header), QUOTE4) || !quote(ctx, p, icmp + 1, bytes))
+	if (!quote(ctx, p, icmp + 1, bytes))
 		return 0;
 	quote_segment(p, icmp + 1);
 	icmp->type = ICMP_UNREACHABLE;
@@ -223,7 +219,7 @@ static __always_inline __u32 write_unreachable6(ctx_t *ctx, const struct pkt *p,
 	__builtin_memset(icmp, 0, ICMP_BYTES + QUOTE6 / 2);
 	barrier(); /* or clang makes one of the two, which is too large for it */
 	__builtin_memset((void *)icmp + ICMP_BYTES + QUOTE6 / 2, 0, QUOTE6 / 2);
-	if (out_of(&bytes, sizeof(struct ipv4_header), QUOTE6) || !quote(ctx, p, icmp + 1, bytes))
+	if (!quote(ctx, p, icmp + 1, bytes))
 		return 0;
 	quote_segment(p, icmp + 1);
 	icmp->type = ICMP6_UNREACHABLE;
@@ -239,46 +235,63 @@ static __always_inline __u32 write_unreachable6(ctx_t *ctx, const struct pkt *p,
 
 #ifdef HOOK_XDP
 static __always_inline bool read_link(ctx_t *ctx, struct answer *answer) { return !bpf_xdp_load_bytes(ctx, 0, answer->link, LINK_BYTES); }
+static __always_inline long store(ctx_t *ctx, __u32 at, void *from, __u64 bytes) { return bpf_xdp_store_bytes(ctx, at, from, bytes); }
 
-/* Make the frame the answer, of so many bytes of IP. */
-static __always_inline bool become(ctx_t *ctx, const struct pkt *p, struct answer *answer, __u64 bytes)
+/* Make room for the answer, of so many bytes. */
+static __always_inline bool resize(ctx_t *ctx, const struct pkt *p, __u32 bytes)
 {
-	__u64 link = p->l3;
-	int more = link + bytes - ctx_length(ctx);
+	int more = bytes - ctx_length(ctx);
 
-	if (more > 0 ? bpf_xdp_adjust_head(ctx, -more) : more < 0 && bpf_xdp_adjust_tail(ctx, more))
-		return false;
-	if (out_of(&link, sizeof(struct eth_header), LINK_BYTES) || bpf_xdp_store_bytes(ctx, 0, answer->link, link))
-		return false;
-	return !out_of(&bytes, sizeof(struct ipv4_header), ANSWER_BYTES) && !bpf_xdp_store_bytes(ctx, link, answer->ip, bytes);
+	if (more > 0)
+		return !bpf_xdp_adjust_head(ctx, -more);
+	return !more || !bpf_xdp_adjust_tail(ctx, more);
 }
 #else
 static __always_inline bool read_link(ctx_t *ctx, struct answer *answer) { return !bpf_skb_load_bytes(ctx, 0, answer->link, LINK_BYTES); }
+static __always_inline long store(ctx_t *ctx, __u32 at, void *from, __u64 bytes)
+{
+	return bpf_skb_store_bytes(ctx, at, from, bytes, BPF_F_RECOMPUTE_CSUM);
+}
 
 /* Likewise. Beware of a checksum that the sender left to its device: it would be put into the answer where that of the packet was.
  * The kernel forgets about it when that part of the frame is cut off, so it is: the tail is made longer (which also makes a packet of
  * a bundle) and what is too much is taken out behind the Ethernet header. Only from a frame without tags, though: those in it come back
  * as bytes, and the one that the kernel keeps beside the frame as that. */
-static __always_inline bool become(ctx_t *ctx, const struct pkt *p, struct answer *answer, __u64 bytes)
+static __always_inline bool resize(ctx_t *ctx, const struct pkt *p, __u32 bytes)
 {
-	__u32 tagged = ctx->vlan_present, proto = ctx->vlan_proto, tci = ctx->vlan_tci;
-	__u64 link = p->l3;
-
-	if (p->tags && tagged && bpf_skb_vlan_pop(ctx))
+	if (p->tags && ctx->vlan_present && bpf_skb_vlan_pop(ctx))
 		return false;
 	for (int i = 0; i < 2 && i < p->tags; i++)
 		if (bpf_skb_vlan_pop(ctx))
 			return false;
-	if (bpf_skb_change_tail(ctx, link + bytes + SLACK, 0) || bpf_skb_adjust_room(ctx, -SLACK, BPF_ADJ_ROOM_MAC, 0))
-		return false;
-	if (out_of(&link, sizeof(struct eth_header), LINK_BYTES) ||
-	    bpf_skb_store_bytes(ctx, 0, answer->link, link, BPF_F_RECOMPUTE_CSUM))
-		return false;
-	if (out_of(&bytes, sizeof(struct ipv4_header), ANSWER_BYTES) || bpf_skb_store_bytes(ctx, link, answer->ip, bytes, BPF_F_RECOMPUTE_CSUM))
-		return false;
-	return !p->tags || !tagged || !bpf_skb_vlan_push(ctx, proto, tci);
+	return !bpf_skb_change_tail(ctx, bytes + SLACK, 0) && !bpf_skb_adjust_room(ctx, -SLACK, BPF_ADJ_ROOM_MAC, 0);
 }
 #endif
+
+/* Make the frame the answer, of so many bytes of IP. */
+static __always_inline bool become(ctx_t *ctx, const struct pkt *p, struct answer *answer, __u32 bytes)
+{
+	long refused;
+#ifdef HOOK_TC
+	__u32 tagged = ctx->vlan_present, proto = ctx->vlan_proto, tci = ctx->vlan_tci;
+#endif
+
+	if (!resize(ctx, p, p->l3 + bytes))
+		return false;
+	if (!p->tags)
+		refused = store(ctx, 0, answer->link, sizeof(struct eth_header));
+	else if (p->tags == 1)
+		refused = store(ctx, 0, answer->link, sizeof(struct eth_header) + sizeof(struct vlan_header));
+	else
+		refused = store(ctx, 0, answer->link, LINK_BYTES);
+	if (refused || store(ctx, p->l3, answer->ip, bounded(bytes)))
+		return false;
+#ifdef HOOK_TC
+	if (p->tags && tagged && bpf_skb_vlan_push(ctx, proto, tci))
+		return false;
+#endif
+	return true;
+}
 
 /* Answer a packet that a rule rejects. What must not be answered is dropped, and what is over the limit. (Global functions are verified
  * once, each on its own: see parse_any().) */

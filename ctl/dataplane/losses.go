@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"slices"
+	"strings"
 
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/link"
@@ -48,8 +49,11 @@ func (d *Dataplane) CountLosses() error {
 	}
 	replacements := map[string]*ebpf.Map{}
 	for name := range spec.Maps {
-		if m, ok := d.maps[name]; ok {
-			replacements[name] = m
+		switch {
+		case name == abi.AbiMapLosses || name == abi.AbiMapInterfaces:
+			replacements[name] = d.maps[name]
+		case !strings.HasPrefix(name, "."): // all others are there because they are in the same header
+			delete(spec.Maps, name)
 		}
 	}
 	collection, err := ebpf.NewCollectionWithOptions(spec, ebpf.CollectionOptions{MapReplacements: replacements})
