@@ -72,7 +72,7 @@ func TestExplainTellsTheWholeWay(t *testing.T) {
 			for _, step := range told.Steps {
 				way = append(way, step.Step+": "+step.Result)
 			}
-			want := "parse: understood; flow: new; rule: rule web; service: service web; backend: backend b1; next-hop: by eth1; leave: forward by eth1"
+			want := "parse: understood; flow: new; state: new; rule: rule web; service: service web; backend: backend b1; next-hop: by eth1; leave: forward by eth1"
 			if got := strings.Join(way, "; "); got != want {
 				t.Errorf("the way is %s\n want %s", got, want)
 			}

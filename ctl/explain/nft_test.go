@@ -576,6 +576,12 @@ func (g generator) nftRuleset() nftRuleset {
 			}
 			asked["upper"], asked["icmp"] = asked["upper"] || upper, asked["icmp"] || icmp
 			asked[m.field] = true
+			// nft 1.0.6 makes one comparison of two `!=` on adjacent fields, which is true when either differs.
+			neighbours := map[bool]string{true: "not icmp", false: "not port"}[icmp]
+			if m.negated && (icmp || strings.HasSuffix(m.field, "port")) {
+				m.negated = !asked[neighbours]
+				asked[neighbours] = true
+			}
 			g.nftValues(&m, unquoted)
 			r.match = append(r.match, m)
 		}
