@@ -1,6 +1,7 @@
 package config
 
 import (
+	"slices"
 	"strings"
 
 	"gardu/ctl/model"
@@ -117,4 +118,11 @@ func (d *decoder) checkMirror(s *model.Snapshot, r *model.Rule) {
 }
 
 // comesInBy tells whether a rule may match a packet that comes in by an interface.
-func comesInBy(*model.Rule, string) bool { return true }
+func comesInBy(r *model.Rule, name string) bool {
+	for _, c := range r.Match {
+		if c.Field == "interface" && slices.Contains(c.Names, name) == c.Not {
+			return false
+		}
+	}
+	return true
+}

@@ -206,6 +206,7 @@ func (d *decoder) checkRules(s *model.Snapshot, used map[string]bool) {
 		d.warnFamily(r)
 	}
 	d.checkActions(s)
+	noteTags(s)
 	if d.errors != nil {
 		return
 	}
@@ -216,6 +217,22 @@ func (d *decoder) checkRules(s *model.Snapshot, used map[string]bool) {
 	passes := slices.ContainsFunc(all, func(r model.Rule) bool { return r.Action == model.Pass && !r.Shadow && r.Direction != model.Out })
 	if s.Filter.Default == model.Drop && !passes && s.Filter.Allow == "" {
 		d.warn(d.valueAt(s.Filter.Pos, "default"), "every IPv4 and IPv6 packet is dropped: no rule passes any, and filter.allow is absent")
+	}
+}
+
+// noteTags tells the interfaces that a rule must see VLAN tags.
+func noteTags(s *model.Snapshot) {
+	for _, r := range s.Filter.Rules {
+		for _, c := range r.Match {
+			if c.Field != "vlan" || r.Direction == model.Out {
+				continue
+			}
+			for i := range s.Interfaces {
+				if where := &s.Interfaces[i]; where.Tags == "" && comesInBy(&r, where.Name) {
+					where.Tags = r.Name
+				}
+			}
+		}
 	}
 }
 

@@ -145,6 +145,9 @@ func (d *Daemon) tryAttach(state *attached) error {
 		if path, state.why = netdev.ChoosePath(link); onlyTC(state.want) != "" {
 			path, state.why = model.PathTC, onlyTC(state.want)
 		}
+		if better, why := netdev.PathForTags(link, path, state.want.Tags); why != "" {
+			path, state.why = better, why
+		}
 	}
 	if err := d.describeInterface(link, state.number); err != nil {
 		return err

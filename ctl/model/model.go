@@ -37,6 +37,7 @@ type Interface struct {
 	Path   Path
 	Egress bool   // also attach at tc egress: flows that the box itself sends
 	Copies string // a rule that mirrors what comes in here, which XDP can't; "": none
+	Tags   string // a rule that matches on vlan, for which the tag must be seen; "": none
 	Pos    Position
 }
 

@@ -23,6 +23,13 @@ func (h *Handle) offload(name string, get uint32) bool {
 	return err == nil && on != 0
 }
 
+// stripsVLAN: ETH_FLAG_RXVLAN of include/uapi/linux/ethtool.h.
+func (h *Handle) stripsVLAN(name string) bool {
+	const flagRxVLAN = 1 << 8
+	flags, err := h.ethtoolValue(name, unix.ETHTOOL_GFLAGS, 0)
+	return err == nil && flags&flagRxVLAN != 0
+}
+
 // SetTxChecksum turns the checksum offload of sent packets on or off (ethtool -K NAME tx on|off). XDP programs that
 // forward what a veth peer or a virtual machine's host sends need it off at the sender.
 func (h *Handle) SetTxChecksum(name string, on bool) error {

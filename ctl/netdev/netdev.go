@@ -70,6 +70,7 @@ type Link struct {
 	Addresses  []netip.Prefix // with the host part
 	TxChecksum bool           // leaves checksums of what it sends to the device, which on veth and virtio means: undone
 	GRO        bool           // bundles received segments
+	StripsVLAN bool           // takes VLAN tags off what it receives, which XDP then never sees (rx-vlan-offload)
 	XDP        XDPSupport
 }
 
@@ -141,6 +142,7 @@ func (h *Handle) describe(l netlink.Link, name string) (Link, error) {
 	link.Driver = h.driver(attrs.Name)
 	link.TxChecksum = h.offload(attrs.Name, unix.ETHTOOL_GTXCSUM)
 	link.GRO = h.offload(attrs.Name, unix.ETHTOOL_GGRO)
+	link.StripsVLAN = h.stripsVLAN(attrs.Name)
 	link.XDP = h.xdpSupport(attrs.Index, link.Driver)
 	return link, nil
 }

@@ -60,6 +60,15 @@ func ChoosePath(l Link) (model.Path, string) {
 	}
 }
 
+// PathForTags corrects the choice for rules on VLAN tags: what the NIC takes off the kernel hands on beside the packet, which tc
+// sees and XDP doesn't. why is "" when the path is fine as it is.
+func PathForTags(l Link, path model.Path, rule string) (corrected model.Path, why string) {
+	if rule == "" || path != model.PathXDP || !l.StripsVLAN {
+		return path, ""
+	}
+	return model.PathTC, fmt.Sprintf("rule %s matches on vlan, and the NIC takes tags off before XDP sees them (ethtool -K %s rxvlan off)", rule, l.Name)
+}
+
 func orUnnamed(driver string) string {
 	if driver == "" {
 		return "(unnamed)"

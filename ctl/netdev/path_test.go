@@ -8,6 +8,26 @@ import (
 	"gardu/ctl/netdev"
 )
 
+func TestPathForTags(t *testing.T) {
+	strips := netdev.Link{Name: "eth0", StripsVLAN: true}
+	for _, c := range []struct {
+		link netdev.Link
+		path model.Path
+		rule string
+		want model.Path
+	}{
+		{strips, model.PathXDP, "tagged", model.PathTC},
+		{strips, model.PathXDP, "", model.PathXDP},
+		{strips, model.PathTC, "tagged", model.PathTC},
+		{netdev.Link{Name: "eth0"}, model.PathXDP, "tagged", model.PathXDP},
+	} {
+		path, why := netdev.PathForTags(c.link, c.path, c.rule)
+		if path != c.want || (why != "") != (path != c.path) {
+			t.Errorf("%+v, %s, rule %q: got %s because %q, want %s", c.link, c.path, c.rule, path, why, c.want)
+		}
+	}
+}
+
 func TestChoosePath(t *testing.T) {
 	for _, c := range []struct {
 		link netdev.Link

@@ -113,6 +113,7 @@ func (a *app) receiver(links *netdev.Handle, snapshot *model.Snapshot, ifname st
 		if path, _ = netdev.ChoosePath(link); wanted.Copies != "" {
 			path = model.PathTC
 		}
+		path, _ = netdev.PathForTags(link, path, wanted.Tags)
 	}
 	if path == model.PathXDP || path == model.PathXDPGeneric {
 		return receiver{link, dataplane.HookXDP}, nil
