@@ -24,7 +24,7 @@ type job struct {
 func jobs() []job {
 	var all []job
 	for _, pkg := range tested {
-		all = append(all, job{pkg, []string{"/" + testBinary(pkg), "-test.v", "-test.short", "-test.timeout=10m"}, "/" + testDir(pkg)})
+		all = append(all, job{pkg, []string{"/" + testBinary(pkg), "-test.v", "-test.short", "-test.timeout=40m"}, "/" + testDir(pkg)})
 	}
 	return append(all, job{"demo", []string{"/bin/gardu", "demo"}, "/src"})
 }

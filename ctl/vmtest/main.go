@@ -25,7 +25,7 @@ func main() {
 	}
 	only := flag.String("kernel", "", "boot only the kernels whose name matches this `regexp`")
 	cache := flag.String("cache", "/var/cache/gardu", "`directory` for unpacked kernels")
-	limit := flag.Duration("timeout", 12*time.Minute, "for one kernel, from power on to power off")
+	limit := flag.Duration("timeout", 50*time.Minute, "for one kernel, from power on to power off")
 	verbose := flag.Bool("v", false, "print the whole console")
 	flag.Parse()
 	filter, err := regexp.Compile(*only)
