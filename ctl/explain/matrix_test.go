@@ -188,7 +188,7 @@ var fieldRows = []fieldRow{
 }
 
 // elsewhere are fields with a test of their own kind.
-var elsewhere = map[model.Field]string{"state": "what passed before decides: testdata/match-state.txtar, testdata/state.txtar"}
+var elsewhere = map[model.Field]string{"state": "what passed before decides: testdata/match-state.txtar, testdata/state-tcp.txtar and its neighbours"}
 
 // TestFieldMatrix holds each field, plain and negated, against packets that have the value, another one, or none, on each hook:
 // whole, as first and later fragment, behind options, extension headers and two tags, and cut off at each byte. The reference model
