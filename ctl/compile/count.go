@@ -3,6 +3,7 @@ package compile
 import (
 	"fmt"
 	"math/bits"
+	"slices"
 
 	"gardu/ctl/abi"
 	"gardu/ctl/model"
@@ -165,9 +166,21 @@ func (h *holding) of(class uint16) ([]int, error) {
 
 // count4 walks over all addresses, a /24 at a time.
 func (h *holding) count4() error {
+	walk := h.count4Codes
 	if h.head.V4CodeOff == 0 {
-		return nil
+		walk = h.count4Buckets
 	}
+	if err := walk(); err != nil {
+		return err
+	}
+	for i := range h.runs {
+		h.found[i] += h.runs[i].end()
+	}
+	return nil
+}
+
+// count4Codes follows the code table.
+func (h *holding) count4Codes() error {
 	codes, err := h.section("codes", h.head.V4CodeOff, len(newArray(1<<24, 2)))
 	if err != nil {
 		return err
@@ -193,8 +206,32 @@ func (h *holding) count4() error {
 			return err
 		}
 	}
-	for i := range h.runs {
-		h.found[i] += h.runs[i].end()
+	return nil
+}
+
+// count4Buckets looks at the /24s that the buckets name: all there are, where there are no codes.
+func (h *holding) count4Buckets() error {
+	if h.head.V4BucketOff == 0 {
+		return nil
+	}
+	buckets, err := h.section("IPv4 buckets", h.head.V4BucketOff, int(h.head.V4BucketMask)+1)
+	if err != nil {
+		return err
+	}
+	var keys []uint32
+	for i := range buckets {
+		for _, slot := range buckets[i].W {
+			if abi.V4Slot(slot>>60) == abi.V4End {
+				break
+			}
+			keys = append(keys, uint32(slot>>36&0xffffff))
+		}
+	}
+	slices.Sort(keys)
+	for _, key24 := range slices.Compact(keys) {
+		if err := h.mixed4(key24); err != nil {
+			return err
+		}
 	}
 	return nil
 }
