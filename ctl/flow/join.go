@@ -166,6 +166,8 @@ func (p *pair) flow(clock Clock) Flow {
 	}
 	reply := NewRecord(&back.raw, clock)
 	f.PacketsReply, f.BytesReply, f.TCPFlagsReply = reply.Packets, reply.Bytes, reply.TCPFlags
+	f.RetransmitsReply, f.DSCPReply, f.IfindexReply = reply.Retransmits, reply.DSCP, reply.Ifindex
+	f.TTLMinReply, f.TTLMaxReply = reply.TTLMin, reply.TTLMax
 	f.State |= reply.State
 	if reply.Last.After(f.Last) {
 		f.Last = reply.Last

@@ -37,7 +37,8 @@ type Record struct {
 	TCPFlags       uint8  // all seen, ORed
 	State          abi.FlowState
 	TTLMin, TTLMax uint8
-	DSCP           uint8 // of the first packet
+	DSCP           uint8  // of the first packet
+	Retransmits    uint32 // TCP segments whose sequence numbers had been seen before: an estimate, reordering counts too
 }
 
 // NewRecord reads a record of the table.
@@ -79,4 +80,11 @@ type Flow struct {
 	Record
 	PacketsReply, BytesReply uint64
 	TCPFlagsReply            uint8
+	RetransmitsReply         uint32
+	TTLMinReply, TTLMaxReply uint8
+	DSCPReply                uint8
+	IfindexReply             uint32 // where replies came in, or left
+	// Times of a TCP handshake that passed here; 0: not seen. Between SYN and SYN+ACK lies the way to the server and back, between
+	// that and the ACK the way to the client and back.
+	ServerRTT, ClientRTT time.Duration
 }
