@@ -10,6 +10,8 @@
 // themselves, in double quotes when they hold a space or one of ( ) , < > = !. Keys and EventKeys list what can be asked.
 // `not` is plain negation: a flow without ports has port 0 and is found by `not dport 443`.
 //
+// ParseGroup reads the keys after --group, whose values part flows into groups: `src/24,service`.
+//
 // Parse makes an Expr, an immutable predicate without side effects that is safe for concurrent use. An
 // expression that makes no sense is an *Error that points at the place.
 package expr
