@@ -52,6 +52,7 @@ type Status struct {
 	Reasons    map[string]ReasonCounter `json:"reasons"`          // only those that were counted
 	Filter     FilterTotals             `json:"filter"`
 	Flows      FlowTotals               `json:"flows"`
+	Sinks      []Sink                   `json:"sinks,omitempty"` // what reports of flows go to
 	States     *StateTotals             `json:"states,omitempty"`
 	Events     EventTotals              `json:"events"`
 	Limits     LimitTotals              `json:"limits"`
@@ -86,6 +87,18 @@ type Loss struct {
 	Interface string `json:"interface"`
 	Packets   uint64 `json:"packets"` // frames
 	Why       string `json:"why"`
+}
+
+// Sink is something that reports of flows go to: an exporter, the history. Packets and bytes are those that the reports are of.
+type Sink struct {
+	Name        string `json:"name"`
+	Reports     uint64 `json:"reports"` // taken
+	Packets     uint64 `json:"packets"`
+	Bytes       uint64 `json:"bytes"`
+	Waiting     uint64 `json:"waiting"` // reports in its queue
+	LostReports uint64 `json:"lost_reports"`
+	LostPackets uint64 `json:"lost_packets"`
+	LostBytes   uint64 `json:"lost_bytes"`
 }
 
 // ReasonCounter counts the packets that left with one reason.

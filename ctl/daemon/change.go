@@ -235,6 +235,7 @@ func (d *Daemon) adopt(next candidate, c compiled) {
 	d.forgetHops(c.tables.Backends)
 	d.inherited = nil
 	d.lists.follow(next.snapshot.Sets, next.read)
+	d.followSinks()
 	go debug.FreeOSMemory() // reading and compiling took several times what is kept
 }
 

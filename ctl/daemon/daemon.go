@@ -35,6 +35,8 @@ type Options struct {
 	KeepAttached bool         // at the end, leave the data plane at work for the next run
 	Replace      bool         // take foreign XDP programs off
 	Log          *slog.Logger // slog.Default when nil
+
+	sinks []sinkWish // tests: besides those of the configuration
 }
 
 type reconciler = reconcile.Reconciler[*dataplane.Table, dataplane.Tables]
@@ -72,6 +74,9 @@ type Daemon struct {
 	flowClock atomic.Pointer[flow.Clock]
 	dropped   atomic.Pointer[flow.Count] // packets of flow tables that others replaced
 	faults    faults
+
+	tracker *flow.Tracker
+	reports reports
 }
 
 var _ api.Engine = (*Daemon)(nil)
@@ -113,7 +118,8 @@ func newDaemon(options Options) *Daemon {
 	if options.Log == nil {
 		options.Log = slog.Default()
 	}
-	return &Daemon{options: options, log: options.Log, started: time.Now(), happenings: event.NewLog[happening](keptEvents)}
+	return &Daemon{options: options, log: options.Log, started: time.Now(), happenings: event.NewLog[happening](keptEvents),
+		tracker: flow.NewTracker()}
 }
 
 // start brings the data plane up. When it fails, a data plane that was there before is as it was, and one that wasn't
@@ -227,6 +233,7 @@ func (d *Daemon) serve(ctx context.Context, stop context.CancelFunc, reload <-ch
 		func(ctx context.Context) error { return d.watchConfig(ctx, reload) },
 		d.watchNetwork,
 		d.housekeep,
+		d.trackFlows,
 	}
 	var running sync.WaitGroup
 	errs := make([]error, len(parts))
@@ -245,6 +252,9 @@ func (d *Daemon) serve(ctx context.Context, stop context.CancelFunc, reload <-ch
 // end leaves the data plane at work, or takes it off without a trace.
 func (d *Daemon) end() error {
 	defer d.netdev.Close()
+	if err := d.endReports(); err != nil {
+		d.log.Error("not everything that flows did was reported", "error", err)
+	}
 	if d.options.KeepAttached {
 		d.log.Info("ending; the data plane goes on")
 		return d.plane.Close()
@@ -303,6 +313,7 @@ func (d *Daemon) housekeep(ctx context.Context) error {
 		case <-ticker.C:
 		}
 		d.syncHealth()
+		d.followSinks()
 		d.faults.set("finish resize of the flow table", d.finishResize())
 	}
 }

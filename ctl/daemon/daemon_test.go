@@ -38,6 +38,9 @@ func runDaemon(text string) int {
 		fmt.Fprintln(os.Stderr, err)
 		return 2
 	}
+	if path := os.Getenv(sinkEnv); path != "" {
+		options.sinks = []sinkWish{{name: "test", made: path, open: func() (sink, error) { return openFileSink(path) }}}
+	}
 	options.Log = slog.New(slog.NewTextHandler(os.Stderr, nil))
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM)
 	defer stop()
@@ -59,6 +62,7 @@ type world struct {
 	backend *testnet.Node
 	dir     string
 	options Options
+	sink    string // file that the daemon writes reports of flows to; "": it reports none
 	process *testnet.Process
 	api     *client.Client
 }
@@ -162,7 +166,7 @@ func (w *world) launch() {
 	w.must(err)
 	defer log.Close()
 	cmd := exec.Command(os.Args[0])
-	cmd.Env = append(os.Environ(), runEnv+"="+string(text))
+	cmd.Env = append(os.Environ(), runEnv+"="+string(text), sinkEnv+"="+w.sink)
 	cmd.Stdout, cmd.Stderr = log, log
 	w.process, err = w.box.Start(cmd)
 	w.must(err)

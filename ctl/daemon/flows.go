@@ -113,6 +113,15 @@ func (n flowNames) flow(f *flow.Flow) api.Flow {
 	}
 }
 
+// Rule implements flow.Names, as do the next three.
+func (n flowNames) Rule(id uint32) string { return n.rules[id] }
+
+func (n flowNames) Service(id uint16) string { return n.services[id] }
+
+func (n flowNames) Backend(id uint16) string { return n.backends[id] }
+
+func (n flowNames) Interface(ifindex uint32) string { return n.interfaceName(ifindex) }
+
 func (n flowNames) interfaceName(ifindex uint32) string {
 	if name, ok := n.interfaces[ifindex]; ok {
 		return name

@@ -57,6 +57,7 @@ func (d *Daemon) Status(context.Context) (api.Status, error) {
 		Reasons:    reasons,
 		Filter:     filter,
 		Flows:      flowStatus(totals),
+		Sinks:      d.sinkStatus(),
 		Events:     api.EventTotals{Sent: effects.Sent, Lost: effects.Lost, Unnoted: effects.Unnoted},
 		Limits:     api.LimitTotals{Shared: effects.Shared, Contended: effects.Contended},
 		Tables: []api.Fill{
@@ -187,6 +188,11 @@ func (d *Daemon) warnings(now *applied, status api.Status, totals flow.Totals) [
 	}
 	if lost := status.Events.Lost; lost > 0 {
 		warn("%d events were lost, because the ring was full: let rules log and sample fewer packets", lost)
+	}
+	for _, s := range status.Sinks {
+		if s.LostReports > 0 {
+			warn("%d reports of flows, %d packets, are missing from %s, which takes them too slowly", s.LostReports, s.LostPackets, s.Name)
+		}
 	}
 	if shared := status.Limits.Shared; shared > 0 {
 		warn("%d packets shared the token bucket of others: more buckets than there is room for were in use at once", shared)

@@ -1,6 +1,10 @@
 package flow
 
-import "time"
+import (
+	"time"
+
+	"gardu/ctl/abi"
+)
 
 // Report says what a flow did since its last report: what exporters send and history adds up. Of each flow, the deltas of
 // all its reports are its totals.
@@ -21,11 +25,12 @@ const (
 	EndFIN                // both sides closed it
 	EndRST                // one side reset it
 	EndEvicted            // its record gave way to another flow's
+	EndForced             // gardu stops counting it
 )
 
 // String is the word for it in the API; empty for EndNone.
 func (e End) String() string {
-	return [...]string{"", "idle", "fin", "rst", "evicted"}[e]
+	return [...]string{"", "idle", "fin", "rst", "evicted", "forced"}[e]
 }
 
 // Names tells what the ids in records stand for, as far as that is known; "" for what is not.
@@ -34,4 +39,24 @@ type Names interface {
 	Service(id uint16) string
 	Backend(id uint16) string
 	Interface(ifindex uint32) string
+}
+
+const (
+	tcpFIN = 0x01
+	tcpRST = 0x04
+)
+
+// ended says why a flow has ended, as far as can be told from it alone; EndNone while it goes on.
+func (f *Flow) ended(now time.Time, idle time.Duration) End {
+	silent, flags := now.Sub(f.Last), f.TCPFlags|f.TCPFlagsReply
+	switch {
+	case f.State&abi.FlowStateClosed != 0 && flags&tcpRST != 0 && silent >= linger:
+		return EndRST
+	case f.State&abi.FlowStateClosed != 0 && silent >= linger && f.TCPFlags&tcpFIN != 0 && (f.PacketsReply == 0 || f.TCPFlagsReply&tcpFIN != 0):
+		return EndFIN
+	case silent >= idle:
+		return EndIdle
+	default:
+		return EndNone
+	}
 }

@@ -71,6 +71,10 @@ func (e *Engine) Status(context.Context) (api.Status, error) {
 		Filter: api.FilterTotals{Reached: 3_007_000, Allowed: 10, Blocked: 800, Decided: 1_200, Default: 3_004_990},
 		Flows: api.FlowTotals{Entries: 850_000, Max: 1_000_000, Created: 900_000, Evicted: 12, Refused: 3, Unattributed: 15,
 			UnattributedBytes: 900, Accounted: 3_006_000, AccountedBytes: 4_200_000_000},
+		Sinks: []api.Sink{
+			{Name: "ipfix 127.0.0.1:4739", Reports: 52_000, Packets: 2_900_000, Bytes: 4_100_000_000, Waiting: 12},
+			{Name: "history", Reports: 51_000, Packets: 2_800_000, Bytes: 4_000_000_000, LostReports: 1_012, LostPackets: 100_000, LostBytes: 90_000_000},
+		},
 		Tables: []api.Fill{
 			{Name: "flows", Entries: 850_000, Max: 1_000_000},
 			{Name: "blocks", Entries: 2, Max: 262_144},

@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"maps"
 	"slices"
+	"strconv"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -73,6 +74,12 @@ func (a *app) printStatus(s *api.Status) error {
 	}
 	a.printf("flows:  %s packets, %s of them unattributed (%s evicted, %s refused)\n\n", thousands(s.Flows.Accounted),
 		thousands(s.Flows.Unattributed), thousands(s.Flows.Evicted), thousands(s.Flows.Refused))
+	if len(s.Sinks) > 0 {
+		if err := writeTable(a.stdout, a.color, s.Sinks, sinkColumns()); err != nil {
+			return err
+		}
+		a.printf("\n")
+	}
 	if err := writeTable(a.stdout, a.color, s.Tables, fillColumns()); err != nil {
 		return err
 	}
@@ -172,6 +179,23 @@ func reasonColumns() []column[reasonRow] {
 		{"reason", false, func(r *reasonRow) any { return styled{text: r.reason} }},
 		{"packets", false, func(r *reasonRow) any { return r.Packets }},
 		{"bytes", false, func(r *reasonRow) any { return size(r.Bytes) }},
+	}
+}
+
+func sinkColumns() []column[api.Sink] {
+	return []column[api.Sink]{
+		{"flows are reported to", false, func(s *api.Sink) any { return s.Name }},
+		{"reports", false, func(s *api.Sink) any { return s.Reports }},
+		{"packets", false, func(s *api.Sink) any { return s.Packets }},
+		{"bytes", false, func(s *api.Sink) any { return size(s.Bytes) }},
+		{"waiting", false, func(s *api.Sink) any { return s.Waiting }},
+		{"lost reports", false, func(s *api.Sink) any {
+			if s.LostReports > 0 {
+				return styled{strconv.FormatUint(s.LostReports, 10), bad}
+			}
+			return s.LostReports
+		}},
+		{"lost packets", false, func(s *api.Sink) any { return s.LostPackets }},
 	}
 }
 
