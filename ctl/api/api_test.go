@@ -301,6 +301,8 @@ func TestProblems(t *testing.T) {
 		{"POST", "/v1/explain", strings.NewReader(`{"frame":"zz"}`), api.CodeInvalid, "invalid byte"},
 		{"GET", "/v1/flows?filter=dpotr+1", nil, api.CodeInvalid, `"dpotr" is not a key`},
 		{"GET", "/v1/flows?sort=beauty", nil, api.CodeInvalid, "bytes, dst, duration"},
+		{"GET", "/v1/flows?group=srv", nil, api.CodeInvalid, `"srv" is not a key to group by`},
+		{"GET", "/v1/flows?group=src&sort=dst", nil, api.CodeInvalid, "bytes, duration, first, flows"},
 		{"GET", "/v1/flows?limit=-1", nil, api.CodeInvalid, "not a number of flows"},
 		{"GET", "/v1/events?filter=bytes+1", nil, api.CodeInvalid, `"bytes" is not a key`},
 		{"GET", "/v1/events?last=-1", nil, api.CodeInvalid, "number of events"},
@@ -388,6 +390,7 @@ func TestFlows(t *testing.T) {
 		{api.FlowQuery{Sort: "first"}, "22 0 443"},
 		{api.FlowQuery{Sort: "last"}, "443 0 22"},
 		{api.FlowQuery{Sort: "duration"}, "443 0 22"},
+		{api.FlowQuery{Sort: "rate"}, "443 0 22"},
 		{api.FlowQuery{Sort: "src"}, "443 22 0"},
 		{api.FlowQuery{Sort: "dst"}, "22 443 0"},
 	} {
@@ -405,7 +408,7 @@ func TestFlows(t *testing.T) {
 	if err := c.Flows(t.Context(), api.FlowQuery{}, func(api.Flow) error { return stop }); err != stop {
 		t.Errorf("yield's error became %v", err)
 	}
-	if len(api.FlowSorts()) != 7 {
+	if len(api.FlowSorts()) != 8 {
 		t.Errorf("untested sorts: %v", api.FlowSorts())
 	}
 }

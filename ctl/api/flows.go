@@ -2,6 +2,7 @@ package api
 
 import (
 	"cmp"
+	"context"
 	"encoding/json"
 	"errors"
 	"maps"
@@ -22,8 +23,9 @@ const ProblemTrailer = "Gardu-Problem"
 // only query that costs the server no memory.
 type FlowQuery struct {
 	Filter string // see package expr
-	Sort   string // one of FlowSorts; empty: as they are found
+	Sort   string // one of FlowSorts; empty: as they are found, groups by bytes
 	Limit  int    // the first so many; 0: all
+	Group  string // adds up the flows that have these keys in common, see expr.ParseGroup; Sort is one of GroupSorts then
 }
 
 // order is descending for amounts and for times: what people look for comes first.
@@ -33,6 +35,7 @@ var order = map[string]func(a, b *Flow) int{
 	"first":    func(a, b *Flow) int { return b.First.Compare(a.First) },
 	"last":     func(a, b *Flow) int { return b.Last.Compare(a.Last) },
 	"duration": func(a, b *Flow) int { return cmp.Compare(b.Last.Sub(b.First), a.Last.Sub(a.First)) },
+	"rate":     func(a, b *Flow) int { return cmp.Compare(b.Rate(), a.Rate()) },
 	"src":      func(a, b *Flow) int { return cmp.Or(a.Src.Compare(b.Src), cmp.Compare(a.Sport, b.Sport)) },
 	"dst":      func(a, b *Flow) int { return cmp.Or(a.Dst.Compare(b.Dst), cmp.Compare(a.Dport, b.Dport)) },
 }
@@ -57,40 +60,20 @@ func (f *Flow) Facts(now time.Time) *expr.Flow {
 }
 
 func (h *handler) flows(w http.ResponseWriter, r *http.Request) error {
-	query, filter, err := parseQuery(r)
+	query, err := parseQuery(r)
 	if err != nil {
 		return err
 	}
-	out := &flowWriter{w: w, control: http.NewResponseController(w), encoder: json.NewEncoder(w)}
+	out := &lineWriter{w: w, control: http.NewResponseController(w), encoder: json.NewEncoder(w)}
 	w.Header().Set("Content-Type", "application/x-ndjson")
 	w.Header().Set("Trailer", ProblemTrailer)
-	now := time.Now()
-	if query.Sort == "" {
-		err = h.engine.Flows(r.Context(), func(f Flow) error {
-			if !filter.Match(f.Facts(now)) {
-				return nil
-			}
-			if err := out.write(&f); err != nil {
-				return err
-			}
-			if out.written == query.Limit {
-				return errEnough
-			}
-			return nil
-		})
-	} else {
-		top := &top{compare: order[query.Sort], limit: query.Limit}
-		err = h.engine.Flows(r.Context(), func(f Flow) error {
-			if filter.Match(f.Facts(now)) {
-				top.add(f)
-			}
-			return nil
-		})
-		for _, f := range top.flows() {
-			if err == nil {
-				err = out.write(&f)
-			}
-		}
+	switch {
+	case query.keys != nil:
+		err = h.groupedFlows(r.Context(), query, out)
+	case query.Sort != "":
+		err = h.sortedFlows(r.Context(), query, out)
+	default:
+		err = h.foundFlows(r.Context(), query, out)
 	}
 	if err == nil || errors.Is(err, errEnough) {
 		return nil
@@ -104,42 +87,115 @@ func (h *handler) flows(w http.ResponseWriter, r *http.Request) error {
 	return nil
 }
 
+// foundFlows writes flows as they are found.
+func (h *handler) foundFlows(ctx context.Context, query flowQuery, out *lineWriter) error {
+	return h.matching(ctx, query, func(f *Flow, _ *expr.Flow) error {
+		if err := out.write(f); err != nil {
+			return err
+		}
+		if out.written == query.Limit {
+			return errEnough
+		}
+		return nil
+	})
+}
+
+func (h *handler) sortedFlows(ctx context.Context, query flowQuery, out *lineWriter) error {
+	top := &top{compare: order[query.Sort], limit: query.Limit}
+	err := h.matching(ctx, query, func(f *Flow, _ *expr.Flow) error {
+		top.add(*f)
+		return nil
+	})
+	if err != nil {
+		return err
+	}
+	return writeAll(out, top.flows())
+}
+
+func (h *handler) groupedFlows(ctx context.Context, query flowQuery, out *lineWriter) error {
+	groups := newGroups(query.keys, query.Sort)
+	err := h.matching(ctx, query, func(f *Flow, facts *expr.Flow) error {
+		groups.add(f, facts)
+		return nil
+	})
+	if err != nil {
+		return err
+	}
+	return writeAll(out, groups.lines(query.Limit))
+}
+
+// matching calls yield with the flows that the filter picks.
+func (h *handler) matching(ctx context.Context, query flowQuery, yield func(*Flow, *expr.Flow) error) error {
+	now := time.Now()
+	return h.engine.Flows(ctx, func(f Flow) error {
+		facts := f.Facts(now)
+		if !query.filter.Match(facts) {
+			return nil
+		}
+		return yield(&f, facts)
+	})
+}
+
+func writeAll[T any](out *lineWriter, lines []T) error {
+	for i := range lines {
+		if err := out.write(&lines[i]); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
 // errEnough ends a stream that has reached its limit.
 var errEnough = errors.New("enough")
 
-func parseQuery(r *http.Request) (query FlowQuery, filter *expr.Expr, err error) {
+// flowQuery is a FlowQuery that makes sense.
+type flowQuery struct {
+	FlowQuery
+	filter *expr.Expr
+	keys   expr.GroupKeys // nil: flows one by one
+}
+
+func parseQuery(r *http.Request) (flowQuery, error) {
 	values := r.URL.Query()
-	query = FlowQuery{Filter: values.Get("filter"), Sort: values.Get("sort")}
-	if filter, err = expr.Parse(query.Filter); err != nil {
-		return query, nil, NewProblem(CodeInvalid, "%v", err)
+	query := flowQuery{FlowQuery: FlowQuery{Filter: values.Get("filter"), Sort: values.Get("sort"), Group: values.Get("group")}}
+	what, sorts := "flows", FlowSorts()
+	var err error
+	if query.filter, err = expr.Parse(query.Filter); err != nil {
+		return query, NewProblem(CodeInvalid, "%v", err)
 	}
-	if query.Sort != "" && order[query.Sort] == nil {
-		return query, nil, NewProblem(CodeInvalid, "flows can't be sorted by %q, but by %s", query.Sort, strings.Join(FlowSorts(), ", "))
+	if query.Group != "" {
+		what, sorts = "groups of flows", GroupSorts()
+		if query.keys, err = expr.ParseGroup(query.Group); err != nil {
+			return query, NewProblem(CodeInvalid, "%v", err)
+		}
+	}
+	if query.Sort != "" && !slices.Contains(sorts, query.Sort) {
+		return query, NewProblem(CodeInvalid, "%s can't be sorted by %q, but by %s", what, query.Sort, strings.Join(sorts, ", "))
 	}
 	if text := values.Get("limit"); text != "" {
 		if query.Limit, err = strconv.Atoi(text); err != nil || query.Limit < 0 {
-			return query, nil, NewProblem(CodeInvalid, "the limit %q is not a number of flows", text)
+			return query, NewProblem(CodeInvalid, "the limit %q is not a number of flows", text)
 		}
 	}
-	return query, filter, nil
+	return query, nil
 }
 
-// flowWriter writes a flow a line and gives up on a client that stalls.
-type flowWriter struct {
+// lineWriter writes a value a line and gives up on a client that stalls.
+type lineWriter struct {
 	w       http.ResponseWriter
 	control *http.ResponseController
 	encoder *json.Encoder
 	written int
 }
 
-func (o *flowWriter) write(f *Flow) error {
+func (o *lineWriter) write(value any) error {
 	if o.written%1024 == 0 {
 		if err := o.control.SetWriteDeadline(time.Now().Add(stallTimeout)); err != nil {
 			return err
 		}
 	}
 	o.written++
-	return o.encoder.Encode(f)
+	return o.encoder.Encode(value)
 }
 
 // top keeps the first flows of an order; with limit 0 all of them.

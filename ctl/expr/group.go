@@ -1,6 +1,7 @@
 package expr
 
 import (
+	"cmp"
 	"fmt"
 	"net/netip"
 	"slices"
@@ -39,6 +40,18 @@ type Group struct {
 	Sport, Dport, Vlan                                 uint16
 	Proto                                              uint8
 	Interface, Verdict, Reason, Rule, Service, Backend string
+}
+
+// Compare orders groups, by address and number where they have one.
+func (g *Group) Compare(other *Group) int {
+	return cmp.Or(comparePrefix(g.Src, other.Src), comparePrefix(g.Dst, other.Dst),
+		cmp.Compare(g.Sport, other.Sport), cmp.Compare(g.Dport, other.Dport), cmp.Compare(g.Proto, other.Proto), cmp.Compare(g.Vlan, other.Vlan),
+		cmp.Compare(g.Interface, other.Interface), cmp.Compare(g.Verdict, other.Verdict), cmp.Compare(g.Reason, other.Reason),
+		cmp.Compare(g.Rule, other.Rule), cmp.Compare(g.Service, other.Service), cmp.Compare(g.Backend, other.Backend))
+}
+
+func comparePrefix(a, b netip.Prefix) int {
+	return cmp.Or(a.Addr().Compare(b.Addr()), cmp.Compare(a.Bits(), b.Bits()))
 }
 
 // GroupKeys part flows into groups: `src/24,service`.

@@ -120,17 +120,26 @@ func (c *Client) Explain(ctx context.Context, request api.ExplainRequest) (expla
 
 // Flows calls yield for each flow of the query as it arrives, and stops at yield's first error, which it returns.
 func (c *Client) Flows(ctx context.Context, query api.FlowQuery, yield func(api.Flow) error) error {
+	query.Group = ""
+	return stream(ctx, c, flowsPath(query), "flows", yield)
+}
+
+// FlowGroups is Flows for a query with Group.
+func (c *Client) FlowGroups(ctx context.Context, query api.FlowQuery, yield func(api.FlowGroup) error) error {
+	return stream(ctx, c, flowsPath(query), "flows", yield)
+}
+
+func flowsPath(query api.FlowQuery) string {
 	values := url.Values{}
-	if query.Filter != "" {
-		values.Set("filter", query.Filter)
-	}
-	if query.Sort != "" {
-		values.Set("sort", query.Sort)
+	for name, value := range map[string]string{"filter": query.Filter, "sort": query.Sort, "group": query.Group} {
+		if value != "" {
+			values.Set(name, value)
+		}
 	}
 	if query.Limit != 0 {
 		values.Set("limit", strconv.Itoa(query.Limit))
 	}
-	return stream(ctx, c, "/v1/flows?"+values.Encode(), "flows", yield)
+	return "/v1/flows?" + values.Encode()
 }
 
 // stream calls yield for each value of an answer that is a value a line.

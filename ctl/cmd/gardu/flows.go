@@ -25,11 +25,19 @@ func (a *app) flowsCommand() *cobra.Command {
 EXPR picks flows by what they are; gardu help expr explains it. Tables are sorted
 by bytes unless --sort says otherwise; the other formats come as found unless
 --sort is given. Packets and bytes are those of the opener; the columns with
-"reply" those of the other direction.`,
+"reply" those of the other direction. A rate is the average from the first packet
+to the last.
+
+--group adds up the flows that have its keys in common:
+` + wrapped(expr.GroupHelp()) + `
+Of src/N and dst/N the first N bits of an IPv4 address count, of IPv6 twice as many.
+What is in none of the lines is added up in a last one.`,
 		Example: `  gardu flows                                           all
   gardu flows -n 10                                     the ten largest
   gardu flows 'src in 198.51.100.0/24 and dport 443'    some
   gardu flows 'verdict drop and age < 1m' --sort last   what was just dropped
+  gardu flows --group src/24 -n 10 dport 22             who knocks, by network
+  gardu flows --group service,backend --sort rate       how services are used
   gardu flows -o ndjson 'service web' | jq .backend`,
 		Args: cobra.ArbitraryArgs,
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -37,8 +45,15 @@ by bytes unless --sort says otherwise; the other formats come as found unless
 			if _, err := expr.Parse(query.Filter); err != nil {
 				return &usageError{err.Error(), "expr"}
 			}
-			if query.Sort != "" && !slices.Contains(api.FlowSorts(), query.Sort) {
-				return usage("--sort %s: flows are sorted by %s", query.Sort, strings.Join(api.FlowSorts(), ", "))
+			what, sorts := "flows", api.FlowSorts()
+			if cmd.Flags().Changed("group") {
+				if _, err := expr.ParseGroup(query.Group); err != nil {
+					return usage("--group: %v", err)
+				}
+				what, sorts = "groups", api.GroupSorts()
+			}
+			if query.Sort != "" && !slices.Contains(sorts, query.Sort) {
+				return usage("--sort %s: %s are sorted by %s", query.Sort, what, strings.Join(sorts, ", "))
 			}
 			if query.Limit < 0 {
 				return usage("-n %d: it is a number of flows", query.Limit)
@@ -46,12 +61,19 @@ by bytes unless --sort says otherwise; the other formats come as found unless
 			if a.format.human() && query.Sort == "" {
 				query.Sort = "bytes"
 			}
-			return a.ask(func(c *client.Client) error { return a.printFlows(cmd, c, query) })
+			return a.ask(func(c *client.Client) error {
+				if query.Group != "" {
+					return a.printGroups(cmd, c, query)
+				}
+				return a.printFlows(cmd, c, query)
+			})
 		},
 	})
-	cmd.Flags().StringVar(&query.Sort, "sort", "", "by `KEY`: "+strings.Join(api.FlowSorts(), ", "))
+	cmd.Flags().StringVar(&query.Sort, "sort", "", "by `KEY`: "+strings.Join(api.FlowSorts(), ", ")+"; with --group "+strings.Join(api.GroupSorts(), ", "))
+	groupFlag(cmd, &query.Group)
 	cmd.Flags().IntVarP(&query.Limit, "number", "n", 0, "only the first `N` (0: all)")
-	complete := cobra.FixedCompletions(api.FlowSorts(), cobra.ShellCompDirectiveNoFileComp)
+	sorts := slices.Compact(slices.Sorted(slices.Values(slices.Concat(api.FlowSorts(), api.GroupSorts()))))
+	complete := cobra.FixedCompletions(sorts, cobra.ShellCompDirectiveNoFileComp)
 	if err := cmd.RegisterFlagCompletionFunc("sort", complete); err != nil {
 		panic(err) // the flag was added above
 	}
@@ -97,6 +119,7 @@ func (a *app) flowColumns() []column[api.Flow] {
 		{"bytes", false, func(f *api.Flow) any { return size(f.Bytes) }},
 		{"packets reply", true, func(f *api.Flow) any { return f.PacketsReply }},
 		{"bytes reply", false, func(f *api.Flow) any { return size(f.BytesReply) }},
+		{"rate", true, func(f *api.Flow) any { return bitRate(f.Rate()) }},
 		{"first", true, func(f *api.Flow) any { return f.First }},
 		{"last", true, func(f *api.Flow) any { return f.Last }},
 		{"verdict", false, func(f *api.Flow) any { return styled{f.Verdict, verdictStyle(f.Verdict)} }},
@@ -117,6 +140,19 @@ func endpoint(addr netip.Addr, port uint16) string {
 		return addr.String()
 	}
 	return netip.AddrPortFrom(addr, port).String()
+}
+
+// wrapped breaks a long list into lines with a margin.
+func wrapped(list string) string {
+	var lines []string
+	line := " "
+	for word := range strings.FieldsSeq(list) {
+		if len(line)+len(word) >= 78 {
+			lines, line = append(lines, line), " "
+		}
+		line += " " + word
+	}
+	return strings.Join(append(lines, line), "\n")
 }
 
 // exprTopic is `gardu help expr`.

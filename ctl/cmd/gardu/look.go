@@ -39,14 +39,20 @@ func verdictStyle(verdict string) style {
 }
 
 // bytesText writes a size with three digits and a unit of 1000.
-func bytesText(n uint64) string {
-	if n < 1000 {
-		return fmt.Sprintf("%d B", n)
+func bytesText(n uint64) string { return scaled(float64(n)) + "B" }
+
+// rateText writes bits a second likewise.
+func rateText(bits float64) string { return scaled(bits) + "bit/s" }
+
+// scaled writes a number with three digits, a space and the prefix of its unit.
+func scaled(value float64) string {
+	if value < 999.5 {
+		return strconv.FormatFloat(value, 'f', 0, 64) + " "
 	}
-	value, unit := float64(n), 0
+	power := 0
 	for value >= 999.5 {
 		value /= 1000
-		unit++
+		power++
 	}
 	decimals := 0
 	switch {
@@ -55,7 +61,7 @@ func bytesText(n uint64) string {
 	case value < 99.95:
 		decimals = 1
 	}
-	return strconv.FormatFloat(value, 'f', decimals, 64) + " " + []string{"B", "kB", "MB", "GB", "TB", "PB", "EB"}[unit]
+	return strconv.FormatFloat(value, 'f', decimals, 64) + " " + []string{"", "k", "M", "G", "T", "P", "E", "Z"}[power]
 }
 
 // thousands writes a number in groups of three: 1,000,000.

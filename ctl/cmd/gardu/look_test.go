@@ -17,6 +17,15 @@ func TestBytesText(t *testing.T) {
 	}
 }
 
+func TestRateText(t *testing.T) {
+	for n, want := range map[float64]string{0: "0 bit/s", 0.6: "1 bit/s", 999.4: "999 bit/s", 999.6: "1.00 kbit/s", 42_130_000: "42.1 Mbit/s",
+		8 * math.MaxUint64: "148 Ebit/s"} {
+		if got := rateText(n); got != want {
+			t.Errorf("%v is %q, want %q", n, got, want)
+		}
+	}
+}
+
 func TestThousands(t *testing.T) {
 	for n, want := range map[uint64]string{0: "0", 999: "999", 1000: "1,000", 1234567: "1,234,567"} {
 		if got := thousands(n); got != want {

@@ -86,6 +86,7 @@ func TestReaders(t *testing.T) {
 	for _, name := range []string{"status", "rules", "sets", "services", "backends", "blocks", "flows", "events"} {
 		golden(t, name, allFormats(t, name))
 	}
+	golden(t, "groups", allFormats(t, "flows", "--group", "verdict,src/24", "-n", "2"))
 	golden(t, "explain", allFormats(t, "explain", "tcp 198.51.100.7:40000 > 192.0.2.10:443 syn"))
 }
 
@@ -164,11 +165,12 @@ func TestCompletion(t *testing.T) {
 		}
 	}
 	for args, want := range map[string]string{
-		"unblock ":       "203.0.113.7/32\tscanner, again",
-		"status -o ":     "ndjson",
-		"flows --sort ":  "duration",
-		"back":           "backends",
-		"unblock x 203.": "203.0.113.7/32",
+		"unblock ":                "203.0.113.7/32\tscanner, again",
+		"status -o ":              "ndjson",
+		"flows --sort ":           "duration",
+		"flows --group src/24,se": "src/24,service",
+		"back":                    "backends",
+		"unblock x 203.":          "203.0.113.7/32",
 	} {
 		words := append([]string{"__complete"}, strings.Split(args, " ")...)
 		if r := gardu(t, words...); !strings.Contains(r.stdout, want) {
@@ -210,6 +212,9 @@ func TestUsage(t *testing.T) {
 		"flows dpotr 443":               "^",
 		"flows --sort beauty":           "bytes, dst",
 		"flows -n -1":                   "number of flows",
+		"flows --group src,sevice":      "interface, verdict",
+		"flows --group=":                "a key is missing",
+		"flows --group src --sort dst":  "groups are sorted by bytes, duration, first, flows",
 		"events bytes > 1":              "^",
 		"events -n -1":                  "number of events",
 		"events -f -o json":             "ndjson",

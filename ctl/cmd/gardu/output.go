@@ -66,8 +66,9 @@ type column[T any] struct {
 
 // Values of a column, besides strings, numbers and what prints itself: how they look in a table, their plain form in CSV.
 type (
-	size   uint64 // bytes: 4.2 GB
-	styled struct {
+	size    uint64  // bytes: 4.2 GB
+	bitRate float64 // bits a second: 4.2 Gbit/s
+	styled  struct {
 		text  string
 		style style
 	}
@@ -204,6 +205,8 @@ func plain(value any) string {
 		return v.text
 	case size:
 		return strconv.FormatUint(uint64(v), 10)
+	case bitRate:
+		return strconv.FormatFloat(float64(v), 'f', 0, 64)
 	case time.Time:
 		if v.IsZero() {
 			return ""
@@ -220,6 +223,8 @@ func cell(value any) (text string, look style, right bool) {
 		return printable(v.text), v.style, false
 	case size:
 		return bytesText(uint64(v)), plainStyle, true
+	case bitRate:
+		return rateText(float64(v)), plainStyle, true
 	case uint64, int, uint16:
 		return fmt.Sprint(v), plainStyle, true
 	case time.Time:

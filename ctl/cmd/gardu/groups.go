@@ -1,0 +1,71 @@
+package main
+
+import (
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"gardu/ctl/api"
+	"gardu/ctl/api/client"
+	"gardu/ctl/expr"
+)
+
+// printGroups prints flows added up by keys.
+func (a *app) printGroups(cmd *cobra.Command, c *client.Client, query api.FlowQuery) error {
+	groups := []api.FlowGroup{}
+	err := c.FlowGroups(cmd.Context(), query, func(g api.FlowGroup) error {
+		groups = append(groups, g)
+		return nil
+	})
+	if err != nil {
+		return err
+	}
+	return printRows(a, "flows", groups, a.groupColumns(strings.Split(query.Group, ",")))
+}
+
+// groupColumns begins with a column a key.
+func (a *app) groupColumns(keys []string) []column[api.FlowGroup] {
+	var columns []column[api.FlowGroup]
+	for i, key := range keys {
+		key = strings.TrimSpace(key)
+		columns = append(columns, column[api.FlowGroup]{key, false, func(g *api.FlowGroup) any {
+			if g.Other && i == 0 && a.format.human() {
+				return styled{"(other)", dim}
+			}
+			return g.Group[key]
+		}})
+	}
+	columns = append(columns, []column[api.FlowGroup]{
+		{"flows", false, func(g *api.FlowGroup) any { return g.Flows }},
+		{"packets", false, func(g *api.FlowGroup) any { return g.Packets }},
+		{"bytes", false, func(g *api.FlowGroup) any { return size(g.Bytes) }},
+		{"packets reply", true, func(g *api.FlowGroup) any { return g.PacketsReply }},
+		{"bytes reply", false, func(g *api.FlowGroup) any { return size(g.BytesReply) }},
+		{"rate", false, func(g *api.FlowGroup) any { return bitRate(g.Rate()) }},
+		{"first", true, func(g *api.FlowGroup) any { return g.First }},
+		{"last", true, func(g *api.FlowGroup) any { return g.Last }},
+	}...)
+	if a.format == formatCSV {
+		columns = append(columns, column[api.FlowGroup]{"other", false, func(g *api.FlowGroup) any { return g.Other }})
+	}
+	return columns
+}
+
+// groupHelp is what --group takes.
+const groupHelp = "add up flows by `KEYS` with commas between them: src/24,service"
+
+// groupFlag gives a command --group.
+func groupFlag(cmd *cobra.Command, group *string) {
+	cmd.Flags().StringVar(group, "group", "", groupHelp)
+	complete := func(_ *cobra.Command, _ []string, typed string) ([]string, cobra.ShellCompDirective) {
+		before := typed[:strings.LastIndex(typed, ",")+1]
+		var words []string
+		for _, name := range expr.GroupNames() {
+			words = append(words, before+name)
+		}
+		return words, cobra.ShellCompDirectiveNoFileComp | cobra.ShellCompDirectiveNoSpace
+	}
+	if err := cmd.RegisterFlagCompletionFunc("group", complete); err != nil {
+		panic(err) // the flag was added above
+	}
+}
