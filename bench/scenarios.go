@@ -64,6 +64,7 @@ func scenarios() []scenario {
 	either, forward := []abi.Reason{abi.ReasonDefaultPass, abi.ReasonRuleDrop}, []abi.Reason{abi.ReasonForward}
 	ipip := func() *model.Snapshot { return balanced("ipip") }
 	dsr := func() *model.Snapshot { return balanced("dsr") }
+	gue := func() *model.Snapshot { return balanced("gue") }
 	list := []scenario{
 		{name: emptyName, about: "return XDP_DROP: the measuring loop and the generator",
 			program: benchProgEmpty, tuples: clients(1), action: xdpDrop},
@@ -128,6 +129,10 @@ func scenarios() []scenario {
 	for _, n := range flowCounts {
 		list = append(list, scenario{name: "service, " + n.name, about: "64 services by ipip and flow accounting",
 			world: "service", snapshot: ipip, tuples: clients(n.flows), action: xdpRedirect, reasons: forward})
+	}
+	for _, n := range flowCounts {
+		list = append(list, scenario{name: "service gue, " + n.name, about: "64 services by gue and flow accounting", aim: 1.3, of: "service, " + n.name,
+			world: "gue", snapshot: gue, tuples: clients(n.flows), action: xdpRedirect, reasons: forward})
 	}
 	for _, n := range flowCounts {
 		list = append(list, scenario{name: "all, " + n.name, about: "10,000 rules, 64 services by ipip, flow accounting", aim: n.aim,

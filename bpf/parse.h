@@ -69,6 +69,12 @@ struct ipv6_header {
 	__u8 saddr[16], daddr[16];
 };
 
+struct udp_header {
+	__be16 be_sport, be_dport;
+	__be16 be_length; /* header included */
+	__u16 csum;       /* 0: none */
+};
+
 struct tcp_header {
 	__be16 be_sport, be_dport;
 	__be32 be_seq, be_ack;

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: BSD-2-Clause OR GPL-2.0 */
-/* On a backend: take the outer IP header off what a balancer sent by ipip, for hosts without a tunnel device. Stands alone:
+/* On a backend: take the outer headers off what a balancer sent by ipip or gue, for hosts without a tunnel device. Stands alone:
  * shares no map with gardu. Two entries, one job: tc, which leaves the device's offloads as they are, and XDP, for kernels
  * before 6.3, where tc can't change the family of a packet. */
 #define HOOK_TC
@@ -15,7 +15,8 @@ enum decap_count { DECAP_DONE, DECAP_ECN, DECAP_FAILED, DECAP_COUNTS };
 MAP(decap_counters, BPF_MAP_TYPE_PERCPU_ARRAY, __u32, struct counter, DECAP_COUNTS);
 
 enum {
-	HEADERS = sizeof(struct eth_header) + 2 * sizeof(struct ipv6_header),
+	HEADERS = sizeof(struct eth_header) + 2 * sizeof(struct ipv6_header) + sizeof(struct udp_header),
+	GUE_PORT = 6080,
 	ECN_MASK = 3,
 	ECN_NOT_ECT = 0,
 	ECN_CE = 3,
@@ -25,7 +26,7 @@ enum {
 };
 
 struct outer {
-	__u32 bytes;      /* of the outer header; 0: not for us */
+	__u32 bytes;      /* of the outer headers; 0: not for us */
 	__be16 be_inner;  /* ethertype of what is inside */
 	bool same_family;
 	__u8 ecn;
@@ -44,13 +45,16 @@ static __always_inline int count(enum decap_count what, __u32 bytes, int action)
 	return action;
 }
 
-/* An outer header without options or extension headers, not fragmented, around an IP header of the version it names. */
+/* An outer header without options or extension headers, not fragmented, around an IP header of the version it names, or around
+ * GUE of variant 1, whose first bits are those of the IP version inside. The checksum of its UDP header needs no look: it covers
+ * what the inner ones cover. */
 static __always_inline struct outer outer_of(void *data, void *data_end)
 {
 	struct eth_header *eth = data;
 	struct ipv4_header *ip4 = (void *)(eth + 1);
 	struct ipv6_header *ip6 = (void *)(eth + 1);
 	struct outer none = {}, outer = {};
+	struct udp_header *udp;
 	__u8 proto, *inner;
 	bool v4;
 
@@ -71,6 +75,14 @@ static __always_inline struct outer outer_of(void *data, void *data_end)
 		outer.bytes = sizeof(*ip6);
 		outer.ecn = bpf_ntohl(ip6->be_flow) >> 20 & ECN_MASK;
 		inner = (void *)(ip6 + 1);
+	}
+	if (proto == PROTO_UDP) {
+		udp = (void *)inner;
+		inner = (void *)(udp + 1);
+		if ((void *)(inner + 1) > data_end || udp->be_dport != bpf_htons(GUE_PORT))
+			return none;
+		outer.bytes += sizeof(*udp);
+		proto = *inner >> 4 == 4 ? PROTO_IPIP : PROTO_IPV6;
 	}
 	if (proto == PROTO_IPIP && *inner >> 4 == 4)
 		outer.be_inner = bpf_htons(ETHERTYPE_IPV4);

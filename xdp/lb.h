@@ -13,21 +13,21 @@ enum {
 	FAMILY_INET6 = 10,
 };
 
-/* Choose a backend from the ring. Two boxes with the same configuration choose alike: no secret in the hash. */
+/* Choose a backend from the ring. Two boxes with the same configuration choose alike. */
 static __always_inline __u16 ring_choose(struct services_head *head, struct service_record *service, const struct pkt *p)
 {
 	__u32 ring_id = service->ring, slot;
 	void *ring = bpf_map_lookup_elem(&rings, &ring_id);
-	__u64 h = mix(mix(MIX_SEED, addr_hi(p->key.saddr)), addr_lo(p->key.saddr));
 	struct backend *backend;
 	__u32 id = 0;
+	__u64 h;
 
 	if (!ring)
 		return 0;
-	if (!(service->flags & SERVICE_AFFINITY_SOURCE)) {
-		h = mix(mix(h, addr_hi(p->key.daddr)), addr_lo(p->key.daddr));
-		h = mix(h, (__u64)bpf_ntohs(p->key.be_sport) << 32 | (__u32)bpf_ntohs(p->key.be_dport) << 16 | p->key.proto);
-	}
+	if (service->flags & SERVICE_AFFINITY_SOURCE)
+		h = mix(mix(MIX_SEED, addr_hi(p->key.saddr)), addr_lo(p->key.saddr));
+	else
+		h = flow_mix(p);
 	for (int i = 0; i < RING_TRIES; i++) {
 		slot = (h >> 32) * head->ring_size >> 32;
 		id = u16_at(ring, 0, slot);
@@ -53,7 +53,7 @@ static __always_inline bool hop_from_fib(ctx_t *ctx, struct hop *hop)
 		__builtin_memcpy(fib.ipv6_src, hop->source, 16);
 		__builtin_memcpy(fib.ipv6_dst, hop->address, 16);
 	}
-	if (hop->mode == MODE_IPIP && !(addr64(hop->source)[0] | addr64(hop->source)[1]))
+	if (hop->mode != MODE_DSR && !(addr64(hop->source)[0] | addr64(hop->source)[1]))
 		return false; /* what a tunnel sends from nowhere is lost on the way */
 	if (bpf_fib_lookup(ctx, &fib, sizeof(fib), 0) != BPF_FIB_LKUP_RET_SUCCESS)
 		return false;

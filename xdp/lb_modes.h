@@ -2,6 +2,7 @@
 /* One function a forwarding mode: change the frame for its way to the backend and send it. */
 #pragma once
 #include "../bpf/csum.h"
+#include "../bpf/hash.h"
 #include "../bpf/parse.h"
 #include "../bpf/verdict.h"
 
@@ -15,6 +16,15 @@ struct hop {
 	__u16 mtu;
 	__u8 mode, family;
 } __attribute__((aligned(8)));
+
+/* The flow's hash, with no secret in it: two boxes with the same configuration make the same of it. */
+static __always_inline __u64 flow_mix(const struct pkt *p)
+{
+	__u64 h = mix(mix(MIX_SEED, addr_hi(p->key.saddr)), addr_lo(p->key.saddr));
+
+	h = mix(mix(h, addr_hi(p->key.daddr)), addr_lo(p->key.daddr));
+	return mix(h, (__u64)bpf_ntohs(p->key.be_sport) << 32 | (__u32)bpf_ntohs(p->key.be_dport) << 16 | p->key.proto);
+}
 
 /* By words: clang copies byte by byte what it takes for bytes. */
 static __always_inline void copy_macs(void *to, const void *from)
@@ -36,7 +46,7 @@ static __always_inline void write_link(struct eth_header *eth, const struct hop 
 }
 
 /* Take the VLAN tags off and make `outer` bytes of room behind the Ethernet header, whose bytes are then undefined on XDP. */
-static __always_inline bool make_room(ctx_t *ctx, const struct pkt *p, __u32 outer, __u8 outer_family)
+static __always_inline bool make_room(ctx_t *ctx, const struct pkt *p, __u32 outer, __u8 outer_family, bool udp)
 {
 #ifdef HOOK_XDP
 	int delta = p->tags * (int)sizeof(struct vlan_header) - (int)outer;
@@ -45,6 +55,8 @@ static __always_inline bool make_room(ctx_t *ctx, const struct pkt *p, __u32 out
 #else
 	__u64 flags = outer_family == FAMILY_V4 ? BPF_F_ADJ_ROOM_ENCAP_L3_IPV4 : BPF_F_ADJ_ROOM_ENCAP_L3_IPV6;
 
+	if (udp)
+		flags |= BPF_F_ADJ_ROOM_ENCAP_L4_UDP;
 	if (ctx->vlan_present && bpf_skb_vlan_pop(ctx))
 		return false;
 	for (int i = 0; i < 2 && i < p->tags; i++)
@@ -68,7 +80,7 @@ static __always_inline enum reason forward_dsr(ctx_t *ctx, struct pkt *p, const 
 
 	if (hop->mtu && p->length > hop->mtu)
 		return REASON_TOO_BIG;
-	if (!make_room(ctx, p, 0, 0))
+	if (!make_room(ctx, p, 0, 0, false))
 		return REASON_ENCAP_FAILED;
 	eth = ctx_data(ctx);
 	if ((void *)(eth + 1) > ctx_data_end(ctx))
@@ -77,27 +89,83 @@ static __always_inline enum reason forward_dsr(ctx_t *ctx, struct pkt *p, const 
 	return send(ctx, p, hop);
 }
 
-/* IPv4 around it (RFC 2003; RFC 4213 for IPv6 inside). TOS as RFC 6040, section 4.1, normal mode: copied, ECN included. */
-static __always_inline enum reason wrap_ipv4(ctx_t *ctx, struct pkt *p, const struct hop *hop)
+/* What a packet's bytes add up to, without reading them: its own checksums tell, as in the kernel's local checksum offload
+ * (Documentation/networking/checksum-offloads.rst). If one of them is wrong, what is made from this is wrong too, and the receiver
+ * drops the packet either way. 0: they don't tell. */
+static __always_inline __u16 inner_sum(ctx_t *ctx, const struct pkt *p)
+{
+	__u32 header = p->l4 - p->l3, bytes = p->length - header, sum;
+	struct udp_header *udp = ctx_at(ctx, p->l4);
+	struct ipv6_header *ip = ctx_at(ctx, p->l3);
+	const __u16 *saddr = (__u16 *)p->key.saddr, *daddr = (__u16 *)p->key.daddr;
+
+	if (p->segments > 1 || p->has & IS_FRAGMENT || !(p->has & HAS_PORTS))
+		return 0; /* the kernel cuts bundles without a sum around them */
+	if (p->key.proto == PROTO_UDP) {
+		if ((void *)(udp + 1) > ctx_data_end(ctx) || !udp->csum || udp->be_length != bpf_htons(bytes))
+			return 0;
+	} else if (p->key.proto != PROTO_TCP) {
+		return 0;
+	}
+	sum = bpf_htons(p->key.proto) + bpf_htons(bytes);
+	if (p->family == FAMILY_V4) /* the header adds up to nothing, and what follows to the complement of its pseudo header */
+		return csum_fold(sum + saddr[6] + saddr[7] + daddr[6] + daddr[7]);
+	if (header != sizeof(*ip) || (void *)(ip + 1) > ctx_data_end(ctx))
+		return 0;
+	/* the addresses are in the header and in the pseudo header, and cancel out */
+	sum = csum_fold(sum);
+	sum += (ip->be_flow & 0xffff) + (ip->be_flow >> 16) + ip->be_length + bpf_htons(ip->next << 8 | ip->hop_limit);
+	return ~csum_fold(sum);
+}
+
+enum { GUE_PORT = 6080 };
+
+/* Generic UDP encapsulation, variant 1: the IP packet follows the UDP header (draft-ietf-intarea-gue-09, section 6). */
+struct gue {
+	__be16 be_sport;
+	__u16 sum; /* inner_sum() of the packet inside */
+};
+
+/* The flow picks the source port, of the dynamic ones (RFC 8085, section 5.1.1), so that receivers spread flows over their queues. */
+static __always_inline struct gue gue_of(ctx_t *ctx, const struct pkt *p)
+{
+	return (struct gue){bpf_htons(0xc000 | flow_mix(p) >> 50), inner_sum(ctx, p)};
+}
+
+/* `addresses` is the sum of the outer ones. Without a sum of the inner packet the checksum is 0, none: RFC 768, and RFC 6935 for IPv6. */
+static __always_inline void write_udp(struct udp_header *udp, const struct gue *gue, __u16 bytes, __u32 addresses)
+{
+	__u16 csum;
+
+	udp->be_sport = gue->be_sport;
+	udp->be_dport = bpf_htons(GUE_PORT);
+	udp->be_length = bpf_htons(bytes);
+	csum = csum_fold(addresses + bpf_htons(PROTO_UDP) + 2 * bpf_htons(bytes) + gue->be_sport + bpf_htons(GUE_PORT) + gue->sum);
+	udp->csum = !gue->sum ? 0 : csum ? csum : 0xffff;
+}
+
+/* IPv4 around it (RFC 2003; RFC 4213 for IPv6 inside), and UDP if gue. TOS as RFC 6040, section 4.1, normal mode: copied, ECN
+ * included. */
+static __always_inline enum reason wrap_ipv4(ctx_t *ctx, struct pkt *p, const struct hop *hop, const struct gue *gue)
 {
 	__be32 saddr = ((__be32 *)hop->source)[3], daddr = ((__be32 *)hop->address)[3];
-	__u8 proto = p->family == FAMILY_V4 ? PROTO_IPIP : PROTO_IPV6;
+	__u8 proto = gue ? PROTO_UDP : p->family == FAMILY_V4 ? PROTO_IPIP : PROTO_IPV6;
+	__u32 outer = sizeof(struct ipv4_header) + (gue ? sizeof(struct udp_header) : 0), sum;
 	struct ipv4_header *ip;
 	struct eth_header *eth;
-	__u32 sum;
 
-	if (hop->mtu && p->length + sizeof(*ip) > hop->mtu)
+	if (hop->mtu && p->length + outer > hop->mtu)
 		return REASON_TOO_BIG;
-	if (!make_room(ctx, p, sizeof(*ip), FAMILY_V4))
+	if (!make_room(ctx, p, outer, FAMILY_V4, gue))
 		return REASON_ENCAP_FAILED;
 	eth = ctx_data(ctx);
 	ip = (void *)(eth + 1);
-	if ((void *)(ip + 1) > ctx_data_end(ctx))
+	if ((void *)ip + outer > ctx_data_end(ctx))
 		return REASON_ENCAP_FAILED;
 	write_link(eth, hop, ETHERTYPE_IPV4);
 	ip->version_ihl = 0x45;
 	ip->tos = p->tos;
-	ip->be_length = bpf_htons(p->bundle_bytes + sizeof(*ip));
+	ip->be_length = bpf_htons(p->bundle_bytes + outer);
 	ip->be_id = 0; /* atomic datagram, RFC 6864 */
 	ip->be_fragment = bpf_htons(IPV4_DF);
 	ip->ttl = OUTER_TTL;
@@ -105,39 +173,55 @@ static __always_inline enum reason wrap_ipv4(ctx_t *ctx, struct pkt *p, const st
 	ip->saddr = saddr;
 	ip->daddr = daddr;
 	/* of the values, not of the bytes just written, which the processor would have to wait for */
-	sum = bpf_htons(0x4500 | p->tos) + ip->be_length + bpf_htons(IPV4_DF) + bpf_htons(OUTER_TTL << 8 | proto);
-	sum += (saddr & 0xffff) + (saddr >> 16) + (daddr & 0xffff) + (daddr >> 16);
+	sum = (saddr & 0xffff) + (saddr >> 16) + (daddr & 0xffff) + (daddr >> 16);
+	if (gue)
+		write_udp((void *)(ip + 1), gue, p->bundle_bytes + sizeof(struct udp_header), sum);
+	sum += bpf_htons(0x4500 | p->tos) + ip->be_length + bpf_htons(IPV4_DF) + bpf_htons(OUTER_TTL << 8 | proto);
 	ip->csum = csum_fold(sum);
 	return send(ctx, p, hop);
 }
 
-/* IPv6 around it (RFC 2473). */
-static __always_inline enum reason wrap_ipv6(ctx_t *ctx, struct pkt *p, const struct hop *hop)
+/* IPv6 around it (RFC 2473), and UDP if gue. */
+static __always_inline enum reason wrap_ipv6(ctx_t *ctx, struct pkt *p, const struct hop *hop, const struct gue *gue)
 {
+	__u32 outer = sizeof(struct ipv6_header) + (gue ? sizeof(struct udp_header) : 0), sum = 0;
 	struct ipv6_header *ip;
 	struct eth_header *eth;
 
-	if (hop->mtu && p->length + sizeof(*ip) > hop->mtu)
+	if (hop->mtu && p->length + outer > hop->mtu)
 		return REASON_TOO_BIG;
-	if (!make_room(ctx, p, sizeof(*ip), FAMILY_V6))
+	if (!make_room(ctx, p, outer, FAMILY_V6, gue))
 		return REASON_ENCAP_FAILED;
 	eth = ctx_data(ctx);
 	ip = (void *)(eth + 1);
-	if ((void *)(ip + 1) > ctx_data_end(ctx))
+	if ((void *)ip + outer > ctx_data_end(ctx))
 		return REASON_ENCAP_FAILED;
 	write_link(eth, hop, ETHERTYPE_IPV6);
 	ip->be_flow = bpf_htonl(6u << 28 | (__u32)p->tos << 20);
-	ip->be_length = bpf_htons(p->bundle_bytes);
-	ip->next = p->family == FAMILY_V4 ? PROTO_IPIP : PROTO_IPV6;
+	ip->be_length = bpf_htons(p->bundle_bytes + outer - sizeof(*ip));
+	ip->next = gue ? PROTO_UDP : p->family == FAMILY_V4 ? PROTO_IPIP : PROTO_IPV6;
 	ip->hop_limit = OUTER_TTL;
 	copy_address(ip->saddr, hop->source);
 	copy_address(ip->daddr, hop->address);
+	if (gue) {
+#pragma unroll
+		for (int i = 0; i < 8; i++)
+			sum += ((__u16 *)hop->source)[i] + ((__u16 *)hop->address)[i];
+		write_udp((void *)(ip + 1), gue, p->bundle_bytes + sizeof(struct udp_header), sum);
+	}
 	return send(ctx, p, hop);
 }
 
 static __always_inline enum reason forward_ipip(ctx_t *ctx, struct pkt *p, const struct hop *hop)
 {
-	return hop->family == FAMILY_V4 ? wrap_ipv4(ctx, p, hop) : wrap_ipv6(ctx, p, hop);
+	return hop->family == FAMILY_V4 ? wrap_ipv4(ctx, p, hop, NULL) : wrap_ipv6(ctx, p, hop, NULL);
+}
+
+static __always_inline enum reason forward_gue(ctx_t *ctx, struct pkt *p, const struct hop *hop)
+{
+	struct gue gue = gue_of(ctx, p);
+
+	return hop->family == FAMILY_V4 ? wrap_ipv4(ctx, p, hop, &gue) : wrap_ipv6(ctx, p, hop, &gue);
 }
 
 static __always_inline enum reason forward(ctx_t *ctx, struct pkt *p, const struct hop *hop)

@@ -419,7 +419,8 @@ const (
 	ModeNone  Mode = 0
 	ModeDsr   Mode = 1
 	ModeIpip  Mode = 2
-	ModeCount Mode = 3
+	ModeGue   Mode = 3
+	ModeCount Mode = 4
 )
 
 type NoteKind uint32

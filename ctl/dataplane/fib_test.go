@@ -32,6 +32,8 @@ func TestWayByTheKernelsRoutes(t *testing.T) {
 		{"dsr", abi.ModeDsr, [16]byte{}, abi.ReasonForward},
 		{"ipip", abi.ModeIpip, source, abi.ReasonForward},
 		{"ipip, source unknown", abi.ModeIpip, [16]byte{}, abi.ReasonNoNextHop},
+		{"gue", abi.ModeGue, source, abi.ReasonForward},
+		{"gue, source unknown", abi.ModeGue, [16]byte{}, abi.ReasonNoNextHop},
 	} {
 		b := r.backends[0]
 		err := r.PutBackend(b.ID, abi.Backend{

@@ -10,7 +10,7 @@ import (
 // blob is the size of the transfers, in bytes.
 const blob = 100 << 20
 
-// forwards are all modes, and for ipip all four combinations of outer and inner family.
+// forwards are all modes, and for those that wrap all four combinations of outer and inner family.
 var forwards = []struct {
 	name, address, mode, backend string
 }{
@@ -20,6 +20,10 @@ var forwards = []struct {
 	{"ipip6in6", "2001:db8:10::11", "ipip", "2001:db8:%d::11"},
 	{"ipip4in6", "192.0.2.12", "ipip", "2001:db8:%d::11"},
 	{"ipip6in4", "2001:db8:10::12", "ipip", "10.0.%d.11"},
+	{"gue4in4", "192.0.2.13", "gue", "10.0.%d.11"},
+	{"gue6in6", "2001:db8:10::13", "gue", "2001:db8:%d::11"},
+	{"gue4in6", "192.0.2.14", "gue", "2001:db8:%d::11"},
+	{"gue6in4", "2001:db8:10::14", "gue", "10.0.%d.11"},
 }
 
 // host is the address as a URL has it.

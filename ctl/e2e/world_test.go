@@ -41,8 +41,8 @@ type world struct {
 }
 
 // serviceAddresses are on the loopback of every backend.
-var serviceAddresses = addresses("192.0.2.10/32", "192.0.2.11/32", "192.0.2.12/32",
-	"2001:db8:10::10/128", "2001:db8:10::11/128", "2001:db8:10::12/128")
+var serviceAddresses = addresses("192.0.2.10/32", "192.0.2.11/32", "192.0.2.12/32", "192.0.2.13/32", "192.0.2.14/32",
+	"2001:db8:10::10/128", "2001:db8:10::11/128", "2001:db8:10::12/128", "2001:db8:10::13/128", "2001:db8:10::14/128")
 
 func addresses(texts ...string) (list []netip.Prefix) {
 	for _, text := range texts {

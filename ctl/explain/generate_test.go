@@ -243,14 +243,14 @@ var (
 
 func (g generator) service(i int) string {
 	address := pick(g, serviceAddresses...)
-	mode := pick(g, "dsr", "ipip", "ipip")
+	mode := pick(g, "dsr", "ipip", "ipip", "gue")
 	v6 := strings.Contains(address, ":")
 	var b strings.Builder
 	fmt.Fprintf(&b, "  s%d:\n    address: \"%s\"\n    port: %s\n    proto: %s\n    forward: %s\n    affinity: %s\n    announce: {arp: %t}\n    backends:",
 		i, address, pick(g, servicePorts...), pick(g, "tcp", "udp"), mode, pick(g, "flow", "flow", "source"), g.oneIn(2))
 	for j := range 1 + g.IntN(4) {
 		backend := fmt.Sprintf("10.0.0.%d", 11+j)
-		if mode == "dsr" && v6 || mode == "ipip" && g.oneIn(2) {
+		if mode == "dsr" && v6 || mode != "dsr" && g.oneIn(2) {
 			backend = fmt.Sprintf("2001:db8:ffff::%x", 0x11+j)
 		}
 		fmt.Fprintf(&b, "\n      - {name: b%d, address: \"%s\", weight: %d}", j, backend, pick(g, 100, 50, 1, 0))

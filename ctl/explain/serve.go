@@ -134,45 +134,94 @@ func hash(f facts, affinity model.Affinity) uint64 {
 
 // overhead is what forwarding adds to the IP packet.
 func overhead(key BackendKey) int {
-	switch {
-	case key.Mode == "dsr":
+	bytes := 0
+	if key.Mode == "dsr" {
 		return 0
-	case key.Address.Is4():
-		return 20
 	}
-	return 40
+	if key.Mode == "gue" {
+		bytes = 8
+	}
+	if key.Address.Is4() {
+		return bytes + 20
+	}
+	return bytes + 40
 }
 
 // forward returns the frame as it goes to the backend.
 func forward(key BackendKey, backend BackendState, f facts, frame []byte) []byte {
-	etherType, packet := f.etherType, frame[f.ip:]
-	if key.Mode == "ipip" {
-		var outer []byte
-		etherType, outer = outerHeader(key, backend, f)
-		packet = append(outer, packet...)
+	etherType, packet, behind := f.etherType, frame[f.ip:f.end], frame[f.end:]
+	switch key.Mode {
+	case "ipip":
+		carried := byte(4)
+		if f.src.Is6() {
+			carried = 41
+		}
+		etherType, packet = wrap(key, backend, f, carried, packet)
+	case "gue":
+		etherType, packet = wrap(key, backend, f, protoUDP, wrapUDP(key, backend, f, packet))
 	}
 	out := append(append([]byte{}, backend.NextMAC[:]...), backend.OwnMAC[:]...)
 	out = binary.BigEndian.AppendUint16(out, etherType) // VLAN tags stay behind
-	return append(out, packet...)
+	return append(append(out, packet...), behind...)
 }
 
-// outerHeader is the header that ipip puts before a packet, and its Ethernet type.
-func outerHeader(key BackendKey, backend BackendState, f facts) (uint16, []byte) {
-	carried := byte(4)
-	if f.src.Is6() {
-		carried = 41
-	}
+// wrap puts an outer IP header before what it carries, and gives its Ethernet type.
+func wrap(key BackendKey, backend BackendState, f facts, carried byte, packet []byte) (uint16, []byte) {
 	src, dst := backend.Source.AsSlice(), key.Address.AsSlice()
 	if key.Address.Is4() {
 		h := []byte{0x45, f.tos, 0, 0, 0, 0, 0x40, 0, 64, carried, 0, 0}
-		binary.BigEndian.PutUint16(h[2:], uint16(20+f.length))
+		binary.BigEndian.PutUint16(h[2:], uint16(20+len(packet)))
 		h = append(append(h, src...), dst...)
 		binary.BigEndian.PutUint16(h[10:], checksum(h))
-		return typeIPv4, h
+		return typeIPv4, append(h, packet...)
 	}
 	h := []byte{0x60 | f.tos>>4, f.tos << 4, 0, 0, 0, 0, carried, 64}
-	binary.BigEndian.PutUint16(h[4:], uint16(f.length))
-	return typeIPv6, append(append(h, src...), dst...)
+	binary.BigEndian.PutUint16(h[4:], uint16(len(packet)))
+	return typeIPv6, append(append(append(h, src...), dst...), packet...)
+}
+
+// wrapUDP puts a UDP header before a packet: to port 6080, from one that the flow picks. Its checksum is that of the packet as
+// if the checksums inside were right; where these don't cover all of it, there is none.
+func wrapUDP(key BackendKey, backend BackendState, f facts, packet []byte) []byte {
+	udp := binary.BigEndian.AppendUint16(nil, uint16(49152+hash(f, model.AffinityFlow)>>50))
+	udp = binary.BigEndian.AppendUint16(udp, 6080)
+	udp = binary.BigEndian.AppendUint16(udp, uint16(8+len(packet)))
+	udp = append(append(udp, 0, 0), packet...)
+	if inner, ok := righted(f, packet); ok {
+		pseudo := append(backend.Source.AsSlice(), key.Address.AsSlice()...)
+		pseudo = append(pseudo, 0, protoUDP)
+		pseudo = append(append(append(pseudo, udp[4:6]...), udp[:8]...), inner...)
+		sum := checksum(pseudo)
+		if sum == 0 {
+			sum = 0xffff
+		}
+		binary.BigEndian.PutUint16(udp[6:], sum)
+	}
+	return udp
+}
+
+// righted is a packet with its checksums made right, if they cover every byte of it.
+func righted(f facts, packet []byte) ([]byte, bool) {
+	packet = bytes.Clone(packet)
+	upper := packet[f.upper-f.ip:]
+	at := 16
+	if f.proto == protoUDP {
+		at = 6
+		if int(binary.BigEndian.Uint16(upper[4:])) != len(upper) || upper[6] == 0 && upper[7] == 0 {
+			return nil, false
+		}
+	}
+	if f.src.Is4() {
+		copy(packet[10:], []byte{0, 0})
+		binary.BigEndian.PutUint16(packet[10:], checksum(packet[:f.upper-f.ip]))
+	} else if f.upper-f.ip != 40 {
+		return nil, false
+	}
+	copy(upper[at:], []byte{0, 0})
+	pseudo := append(f.src.AsSlice(), f.dst.AsSlice()...)
+	pseudo = binary.BigEndian.AppendUint16(append(pseudo, 0, f.proto), uint16(len(upper)))
+	binary.BigEndian.PutUint16(upper[at:], checksum(append(pseudo, upper...)))
+	return packet, true
 }
 
 // answerEcho turns a ping around.

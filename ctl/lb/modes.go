@@ -29,6 +29,12 @@ func Modes() []ModeInfo {
 			Mixed:  true,
 			Header: [abi.FamilyCount]int{abi.FamilyV4: 20, abi.FamilyV6: 40},
 		},
+		{
+			Name: "gue", ABI: abi.ModeGue,
+			Help:   "wrap in UDP and IPv4 or IPv6 (GUE variant 1, port 6080); the backend unwraps",
+			Mixed:  true,
+			Header: [abi.FamilyCount]int{abi.FamilyV4: 28, abi.FamilyV6: 48},
+		},
 	}
 }
 

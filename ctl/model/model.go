@@ -181,7 +181,7 @@ type Condition struct {
 // Mask is what of a value must be what: value & Bits == Value. A MAC address has its first byte in bits 40 to 47.
 type Mask struct{ Value, Bits uint64 }
 
-// Mode is how packets reach a backend: a row of lb.Modes ("dsr", "ipip").
+// Mode is how packets reach a backend: a row of lb.Modes ("dsr", "ipip", "gue").
 type Mode string
 
 type Service struct {

@@ -65,7 +65,7 @@ func (p *packet) String() string {
 			out = append(out, text)
 		}
 	}
-	if p.kind == kindIPIP {
+	if p.kind&kindsTunnel != 0 {
 		out = append(out, carries, p.inner.String())
 	}
 	return strings.Join(out, " ")
@@ -79,7 +79,7 @@ func (p *packet) headText() string {
 		}
 	}
 	switch p.kind {
-	case kindTCP, kindUDP, kindSCTP:
+	case kindTCP, kindUDP, kindSCTP, kindGUE:
 		return fmt.Sprintf("%s %s > %s", name, netip.AddrPortFrom(p.src, p.sport), netip.AddrPortFrom(p.dst, p.dport))
 	case kindICMP, kindICMPv6:
 		for _, known := range icmpNames(p.kind) {
@@ -276,6 +276,10 @@ func decodeUpper(base *packet, b []byte) []*packet {
 			p.udpLength = length
 		}
 		p.decodeSum(b, 6)
+		p.sport, p.dport = binary.BigEndian.Uint16(b), binary.BigEndian.Uint16(b[2:])
+		if tunnel := p.decodeGUE(); tunnel != nil {
+			return []*packet{tunnel, &p}
+		}
 	case number == protoSCTP && len(b) >= 12:
 		p.kind = kindSCTP
 		p.tagSCTP, p.payload = binary.BigEndian.Uint32(b[4:]), b[12:]
@@ -297,6 +301,20 @@ func decodeUpper(base *packet, b []byte) []*packet {
 	}
 	p.sport, p.dport = binary.BigEndian.Uint16(b), binary.BigEndian.Uint16(b[2:])
 	return []*packet{&p}
+}
+
+// decodeGUE is the UDP packet p as what carries another one, or nil.
+func (p packet) decodeGUE() *packet {
+	if p.dport != portGUE {
+		return nil
+	}
+	inner, total := decodeIP(p.payload)
+	if inner == nil || total != len(p.payload) {
+		return nil
+	}
+	inner.carried = true
+	p.kind, p.inner, p.payload = kindGUE, inner, nil
+	return &p
 }
 
 func decodeICMP(p packet, b []byte) []*packet {

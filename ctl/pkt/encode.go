@@ -132,10 +132,9 @@ func (p *packet) upper() []byte {
 		h = append(append(h, p.tcpOptions...), p.payload...)
 		return p.putSum(h, 16)
 	case kindUDP:
-		h := binary.BigEndian.AppendUint16(nil, p.sport)
-		h = binary.BigEndian.AppendUint16(h, p.dport)
-		h = binary.BigEndian.AppendUint16(h, uint16(override(p.udpLength, 8+len(p.payload))))
-		return p.putSum(append(append(h, 0, 0), p.payload...), 6)
+		return p.udp(p.payload)
+	case kindGUE:
+		return p.udp(p.inner.ip())
 	case kindSCTP:
 		h := binary.BigEndian.AppendUint16(nil, p.sport)
 		h = binary.BigEndian.AppendUint16(h, p.dport)
@@ -154,6 +153,13 @@ func (p *packet) upper() []byte {
 		return p.inner.ip()
 	}
 	return p.payload
+}
+
+func (p *packet) udp(payload []byte) []byte {
+	h := binary.BigEndian.AppendUint16(nil, p.sport)
+	h = binary.BigEndian.AppendUint16(h, p.dport)
+	h = binary.BigEndian.AppendUint16(h, uint16(override(p.udpLength, 8+len(payload))))
+	return p.putSum(append(append(h, 0, 0), payload...), 6)
 }
 
 // nd builds a neighbour solicitation or advertisement with the link-layer address option, RFC 4861 section 4.3. A

@@ -32,7 +32,7 @@ var options = []option{
 	{"tcpopt", "HEX", kindTCP, "TCP options, a multiple of 4 bytes", func(s *scanner, p *packet) error { return words(s, &p.tcpOptions) },
 		func(p *packet) string { return hexOf("tcpopt", p.tcpOptions) }},
 	{"doff", "N", kindTCP, "data offset in 32-bit words, right or wrong", func(s *scanner, p *packet) error { return up(s, &p.offset, 15) }, nil},
-	{"udplen", "N", kindUDP, "UDP length, right or wrong", func(s *scanner, p *packet) error { return up(s, &p.udpLength, 65535) },
+	{"udplen", "N", kindUDP | kindGUE, "UDP length, right or wrong", func(s *scanner, p *packet) error { return up(s, &p.udpLength, 65535) },
 		func(p *packet) string { return unless(right, p.udpLength, "udplen") }},
 	{"vtag", "N", kindSCTP, "verification tag", func(s *scanner, p *packet) error { return put(s, &p.tagSCTP) },
 		func(p *packet) string { return unless(0, int(p.tagSCTP), "vtag") }},
@@ -42,7 +42,7 @@ var options = []option{
 		func(p *packet) string { return unless(0, int(p.rest[0]), "id") }},
 	{"echoseq", "N", kindsICMP, "echo sequence number: second half", func(s *scanner, p *packet) error { return put(s, &p.rest[1]) },
 		func(p *packet) string { return unless(0, int(p.rest[1]), "echoseq") }},
-	{"sum", "N", kindsPorts | kindsICMP | kindND, "checksum behind the IP header, right or wrong", func(s *scanner, p *packet) error { return up(s, &p.sum, 1<<32-1) },
+	{"sum", "N", kindsPorts | kindsICMP | kindND | kindGUE, "checksum behind the IP header, right or wrong", func(s *scanner, p *packet) error { return up(s, &p.sum, 1<<32-1) },
 		func(p *packet) string { return unless(right, p.sum, "sum") }},
 
 	{"ttl", "N", kindsIP, "TTL or hop limit; 64", func(s *scanner, p *packet) error { return put(s, &p.ttl) },
@@ -256,7 +256,7 @@ func parseData(s *scanner, p *packet) (err error) {
 }
 
 func showPayload(p *packet) string {
-	if len(p.payload) == 0 || p.kind&(kindARP|kindND|kindIPIP) != 0 {
+	if len(p.payload) == 0 || p.kind&(kindARP|kindND|kindsTunnel) != 0 {
 		return ""
 	}
 	if allZero(p.payload) {

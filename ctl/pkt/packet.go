@@ -13,14 +13,16 @@ const (
 	kindICMPv6
 	kindIP
 	kindIPIP
+	kindGUE
 	kindND
 	kindARP
 	kindEther
 
-	kindsPorts = kindTCP | kindUDP | kindSCTP
-	kindsICMP  = kindICMP | kindICMPv6
-	kindsIP    = kindsPorts | kindsICMP | kindIP | kindIPIP | kindND
-	kindsAll   = kindsIP | kindARP | kindEther
+	kindsPorts  = kindTCP | kindUDP | kindSCTP
+	kindsICMP   = kindICMP | kindICMPv6
+	kindsTunnel = kindIPIP | kindGUE
+	kindsIP     = kindsPorts | kindsICMP | kindIP | kindsTunnel | kindND
+	kindsAll    = kindsIP | kindARP | kindEther
 )
 
 const (
@@ -45,6 +47,8 @@ const (
 
 	icmpv6Solicitation  = 135
 	icmpv6Advertisement = 136
+
+	portGUE = 6080
 
 	laterOffset = 185 // units of 8 bytes: what follows a 1480-byte first fragment
 )
@@ -114,7 +118,7 @@ type packet struct {
 	given    bool       // hardware was
 
 	payload []byte
-	inner   *packet // ipip
+	inner   *packet // ipip, gue
 	carried bool    // inside another: has no Ethernet header
 }
 
@@ -146,7 +150,7 @@ func (p *packet) upperProtocol() uint8 {
 	switch p.kind {
 	case kindTCP:
 		return protoTCP
-	case kindUDP:
+	case kindUDP, kindGUE:
 		return protoUDP
 	case kindSCTP:
 		return protoSCTP

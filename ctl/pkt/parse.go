@@ -164,7 +164,7 @@ func (s *scanner) packet(carried bool) (*packet, error) {
 		return nil, err
 	}
 	if carried && p.kind&kindsIP == 0 {
-		return nil, s.fail("", "ipip carries an IP packet")
+		return nil, s.fail("", "what is carried is an IP packet")
 	}
 	p.carried = carried
 	p.defaults()
@@ -176,10 +176,10 @@ func (s *scanner) packet(carried bool) (*packet, error) {
 	if !p.reply && !p.given {
 		p.hardware = p.source
 	}
-	if p.kind != kindIPIP {
+	if p.kind&kindsTunnel == 0 {
 		if s.peek() == carries {
 			s.next()
-			return nil, s.fail("", "only ipip carries a packet")
+			return nil, s.fail("", "only ipip and gue carry a packet")
 		}
 		return p, nil
 	}
@@ -210,6 +210,7 @@ var heads = []struct {
 	{"icmpv6", kindICMPv6, "icmpv6 ADDR > ADDR TYPE", "IPv6", (*scanner).icmp},
 	{"ip", kindIP, "ip ADDR > ADDR proto N", "any other protocol, both families", (*scanner).addresses},
 	{"ipip", kindIPIP, "ipip ADDR > ADDR [OPTION...] carries PACKET", "a packet in a packet", (*scanner).addresses},
+	{"gue", kindGUE, "gue ADDR:PORT > ADDR:PORT [OPTION...] carries PACKET", "a packet in UDP", (*scanner).endpoints},
 	{"arp", kindARP, "arp who-has ADDR tell ADDR", "or: arp reply ADDR is-at MAC to ADDR", (*scanner).arp},
 	{"nd", kindND, "nd who-has ADDR tell ADDR [to GROUP]", "or: nd reply ADDR is-at MAC to ADDR", (*scanner).nd},
 	{"ether", kindEther, "ether TYPE", "any other Ethernet type", (*scanner).ether},

@@ -45,6 +45,9 @@ var texts = []string{
 	"ipip 10.0.0.1 > 10.0.0.11 df carries tcp 198.51.100.7:1 > 192.0.2.10:2 syn",
 	"ipip 2001:db8::a > 2001:db8::b vlan 7 carries tcp 198.51.100.7:1 > 192.0.2.10:2 syn ttl 9",
 	"ipip 10.0.0.1 > 10.0.0.11 carries udp [2001:db8::1]:53 > [2001:db8::2]:4000 len 4",
+	"gue 10.0.0.1:50000 > 10.0.0.11:6080 df carries tcp 198.51.100.7:1 > 192.0.2.10:2 syn",
+	"gue [2001:db8::a]:50000 > [2001:db8::b]:6080 vlan 7 carries udp [2001:db8::1]:53 > [2001:db8::2]:4000 len 4",
+	"udp 10.0.0.1:50000 > 10.0.0.11:6080 data 01020304",
 }
 
 func TestDescribeIsTheInverseOfParse(t *testing.T) {
@@ -85,6 +88,7 @@ func TestVerifyFindsAWrongChecksum(t *testing.T) {
 		"icmp 192.0.2.1 > 192.0.2.2 echo-request sum 1",
 		"icmpv6 2001:db8::1 > 2001:db8::2 echo-request sum 1",
 		"tcp 198.51.100.7:1 > 192.0.2.10:2 ipsum 1",
+		"gue 10.0.0.1:50000 > 10.0.0.11:6080 sum 1 carries tcp 198.51.100.7:1 > 192.0.2.10:2",
 		"ipip 10.0.0.1 > 10.0.0.11 ipsum 1 carries tcp 198.51.100.7:1 > 192.0.2.10:2",
 		"ipip 10.0.0.1 > 10.0.0.11 carries tcp 198.51.100.7:1 > 192.0.2.10:2 sum 1",
 		"tcp 198.51.100.7:1 > 192.0.2.10:2 truncate 40",
@@ -140,9 +144,9 @@ func TestErrors(t *testing.T) {
 		{"arp is-at 192.0.2.1", `column 5: "is-at" is neither question nor answer`},
 		{"arp who-has 2001:db8::1 tell 2001:db8::2", "column 30: arp goes with IPv4 addresses"},
 		{"ipip 10.0.0.1 > 10.0.0.2 ttl 9", "column 31: carries expected, not the end"},
-		{"ipip 10.0.0.1 > 10.0.0.2 carries arp who-has 192.0.2.1 tell 192.0.2.2", "ipip carries an IP packet"},
+		{"ipip 10.0.0.1 > 10.0.0.2 carries arp who-has 192.0.2.1 tell 192.0.2.2", "what is carried is an IP packet"},
 		{"ipip 10.0.0.1 > 10.0.0.2 carries udp 192.0.2.1:1 > 192.0.2.2:2 vlan 1", "column 64: \"vlan\" belongs before carries"},
-		{"tcp 192.0.2.1:1 > 192.0.2.2:2 carries udp", "column 31: only ipip carries a packet"},
+		{"tcp 192.0.2.1:1 > 192.0.2.2:2 carries udp", "column 31: only ipip and gue carry a packet"},
 		{"hex 0g", `column 5: "0g" is not hex`},
 		{"hex", "column 4: the end is not hex"},
 	} {

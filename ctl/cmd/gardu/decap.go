@@ -17,7 +17,7 @@ func (a *app) decapCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "decap -i INTERFACE",
 		Short: "On a backend: strip the outer header of balanced packets",
-		Long: `Takes the ipip header off packets that a balancer sent here, with a small eBPF
+		Long: `Takes the ipip or gue header off packets that a balancer sent here, with a small eBPF
 program: for kernels and hosts without a tunnel device. The service address must be
 an address of this host (on lo, not announced). It stays until SIGTERM or Ctrl-C and
 then says what it saw. With --keep-attached the kernel goes on by itself and the
