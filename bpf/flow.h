@@ -411,7 +411,8 @@ static __always_inline void flow_account(ctx_t *ctx, struct control *c, struct f
 	}
 	if (cfg_state && p->state_asked) {
 		value->asked = t->now;
-		value->seen = p->state;
+		/* After a reset the next packet is asked about: it may take the reset back. */
+		value->seen = has_tcp_flags(p) && p->tcp_flags & TCP_RST ? STATE_NONE : p->state;
 	}
 	if (created)
 		flow_settle(t, created, p);

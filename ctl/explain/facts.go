@@ -57,8 +57,9 @@ type facts struct {
 	icmpType, icmpCode uint8
 	echoID             uint16 // of what isn't a ping: whatever is there
 
-	sent  bool   // by the kernel, not received
-	state uint32 // stateNew, ...
+	sent    bool   // by the kernel, not received
+	state   uint32 // stateNew, ...
+	trusted bool   // the state is that of a moment ago
 }
 
 // parsing is how far a frame could be understood.

@@ -39,6 +39,7 @@ func (g generator) flowScript(hook string) script {
 	}
 	backends := s.backends()
 	var blocked []string
+	var recent [][]byte
 	for len(s.steps) < roundPackets {
 		var next step
 		switch what := g.IntN(1000); {
@@ -57,10 +58,15 @@ func (g generator) flowScript(hook string) script {
 		case what == 60 && s.checks && g.oneIn(4):
 			c := pick(g, flows...)
 			next.line = fmt.Sprintf("check %s > %s", c.to, c.from)
+		case what < 64:
+			next.line = "wait " + pick(g, "2s", "2s", "12s", "101s", "200s", "8000s")
+		case what < 84 && len(recent) > 0:
+			next.frame = g.icmpError(pick(g, recent...))
 		default:
 			var text string
 			text, next.sent = g.packetOf(pick(g, flows...))
 			next.frame, next.clean = mustParse(text), !strings.Contains(text, "ext ")
+			recent = append(recent[max(0, len(recent)-20):], next.frame)
 		}
 		if next.frame == nil || hook != "tc" && !next.sent || !refusedAtTC(next.frame) {
 			s.steps = append(s.steps, next)
@@ -100,7 +106,8 @@ func (g generator) flowRule(i int) string {
 	if len(match) == 0 || g.oneIn(2) {
 		match = append(match, pick(g, "", "", "", "not-")+pick(g, "ttl: [0-5, 255]", "ttl: 64", "dscp: [8, 46]", "dscp: 0", "length: 0-59",
 			"length: [28, 100-65535]", "icmp-type: [0, 8, 128]", "icmp-code: 0",
-			"tcp-flags: syn", "tcp-flags: ack/ack+syn", "fragment: none", "fragment: first", "fragment: later", "vlan: 10"))
+			"tcp-flags: syn", "tcp-flags: ack/ack+syn", "fragment: none", "fragment: first", "fragment: later", "vlan: 10",
+			"state: new", "state: new", "state: established", "state: established", "state: invalid", "state: [new, invalid]"))
 	}
 	for j := range match { // IPv6 addresses
 		name, value, _ := strings.Cut(match[j], ": ")

@@ -101,6 +101,7 @@ type Model struct {
 	backends  map[BackendKey]BackendState
 	flows     map[flow]record
 	passed    map[course]passing
+	trusted   map[way]time.Time
 	fragments map[fragmentKey]fragmentPorts
 	rings     map[string][]uint16
 	exits     map[string]Exit
@@ -179,7 +180,7 @@ func (m *Model) judge(frame []byte) Outcome {
 	case how == notIP:
 		return m.judgeLink(f, frame)
 	}
-	f.state = m.state(f, frame)
+	m.ask(&f, frame)
 	out, decider := m.filter(f, frame)
 	if decider != DeciderBlock && decider != DeciderAllow {
 		m.noteFragment(f)
@@ -207,7 +208,7 @@ func (m *Model) JudgeSent(frame []byte) Outcome {
 		return out
 	}
 	f.sent = true
-	f.state = m.state(f, frame)
+	m.ask(&f, frame)
 	if slices.ContainsFunc(m.snapshot.Filter.Rules, func(r model.Rule) bool { return r.Direction == model.Out }) {
 		m.notes = nil
 		judged, decider := m.filter(f, frame)
@@ -220,6 +221,7 @@ func (m *Model) JudgeSent(frame []byte) Outcome {
 		m.counters.packet("reason "+out.Reason, frame)
 	}
 	if out.Verdict == Pass {
+		m.learn(f)
 		m.remember(f, false)
 	}
 	return out

@@ -107,6 +107,7 @@ func (m *Model) account(f facts, out Outcome) {
 	if out.Verdict == Drop || out.Verdict == Reject {
 		return
 	}
+	m.learn(f)
 	if m.flows == nil {
 		m.flows = map[flow]record{}
 	}

@@ -59,9 +59,13 @@ func timeout(proto uint8, a, b passing) time.Duration {
 	}
 }
 
-// directions are what passed on a connection within its time-outs, the way of c and the way back.
+// directions are what passed on a connection within its time-outs, the way of c and the way back. An end that speaks to itself has no
+// way back: it can't answer itself.
 func (m *Model) directions(c course) (own, other passing) {
-	own, other = m.passed[c], m.passed[c.back()]
+	own = m.passed[c]
+	if c != c.back() {
+		other = m.passed[c.back()]
+	}
 	limit := timeout(c.proto, own, other)
 	if m.Now.Sub(own.last) > limit {
 		own = passing{}
@@ -101,6 +105,41 @@ func (f facts) isICMPError() bool {
 		return f.hasICMP && f.icmpType >= 1 && f.icmpType <= 4
 	}
 	return f.hasICMP && (f.icmpType == 3 || f.icmpType == 11 || f.icmpType == 12)
+}
+
+// trust is for how long a flow that was established is taken to be so still. A reset, or a new connection with the same name, that its
+// own packets don't tell of (they come with another VLAN tag, or from the other side) is noticed by then.
+const trust = time.Second
+
+// way is one direction of a flow, received or sent.
+type way struct {
+	flow
+	sent bool
+}
+
+// ask finds out a packet's state: what opens, closes or resets a connection is judged by what passed before it, the rest only if
+// the flow isn't trusted.
+func (m *Model) ask(f *facts, frame []byte) {
+	plain := f.proto != protoTCP || f.later || f.tcpFlags&(flagFIN|flagSYN|flagRST|flagACK) == flagACK
+	if m.Now.Sub(m.trusted[way{flowOf(*f), f.sent}]) < trust && plain && !f.hasICMP {
+		f.state, f.trusted = stateEstablished, true
+		return
+	}
+	f.state = m.state(*f, frame)
+}
+
+// learn notes whether a packet that got through, and that was asked about, makes its flow one to trust: not if it resets it.
+func (m *Model) learn(f facts) {
+	if f.trusted {
+		return
+	}
+	if m.trusted == nil {
+		m.trusted = map[way]time.Time{}
+	}
+	delete(m.trusted, way{flowOf(f), f.sent})
+	if f.state == stateEstablished && (f.proto != protoTCP || f.later || f.tcpFlags&flagRST == 0) {
+		m.trusted[way{flowOf(f), f.sent}] = m.Now
+	}
 }
 
 // state is what a packet is to what passed before it.
@@ -208,7 +247,7 @@ func quotedCourse(f facts, b []byte) (c course, ok bool) {
 // remember notes that a packet passed.
 func (m *Model) remember(f facts, toBackend bool) {
 	c, ok := courseOf(f)
-	if !ok || f.state != stateNew && f.state != stateEstablished {
+	if !ok || f.trusted || f.state != stateNew && f.state != stateEstablished {
 		return
 	}
 	own, other := m.directions(c)
@@ -229,5 +268,6 @@ func (m *Model) remember(f facts, toBackend bool) {
 	if m.passed == nil {
 		m.passed = map[course]passing{}
 	}
-	m.passed[c], m.passed[c.back()] = own, other
+	m.passed[c.back()] = other
+	m.passed[c] = own
 }
