@@ -104,7 +104,7 @@ func nftRound(t *testing.T, g generator, hook string, oracle *nftOracle) (sum nf
 		frame, _ := g.packet()
 		alone(frame, len(frames))
 		frame = numbered(frame, len(frames))
-		if tags(frame) > 1 || extended(frame) || hook == "tc" && refusedAtTC(frame) {
+		if tags(frame) > 1 || isLength(frame) || extended(frame) || hook == "tc" && refusedAtTC(frame) {
 			sum.excluded++
 			continue
 		}
@@ -177,6 +177,11 @@ func tags(frame []byte) (n int) {
 		}
 	}
 	return n
+}
+
+// isLength tells a frame that has a length where the Ethernet type is, behind a VLAN tag.
+func isLength(frame []byte) bool {
+	return tags(frame) == 1 && len(frame) >= 18 && binary.BigEndian.Uint16(frame[16:]) < 1536
 }
 
 // extended tells whether nft reads the extension headers of an IPv6 packet otherwise: it takes an authentication header
@@ -304,8 +309,7 @@ func (o *nftOracle) load(table string) error {
 	return err
 }
 
-// nftMarker is an ethertype for experiments (IEEE 802), which rules here don't ask for: it comes through, behind what
-// was sent before it.
+// nftMarker is an ethertype for experiments (IEEE 802), which no rule gets to see: it comes through, behind what was sent before it.
 const nftMarker = 0x88b5
 
 // survivors sends frames and returns which of them came through.
@@ -392,10 +396,20 @@ type nftCondition struct {
 	negated  bool
 	prefixes []string
 	ranges   [][2]int
+	masks    []nftMask
+	words    []string // of fragment
 	set      string
 }
 
-// nftFields are the fields that both know, and how nft writes them for each family; "": it has none.
+// nftMask is what some bits are: of TCP flags or of a MAC address. gardu writes it in words, nft as numbers.
+type nftMask struct{ words, value, bits string }
+
+// nftFamilies are the kinds of frames that a rule of gardu's is written for, one rule each: nft has no field that all have.
+var nftFamilies = []string{"ip", "ip6", "!= { ip, ip6 }"}
+
+const nftLink = 2 // neither IPv4 nor IPv6
+
+// nftFields are the fields that both know, and how nft writes them for each family; "": in its own way.
 var nftFields = map[string][2]string{
 	"src":       {"ip saddr", "ip6 saddr"},
 	"dst":       {"ip daddr", "ip6 daddr"},
@@ -407,7 +421,26 @@ var nftFields = map[string][2]string{
 	"ttl":       {"ip ttl", "ip6 hoplimit"},
 	"dscp":      {"ip dscp", "ip6 dscp"},
 	"length":    {"ip length", "ip6 length"},
+	"tcp-flags": {"meta mark 0 meta l4proto { 6 } @th,104,8", "meta mark 0 meta l4proto { 6 } @th,104,8"}, // nft takes no ports beside `tcp flags`
+	"fragment":  {},
+	"vlan":      {},
+	"ethertype": {},
+	"src-mac":   {"ether saddr", "ether saddr"},
+	"dst-mac":   {"ether daddr", "ether daddr"},
 }
+
+// nftFragments is how nft tells the kinds of fragments of each family, each in one or more ways. A fragment header may stand before
+// a packet that is whole (RFC 6946).
+var nftFragments = map[string][2][]string{
+	"later": {{"ip frag-off & 0x1fff != 0"}, {"frag frag-off != 0"}},
+	"first": {{"ip frag-off & 0x3fff == 0x2000"}, {"frag frag-off 0 frag more-fragments 1"}},
+	"none":  {{"ip frag-off & 0x3fff == 0"}, {"exthdr frag missing", "frag frag-off 0 frag more-fragments 0"}},
+}
+
+const (
+	nftTagged   = "ether type { 0x8100, 0x88a8 }"
+	nftUntagged = "ether type != { 0x8100, 0x88a8 }"
+)
 
 // yaml writes it for gardu.
 func (s nftRuleset) yaml() string {
@@ -431,7 +464,11 @@ func (s nftRuleset) yaml() string {
 			}
 			value := "\"@" + m.set + "\""
 			if m.set == "" {
-				value = "[" + strings.Join(append(quoted(m.prefixes), texts(m.ranges)...), ", ") + "]"
+				values := slices.Concat(quoted(m.prefixes), texts(m.ranges), m.words)
+				for _, mask := range m.masks {
+					values = append(values, mask.words)
+				}
+				value = "[" + strings.Join(values, ", ") + "]"
 			}
 			match = append(match, key+": "+value)
 		}
@@ -459,7 +496,7 @@ func texts(ranges [][2]int) []string {
 	return out
 }
 
-// nft writes it for nft. A rule of gardu's is one for each family: nft has no field that both have.
+// nft writes it for nft.
 func (s nftRuleset) nft() string {
 	var b, rules strings.Builder
 	b.WriteString("table netdev gardu {\n")
@@ -473,24 +510,32 @@ func (s nftRuleset) nft() string {
 		}
 	}
 	for i, r := range s.rules {
-		for family, protocol := range []string{"ip", "ip6"} {
-			text, possible := "", true
-			for j, m := range r.match {
-				part, can := m.nft(&b, fmt.Sprintf("r%d_%d_%d", i, j, family), family)
-				text += part
-				possible = possible && can
+		for family, protocol := range nftFamilies {
+			if family == nftLink && !r.namesLink() {
+				continue
 			}
-			if possible {
-				action := map[string]string{"pass": "accept", "drop": "drop"}[r.action]
+			texts := []string{""}
+			for j, m := range r.match {
+				var longer []string
+				for _, part := range m.nft(&b, fmt.Sprintf("r%d_%d_%d", i, j, family), family) {
+					for _, text := range texts {
+						longer = append(longer, text+" "+part)
+					}
+				}
+				texts = longer
+			}
+			action := map[string]string{"pass": "accept", "drop": "drop"}[r.action]
+			for _, text := range texts {
 				fmt.Fprintf(&rules, "    meta protocol %s%s counter %s comment %q\n", protocol, text, action, r.name)
 			}
 		}
 	}
 	b.WriteString("  chain rules { type filter hook ingress device \"in0\" priority 0; policy accept;\n")
-	b.WriteString("    meta protocol != { ip, ip6 } accept\n")
+	fmt.Fprintf(&b, "    ether type %#x accept\n", nftMarker)
 	b.WriteString("    ip frag-off & 0x1fff != 0 meta mark set 1\n    frag frag-off != 0 meta mark set 1\n") // later fragments
 	b.WriteString(rules.String())
 	if s.drop {
+		b.WriteString("    meta protocol != { ip, ip6 } accept\n")
 		b.WriteString("    meta mark 0 icmpv6 type { 130-137, 143 } accept\n    drop\n")
 	}
 	b.WriteString("  }\n  chain out { type filter hook ingress device \"in0\" priority 10; fwd to \"out0\"; }\n}\n")
@@ -514,24 +559,42 @@ func ofFamily(entries []string, family int) (of []string) {
 	return of
 }
 
-// nft writes the condition for packets of one family; a list of prefixes becomes a set of that name. can is false when no
-// packet of the family meets it.
-func (m nftCondition) nft(b *strings.Builder, name string, family int) (text string, can bool) {
-	field := nftFields[m.field][family]
-	not := ""
-	if m.negated {
-		not = "!= "
+// namesLink tells a rule that sees frames that are neither IPv4 nor IPv6.
+func (r nftRule) namesLink() bool {
+	return slices.ContainsFunc(r.match, func(m nftCondition) bool {
+		return m.field == "ethertype" || strings.HasSuffix(m.field, "-mac")
+	})
+}
+
+// nft writes the condition for packets of one family, in one or more ways any of which may hold, or none when no packet of the
+// family meets it; a list of prefixes becomes a set of that name.
+func (m nftCondition) nft(b *strings.Builder, name string, family int) (ways []string) {
+	switch m.field {
+	case "vlan":
+		return m.nftVLAN()
+	case "ethertype":
+		return m.nftEtherType()
+	case "src-mac", "dst-mac":
+		return m.nftMasks(nftFields[m.field][0])
 	}
+	if family == nftLink {
+		return nil // they have no such field
+	}
+	field := nftFields[m.field][family]
 	switch {
+	case m.field == "tcp-flags":
+		return m.nftMasks(field)
+	case m.field == "fragment":
+		return m.nftFragment(family)
 	case m.field == "src" || m.field == "dst":
 		if m.set != "" {
-			return fmt.Sprintf(" %s %s@%s_%d", field, not, m.set, family), true
+			return []string{fmt.Sprintf("%s %s@%s_%d", field, m.not(), m.set, family)}
 		}
 		entries := ofFamily(m.prefixes, family)
 		nftAddressSet(b, name, []string{"ipv4_addr", "ipv6_addr"}[family], entries)
-		return fmt.Sprintf(" %s %s@%s", field, not, name), true
+		return []string{fmt.Sprintf("%s %s@%s", field, m.not(), name)}
 	case m.set != "":
-		return fmt.Sprintf(" %s %s@%s", field, not, m.set), true
+		return []string{fmt.Sprintf("%s %s@%s", field, m.not(), m.set)}
 	}
 	ranges := slices.Clone(m.ranges)
 	if m.field == "length" && family == 1 { // nft's doesn't count the header
@@ -539,11 +602,64 @@ func (m nftCondition) nft(b *strings.Builder, name string, family int) (text str
 			ranges[i][0], ranges[i][1] = max(0, ranges[i][0]-40), ranges[i][1]-40
 		}
 		ranges = slices.DeleteFunc(ranges, func(r [2]int) bool { return r[1] < 0 })
+		if len(ranges) == 0 && m.negated {
+			return []string{""}
+		}
 		if len(ranges) == 0 {
-			return "", m.negated
+			return nil
 		}
 	}
-	return fmt.Sprintf(" %s %s{ %s }", field, not, strings.Join(texts(ranges), ", ")), true
+	return []string{m.among(field, ranges)}
+}
+
+func (m nftCondition) not() string {
+	if m.negated {
+		return "!= "
+	}
+	return ""
+}
+
+// among says that a field is in the ranges, or isn't.
+func (m nftCondition) among(field string, ranges [][2]int) string {
+	return fmt.Sprintf("%s %s{ %s }", field, m.not(), strings.Join(texts(ranges), ", "))
+}
+
+// nftMasks: one of several holds, or none does.
+func (m nftCondition) nftMasks(field string) (ways []string) {
+	operator := "=="
+	if m.negated {
+		operator = "!="
+	}
+	for _, mask := range m.masks {
+		ways = append(ways, fmt.Sprintf("%s & %s %s %s", field, mask.bits, operator, mask.value))
+	}
+	if m.negated {
+		return []string{strings.Join(ways, " ")}
+	}
+	return ways
+}
+
+func (m nftCondition) nftFragment(family int) (ways []string) {
+	for kind, how := range nftFragments {
+		if (slices.Contains(m.words, kind) || slices.Contains(m.words, "any") && kind != "none") != m.negated {
+			ways = append(ways, how[family]...)
+		}
+	}
+	return ways
+}
+
+// nftVLAN: a frame without a tag is to gardu one of VLAN 0. nft's own word is about tags of type 0x8100 alone.
+func (m nftCondition) nftVLAN() []string {
+	ways := []string{nftTagged + " " + m.among("@ll,112,16 & 0xfff", m.ranges)}
+	if m.ranges[0][0] == 0 != m.negated {
+		ways = append(ways, nftUntagged)
+	}
+	return ways
+}
+
+// nftEtherType is what stands behind a tag, if there is one.
+func (m nftCondition) nftEtherType() []string {
+	return []string{nftUntagged + " " + m.among("@ll,96,16", m.ranges), nftTagged + " " + m.among("@ll,128,16", m.ranges)}
 }
 
 // nftRuleset makes a random one, of values that packets have.
@@ -568,8 +684,9 @@ func (g generator) nftRuleset() nftRuleset {
 		asked := map[string]bool{}
 		for range 1 + g.IntN(4) {
 			m := nftCondition{negated: g.oneIn(5)}
-			m.field = pick(g, "src", "src", "dst", "dst", "proto", "sport", "dport", "dport", "icmp-type", "icmp-code", "ttl", "dscp", "length")
-			upper := m.field == "proto" || strings.HasSuffix(m.field, "port")
+			m.field = pick(g, "src", "src", "dst", "dst", "proto", "sport", "dport", "dport", "icmp-type", "icmp-code", "ttl", "dscp", "length",
+				"tcp-flags", "tcp-flags", "fragment", "fragment", "vlan", "ethertype", "src-mac", "dst-mac")
+			upper := m.field == "proto" || m.field == "tcp-flags" || strings.HasSuffix(m.field, "port")
 			icmp := strings.HasPrefix(m.field, "icmp")
 			if asked[m.field] || icmp && asked["upper"] || upper && asked["icmp"] { // nft refuses both in one rule
 				continue
@@ -616,6 +733,19 @@ func (g generator) nftValues(m *nftCondition, prefix func() string) {
 			m.set = pick(g, "p0", "p1")
 			return
 		}
+	case "fragment":
+		m.words = pick(g, []string{"none"}, []string{"first"}, []string{"later"}, []string{"any"}, []string{"none", "first"}, []string{"none", "later"})
+		return
+	case "tcp-flags":
+		for range 1 + g.IntN(3) {
+			m.masks = append(m.masks, g.nftFlags())
+		}
+		return
+	case "src-mac", "dst-mac":
+		for range pick(g, 1, 2, 10, 20) {
+			m.masks = append(m.masks, g.nftMAC())
+		}
+		return
 	}
 	var edges []int
 	for range pick(g, 2, 2, 4, 6) {
@@ -627,6 +757,8 @@ func (g generator) nftValues(m *nftCondition, prefix func() string) {
 			"ttl":       func() int { return pick(g, 0, 1, 3, 63, 64, 65, 255, g.IntN(256)) },
 			"dscp":      func() int { return pick(g, 0, 8, 12, 46, 63, g.IntN(64)) },
 			"length":    func() int { return pick(g, 28, 40, 48, 52, 60, 80, 100, 1400, 1500, g.IntN(1600)) },
+			"vlan":      func() int { return pick(g, 0, 10, 20, 30, g.IntN(4096)) },
+			"ethertype": func() int { return pick(g, 0, 0x26, 0x800, 0x806, 0x86dd, 0x88cc, 0x9100, g.IntN(65536)) },
 		}[m.field]())
 	}
 	slices.Sort(edges)
@@ -639,4 +771,44 @@ func (g generator) nftValues(m *nftCondition, prefix func() string) {
 		}
 		m.ranges = append(m.ranges, [2]int{pair[0], pair[1]})
 	}
+}
+
+// nftFlags are some TCP flags, of which some are set.
+func (g generator) nftFlags() nftMask {
+	names := []string{"fin", "syn", "rst", "psh", "ack", "urg"}
+	var bits, set []string
+	value, mask := 0, 0
+	for i, name := range names {
+		if g.oneIn(2) {
+			bits, mask = append(bits, name), mask|1<<i
+			if g.oneIn(2) {
+				set, value = append(set, name), value|1<<i
+			}
+		}
+	}
+	if len(bits) == 0 {
+		return nftMask{words: "ack/ack", value: "0x10", bits: "0x10"}
+	}
+	if len(set) == 0 {
+		set = []string{"none"}
+	}
+	return nftMask{strings.Join(set, "+") + "/" + strings.Join(bits, "+"), fmt.Sprintf("%#x", value), fmt.Sprintf("%#x", mask)}
+}
+
+// nftMAC is an address that frames have, or its first bits.
+func (g generator) nftMAC() nftMask {
+	mac := pick(g, g.mac(), g.mac(), "02:00:00:00:00:01", "02:00:00:00:00:02")
+	bits := pick(g, 48, 48, 44, 40, 24, 1)
+	address, err := net.ParseMAC(mac)
+	if err != nil {
+		panic(err)
+	}
+	mask := make(net.HardwareAddr, 6)
+	for i := range bits {
+		mask[i/8] |= 0x80 >> (i % 8)
+	}
+	for i := range address {
+		address[i] &= mask[i]
+	}
+	return nftMask{fmt.Sprintf("%s/%d", address, bits), address.String(), mask.String()}
 }
