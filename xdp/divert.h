@@ -16,13 +16,13 @@ static __always_inline enum reason redirect(ctx_t *ctx, struct pkt *p)
 {
 	struct exit_counter *counter;
 	struct exit *exit = exit_of(p->exit, &counter);
-	__u32 ifindex;
+	__u32 ifindex, length = p->way == WAY_LINK ? p->frame_bytes - p->l3 : p->length;
 
 	p->remember = 0; /* a flow's record has no room for where it goes */
 	ifindex = exit ? READ_ONCE(exit->ifindex) : 0;
 	if (!ifindex)
 		return REASON_REDIRECT_FAILED;
-	if (exit->mtu && p->length > exit->mtu)
+	if (exit->mtu && length > exit->mtu)
 		return REASON_TOO_BIG;
 	counter->redirected += p->segments;
 	p->out_ifindex = ifindex;

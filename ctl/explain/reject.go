@@ -31,10 +31,14 @@ func (m *Model) divert(f facts, frame []byte, out *Outcome) {
 			}
 		}
 	case model.Redirect:
+		length := f.length
+		if !f.isIP() {
+			length = len(frame) - f.ip
+		}
 		switch exit := m.exits[out.by.Interface]; {
 		case exit.Ifindex == 0:
 			out.Verdict, out.Reason = Drop, "redirect-failed"
-		case exit.MTU != 0 && f.length > exit.MTU:
+		case exit.MTU != 0 && length > exit.MTU:
 			out.Verdict, out.Reason = Drop, "too-big"
 		default:
 			out.Frame, out.Ifindex = frame, exit.Ifindex
