@@ -48,6 +48,7 @@ var allowed = map[string]string{
 	"lint":       "config explain model pkt",
 	"api":        "config expr model pkt rule",
 	"api/client": "api",
+	"metric":     "abi api",
 	"explain":    "abi api compile config dataplane event lb model pkt rule",
 	"cmd/gardu":  everything,
 	// Tests, and what is seen of them.
@@ -65,6 +66,7 @@ var confined = map[string]string{
 	"github.com/vishvananda/netns":   "testnet",
 	"github.com/google/gopacket":     "pkt",
 	"github.com/spf13/cobra":         "cmd/gardu",
+	"github.com/prometheus":          "metric",
 	"go.yaml.in/yaml":                "cmd/gardu config yaml",
 	"C":                              "",
 	"unsafe":                         "abi dataplane event flow netdev",

@@ -14,6 +14,8 @@
 //	PUT    /v1/snapshot          ApplyRequest     ApplyResult
 //	POST   /v1/explain           ExplainRequest   Explanation
 //
+// The same readers, /metrics, /healthz and /readyz are served by TCP, to this machine alone, where the configuration says so.
+//
 // Every error is a Problem (RFC 9457, application/problem+json). Times are RFC 3339, durations are seconds,
 // sizes are bytes, counters are plain numbers that only ever grow.
 package api

@@ -11,6 +11,9 @@ type Engine interface {
 	// Status returns the state of the whole. The server adds a warning for each of its Tables that is 80 % full.
 	Status(ctx context.Context) (Status, error)
 
+	// Ready returns an error as long as packets are not handled as configured on all interfaces; it says where and why.
+	Ready(ctx context.Context) error
+
 	// Rules returns the rules in the order in which they are tried.
 	Rules(ctx context.Context) ([]Rule, error)
 	Sets(ctx context.Context) ([]Set, error)

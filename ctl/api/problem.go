@@ -26,15 +26,16 @@ type Problem struct {
 type Code string
 
 const (
-	CodeInvalid  Code = "invalid"   // the request itself makes no sense
-	CodeConfig   Code = "config"    // the configuration is invalid: see Errors
-	CodeNotFound Code = "not-found" // no such path, interface, ...
-	CodeMethod   Code = "method"    // not with this HTTP method
-	CodeTooLarge Code = "too-large" // the request is over the size limit
-	CodeFull     Code = "full"      // a table has no room
-	CodeConflict Code = "conflict"  // not in this state: nothing applied yet, another apply is running
-	CodeInternal Code = "internal"
-	CodeNotReady Code = "not-ready" // the daemon is starting or ending
+	CodeInvalid   Code = "invalid"   // the request itself makes no sense
+	CodeConfig    Code = "config"    // the configuration is invalid: see Errors
+	CodeNotFound  Code = "not-found" // no such path, interface, ...
+	CodeMethod    Code = "method"    // not with this HTTP method
+	CodeForbidden Code = "forbidden" // not for a page or a name of somebody else
+	CodeTooLarge  Code = "too-large" // the request is over the size limit
+	CodeFull      Code = "full"      // a table has no room
+	CodeConflict  Code = "conflict"  // not in this state: nothing applied yet, another apply is running
+	CodeInternal  Code = "internal"
+	CodeNotReady  Code = "not-ready" // the daemon is starting or ending
 )
 
 // Error returns the detail.
@@ -84,6 +85,8 @@ func (c Code) Status() int {
 		return http.StatusNotFound
 	case CodeMethod:
 		return http.StatusMethodNotAllowed
+	case CodeForbidden:
+		return http.StatusForbidden
 	case CodeTooLarge:
 		return http.StatusRequestEntityTooLarge
 	case CodeFull:

@@ -24,8 +24,12 @@ const (
 // Serve answers requests on the listener until ctx ends, then lets those under way finish, a few seconds at most. It
 // closes the listener. The error is nil after an orderly end.
 func Serve(ctx context.Context, listener net.Listener, engine Engine, log *slog.Logger) error {
+	return serve(ctx, listener, Handler(engine, log), log)
+}
+
+func serve(ctx context.Context, listener net.Listener, handler http.Handler, log *slog.Logger) error {
 	server := &http.Server{
-		Handler:           Handler(engine, log),
+		Handler:           handler,
 		ReadHeaderTimeout: headerTimeout,
 		IdleTimeout:       idleTimeout,
 		MaxHeaderBytes:    64 << 10,

@@ -80,3 +80,26 @@ func TestBadValues(t *testing.T) {
 		}
 	}
 }
+
+// TestBadListen makes sure that nothing is served to other machines, who would need TLS and tokens.
+func TestBadListen(t *testing.T) {
+	for word, msg := range map[string]string{
+		"0.0.0.0:9180":            "0.0.0.0:9180 can be reached from other machines; that takes TLS and tokens, which are not available in this version",
+		"'[::]:9180'":             "[::]:9180 can be reached from other machines",
+		"192.0.2.1:9180":          "192.0.2.1:9180 can be reached from other machines",
+		"'[::ffff:127.0.0.1]:80'": "[::ffff:127.0.0.1]:80 is an IPv4 address in IPv6 form",
+		"'[::1%lo]:9180'":         `"[::1%lo]:9180" has a zone`,
+		"127.0.0.1:0":             "0 is not the port of a listener",
+		"localhost:9180":          `"localhost:9180" is not an address and a port`,
+		"127.0.0.1":               `"127.0.0.1" is not an address and a port`,
+		"9180":                    `"9180" is not an address and a port`,
+		"127.0.0.1:65536":         `"127.0.0.1:65536" is not an address and a port`,
+		"[127.0.0.1:9180]":        "a list stands where a single value belongs",
+	} {
+		_, _, err := Parse("gardu.yaml", []byte("interfaces: {eth0: }\napi:\n  listen: "+word+"\n"), t.TempDir())
+		wrong, ok := errors.AsType[Errors](err)
+		if !ok || len(wrong) != 1 || !strings.Contains(wrong[0].Msg, msg) || !strings.Contains(wrong[0].Allowed, "127.0.0.1:9180") || wrong[0].Pos.Line != 3 {
+			t.Errorf("%s: %v", word, err)
+		}
+	}
+}

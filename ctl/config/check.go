@@ -65,6 +65,7 @@ func (d *decoder) check(doc document) *model.Snapshot {
 		s.Sets = append(s.Sets, model.Set{Name: AllowSet, Prefixes: doc.filter.allow.Prefixes, Pos: doc.filter.allow.Pos})
 	}
 	d.checkServices(s)
+	s.API.Pos = d.valueAt(s.API.Pos, "listen")
 	return s
 }
 

@@ -151,7 +151,7 @@ services:
     health: {tcp: true, port: 53}
   range: {address: 192.0.2.11, port: 8000-8099, proto: tcp, forward: dsr, backends: [{name: b1, address: 10.0.0.11}]}
 flows: {max: 5000, idle: 10s, active: 1m30s}
-api: {socket: /tmp/gardu.sock}
+api: {socket: /tmp/gardu.sock, listen: "[::1]:9180"}
 `)
 	want := &model.Snapshot{
 		Interfaces: []model.Interface{
@@ -209,7 +209,7 @@ api: {socket: /tmp/gardu.sock}
 			},
 		},
 		Flows: model.Flows{Enabled: true, Max: 5000, Idle: 10 * time.Second, Active: 90 * time.Second, Pos: at(37, 1)},
-		API:   model.API{Socket: "/tmp/gardu.sock"},
+		API:   model.API{Socket: "/tmp/gardu.sock", Listen: netip.MustParseAddrPort("[::1]:9180"), Pos: at(38, 40)},
 	}
 	if !reflect.DeepEqual(got, want) {
 		t.Errorf("\n%+v\nwant\n%+v", got, want)

@@ -222,9 +222,12 @@ var flows = object[model.Flows]{
 
 var apis = object[model.API]{
 	what: "api",
+	pos:  func(a *model.API) *model.Position { return &a.Pos },
 	keys: []key[model.API]{
 		in("socket", socketPath, func(a *model.API) *string { return &a.Socket },
 			"the Unix socket of the API, an absolute path of at most 107 bytes").or("/run/gardu/gardu.sock"),
+		in("listen", loopback, func(a *model.API) *netip.AddrPort { return &a.Listen },
+			"a loopback address and a port where /metrics, /healthz, /readyz and the readers of the API are served; without it nothing is"),
 	},
-	later: []string{"listen", "tls", "token"},
+	later: []string{"tls", "token"},
 }

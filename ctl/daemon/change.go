@@ -170,7 +170,18 @@ func problem(err error) error {
 }
 
 // commit puts a candidate in force, all or nothing. changing is held, or nobody else is there yet.
-func (d *Daemon) commit(next candidate, c compiled) error {
+func (d *Daemon) commit(next candidate, c compiled) (err error) {
+	door, err := d.prepareDoor(next)
+	if err != nil {
+		return err
+	}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, door.close())
+			return
+		}
+		d.changeDoor(door)
+	}()
 	if err := d.beforeResize(c.flowsMax()); err != nil {
 		return err
 	}

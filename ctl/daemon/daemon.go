@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
+	"net/http"
 	"os"
 	"os/signal"
 	"path/filepath"
@@ -21,6 +22,7 @@ import (
 	"gardu/ctl/event"
 	"gardu/ctl/flow"
 	"gardu/ctl/lb/health"
+	"gardu/ctl/metric"
 	"gardu/ctl/netdev"
 	"gardu/ctl/reconcile"
 )
@@ -53,6 +55,8 @@ type Daemon struct {
 	reconciler *reconciler
 	health     *health.Checker
 	listener   net.Listener
+	doors      doors
+	metrics    http.Handler
 	events     <-chan netdev.Event
 
 	changing sync.Mutex              // one change of the snapshot or of attachments at a time
@@ -118,8 +122,10 @@ func newDaemon(options Options) *Daemon {
 	if options.Log == nil {
 		options.Log = slog.Default()
 	}
-	return &Daemon{options: options, log: options.Log, started: time.Now(), happenings: event.NewLog[happening](keptEvents),
-		tracker: flow.NewTracker()}
+	d := &Daemon{options: options, log: options.Log, started: time.Now(), happenings: event.NewLog[happening](keptEvents),
+		tracker: flow.NewTracker(), doors: doors{next: make(chan door, 1)}}
+	d.metrics = metric.New(d, d.log).Handler()
+	return d
 }
 
 // start brings the data plane up. When it fails, a data plane that was there before is as it was, and one that wasn't
@@ -228,6 +234,7 @@ func (d *Daemon) abandon(fresh bool) error {
 func (d *Daemon) serve(ctx context.Context, stop context.CancelFunc, reload <-chan os.Signal) error {
 	parts := []func(context.Context) error{
 		func(ctx context.Context) error { return api.Serve(ctx, d.listener, d, d.log) },
+		d.serveTCP,
 		d.readEvents,
 		d.health.Run,
 		func(ctx context.Context) error { return d.watchConfig(ctx, reload) },

@@ -2,7 +2,9 @@ package daemon
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"strings"
 	"time"
 
 	"gardu/ctl/abi"
@@ -82,6 +84,20 @@ func (d *Daemon) Status(context.Context) (api.Status, error) {
 	}
 	status.Warnings = d.warnings(now, status, totals)
 	return status, nil
+}
+
+// Ready says on which interfaces packets are not handled as configured.
+func (d *Daemon) Ready(context.Context) error {
+	var away []string
+	for _, i := range d.interfaceStatus(d.current.Load()) {
+		if !i.Attached {
+			away = append(away, fmt.Sprintf("not attached to %s: %s", i.Name, i.Error))
+		}
+	}
+	if away != nil {
+		return errors.New(strings.Join(away, "; "))
+	}
+	return nil
 }
 
 func flowStatus(t flow.Totals) api.FlowTotals {

@@ -38,6 +38,7 @@ type world struct {
 	bpffs       string
 	api         *client.Client
 	daemon      *testnet.Process
+	listen      string // where the API is served by TCP; "": nowhere
 }
 
 // serviceAddresses are on the loopback of every backend.
@@ -160,7 +161,11 @@ func (w *world) start(config string, flags ...string) {
 }
 
 func (w *world) apiConfig() string {
-	return fmt.Sprintf("\napi: {socket: %s}\n", w.path("gardu.sock"))
+	listen := ""
+	if w.listen != "" {
+		listen = ", listen: " + w.listen
+	}
+	return fmt.Sprintf("\napi: {socket: %s%s}\n", w.path("gardu.sock"), listen)
 }
 
 // apply replaces the snapshot.

@@ -239,6 +239,8 @@ type Flows struct {
 
 type API struct {
 	Socket string
+	Listen netip.AddrPort // a loopback address; the zero value: nothing is served by TCP
+	Pos    Position       // of listen, if there is one
 }
 
 // Service returns the service of that name.

@@ -83,6 +83,9 @@ func (e *Engine) Status(context.Context) (api.Status, error) {
 	}, e.Fail
 }
 
+// Ready implements api.Engine.
+func (e *Engine) Ready(context.Context) error { return e.Fail }
+
 // Rules implements api.Engine.
 func (e *Engine) Rules(context.Context) ([]api.Rule, error) {
 	return []api.Rule{

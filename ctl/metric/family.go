@@ -1,0 +1,127 @@
+package metric
+
+import (
+	"strings"
+
+	"github.com/prometheus/client_golang/prometheus"
+)
+
+// family is all series of one name.
+type family struct {
+	desc *prometheus.Desc
+	kind prometheus.ValueType
+}
+
+func counter(name, help string, labels ...string) family {
+	return newFamily(prometheus.CounterValue, name+"_total", help, labels)
+}
+
+func gauge(name, help string, labels ...string) family {
+	return newFamily(prometheus.GaugeValue, name, help, labels)
+}
+
+func newFamily(kind prometheus.ValueType, name, help string, labels []string) family {
+	return family{prometheus.NewDesc("gardu_"+name, help, labels, nil), kind}
+}
+
+// Of the whole.
+var (
+	buildInfo  = gauge("build_info", "1, of this version of gardu.", "version")
+	revision   = gauge("config_revision", "Number of the configuration in force.")
+	generation = gauge("config_generation", "Number of the tables in force; grows with set files that are read again, too.")
+	appliedAt  = gauge("config_applied_timestamp_seconds", "When the configuration in force was applied.")
+	warnings   = gauge("warnings", "Sentences that gardu status warns with.")
+
+	packets = counter("packets", "Wire packets, by what became of them and why.", "verdict", "reason")
+	bytes   = counter("bytes", "Bytes of frames, by what became of them and why.", "verdict", "reason")
+
+	reached = counter("filter_reached_packets", "Received packets that reached the filter.")
+	decided = counter("filter_decided_packets", "Received packets by what in the filter decided; all together are those that reached it.", "by")
+
+	entries  = gauge("table_entries", "Entries in use of a table.", "table")
+	capacity = gauge("table_capacity", "Entries that a table has room for.", "table")
+)
+
+// Of interfaces.
+var (
+	attached   = gauge("interface_attached", "1 if gardu is attached to the interface.", "interface")
+	ifaceInfo  = gauge("interface_info", "1, of how gardu is attached to the interface.", "interface", "path", "egress")
+	redirected = counter("exit_redirected_packets", "Packets that rules sent out of the interface.", "interface")
+	mirrored   = counter("exit_mirrored_packets", "Packets of which rules sent a copy out of the interface.", "interface")
+	unmirrored = counter("exit_failed_packets", "Copies for the interface that could not be made.", "interface")
+	lost       = counter("lost_packets", "Packets that the kernel lost after XDP sent them out of the interface.", "interface", "why")
+)
+
+// Of flow accounting and what is beside it.
+var (
+	flowRecords       = gauge("flow_records", "Records in use in the flow table, one a direction and CPU.")
+	flowSpilled       = gauge("flow_spilled_records", "Records in the LRU map behind the flow table.")
+	flowsCreated      = counter("flow_created_records", "Records ever made.")
+	accounted         = counter("flow_accounted_packets", "Packets that reached flow accounting.")
+	accountedBytes    = counter("flow_accounted_bytes", "IP bytes that reached flow accounting.")
+	unattributed      = counter("flow_unattributed_packets", "Accounted packets that belong to no record.")
+	unattributedBytes = counter("flow_unattributed_bytes", "Accounted IP bytes that belong to no record.")
+	evicted           = counter("flow_evicted_packets", "Packets of one-packet flows whose record gave way to another flow's.")
+	refused           = counter("flow_refused_packets", "Packets of flows that found no room for a record.")
+
+	statesCreated = counter("state_created_connections", "Connections that state was kept of.")
+	statesEvicted = counter("state_evicted_connections", "Unconfirmed connections whose state gave way to another's.")
+	statesRefused = counter("state_refused_packets", "Packets whose connection found no room: what answers them counts as new.")
+
+	eventsSent    = counter("events_sent", "Packets that rules made events of.")
+	eventsLost    = counter("events_lost", "Packets that would have become events, but the ring was full.")
+	eventsUnnoted = counter("events_unnoted", "Notes of further rules on a packet that four rules had noted.")
+
+	limitsShared    = counter("limit_shared_packets", "Packets that took tokens of another bucket, for want of a free one.")
+	limitsContended = counter("limit_contended_packets", "Packets found over a limit because all CPUs took tokens of one bucket at once.")
+)
+
+// Of what has a name in the configuration.
+var (
+	rulePackets = counter("rule_packets", "Packets that a rule matched.", "rule")
+	ruleBytes   = counter("rule_bytes", "Bytes of the packets that a rule matched.", "rule")
+	ruleDecided = counter("rule_decided_packets", "Packets whose verdict a rule decided.", "rule")
+	ruleShadow  = counter("rule_shadow_packets", "Packets that a shadow rule would have decided.", "rule")
+
+	setPackets = counter("set_packets", "Packets that a rule matched for being in a set, or filter.allow passed.", "set")
+	setBytes   = counter("set_bytes", "Bytes of the packets that a rule matched for being in a set, or filter.allow passed.", "set")
+	setEntries = gauge("set_entries", "Entries of a set, after duplicates, nested and adjacent ones are merged.", "set", "kind")
+	setKept    = gauge("set_kept", "1 if a set's file was not taken, and what it held before is in force.", "set")
+	setLoaded  = gauge("set_loaded_timestamp_seconds", "When the entries in force were read.", "set")
+
+	servicePackets    = counter("service_packets", "Packets sent to backends of a service.", "service")
+	serviceBytes      = counter("service_bytes", "Bytes sent to backends of a service.", "service")
+	serviceFlows      = counter("service_flows", "Flows that were assigned to backends of a service.", "service")
+	serviceBackends   = gauge("service_backends", "Backends of a service.", "service")
+	serviceBackendsUp = gauge("service_backends_up", "Backends of a service that are not down.", "service")
+
+	backendPackets = counter("backend_packets", "Packets sent to a backend.", "service", "backend")
+	backendBytes   = counter("backend_bytes", "Bytes sent to a backend.", "service", "backend")
+	backendFlows   = counter("backend_flows", "Flows that were assigned to a backend.", "service", "backend")
+	backendUp      = gauge("backend_up", "1 if a backend is not down.", "service", "backend")
+	backendHop     = gauge("backend_next_hop_resolved", "1 if the way to a backend is known.", "service", "backend")
+	backendWeight  = gauge("backend_weight", "Share of new flows, relative to the other backends of the service.", "service", "backend")
+)
+
+// scrape takes the values of one scrape.
+type scrape struct{ ch chan<- prometheus.Metric }
+
+// put adds a series. Labels are made valid UTF-8: the name of an interface may be anything.
+func (s scrape) put(f family, value float64, labels ...string) {
+	for i := range labels {
+		labels[i] = strings.ToValidUTF8(labels[i], "\uFFFD")
+	}
+	s.ch <- prometheus.MustNewConstMetric(f.desc, f.kind, value, labels...)
+}
+
+// count adds a series of a counter.
+func (s scrape) count(f family, value uint64, labels ...string) { s.put(f, float64(value), labels...) }
+
+// tell adds a series that is 1 or 0.
+func (s scrape) tell(f family, is bool, labels ...string) {
+	value := 0.0
+	if is {
+		value = 1
+	}
+	s.put(f, value, labels...)
+}
