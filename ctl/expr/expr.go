@@ -2,6 +2,7 @@ package expr
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 )
 
@@ -15,13 +16,30 @@ const (
 type Expr struct {
 	text  string
 	match predicate
+	keys  []string
 }
 
-// predicate is pure: it doesn't change the flow and depends on nothing else.
+// predicate is pure: it leaves the flow as it was and depends on nothing else.
 type predicate func(*Flow) bool
 
 // Match says whether the expression holds for the flow.
 func (e *Expr) Match(flow *Flow) bool { return e.match(flow) }
+
+// Possible says whether the expression may hold for a flow of which the keys in flow.Unknown aren't known, and Certain
+// whether it must.
+func (e *Expr) Possible(flow *Flow) bool { return e.assuming(flow, true) }
+
+// Certain says whether the expression holds whatever the keys in flow.Unknown are.
+func (e *Expr) Certain(flow *Flow) bool { return e.assuming(flow, false) }
+
+func (e *Expr) assuming(flow *Flow, holds bool) bool {
+	f := *flow
+	f.assume = holds
+	return e.match(&f)
+}
+
+// Uses returns the names of the keys that the expression asks for, each once.
+func (e *Expr) Uses() []string { return slices.Clone(e.keys) }
 
 // String returns the text that was parsed.
 func (e *Expr) String() string { return e.text }
@@ -79,7 +97,8 @@ func parse(text string, keys []Key) (*Expr, error) {
 	if p.token.kind != tokenEnd {
 		return nil, p.fail("this doesn't belong here", `"and", "or", or the end`)
 	}
-	return &Expr{text: text, match: match}, nil
+	slices.Sort(p.used)
+	return &Expr{text: text, match: match, keys: slices.Compact(p.used)}, nil
 }
 
 func printable(r rune) rune {
@@ -96,6 +115,7 @@ type parser struct {
 	at    int // end of token in text
 	token token
 	depth int
+	used  []string // names of keys
 }
 
 func (p *parser) next() {
@@ -153,7 +173,7 @@ func (p *parser) unary() (predicate, error) {
 		if err != nil {
 			return nil, err
 		}
-		return func(f *Flow) bool { return !inner(f) }, nil
+		return negation(inner), nil
 	case p.token.is("("):
 		p.next()
 		inner, err := p.expression()
@@ -179,6 +199,7 @@ func (p *parser) test() (predicate, error) {
 		}
 		return nil, p.fail(message, `"not", "(", `+p.keyNames())
 	}
+	p.used = append(p.used, row.Name)
 	p.next()
 	op := operator("in")
 	if p.token.kind == tokenOperator || p.token.is("in") && !p.inIsValue(row) {
@@ -207,7 +228,26 @@ func (p *parser) test() (predicate, error) {
 		}
 		p.next()
 	}
-	return combine(values, op == "!="), nil
+	match := combine(values, op == "!=")
+	return func(f *Flow) bool {
+		if f.Unknown != nil && slices.Contains(f.Unknown, row.Name) {
+			return f.assume
+		}
+		return match(f)
+	}, nil
+}
+
+// negation holds when inner doesn't. What is assumed of the unknown turns around with it.
+func negation(inner predicate) predicate {
+	return func(f *Flow) bool {
+		if f.Unknown == nil {
+			return !inner(f)
+		}
+		f.assume = !f.assume
+		held := inner(f)
+		f.assume = !f.assume
+		return !held
+	}
 }
 
 // inIsValue tells the value in of `direction in` from the operator: no value follows it.

@@ -236,3 +236,50 @@ func tooDeep(err error) bool {
 	var e *Error
 	return errors.As(err, &e) && strings.HasPrefix(e.Message, "nested deeper")
 }
+
+// Of what isn't known, an expression holds possibly, certainly or not at all: as if all values had been tried.
+func TestUnknown(t *testing.T) {
+	for _, c := range []struct {
+		text              string
+		possible, certain bool
+	}{
+		{"", true, true},
+		{"src 198.51.100.7", true, false},
+		{"src != 198.51.100.7", true, false},
+		{"not src 198.51.100.7", true, false},
+		{"not not src 198.51.100.7", true, false},
+		{"service web and src 198.51.100.7", true, false},
+		{"service dns and src 198.51.100.7", false, false},
+		{"service web or src 198.51.100.7", true, true},
+		{"service dns or src 198.51.100.7", true, false},
+		{"not (service web and src 198.51.100.7)", true, false},
+		{"not (service dns and src 198.51.100.7)", true, true},
+		{"not (service web or src 198.51.100.7)", false, false},
+		{"not (not src 198.51.100.7 or service dns)", true, false},
+		{"service web", true, true},
+	} {
+		e, err := Parse(c.text)
+		if err != nil {
+			t.Fatal(err)
+		}
+		flow := sample()
+		flow.Unknown = []string{"src", "host"}
+		if possible, certain := e.Possible(flow), e.Certain(flow); possible != c.possible || certain != c.certain {
+			t.Errorf("%s: possible %v, certain %v", c.text, possible, certain)
+		}
+		flow.Unknown = nil
+		if want := e.Match(flow); e.Possible(flow) != want || e.Certain(flow) != want {
+			t.Errorf("%s: of what is known, not what it is", c.text)
+		}
+	}
+}
+
+func TestUses(t *testing.T) {
+	e, err := Parse("src 192.0.2.1 and not (dport 443 or src 192.0.2.2) and service web")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got := strings.Join(e.Uses(), " "); got != "dport service src" {
+		t.Errorf("it uses %q", got)
+	}
+}

@@ -23,6 +23,10 @@ type Flow struct {
 	State        string
 	Interface    string
 
+	// Names of keys that aren't known of a flow, which stands for several; see Expr.Possible.
+	Unknown []string
+	assume  bool // what a test of one of those is taken to say
+
 	// Of events alone.
 	Kind      string
 	Direction string
