@@ -33,7 +33,7 @@ enum family { FAMILY_V4, FAMILY_V6, FAMILY_COUNT };
 
 /* Sizes that both sides must agree on. */
 enum limits {
-	ABI_VERSION = 2,      /* raised when the meaning of anything pinned changes; a daemon refuses maps of another version */
+	ABI_VERSION = 3,      /* raised when the meaning of anything pinned changes; a daemon refuses maps of another version */
 	GENERATION_SLOTS = 3, /* current, previous, being built: slot = generation % 3 */
 	RULE_IDS = 131072,    /* counters; ids below FIRST_RULE_ID are reserved, see enum decider */
 	SERVICE_IDS = 4096,   /* id 0: none */
@@ -462,7 +462,7 @@ struct flow_value {
 	__u8 reason;
 	__u8 tcp_flags;      /* OR of all seen */
 	__u8 state;          /* FLOW_STATE_* */
-	__u64 first;         /* CLOCK_MONOTONIC ns, coarse */
+	__u64 first;         /* CLOCK_MONOTONIC ns */
 	__u32 ifindex;       /* where it came in (or left, with FLOW_OUT) */
 	__u8 ttl_min, ttl_max;
 	__u8 dscp;           /* of the first packet */
@@ -471,7 +471,11 @@ struct flow_value {
 	__u8 seen;           /* enum state that it gave */
 	__u8 judged;         /* enum state under which the verdict was found */
 	__u16 pad;
-	__u64 room[3];
+	/* TCP alone, of this direction: */
+	__u64 syn;           /* CLOCK_MONOTONIC ns of its SYN or SYN+ACK, the last one before it acknowledged something; 0: none */
+	__u64 acked;         /* of the first segment with ACK after that; 0: none */
+	__u32 seq;           /* the sequence number after the highest that was seen; 0: none was */
+	__u32 retransmits;   /* segments that carry again what is below it */
 };
 enum flow_state { FLOW_STATE_ESTABLISHED = 1 /* TCP: a segment without SYN; else a second packet */, FLOW_STATE_CLOSED = 2 /* FIN or RST */ };
 

@@ -13,6 +13,8 @@
 #include "table.h"
 #include "verdict.h"
 
+enum { TCP_WINDOW_MAX = 1 << 30 /* bytes that may be on their way (RFC 7323, section 2.2): what is further off is no repetition */ };
+
 struct flow_table {
 	struct flow_bucket *bucket; /* NULL cannot be */
 	void *lru;
@@ -87,6 +89,11 @@ static __always_inline void flow_spill(struct flow_table *t, struct flow_record 
 	if (there) {
 		__sync_fetch_and_add(&there->packets, record->value.packets);
 		__sync_fetch_and_add(&there->bytes, record->value.bytes);
+		__sync_fetch_and_add(&there->retransmits, record->value.retransmits);
+		if (record->value.syn > there->syn) {
+			there->syn = record->value.syn;
+			there->acked = record->value.acked;
+		}
 		if ((__s32)(record->value.last - there->last) > 0) /* where the flow is now */
 			__builtin_memcpy(&there->last, &record->value.last,
 					 offsetof(struct flow_value, first) - offsetof(struct flow_value, last));
@@ -343,12 +350,51 @@ static __noinline void flow_settle(struct flow_table *t, struct flow_record *rec
 		flow_spill(t, record);
 }
 
+/* How many segments of a packet that begins `behind` before what was seen, and is `bytes` long, were seen already. */
+static __always_inline __u32 flow_seen_again(const struct pkt *p, __u32 behind, __u32 bytes)
+{
+	if (p->segments == 1 || behind >= bytes)
+		return p->segments;
+	return ((__u64)behind * p->segments + bytes - 1) / bytes;
+}
+
+/* When this side shook hands, and what it sent again. That is an estimate: what was overtaken on its way here looks the same, and
+ * each CPU knows only the segments that it saw. */
+static __always_inline void flow_tcp(struct flow_value *value, const struct pkt *p)
+{
+	__u32 end = p->seq + p->payload, behind = value->seq - p->seq;
+
+	if (p->tcp_flags & (TCP_SYN | TCP_FIN))
+		end++; /* they take a number as a byte does */
+	if (p->tcp_flags & TCP_SYN) {
+		if (!value->acked)
+			value->syn = bpf_ktime_get_ns();
+		if (value->seq == end)
+			value->retransmits++;
+		value->seq = end;
+		return;
+	}
+	if (value->syn && !value->acked && (p->tcp_flags & (TCP_ACK | TCP_RST)) == TCP_ACK)
+		value->acked = bpf_ktime_get_ns();
+	if (!value->seq || behind - 1 >= TCP_WINDOW_MAX) {
+		value->seq = end;
+	} else if (end != p->seq) { /* keepalives carry nothing */
+		value->retransmits += flow_seen_again(p, behind, end - p->seq);
+		if ((__s32)(end - value->seq) > 0)
+			value->seq = end;
+	}
+}
+
 static __always_inline void flow_state(struct flow_value *value, const struct pkt *p)
 {
+	if (p->tcp_flags & TCP_SYN && value->state & FLOW_STATE_CLOSED) { /* a new flow with an old name */
+		if (p->has & IS_SYN) /* what else may take a client to another backend */
+			value->state = 0;
+		value->tcp_flags = 0;
+		value->acked = 0;
+	}
 	value->tcp_flags |= p->tcp_flags;
-	if (p->has & IS_SYN && value->state & FLOW_STATE_CLOSED)
-		value->state = 0; /* a new flow with an old name */
-	else if (!(p->has & IS_SYN) && (p->key.proto == PROTO_TCP || value->packets > 1))
+	if (!(p->has & IS_SYN) && (p->key.proto == PROTO_TCP || value->packets > 1))
 		value->state |= FLOW_STATE_ESTABLISHED;
 	if (p->key.proto == PROTO_TCP && p->tcp_flags & (TCP_FIN | TCP_RST))
 		value->state |= FLOW_STATE_CLOSED;
@@ -356,6 +402,8 @@ static __always_inline void flow_state(struct flow_value *value, const struct pk
 		value->ttl_min = p->ttl;
 	if (p->ttl > value->ttl_max)
 		value->ttl_max = p->ttl;
+	if (has_tcp_flags(p))
+		flow_tcp(value, p);
 }
 
 static __always_inline void flow_count(struct flow_table *t, struct flow_value *value, const struct pkt *p)
@@ -391,7 +439,7 @@ static __always_inline void flow_account(ctx_t *ctx, struct control *c, struct f
 		}
 		totals->created++;
 		value = &created->value;
-		value->first = bpf_ktime_get_coarse_ns();
+		value->first = bpf_ktime_get_ns(); /* who was first says who opened the flow: the coarse clock may be a draw */
 		value->ifindex = ctx_ifindex(ctx);
 		value->ttl_min = value->ttl_max = p->ttl;
 		value->dscp = p->tos >> 2;

@@ -273,6 +273,8 @@ static __always_inline enum reason parse_transport(void *data, void *data_end, s
 		if (*header < sizeof(*tcp) || *header > room)
 			return REASON_MALFORMED;
 		p->tcp_flags = tcp->flags;
+		p->seq = bpf_ntohl(tcp->be_seq);
+		p->payload = room - *header;
 		if ((tcp->flags & (TCP_SYN | TCP_ACK)) == TCP_SYN)
 			p->has |= IS_SYN;
 	}
@@ -305,6 +307,8 @@ static __always_inline bool parse_plain(ctx_t *ctx, struct pkt *p)
 		if (header < sizeof(*tcp) || header > length - sizeof(*ip))
 			return false;
 		p->tcp_flags = tcp->flags;
+		p->seq = bpf_ntohl(tcp->be_seq);
+		p->payload = length - sizeof(*ip) - header;
 		p->has = (tcp->flags & (TCP_SYN | TCP_ACK)) == TCP_SYN ? HAS_PORTS | IS_SYN : HAS_PORTS;
 	} else if (ip->proto == PROTO_UDP) {
 		p->has = HAS_PORTS;

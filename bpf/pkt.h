@@ -31,6 +31,7 @@ struct pkt {
 	__u16 interface;   /* number of the interface that it came in by; only what rules need to know is filled in, and so: */
 	__u16 asked_service; /* id of the service that it is for, 0: none */
 	__u16 service_place; /* ASKED_*: what the look-up of the service found */
+	__u32 seq, payload; /* TCP: sequence number, bytes behind the header (of a bundle: of all segments) */
 	__u32 fragment_id; /* of fragments: as it stands in the header, which they share */
 	__u8 family;       /* enum family */
 	__u8 has;          /* enum pkt_has */

@@ -289,30 +289,33 @@ type FlowTotals struct {
 }
 
 type FlowValue struct {
-	_          structs.HostLayout
-	Packets    uint64
-	Bytes      uint64
-	Last       uint32
-	Generation uint32
-	Rule       uint32
-	BlockEpoch uint32
-	Backend    uint16
-	Service    uint16
-	Verdict    uint8
-	Reason     uint8
-	TcpFlags   uint8
-	State      uint8
-	First      uint64
-	Ifindex    uint32
-	TtlMin     uint8
-	TtlMax     uint8
-	Dscp       uint8
-	Spilled    uint8
-	Asked      uint32
-	Seen       uint8
-	Judged     uint8
-	Pad        uint16
-	Room       [3]uint64
+	_           structs.HostLayout
+	Packets     uint64
+	Bytes       uint64
+	Last        uint32
+	Generation  uint32
+	Rule        uint32
+	BlockEpoch  uint32
+	Backend     uint16
+	Service     uint16
+	Verdict     uint8
+	Reason      uint8
+	TcpFlags    uint8
+	State       uint8
+	First       uint64
+	Ifindex     uint32
+	TtlMin      uint8
+	TtlMax      uint8
+	Dscp        uint8
+	Spilled     uint8
+	Asked       uint32
+	Seen        uint8
+	Judged      uint8
+	Pad         uint16
+	Syn         uint64
+	Acked       uint64
+	Seq         uint32
+	Retransmits uint32
 }
 
 type Fragment struct {
@@ -371,7 +374,7 @@ const (
 type Limits uint32
 
 const (
-	AbiVersion      Limits = 2
+	AbiVersion      Limits = 3
 	GenerationSlots Limits = 3
 	RuleIds         Limits = 131072
 	ServiceIds      Limits = 4096

@@ -55,7 +55,10 @@ func (f *Flow) Facts(now time.Time) *expr.Flow {
 		Packets: f.Packets + f.PacketsReply, Bytes: f.Bytes + f.BytesReply,
 		Age: now.Sub(f.Last), Duration: f.Last.Sub(f.First),
 		Verdict: f.Verdict, Reason: f.Reason, Rule: f.Rule, Service: f.Service, Backend: f.Backend,
-		State: f.State, Interface: f.Interface,
+		State: f.State, End: f.End, Interface: f.Interface, InterfaceReply: f.InterfaceReply,
+		ServerRTT: time.Duration(f.ServerRTT), ClientRTT: time.Duration(f.ClientRTT),
+		Retransmits: f.Retransmits, RetransmitsReply: f.RetransmitsReply,
+		TTLMin: f.TTLMin, TTLMax: f.TTLMax, DSCP: f.DSCP,
 	}
 }
 

@@ -246,26 +246,43 @@ type Unblocked struct {
 
 // Flow is one flow, both directions joined: the first columns are those of the direction that opened it.
 type Flow struct {
-	Src          netip.Addr `json:"src"`
-	Dst          netip.Addr `json:"dst"`
-	Sport        uint16     `json:"sport"` // 0 where the protocol has none
-	Dport        uint16     `json:"dport"`
-	Proto        string     `json:"proto"` // tcp, udp, icmp, icmpv6, else the number
-	Packets      uint64     `json:"packets"`
-	Bytes        uint64     `json:"bytes"` // IP bytes
-	PacketsReply uint64     `json:"packets_reply"`
-	BytesReply   uint64     `json:"bytes_reply"`
-	First        time.Time  `json:"first"`
-	Last         time.Time  `json:"last"`
-	Verdict      string     `json:"verdict"` // of the last packet: pass, drop, reject, redirect, forward
-	Reason       string     `json:"reason"`
-	Rule         string     `json:"rule"` // that decided; empty: none
-	Service      string     `json:"service"`
-	Backend      string     `json:"backend"`
-	State        string     `json:"state"` // new, established, closed
-	Flags        string     `json:"flags"` // TCP flags seen, as letters: SA, SAF
-	Interface    string     `json:"interface"`
-	Vlan         uint16     `json:"vlan,omitempty"`
+	Src            netip.Addr `json:"src"`
+	Dst            netip.Addr `json:"dst"`
+	Sport          uint16     `json:"sport"` // 0 where the protocol has none
+	Dport          uint16     `json:"dport"`
+	Proto          string     `json:"proto"` // tcp, udp, icmp, icmpv6, else the number
+	Packets        uint64     `json:"packets"`
+	Bytes          uint64     `json:"bytes"` // IP bytes
+	PacketsReply   uint64     `json:"packets_reply"`
+	BytesReply     uint64     `json:"bytes_reply"`
+	First          time.Time  `json:"first"`
+	Last           time.Time  `json:"last"`
+	Verdict        string     `json:"verdict"` // of the last packet: pass, drop, reject, redirect, forward
+	Reason         string     `json:"reason"`
+	Rule           string     `json:"rule"` // that decided; empty: none
+	Service        string     `json:"service"`
+	Backend        string     `json:"backend"`
+	State          string     `json:"state"`         // new, established, closed
+	End            string     `json:"end,omitempty"` // of TCP: fin, rst; empty: it goes on
+	Flags          string     `json:"flags"`         // TCP flags of the opener, as letters: SA, SAF
+	FlagsReply     string     `json:"flags_reply,omitempty"`
+	Interface      string     `json:"interface"`                 // where the opener's packets came in, or left
+	InterfaceReply string     `json:"interface_reply,omitempty"` // where the replies did
+	Vlan           uint16     `json:"vlan,omitempty"`
+
+	// TCP. Seconds from SYN to SYN+ACK, the way to the server and back, and from there to the ACK, the way to the client and back;
+	// 0 where the handshake wasn't seen. Retransmits is an estimate: segments whose sequence numbers had been seen.
+	ServerRTT        Duration `json:"server_rtt,omitempty"`
+	ClientRTT        Duration `json:"client_rtt,omitempty"`
+	Retransmits      uint32   `json:"retransmits,omitempty"`
+	RetransmitsReply uint32   `json:"retransmits_reply,omitempty"`
+
+	TTLMin      uint8 `json:"ttl_min"` // IPv6: hop limit
+	TTLMax      uint8 `json:"ttl_max"`
+	TTLMinReply uint8 `json:"ttl_min_reply,omitempty"`
+	TTLMaxReply uint8 `json:"ttl_max_reply,omitempty"`
+	DSCP        uint8 `json:"dscp,omitempty"` // of the first packet
+	DSCPReply   uint8 `json:"dscp_reply,omitempty"`
 }
 
 // Event is something that happened: to a packet that a rule logged or sampled, or to gardu. Parts that don't apply are left out.

@@ -108,8 +108,12 @@ func (n flowNames) flow(f *flow.Flow) api.Flow {
 		First: f.First, Last: f.Last,
 		Verdict: f.Verdict.String(), Reason: f.Reason.String(),
 		Rule: n.rules[f.Rule], Service: n.services[f.Service], Backend: n.backends[f.Backend],
-		State: flowState(f.State), Flags: tcpFlags(f.TCPFlags | f.TCPFlagsReply),
-		Interface: n.interfaceName(f.Ifindex), Vlan: f.VLAN,
+		State: flowState(f.State), End: f.Ended().String(), Flags: tcpFlags(f.TCPFlags), FlagsReply: tcpFlags(f.TCPFlagsReply),
+		Interface: n.interfaceName(f.Ifindex), InterfaceReply: n.replyInterface(f), Vlan: f.VLAN,
+		ServerRTT: api.Duration(f.ServerRTT), ClientRTT: api.Duration(f.ClientRTT),
+		Retransmits: f.Retransmits, RetransmitsReply: f.RetransmitsReply,
+		TTLMin: f.TTLMin, TTLMax: f.TTLMax, TTLMinReply: f.TTLMinReply, TTLMaxReply: f.TTLMaxReply,
+		DSCP: f.DSCP, DSCPReply: f.DSCPReply,
 	}
 }
 
@@ -121,6 +125,13 @@ func (n flowNames) Service(id uint16) string { return n.services[id] }
 func (n flowNames) Backend(id uint16) string { return n.backends[id] }
 
 func (n flowNames) Interface(ifindex uint32) string { return n.interfaceName(ifindex) }
+
+func (n flowNames) replyInterface(f *flow.Flow) string {
+	if f.PacketsReply == 0 {
+		return ""
+	}
+	return n.interfaceName(f.IfindexReply)
+}
 
 func (n flowNames) interfaceName(ifindex uint32) string {
 	if name, ok := n.interfaces[ifindex]; ok {

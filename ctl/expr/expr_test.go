@@ -14,6 +14,8 @@ func sample() *Flow {
 		Sport: 40000, Dport: 443, Proto: 6, Vlan: 12,
 		Packets: 1500, Bytes: 2_500_000, Age: 10 * time.Second, Duration: 5 * time.Minute,
 		Verdict: "forward", Reason: "forward", Service: "web", Backend: "b1", State: "established", Interface: "eth0",
+		End: "fin", InterfaceReply: "eth1", ServerRTT: 2 * time.Millisecond, ClientRTT: 40 * time.Millisecond, Retransmits: 7, RetransmitsReply: 1,
+		TTLMin: 57, TTLMax: 60, DSCP: 46,
 	}
 }
 
@@ -66,6 +68,13 @@ func TestMatch(t *testing.T) {
 		{"age < 1m", true},
 		{"duration 5m", true},
 		{"duration > 1h", false},
+		{"interface_reply eth1 and end fin", true},
+		{"server_rtt < 3ms and client_rtt 39ms-41ms", true},
+		{"client_rtt > 40ms", false},
+		{"retransmits > 5 and retransmits_reply < 2", true},
+		{"ttl_min 57 and ttl_max < 64", true},
+		{"dscp ef", true},
+		{"dscp 0", false},
 		{"src in 198.51.100.0/24 and dport 443 and not verdict pass", true},
 		{"dport 80 or dport 443", true},
 		{"dport 80 and dport 443 or proto tcp", true},

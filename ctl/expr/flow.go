@@ -21,7 +21,13 @@ type Flow struct {
 	Service      string
 	Backend      string
 	State        string
-	Interface    string
+	End          string
+	Interface    string // of the opener's packets
+
+	InterfaceReply                string
+	ServerRTT, ClientRTT          time.Duration // 0: not known
+	Retransmits, RetransmitsReply uint32
+	TTLMin, TTLMax, DSCP          uint8 // of the opener
 
 	// Names of keys that aren't known of a flow, which stands for several; see Expr.Possible.
 	Unknown []string

@@ -44,7 +44,8 @@ func eventVocabulary() []Key {
 	var all []Key
 	for _, key := range keys {
 		switch key.Name {
-		case "state", "packets", "bytes", "duration":
+		case "state", "end", "packets", "bytes", "duration", "interface_reply", "server_rtt", "client_rtt",
+			"retransmits", "retransmits_reply", "ttl_min", "ttl_max", "dscp":
 			continue
 		case "verdict":
 			key.Help = "what became of the packet"
@@ -77,17 +78,30 @@ func flowVocabulary() []Key {
 		field("proto", func(f *Flow) uint64 { return uint64(f.Proto) }),
 		field("vlan", func(f *Flow) uint64 { return uint64(f.Vlan) }),
 		name("interface", "where it came in", nil, func(f *Flow) string { return f.Interface }),
+		name("interface_reply", "where replies came in", nil, func(f *Flow) string { return f.InterfaceReply }),
 		name("verdict", "what became of its last packet", verdicts, func(f *Flow) string { return f.Verdict }),
 		name("reason", "why", nil, func(f *Flow) string { return f.Reason }),
 		name("rule", "rule that decided", nil, func(f *Flow) string { return f.Rule }),
 		name("service", "service that it is for", nil, func(f *Flow) string { return f.Service }),
 		name("backend", "backend that it is on", nil, func(f *Flow) string { return f.Backend }),
 		name("state", "state of the connection", states, func(f *Flow) string { return f.State }),
+		name("end", "how a TCP connection ended", []string{"fin", "rst"}, func(f *Flow) string { return f.End }),
 		number("packets", "packets of both directions", size, func(f *Flow) uint64 { return f.Packets }),
 		number("bytes", "IP bytes of both directions", size, func(f *Flow) uint64 { return f.Bytes }),
 		number("age", "time since its last packet", span, func(f *Flow) uint64 { return uint64(max(0, f.Age)) }),
 		number("duration", "time from its first packet to its last", span,
 			func(f *Flow) uint64 { return uint64(max(0, f.Duration)) }),
+		number("server_rtt", "TCP: time from SYN to SYN+ACK", span,
+			func(f *Flow) uint64 { return uint64(f.ServerRTT) }),
+		number("client_rtt", "TCP: time from SYN+ACK to ACK", span,
+			func(f *Flow) uint64 { return uint64(f.ClientRTT) }),
+		number("retransmits", "TCP segments that the opener sent again", size,
+			func(f *Flow) uint64 { return uint64(f.Retransmits) }),
+		number("retransmits_reply", "TCP segments that the other side sent again", size,
+			func(f *Flow) uint64 { return uint64(f.RetransmitsReply) }),
+		number("ttl_min", "smallest TTL or hop limit of the opener", size, func(f *Flow) uint64 { return uint64(f.TTLMin) }),
+		number("ttl_max", "largest TTL or hop limit of the opener", size, func(f *Flow) uint64 { return uint64(f.TTLMax) }),
+		field("dscp", func(f *Flow) uint64 { return uint64(f.DSCP) }),
 	}
 }
 

@@ -231,6 +231,40 @@ func TestRecordsOfOneKeyAreAdded(t *testing.T) {
 	}
 }
 
+// A handshake is put together from both directions, and from the CPUs that each passed on.
+func TestHandshakeOverCPUs(t *testing.T) {
+	open := func(first, syn, acked uint64) abi.FlowRecord {
+		r := raw(client, server, 1, first, 200)
+		r.Value.Syn, r.Value.Acked, r.Value.Retransmits = syn*1e9, acked*1e9, 1
+		return r
+	}
+	reply := raw(server, client, 1, 103, 200)
+	reply.Value.Syn = 103e9
+	for name, c := range map[string]struct {
+		records        []abi.FlowRecord
+		server, client time.Duration
+		retransmits    uint32
+	}{
+		"one CPU":                     {[]abi.FlowRecord{open(100, 100, 107)}, 3 * time.Second, 4 * time.Second, 1},
+		"the ACK on another":          {[]abi.FlowRecord{open(100, 100, 0), open(107, 0, 0)}, 3 * time.Second, 4 * time.Second, 2},
+		"later segments on another":   {[]abi.FlowRecord{open(110, 0, 0), open(100, 100, 107)}, 3 * time.Second, 4 * time.Second, 2},
+		"another SYN on another":      {[]abi.FlowRecord{open(100, 100, 0), open(102, 102, 107)}, time.Second, 4 * time.Second, 2},
+		"the SYN wasn't seen":         {[]abi.FlowRecord{open(107, 0, 0), open(108, 0, 0)}, 0, 0, 2},
+		"of the connection before it": {[]abi.FlowRecord{open(50, 50, 51)}, 53 * time.Second, 0, 1},
+	} {
+		t.Run(name, func(t *testing.T) {
+			f := newFixture(4)
+			for _, r := range c.records {
+				f.put(r)
+			}
+			f.put(reply)
+			if got := only(t, f.table(t)); got.ServerRTT != c.server || got.ClientRTT != c.client || got.Retransmits+got.RetransmitsReply != c.retransmits {
+				t.Errorf("server %s, client %s, %d retransmissions", got.ServerRTT, got.ClientRTT, got.Retransmits+got.RetransmitsReply)
+			}
+		})
+	}
+}
+
 // A record that goes to the LRU map after its place in the array was read is one record, not two.
 func TestMovedDuringSweep(t *testing.T) {
 	f := newFixture(1)

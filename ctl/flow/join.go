@@ -3,6 +3,7 @@ package flow
 import (
 	"bytes"
 	"encoding/binary"
+	"time"
 
 	"gardu/ctl/abi"
 )
@@ -136,11 +137,31 @@ func (s *side) add(record *abi.FlowRecord, slot *words) {
 	packets, octets := to.Packets+from.Packets, to.Bytes+from.Bytes
 	first, flags, state := min(to.First, from.First), to.TcpFlags|from.TcpFlags, to.State|from.State
 	ttlMin, ttlMax := min(to.TtlMin, from.TtlMin), max(to.TtlMax, from.TtlMax)
+	syn, acked, retransmits := max(to.Syn, from.Syn), acked(to, from), to.Retransmits+from.Retransmits
 	if int32(from.Last-to.Last) > 0 { // the verdict in force is that of the last packet
 		s.raw = *record
 	}
 	to.Packets, to.Bytes, to.First, to.TcpFlags, to.State = packets, octets, first, flags, state
 	to.TtlMin, to.TtlMax = ttlMin, ttlMax
+	to.Syn, to.Acked, to.Retransmits = syn, acked, retransmits
+}
+
+// acked is when two records of a direction saw the first segment after the SYN. One that didn't see the SYN may have begun with it.
+func acked(a, b *abi.FlowValue) uint64 {
+	syn, first := max(a.Syn, b.Syn), uint64(0)
+	if syn == 0 {
+		return 0
+	}
+	for _, v := range []*abi.FlowValue{a, b} {
+		at := v.Acked
+		if v.Syn == 0 && at == 0 {
+			at = v.First
+		}
+		if at > syn && (first == 0 || at < first) {
+			first = at
+		}
+	}
+	return first
 }
 
 // moved reports whether record is the one already seen, which went to another place since: first seen at the same
@@ -168,6 +189,8 @@ func (p *pair) flow(clock Clock) Flow {
 	f.PacketsReply, f.BytesReply, f.TCPFlagsReply = reply.Packets, reply.Bytes, reply.TCPFlags
 	f.RetransmitsReply, f.DSCPReply, f.IfindexReply = reply.Retransmits, reply.DSCP, reply.Ifindex
 	f.TTLMinReply, f.TTLMaxReply = reply.TTLMin, reply.TTLMax
+	f.ServerRTT = after(back.raw.Value.Syn, open.raw.Value.Syn)
+	f.ClientRTT = after(open.raw.Value.Acked, back.raw.Value.Syn)
 	f.State |= reply.State
 	if reply.Last.After(f.Last) {
 		f.Last = reply.Last
@@ -180,4 +203,12 @@ func opened(a, b *side) bool {
 		return a.raw.Value.First < b.raw.Value.First
 	}
 	return abi.Ntohs(a.raw.Key.BeDport) < abi.Ntohs(b.raw.Key.BeDport)
+}
+
+// after is the time from one moment to a later one; 0 when one of them isn't known, or they don't belong together.
+func after(later, earlier uint64) time.Duration {
+	if earlier == 0 || later < earlier {
+		return 0
+	}
+	return time.Duration(later - earlier)
 }

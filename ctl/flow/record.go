@@ -51,7 +51,10 @@ func NewRecord(raw *abi.FlowRecord, clock Clock) Record {
 		Verdict: abi.Verdict(v.Verdict), Reason: abi.Reason(v.Reason),
 		Rule: v.Rule, Service: v.Service, Backend: v.Backend,
 		Ifindex: v.Ifindex, TCPFlags: v.TcpFlags, State: abi.FlowState(v.State),
-		TTLMin: v.TtlMin, TTLMax: v.TtlMax, DSCP: v.Dscp,
+		TTLMin: v.TtlMin, TTLMax: v.TtlMax, DSCP: v.Dscp, Retransmits: v.Retransmits,
+	}
+	if r.Proto == protoTCP && r.TCPFlags&(tcpFIN|tcpRST) == 0 { // the side that answers may have been opened again
+		r.State &^= abi.FlowStateClosed
 	}
 	if r.Last.Before(r.First) { // the two clocks tick apart
 		r.Last = r.First
@@ -88,3 +91,17 @@ type Flow struct {
 	// that and the ACK the way to the client and back.
 	ServerRTT, ClientRTT time.Duration
 }
+
+// Ended says whether a TCP connection is over, and how; EndNone for what is not, and of flows that only time ends.
+func (f *Flow) Ended() End {
+	switch {
+	case (f.TCPFlags|f.TCPFlagsReply)&tcpRST != 0:
+		return EndRST
+	case f.TCPFlags&f.TCPFlagsReply&tcpFIN != 0:
+		return EndFIN
+	default:
+		return EndNone
+	}
+}
+
+const protoTCP = 6

@@ -66,8 +66,9 @@ type column[T any] struct {
 
 // Values of a column, besides strings, numbers and what prints itself: how they look in a table, their plain form in CSV.
 type (
-	size    uint64  // bytes: 4.2 GB
-	bitRate float64 // bits a second: 4.2 Gbit/s
+	size    uint64        // bytes: 4.2 GB
+	bitRate float64       // bits a second: 4.2 Gbit/s
+	lapse   time.Duration // 1.2ms; in CSV seconds; 0: not known
 	styled  struct {
 		text  string
 		style style
@@ -207,6 +208,11 @@ func plain(value any) string {
 		return strconv.FormatUint(uint64(v), 10)
 	case bitRate:
 		return strconv.FormatFloat(float64(v), 'f', 0, 64)
+	case lapse:
+		if v == 0 {
+			return ""
+		}
+		return strconv.FormatFloat(time.Duration(v).Seconds(), 'f', -1, 64)
 	case time.Time:
 		if v.IsZero() {
 			return ""
@@ -225,7 +231,12 @@ func cell(value any) (text string, look style, right bool) {
 		return bytesText(uint64(v)), plainStyle, true
 	case bitRate:
 		return rateText(float64(v)), plainStyle, true
-	case uint64, int, uint16:
+	case lapse:
+		if v == 0 {
+			return "-", dim, true
+		}
+		return time.Duration(v).Round(time.Microsecond).String(), plainStyle, true
+	case uint64, int, uint32, uint16, uint8:
 		return fmt.Sprint(v), plainStyle, true
 	case time.Time:
 		if v.IsZero() {
