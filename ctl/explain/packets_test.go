@@ -53,6 +53,9 @@ func TestPackets(t *testing.T) {
 		t.Fatalf("no cases: %v", err)
 	}
 	for _, file := range files {
+		if testing.Short() && strings.HasPrefix(filepath.Base(file), "match-") {
+			continue // an emulated machine takes long to verify programs, and how a field is compared is no matter of the kernel
+		}
 		t.Run(strings.TrimSuffix(filepath.Base(file), ".txtar"), func(t *testing.T) {
 			archive, err := txtar.ParseFile(file)
 			if err != nil {
