@@ -10,6 +10,7 @@ import (
 	"os/signal"
 	"path/filepath"
 	"regexp"
+	"strings"
 	"sync"
 	"time"
 
@@ -52,10 +53,12 @@ func host(ctx context.Context, filter *regexp.Regexp, cache string, limit time.D
 	}
 	var guests sync.WaitGroup
 	var failures errorList
+	matched := false
 	for _, series := range series {
-		if !filter.MatchString(series) {
+		if !filter.MatchString(strings.ReplaceAll(series, `\`, "")) {
 			continue
 		}
+		matched = true
 		kernel, err := fetchKernel(ctx, series, cache)
 		if err != nil {
 			failures.add(err)
@@ -75,6 +78,9 @@ func host(ctx context.Context, filter *regexp.Regexp, cache string, limit time.D
 		})
 	}
 	guests.Wait()
+	if !matched {
+		failures.add(fmt.Errorf("no kernel is called like %s", filter))
+	}
 	return errors.Join(failures.errs...)
 }
 
