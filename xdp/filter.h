@@ -16,12 +16,14 @@ static __always_inline bool is_control(const struct pkt *p)
 	return (p->icmp_type >= ICMP6_MLD_FIRST && p->icmp_type <= ICMP6_ND_LAST) || p->icmp_type == ICMP6_MLD2_REPORT;
 }
 
-/* An answer to one of the daemon's own checks: exactly its connection, the other way round. */
+/* An answer to one of the daemon's own checks: exactly its connection, the other way round; to a ping, its identifier. */
 __noinline int is_health_reply(const struct pkt *p)
 {
 	struct health_key key = {};
 
-	if (!p || !(p->has & HAS_PORTS))
+	if (!p || !(p->has & (HAS_PORTS | HAS_ICMP)))
+		return false;
+	if (p->has & HAS_ICMP && p->icmp_type != (p->family == FAMILY_V4 ? ICMP_ECHO_REPLY : ICMP6_ECHO_REPLY))
 		return false;
 	key = (struct health_key){
 		.be_lport = p->key.be_dport,

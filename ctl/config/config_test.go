@@ -190,7 +190,8 @@ api: {socket: /tmp/gardu.sock, listen: "[::1]:9180"}
 					{Name: "b2", Address: netip.MustParseAddr("2001:db8::12"), Weight: 100, Pos: at(27, 9)},
 				},
 				Health: &model.Health{
-					HTTP: "/healthz", Port: 8080, Every: 5 * time.Second, Timeout: 500 * time.Millisecond,
+					Status: model.Range{Lo: 200, Hi: 399},
+					HTTP:   "/healthz", Port: 8080, Every: 5 * time.Second, Timeout: 500 * time.Millisecond,
 					Up: 1, Down: 5, Pos: at(28, 5),
 				},
 			},
@@ -199,7 +200,8 @@ api: {socket: /tmp/gardu.sock, listen: "[::1]:9180"}
 				Proto: model.ProtoUDP, Forward: "dsr", Affinity: model.AffinityFlow, ARP: true, Pos: at(29, 3),
 				Backends: []model.Backend{{Name: "b1", Address: netip.MustParseAddr("2001:db8::11"), Weight: 100, Pos: at(34, 16)}},
 				Health: &model.Health{
-					TCP: true, Port: 53, Every: 2 * time.Second, Timeout: time.Second, Up: 2, Down: 3, Pos: at(35, 5),
+					Status: model.Range{Lo: 200, Hi: 399},
+					TCP:    true, Port: 53, Every: 2 * time.Second, Timeout: time.Second, Up: 2, Down: 3, Pos: at(35, 5),
 				},
 			},
 			{

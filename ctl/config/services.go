@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net/netip"
 	"slices"
+	"strings"
 
 	"gardu/ctl/abi"
 	"gardu/ctl/lb"
@@ -77,19 +78,46 @@ func (d *decoder) checkHealth(service model.Service) {
 	if d.broken[health.Pos] {
 		return
 	}
-	if health.TCP == (health.HTTP != "") {
-		d.fail(health.Pos, "exactly one of tcp: true and http: /PATH", "health has to say how a backend is checked")
+	kinds, wantProto := 0, uint8(0)
+	for _, kind := range []struct {
+		used  bool
+		proto uint8
+	}{
+		{health.TCP, model.ProtoTCP}, {health.HTTP != "", model.ProtoTCP}, {health.HTTPS != "", model.ProtoTCP},
+		{health.UDP != "", model.ProtoUDP}, {health.DNS != "", model.ProtoUDP}, {health.ICMP, 0},
+	} {
+		if kind.used {
+			kinds, wantProto = kinds+1, kind.proto
+		}
+	}
+	if kinds != 1 {
+		d.fail(health.Pos, "exactly one of tcp: true, http: /PATH, https: /PATH, udp: TEXT, dns: NAME and icmp: true", "health has to say how a backend is checked")
+		return
+	}
+	web := health.HTTP != "" || health.HTTPS != ""
+	for _, key := range []struct {
+		name    string
+		belongs bool
+		to      string
+	}{
+		{"status", web, "http and https"}, {"body", web, "http and https"}, {"host", web, "http and https"},
+		{"tls-name", health.HTTPS != "", "https"}, {"port", !health.ICMP, "checks other than icmp"},
+	} {
+		if at := d.valueAt(health.Pos, key.name); at != health.Pos && !key.belongs {
+			d.fail(at, "the key with "+key.to, "%s says nothing about this check", key.name)
+		}
 	}
 	if health.Timeout > health.Every {
 		d.fail(d.valueAt(health.Pos, "timeout"), "at most "+formatPeriod(health.Every)+", the time between checks",
 			"a check would take longer than the time until the next one")
 	}
 	switch {
-	case health.Port != 0 || !located(service):
+	case health.Port != 0 || !located(service) || health.ICMP:
 	case service.Port.Lo != service.Port.Hi:
 		d.fail(health.Pos, "the key port", "health needs a port: the service has more than one")
-	case service.Proto != model.ProtoTCP:
-		d.fail(health.Pos, "the key port", "health needs a TCP port: the service is %s", rule.ProtocolName(service.Proto))
+	case service.Proto != wantProto:
+		d.fail(health.Pos, "the key port", "health needs a %s port: the service is %s",
+			strings.ToUpper(rule.ProtocolName(wantProto)), rule.ProtocolName(service.Proto))
 	}
 }
 

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"net/url"
 	"path/filepath"
 	"slices"
 	"strconv"
@@ -258,6 +259,57 @@ var filePath = scalar("the path of a file, relative to this one or absolute", sc
 	func(word string) (string, error) {
 		if word == "" || strings.Contains(word, "\x00") {
 			return "", fmt.Errorf("%s is not a path", quoted(word))
+		}
+		return word, nil
+	})
+
+// httpStatus is a status of HTTP answers or a range of them.
+var httpStatus = scalar("100 to 599 or a range such as 200-399", schema{"anyOf": []schema{
+	{"type": "integer", "minimum": 100, "maximum": 599}, {"type": "string", "pattern": `^[1-5][0-9][0-9](-[1-5][0-9][0-9])?$`}}},
+	func(word string) (model.Range, error) {
+		from, to, isRange := strings.Cut(word, "-")
+		if !isRange {
+			to = from
+		}
+		lo, loErr := strconv.ParseUint(from, 10, 16)
+		hi, hiErr := strconv.ParseUint(to, 10, 16)
+		switch {
+		case loErr != nil || hiErr != nil || lo < 100 || hi > 599:
+			return model.Range{}, fmt.Errorf("%s is not a status of HTTP", quoted(word))
+		case lo > hi:
+			return model.Range{}, fmt.Errorf("%s ends before it begins", word)
+		}
+		return model.Range{Lo: uint32(lo), Hi: uint32(hi)}, nil
+	})
+
+// probeText is what a check sends or looks for.
+var probeText = scalar("1 to 1024 bytes of text", schema{"type": "string", "minLength": 1, "maxLength": 1024}, func(word string) (string, error) {
+	if word == "" || len(word) > 1024 {
+		return "", fmt.Errorf("%d bytes are not what a check can use", len(word))
+	}
+	return word, nil
+})
+
+// domainName is a name of the DNS, in letters, digits and hyphens.
+var domainName = scalar("a name such as www.example.org", schema{"type": "string", "pattern": `^[A-Za-z0-9_]([A-Za-z0-9_.-]*[A-Za-z0-9_])?$`, "maxLength": 253},
+	func(word string) (string, error) {
+		for label := range strings.SplitSeq(word, ".") {
+			odd := strings.ContainsFunc(label, func(r rune) bool {
+				return r != '-' && r != '_' && (r < '0' || r > '9') && (r < 'a' || r > 'z') && (r < 'A' || r > 'Z')
+			})
+			if label == "" || len(label) > 63 || odd || label[0] == '-' || label[len(label)-1] == '-' || len(word) > 253 {
+				return "", fmt.Errorf("%s is not a name of the DNS", quoted(word))
+			}
+		}
+		return word, nil
+	})
+
+// httpHost is a host as in a URL, with a port if need be.
+var httpHost = scalar("a host such as www.example.org or www.example.org:8080", schema{"type": "string", "pattern": `^[A-Za-z0-9.:_\[\]-]+$`, "maxLength": 261},
+	func(word string) (string, error) {
+		u, err := url.Parse("http://" + word + "/")
+		if err != nil || u.Host != word || u.Hostname() == "" || len(word) > 261 {
+			return "", fmt.Errorf("%s is not a host", quoted(word))
 		}
 		return word, nil
 	})

@@ -11,7 +11,6 @@ import (
 	"gardu/ctl/api"
 	"gardu/ctl/compile"
 	"gardu/ctl/lb/health"
-	"gardu/ctl/model"
 	"gardu/ctl/netdev"
 	"gardu/ctl/reconcile"
 )
@@ -212,11 +211,11 @@ func (d *Daemon) setUp(backend compile.Backend, up bool) {
 
 // registerCheck lets the answers to a health check through the filter.
 func (d *Daemon) registerCheck(conn health.Conn) (release func(), err error) {
-	if err := d.plane.AddHealthFlow(conn.Local, conn.Remote, model.ProtoTCP); err != nil {
+	if err := d.plane.AddHealthFlow(conn.Local, conn.Remote, conn.Proto); err != nil {
 		return nil, err
 	}
 	return func() {
-		if err := d.plane.RemoveHealthFlow(conn.Local, conn.Remote, model.ProtoTCP); err != nil {
+		if err := d.plane.RemoveHealthFlow(conn.Local, conn.Remote, conn.Proto); err != nil {
 			d.log.Warn("health check not forgotten", "check", fmt.Sprintf("%s > %s", conn.Local, conn.Remote), "error", err)
 		}
 	}, nil

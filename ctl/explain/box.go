@@ -211,9 +211,9 @@ func (b *Box) Unblock(prefix netip.Prefix) error {
 	return err
 }
 
-// Check lets the answers on a TCP connection of gardu's own health checks pass.
-func (b *Box) Check(local, remote netip.AddrPort) error {
-	return b.plane.AddHealthFlow(local, remote, model.ProtoTCP)
+// Check lets the answers to one of gardu's own health checks pass.
+func (b *Box) Check(proto uint8, local, remote netip.AddrPort) error {
+	return b.plane.AddHealthFlow(local, remote, proto)
 }
 
 // boxInterface is what a Box is told of an interface.

@@ -129,12 +129,15 @@ func (m *Model) Block(prefix netip.Prefix, until time.Time) {
 // Unblock takes a block back.
 func (m *Model) Unblock(prefix netip.Prefix) { delete(m.blocks, prefix.Masked()) }
 
-// check is a TCP connection of one of gardu's own health checks.
-type check struct{ local, remote netip.AddrPort }
+// check is one of gardu's own health checks: a TCP connection, a pair of UDP ports, or a ping with its identifier for both ports.
+type check struct {
+	proto         uint8
+	local, remote netip.AddrPort
+}
 
-// Check lets the answers on a TCP connection of gardu's own health checks pass.
-func (m *Model) Check(local, remote netip.AddrPort) {
-	m.checks = append(m.checks, check{local, remote})
+// Check lets the answers to one of gardu's own health checks pass.
+func (m *Model) Check(proto uint8, local, remote netip.AddrPort) {
+	m.checks = append(m.checks, check{proto, local, remote})
 }
 
 // SetBackend says what is known of a backend from now on.
@@ -305,8 +308,13 @@ func (m *Model) filter(f facts, frame []byte) (out Outcome, decider string) {
 }
 
 func (m *Model) isHealthReply(f facts) bool {
-	local, remote := netip.AddrPortFrom(f.dst, f.dport), netip.AddrPortFrom(f.src, f.sport)
-	return f.proto == protoTCP && f.hasPorts && slices.Contains(m.checks, check{local, remote})
+	local, remote := f.dport, f.sport
+	if f.hasICMP && (f.src.Is4() && f.icmpType == echoReply || f.src.Is6() && f.icmpType == echoReply6) {
+		local, remote = f.echoID, f.echoID
+	} else if !f.hasPorts {
+		return false
+	}
+	return slices.Contains(m.checks, check{f.proto, netip.AddrPortFrom(f.dst, local), netip.AddrPortFrom(f.src, remote)})
 }
 
 // isControl tells neighbour discovery (RFC 4861) and MLD (RFC 2710, 3810), without which IPv6 doesn't work.

@@ -21,6 +21,7 @@ import (
 	"gardu/ctl/explain"
 	"gardu/ctl/model"
 	"gardu/ctl/pkt"
+	"gardu/ctl/rule"
 )
 
 var update = flag.Bool("update", false, "write what the reference model says into testdata/*.txtar; read the difference")
@@ -40,7 +41,7 @@ var update = flag.Bool("update", false, "write what the reference model says int
 //	backend SERVICE/NAME down        or: up, no-hop, mtu N
 //	exit NAME down                   or: up, mtu N
 //	answers N                        so many more rejected packets may be answered
-//	check ADDR:PORT > ADDR:PORT      gardu's own health check begins such a TCP connection
+//	check PROTO ADDR:PORT > ADDR:PORT  gardu's own health check begins; of a ping its identifier is both ports
 //	apply FILE                       another snapshot of the archive
 //	-- counters --
 //	NAME PACKETS BYTES [FLOWS]       all that moved: what isn't named is still zero
@@ -253,16 +254,20 @@ func (p *player) line(line string) (string, error) {
 			return "", err
 		}
 		return "", p.path.Unblock(prefix)
-	case words[0] == "check" && len(words) == 4:
-		local, err := netip.ParseAddrPort(words[1])
+	case words[0] == "check" && len(words) == 5:
+		proto, ok := rule.Protocol(words[1])
+		if !ok {
+			return "", fmt.Errorf("no protocol %s", words[1])
+		}
+		local, err := netip.ParseAddrPort(words[2])
 		if err != nil {
 			return "", err
 		}
-		remote, err := netip.ParseAddrPort(words[3])
+		remote, err := netip.ParseAddrPort(words[4])
 		if err != nil {
 			return "", err
 		}
-		return "", p.path.Check(local, remote)
+		return "", p.path.Check(proto, local, remote)
 	case words[0] == "exit" && len(words) >= 3:
 		return "", p.exit(words[1], words[2:])
 	case words[0] == "answers" && len(words) == 2:

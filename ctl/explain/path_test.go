@@ -39,7 +39,7 @@ type path interface {
 	SetBackend(explain.BackendKey, explain.BackendState) error
 	Block(netip.Prefix, time.Time) error
 	Unblock(netip.Prefix) error
-	Check(local, remote netip.AddrPort) error
+	Check(proto uint8, local, remote netip.AddrPort) error
 	SetExit(string, explain.Exit) error
 	LimitRejects(int) error
 	Judge(on int, frame []byte) (explain.Outcome, error) // on: which of the snapshot's interfaces
@@ -81,8 +81,8 @@ func (p *modelPath) Unblock(prefix netip.Prefix) error {
 	return nil
 }
 
-func (p *modelPath) Check(local, remote netip.AddrPort) error {
-	p.model.Check(local, remote)
+func (p *modelPath) Check(proto uint8, local, remote netip.AddrPort) error {
+	p.model.Check(proto, local, remote)
 	return nil
 }
 

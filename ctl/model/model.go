@@ -216,10 +216,19 @@ type Backend struct {
 	Pos     Position
 }
 
-// Health checks the backends of a service. Exactly one of TCP and HTTP is set.
+// Health checks the backends of a service. Exactly one of TCP, HTTP, HTTPS, UDP, DNS and ICMP is set.
 type Health struct {
-	TCP     bool
-	HTTP    string // request path
+	TCP         bool
+	HTTP, HTTPS string // request path
+	UDP         string // what is sent; anything that comes back is well
+	DNS         string // name to ask for, over UDP
+	ICMP        bool
+
+	Status  Range  // of HTTP answers that are well
+	Body    string // what an HTTP answer holds; "": anything
+	Host    string // of HTTP requests; "": the service's address
+	TLSName string // whose certificate the backend has to show, also SNI; "": any certificate will do
+
 	Port    uint16 // 0: the service's port
 	Every   time.Duration
 	Timeout time.Duration

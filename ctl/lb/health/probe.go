@@ -1,7 +1,9 @@
 package health
 
 import (
+	"bytes"
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"io"
@@ -15,8 +17,11 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Conn is a check's TCP connection.
-type Conn struct{ Local, Remote netip.AddrPort }
+// Conn is a check's TCP connection, pair of UDP ports, or ping, whose identifier stands for both ports.
+type Conn struct {
+	Proto         uint8 // IP protocol number
+	Local, Remote netip.AddrPort
+}
 
 // bodyLimit is how much of an answer is read, in bytes; the rest is of no interest.
 const bodyLimit = 64 << 10
@@ -51,8 +56,17 @@ func (p prober) probe(ctx context.Context, t Target) (seen string, err error) {
 			err = &unregisteredError{check: err, register: conn.refused}
 		}
 	}()
-	if t.Check.HTTP != "" {
-		return get(ctx, &conn, t)
+	switch check := &t.Check; {
+	case check.HTTP != "":
+		return get(ctx, &conn, t, "http", check.HTTP)
+	case check.HTTPS != "":
+		return get(ctx, &conn, t, "https", check.HTTPS)
+	case check.UDP != "":
+		return datagram(ctx, &conn, []byte(check.UDP))
+	case check.DNS != "":
+		return ask(ctx, &conn, check.DNS)
+	case check.ICMP:
+		return ping(ctx, &conn)
 	}
 	if _, err := conn.dial(ctx, "tcp", t.Address.String()); err != nil {
 		return "", err
@@ -60,41 +74,48 @@ func (p prober) probe(ctx context.Context, t Target) (seen string, err error) {
 	return "connected", nil
 }
 
-// get asks for the target's path. Any answer of 2xx or 3xx is well; redirects are not followed.
-func get(ctx context.Context, conn *connection, t Target) (string, error) {
-	path, err := url.ParseRequestURI(t.Check.HTTP)
+// get asks for a path. Redirects are not followed: where they lead says nothing about this backend.
+func get(ctx context.Context, conn *connection, t Target, scheme, wanted string) (string, error) {
+	path, err := url.ParseRequestURI(wanted)
 	if err != nil {
 		return "", err
 	}
-	target := &url.URL{Scheme: "http", Host: t.Address.String(), Path: path.Path, RawPath: path.RawPath, RawQuery: path.RawQuery}
+	target := &url.URL{Scheme: scheme, Host: t.Address.String(), Path: path.Path, RawPath: path.RawPath, RawQuery: path.RawQuery}
 	request, err := http.NewRequestWithContext(ctx, http.MethodGet, target.String(), nil)
 	if err != nil {
 		return "", err
 	}
 	request.Host = t.Host
 	request.Header.Set("User-Agent", "gardu-health")
-	transport := &http.Transport{DialContext: conn.dial, DisableKeepAlives: true, MaxResponseHeaderBytes: bodyLimit}
+	transport := &http.Transport{
+		DialContext: conn.dial, DisableKeepAlives: true, MaxResponseHeaderBytes: bodyLimit,
+		TLSClientConfig: &tls.Config{ServerName: t.Check.TLSName, InsecureSkipVerify: t.Check.TLSName == ""},
+	}
 	defer transport.CloseIdleConnections()
 	response, err := transport.RoundTrip(request)
 	if err != nil {
 		return "", err
 	}
 	defer response.Body.Close()
-	if _, err := io.CopyN(io.Discard, response.Body, bodyLimit); err != nil && err != io.EOF {
+	var body bytes.Buffer
+	if _, err := io.CopyN(&body, response.Body, bodyLimit); err != nil && err != io.EOF {
 		return "", err
 	}
-	if response.StatusCode < 200 || response.StatusCode > 399 {
+	if status := uint32(response.StatusCode); status < t.Check.Status.Lo || status > t.Check.Status.Hi {
 		return "", statusError(response.StatusCode)
+	}
+	if !bytes.Contains(body.Bytes(), []byte(t.Check.Body)) {
+		return "", fmt.Errorf("HTTP %d, but %q is not in the answer", response.StatusCode, t.Check.Body)
 	}
 	return fmt.Sprintf("HTTP %d", response.StatusCode), nil
 }
 
-// connection is a TCP connection whose ports are registered before the first packet leaves.
+// connection is a check's TCP connection, or its pair of UDP ports, which are registered before the first packet leaves.
 type connection struct {
 	remote   netip.AddrPort
 	register func(Conn) (release func(), err error)
 
-	conn    *net.TCPConn
+	conn    net.Conn
 	release func()
 	refused error // why it could not be registered
 }
@@ -107,29 +128,35 @@ func (c *connection) dial(ctx context.Context, network, address string) (net.Con
 		if err != nil {
 			return nil, err
 		}
+		proto := uint8(unix.IPPROTO_TCP)
+		if network == "udp" {
+			proto = unix.IPPROTO_UDP
+		}
 		dialer.ControlContext = func(_ context.Context, _, _ string, raw syscall.RawConn) error {
-			return c.bind(raw, source)
+			return c.bind(raw, source, proto)
 		}
 	}
 	conn, err := dialer.DialContext(ctx, network, address)
 	if err != nil {
 		return nil, err
 	}
-	c.conn = conn.(*net.TCPConn)
-	// No lingering: thousands of backends would fill the machine's ports with closed connections.
-	_ = c.conn.SetLinger(0)
+	c.conn = conn
+	if tcp, ok := conn.(*net.TCPConn); ok {
+		// No lingering: thousands of backends would fill the machine's ports with closed connections.
+		_ = tcp.SetLinger(0)
+	}
 	return conn, nil
 }
 
 // bind gives the socket its local port, and tells of it before it connects.
-func (c *connection) bind(raw syscall.RawConn, source netip.Addr) error {
+func (c *connection) bind(raw syscall.RawConn, source netip.Addr, proto uint8) error {
 	var local netip.AddrPort
 	var bindErr error
 	err := raw.Control(func(fd uintptr) { local, bindErr = bindTo(int(fd), source) })
 	if err = errors.Join(err, bindErr); err != nil {
 		return fmt.Errorf("bind to %s: %w", source, err)
 	}
-	c.release, c.refused = c.register(Conn{Local: local, Remote: c.remote})
+	c.release, c.refused = c.register(Conn{proto, local, c.remote})
 	return nil
 }
 

@@ -17,7 +17,16 @@ import (
 // probeOnce does one check and returns what would be shown of it.
 func probeOnce(t *testing.T, p prober, address, path string) (why string, ok bool) {
 	t.Helper()
-	check := model.Health{TCP: path == "", HTTP: path, Timeout: 300 * time.Millisecond}
+	return probeBy(t, p, address, model.Health{TCP: path == "", HTTP: path})
+}
+
+// probeBy does one check of a kind.
+func probeBy(t *testing.T, p prober, address string, check model.Health) (why string, ok bool) {
+	t.Helper()
+	check.Timeout = 300 * time.Millisecond
+	if check.Status.Hi == 0 {
+		check.Status = model.Range{Lo: 200, Hi: 399}
+	}
 	ctx, cancel := context.WithTimeout(t.Context(), check.Timeout)
 	defer cancel()
 	seen, err := p.probe(ctx, Target{Address: netip.MustParseAddrPort(address), Host: "192.0.2.10:8080", Check: check})

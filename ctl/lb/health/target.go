@@ -32,7 +32,7 @@ func Targets(s *model.Snapshot) []Target {
 				Service: service.Name,
 				Backend: backend.Name,
 				Address: netip.AddrPortFrom(backend.Address, check.Port),
-				Host:    host(service),
+				Host:    host(service, check.Host),
 				Check:   check,
 			})
 		}
@@ -40,13 +40,16 @@ func Targets(s *model.Snapshot) []Target {
 	return targets
 }
 
-// host is what a browser would send for the service.
-func host(s model.Service) string {
+// host is what a browser would send for the service, if nothing else is wanted.
+func host(s model.Service, wanted string) string {
+	if wanted != "" {
+		return wanted
+	}
 	text := s.Address.String()
 	if s.Address.Is6() {
 		text = "[" + text + "]"
 	}
-	if s.Port.Lo == 80 {
+	if s.Port.Lo == 80 && s.Health.HTTPS == "" || s.Port.Lo == 443 && s.Health.HTTPS != "" {
 		return text
 	}
 	return text + ":" + strconv.Itoa(int(s.Port.Lo))
