@@ -49,7 +49,7 @@ var allowed = map[string]string{
 	"lint":       "config explain model pkt",
 	"api":        "config expr model pkt rule",
 	"api/client": "api",
-	"metric":     "abi api",
+	"metric":     "abi api flow",
 	"explain":    "abi api compile config dataplane event lb model pkt rule",
 	"cmd/gardu":  everything,
 	// Tests, and what is seen of them.

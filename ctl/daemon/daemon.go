@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
-	"net/http"
 	"os"
 	"os/signal"
 	"path/filepath"
@@ -56,7 +55,7 @@ type Daemon struct {
 	health     *health.Checker
 	listener   net.Listener
 	doors      doors
-	metrics    http.Handler
+	metrics    *metric.Metrics
 	events     <-chan netdev.Event
 
 	changing sync.Mutex              // one change of the snapshot or of attachments at a time
@@ -124,7 +123,7 @@ func newDaemon(options Options) *Daemon {
 	}
 	d := &Daemon{options: options, log: options.Log, started: time.Now(), happenings: event.NewLog[happening](keptEvents),
 		tracker: flow.NewTracker(), doors: doors{next: make(chan door, 1)}}
-	d.metrics = metric.New(d, d.log).Handler()
+	d.metrics = metric.New(d, d.log)
 	return d
 }
 

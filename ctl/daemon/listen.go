@@ -4,10 +4,12 @@ import (
 	"context"
 	"net"
 	"net/netip"
+	"slices"
 	"sync"
 
 	"gardu/ctl/api"
 	"gardu/ctl/config"
+	"gardu/ctl/model"
 )
 
 // doors are where the API is served by TCP: at the one that the configuration in force names.
@@ -61,6 +63,15 @@ func (d *Daemon) changeDoor(next door) {
 	d.doors.next <- next
 }
 
+// metricSinks are told of flows for handshake times, where there are some to be scraped: of services.
+func (d *Daemon) metricSinks(snapshot *model.Snapshot) []sinkWish {
+	tcp := slices.ContainsFunc(snapshot.Services, func(s model.Service) bool { return s.Proto == model.ProtoTCP })
+	if !snapshot.API.Listen.IsValid() || !tcp {
+		return nil
+	}
+	return []sinkWish{{name: "metrics", open: func() (sink, error) { return d.metrics.Handshakes, nil }}}
+}
+
 // serveTCP serves the API by TCP until ctx ends.
 func (d *Daemon) serveTCP(ctx context.Context) error {
 	var serving sync.WaitGroup
@@ -87,7 +98,7 @@ func (d *Daemon) open(ctx context.Context, serving *sync.WaitGroup, at door) (en
 	}
 	ctx, end = context.WithCancel(ctx)
 	serving.Go(func() {
-		if err := api.ServeTCP(ctx, at.listener, d, d.metrics, d.log); err != nil {
+		if err := api.ServeTCP(ctx, at.listener, d, d.metrics.Handler(), d.log); err != nil {
 			d.log.Error("API not served by TCP any more", "address", at.address, "error", err)
 			d.faults.set(tried, err)
 		}

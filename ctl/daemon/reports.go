@@ -38,6 +38,7 @@ type sinkWish struct {
 func (d *Daemon) wantedSinks(snapshot *model.Snapshot) []sinkWish {
 	return slices.Concat(
 		d.options.sinks,
+		d.metricSinks(snapshot),
 	)
 }
 

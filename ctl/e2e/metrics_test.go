@@ -20,7 +20,7 @@ const metered = `
 interfaces:
   client0: {path: tc}
   b1: {path: tc}
-flows: {max: 10000}
+flows: {max: 10000, idle: 1s, active: 1s}
 filter:
   rules:
     - {name: nine, match: {proto: udp, dport: 9}, action: drop}
@@ -136,6 +136,8 @@ func TestMetrics(t *testing.T) {
 	w.queryIs(`sum(gardu_filter_decided_packets_total) - sum(gardu_filter_reached_packets_total)`, 0)
 	w.queryIs(`sum(gardu_interface_attached)`, 2)
 	w.queryIs(`gardu_table_capacity{table="blocks"}`, 262_144)
+
+	w.queryIs(`gardu_flow_sink_reports_total{sink="metrics"} > bool 0`, 1)
 
 	text, err := w.get("http://127.0.0.1:9180/metrics")
 	w.must(err)

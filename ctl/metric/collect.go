@@ -40,6 +40,7 @@ func (c *collector) status(ctx context.Context, s scrape) error {
 	interfaces(s, status)
 	c.flows(s, status.Flows)
 	beside(s, status)
+	sinks(s, status.Sinks)
 	return nil
 }
 
@@ -107,6 +108,17 @@ func beside(s scrape, status api.Status) {
 	s.count(limitsContended, status.Limits.Contended)
 }
 
+func sinks(s scrape, sinks []api.Sink) {
+	for _, sink := range sinks {
+		s.count(sinkReports, sink.Reports, sink.Name)
+		s.count(sinkPackets, sink.Packets, sink.Name)
+		s.put(sinkWaiting, float64(sink.Waiting), sink.Name)
+		s.count(sinkLostReports, sink.LostReports, sink.Name)
+		s.count(sinkLostPackets, sink.LostPackets, sink.Name)
+		s.count(sinkLostBytes, sink.LostBytes, sink.Name)
+	}
+}
+
 func (c *collector) rules(ctx context.Context, s scrape) error {
 	rules, err := c.engine.Rules(ctx)
 	if err != nil {
@@ -150,13 +162,16 @@ func (c *collector) services(ctx context.Context, s scrape) error {
 	if err != nil {
 		return err
 	}
+	names := make(map[string]bool, len(services))
 	for _, service := range services {
+		names[service.Name] = true
 		s.count(servicePackets, c.sums.parts("service packets "+service.Name, service.Packets), service.Name)
 		s.count(serviceBytes, c.sums.parts("service bytes "+service.Name, service.Bytes), service.Name)
 		s.count(serviceFlows, c.sums.parts("service flows "+service.Name, service.Flows), service.Name)
 		s.put(serviceBackends, float64(service.Backends), service.Name)
 		s.put(serviceBackendsUp, float64(service.BackendsUp), service.Name)
 	}
+	c.handshakes.collect(s, names)
 	return nil
 }
 

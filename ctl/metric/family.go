@@ -64,6 +64,13 @@ var (
 	evicted           = counter("flow_evicted_packets", "Packets of one-packet flows whose record gave way to another flow's.")
 	refused           = counter("flow_refused_packets", "Packets of flows that found no room for a record.")
 
+	sinkReports     = counter("flow_sink_reports", "Reports of flows that a sink took: an exporter, the history, metrics.", "sink")
+	sinkPackets     = counter("flow_sink_packets", "Packets of the reports that a sink took.", "sink")
+	sinkWaiting     = gauge("flow_sink_waiting_reports", "Reports that wait for a sink.", "sink")
+	sinkLostReports = counter("flow_sink_lost_reports", "Reports that a sink was too slow for.", "sink")
+	sinkLostPackets = counter("flow_sink_lost_packets", "Packets of the reports that a sink was too slow for.", "sink")
+	sinkLostBytes   = counter("flow_sink_lost_bytes", "IP bytes of the reports that a sink was too slow for.", "sink")
+
 	statesCreated = counter("state_created_connections", "Connections that state was kept of.")
 	statesEvicted = counter("state_evicted_connections", "Unconfirmed connections whose state gave way to another's.")
 	statesRefused = counter("state_refused_packets", "Packets whose connection found no room: what answers them counts as new.")

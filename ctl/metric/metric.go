@@ -23,13 +23,15 @@ const (
 type Metrics struct {
 	registry *prometheus.Registry
 	log      *slog.Logger
+
+	Handshakes *Handshakes // is told what flows did
 }
 
 // New returns the metrics of an engine, and of this process.
 func New(engine api.Engine, log *slog.Logger) *Metrics {
-	m := &Metrics{registry: prometheus.NewRegistry(), log: log}
+	m := &Metrics{registry: prometheus.NewRegistry(), log: log, Handshakes: &Handshakes{byName: map[string]*sides{}}}
 	m.registry.MustRegister(
-		&collector{engine: engine},
+		&collector{engine: engine, handshakes: m.Handshakes},
 		collectors.NewGoCollector(),
 		collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}),
 	)
@@ -46,7 +48,8 @@ func (m *Metrics) Handler() http.Handler {
 
 // collector turns what the engine says into metrics. It describes none ahead: the names of what is not configured don't appear.
 type collector struct {
-	engine api.Engine
+	engine     api.Engine
+	handshakes *Handshakes
 
 	mu   sync.Mutex // one scrape at a time
 	sums sums

@@ -13,18 +13,29 @@ import (
 	"regexp"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/prometheus/client_golang/prometheus/testutil/promlint"
 
 	"gardu/ctl/api"
 	"gardu/ctl/api/apitest"
+	"gardu/ctl/flow"
 	"gardu/ctl/metric"
 )
 
 var update = flag.Bool("update", false, "write what is exposed into testdata")
 
-func handler(engine api.Engine) http.Handler {
-	return metric.New(engine, slog.New(slog.DiscardHandler)).Handler()
+func newMetrics(engine api.Engine) *metric.Metrics {
+	return metric.New(engine, slog.New(slog.DiscardHandler))
+}
+
+func handler(engine api.Engine) http.Handler { return newMetrics(engine).Handler() }
+
+// everything exposes all families that there are.
+func everything() http.Handler {
+	m := newMetrics(&complete{})
+	m.Handshakes.Consume([]flow.Report{shaken(1, 0, time.Second, time.Second)}, names{})
+	return m.Handler()
 }
 
 // scrape returns what is exposed.
@@ -53,7 +64,7 @@ func value(t *testing.T, text, series string) string {
 // families lists what is exposed of gardu: name, type, labels, help.
 func families(text string) string {
 	var list strings.Builder
-	kinds := regexp.MustCompile(`(?m)^# HELP (gardu_\w+) (.*)\n# TYPE \w+ (\w+)\n\w+(\{.*\})? `)
+	kinds := regexp.MustCompile(`(?m)^# HELP (gardu_\w+) (.*)\n# TYPE \w+ (\w+)\n\w+(\{.*?\})? `)
 	for _, m := range kinds.FindAllStringSubmatch(text, -1) {
 		var labels []string
 		for _, label := range regexp.MustCompile(`(\w+)="`).FindAllStringSubmatch(m[4], -1) {
@@ -71,13 +82,14 @@ func (e *complete) Status(ctx context.Context) (api.Status, error) {
 	status, err := e.Engine.Status(ctx)
 	status.States = &api.StateTotals{}
 	status.Exits = []api.Exit{{Name: "eth2"}}
+	status.Sinks = []api.Sink{{Name: "metrics"}}
 	status.Losses = []api.Loss{{Interface: "eth2", Why: "it is down"}}
 	return status, err
 }
 
 // Names and labels are a promise: dashboards and alerts name them.
 func TestNames(t *testing.T) {
-	got := families(scrape(t, handler(&complete{})))
+	got := families(scrape(t, everything()))
 	const path = "testdata/metrics.txt"
 	if *update {
 		if err := os.WriteFile(path, []byte(got), 0o644); err != nil {
@@ -126,7 +138,7 @@ func TestValues(t *testing.T) {
 }
 
 func TestLint(t *testing.T) {
-	text := scrape(t, handler(&complete{}))
+	text := scrape(t, everything())
 	problems, err := promlint.New(strings.NewReader(text)).Lint()
 	if err != nil {
 		t.Fatal(err)
