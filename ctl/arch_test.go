@@ -45,6 +45,11 @@ var allowed = map[string]string{
 	// What is wanted becomes what is.
 	"reconcile": "abi compile lb model",
 	"daemon":    everything,
+	// Flows go out.
+	"flow/export":            "flow flow/export/ipfix flow/export/line",
+	"flow/export/ipfix":      "abi flow",
+	"flow/export/line":       "flow rule",
+	"flow/export/exporttest": "",
 	// People and programs.
 	"lint":       "config explain model pkt",
 	"api":        "config expr model pkt rule",
@@ -70,6 +75,7 @@ var confined = map[string]string{
 	"github.com/spf13/cobra":         "cmd/gardu",
 	"github.com/prometheus":          "metric",
 	"go.yaml.in/yaml":                "cmd/gardu config yaml",
+	"github.com/netsampler/goflow2":  "flow/export/exporttest",
 	"C":                              "",
 	"unsafe":                         "abi dataplane event flow netdev",
 }

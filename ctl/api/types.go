@@ -99,6 +99,7 @@ type Sink struct {
 	LostReports uint64 `json:"lost_reports"`
 	LostPackets uint64 `json:"lost_packets"`
 	LostBytes   uint64 `json:"lost_bytes"`
+	Error       string `json:"error,omitempty"` // what is wrong with it at the moment
 }
 
 // ReasonCounter counts the packets that left with one reason.

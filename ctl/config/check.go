@@ -66,6 +66,7 @@ func (d *decoder) check(doc document) *model.Snapshot {
 	}
 	d.checkServices(s)
 	s.API.Pos = d.valueAt(s.API.Pos, "listen")
+	d.checkExports(s.Flows.Export)
 	return s
 }
 

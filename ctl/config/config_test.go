@@ -150,7 +150,15 @@ services:
     backends: [{name: b1, address: "2001:db8::11"}]
     health: {tcp: true, port: 53}
   range: {address: 192.0.2.11, port: 8000-8099, proto: tcp, forward: dsr, backends: [{name: b1, address: 10.0.0.11}]}
-flows: {max: 5000, idle: 10s, active: 1m30s}
+flows:
+  max: 5000
+  idle: 10s
+  active: 1m30s
+  export:
+    - {ipfix: "192.0.2.5:4739", transport: tcp, refresh: 30s, domain: 4294967295}
+    - ipfix: collector.example:4739
+    - {file: /var/log/gardu/./flows.csv, format: csv, rotate: {size: 1.5GB, age: 1h, keep: 0}}
+    - {file: /flows.ndjson}
 api: {socket: /tmp/gardu.sock, listen: "[::1]:9180"}
 `)
 	want := &model.Snapshot{
@@ -210,8 +218,13 @@ api: {socket: /tmp/gardu.sock, listen: "[::1]:9180"}
 				Backends: []model.Backend{{Name: "b1", Address: netip.MustParseAddr("10.0.0.11"), Weight: 100, Pos: at(36, 86)}},
 			},
 		},
-		Flows: model.Flows{Enabled: true, Max: 5000, Idle: 10 * time.Second, Active: 90 * time.Second, Pos: at(37, 1)},
-		API:   model.API{Socket: "/tmp/gardu.sock", Listen: netip.MustParseAddrPort("[::1]:9180"), Pos: at(38, 40)},
+		Flows: model.Flows{Enabled: true, Max: 5000, Idle: 10 * time.Second, Active: 90 * time.Second, Pos: at(37, 1), Export: []model.Export{
+			{IPFIX: "192.0.2.5:4739", Transport: model.TCP, Refresh: 30 * time.Second, Domain: 1<<32 - 1, Pos: at(42, 7)},
+			{IPFIX: "collector.example:4739", Transport: model.UDP, Refresh: time.Minute, Domain: 1, Pos: at(43, 7)},
+			{File: "/var/log/gardu/flows.csv", Format: model.CSV, Rotate: model.Rotate{Size: 1_500_000_000, Age: time.Hour}, Pos: at(44, 7)},
+			{File: "/flows.ndjson", Format: model.NDJSON, Rotate: model.Rotate{Size: 100_000_000, Age: 24 * time.Hour, Keep: 10}, Pos: at(45, 7)},
+		}},
+		API: model.API{Socket: "/tmp/gardu.sock", Listen: netip.MustParseAddrPort("[::1]:9180"), Pos: at(46, 40)},
 	}
 	if !reflect.DeepEqual(got, want) {
 		t.Errorf("\n%+v\nwant\n%+v", got, want)

@@ -3,9 +3,11 @@ package config
 import (
 	"errors"
 	"fmt"
+	"net"
 	"net/netip"
 	"net/url"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -101,6 +103,54 @@ func formatPeriod(d time.Duration) string {
 	}
 	return text
 }
+
+// byteSize is a number of bytes from lo to hi, written with its unit.
+func byteSize(lo, hi uint64) kind[uint64] {
+	allowed := fmt.Sprintf("%s to %s, such as 64kB, 100MB or 1.5GB", formatSize(lo), formatSize(hi))
+	return scalar(allowed, schema{"type": "string", "pattern": `^[0-9]+(\.[0-9]+)?[kMG]?B$`}, func(word string) (uint64, error) {
+		a, err := parseAmount(word)
+		switch {
+		case err != nil:
+			return 0, err
+		case !a.bytes || a.every != 1:
+			return 0, fmt.Errorf("%s is not a number of bytes", quoted(word))
+		case a.number < lo || a.number > hi:
+			return 0, fmt.Errorf("%s is out of range", shorten(word))
+		}
+		return a.number, nil
+	})
+}
+
+// formatSize prints a number of bytes as people write it.
+func formatSize(n uint64) string {
+	for _, unit := range []struct {
+		text  string
+		bytes uint64
+	}{{"GB", 1e9}, {"MB", 1e6}, {"kB", 1e3}} {
+		if n >= unit.bytes && n%unit.bytes == 0 {
+			return fmt.Sprintf("%d%s", n/unit.bytes, unit.text)
+		}
+	}
+	return fmt.Sprintf("%dB", n)
+}
+
+// hostPort is where to connect to.
+var hostPort = scalar("a host and a port such as 192.0.2.1:4739, \"[2001:db8::1]:4739\" or collector.example:4739", schema{"type": "string"},
+	func(word string) (string, error) {
+		host, port, err := net.SplitHostPort(word)
+		number, portErr := strconv.ParseUint(port, 10, 16)
+		switch {
+		case err != nil || portErr != nil || number == 0:
+			return "", fmt.Errorf("%s is not a host and a port", quoted(word))
+		case !hostRegexp.MatchString(host):
+			if _, err := netip.ParseAddr(host); err != nil {
+				return "", fmt.Errorf("%s is not a host", quoted(host))
+			}
+		}
+		return word, nil
+	})
+
+var hostRegexp = regexp.MustCompile(`^[A-Za-z0-9]([A-Za-z0-9.-]{0,252})$`)
 
 // named things: rules, sets, services, backends.
 const (

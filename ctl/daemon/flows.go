@@ -3,6 +3,7 @@ package daemon
 import (
 	"context"
 	"fmt"
+	"net/netip"
 	"strings"
 	"sync"
 	"time"
@@ -73,13 +74,14 @@ func (d *Daemon) clock() (flow.Clock, error) {
 type flowNames struct {
 	*applied
 	backends   map[uint16]string
+	addresses  map[uint16]netip.Addr // of backends
 	interfaces map[uint32]string
 }
 
 func (d *Daemon) flowNames() flowNames {
-	names := flowNames{applied: d.current.Load(), backends: map[uint16]string{}, interfaces: map[uint32]string{}}
+	names := flowNames{applied: d.current.Load(), backends: map[uint16]string{}, addresses: map[uint16]netip.Addr{}, interfaces: map[uint32]string{}}
 	for id, backend := range d.reconciler.Have().Backends {
-		names.backends[id] = backend.Name
+		names.backends[id], names.addresses[id] = backend.Name, backend.Address
 	}
 	for index, name := range d.linkNames() {
 		names.interfaces[uint32(index)] = name

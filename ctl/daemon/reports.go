@@ -37,6 +37,7 @@ type sinkWish struct {
 // wantedSinks lists what reports of flows go to under a snapshot. Without any, the flow table isn't looked at.
 func (d *Daemon) wantedSinks(snapshot *model.Snapshot) []sinkWish {
 	return slices.Concat(
+		exportWishes(snapshot),
 		d.options.sinks,
 		d.metricSinks(snapshot),
 	)
@@ -184,7 +185,7 @@ func (o *outlet) offer(batch reportBatch) {
 	}
 }
 
-// close ends a sink after what waits for it. One that doesn't end in time is left alone.
+// close ends a sink after what waits for it. One that doesn't end in time gives up what it waits for, or else is left alone.
 func (o *outlet) close() error {
 	o.mu.Lock()
 	o.closed = true
@@ -194,19 +195,39 @@ func (o *outlet) close() error {
 	case <-o.done:
 		return o.sink.Close()
 	case <-time.After(sinkPatience):
-		o.mu.Lock()
-		defer o.mu.Unlock()
-		return fmt.Errorf("it took no more reports of flows for %s: %d of %d packets are lost", sinkPatience, o.waiting.reports, o.waiting.Packets)
 	}
+	o.mu.Lock()
+	waiting := o.waiting
+	o.mu.Unlock()
+	err := fmt.Errorf("it took no more reports of flows for %s: %d of %d packets are lost", sinkPatience, waiting.reports, waiting.Packets)
+	if s, ok := o.sink.(aborter); ok {
+		s.Abort()
+		<-o.done
+		err = errors.Join(err, o.sink.Close())
+	}
+	return err
 }
 
 func (o *outlet) status() api.Sink {
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	return api.Sink{
+	status := api.Sink{
 		Name: o.name, Reports: o.taken.reports, Packets: o.taken.Packets, Bytes: o.taken.Bytes, Waiting: o.waiting.reports,
 		LostReports: o.lost.reports, LostPackets: o.lost.Packets, LostBytes: o.lost.Bytes,
 	}
+	if e, ok := o.sink.(exporter); ok { // what it took and lost; perhaps of a batch that it hasn't taken whole yet
+		lost, err := e.State()
+		status.Reports -= min(status.Reports, lost.Reports)
+		status.Packets -= min(status.Packets, lost.Packets)
+		status.Bytes -= min(status.Bytes, lost.Bytes)
+		status.LostReports += lost.Reports
+		status.LostPackets += lost.Packets
+		status.LostBytes += lost.Bytes
+		if err != nil {
+			status.Error = err.Error()
+		}
+	}
+	return status
 }
 
 // sinkStatus is what went to each sink.

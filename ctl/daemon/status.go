@@ -206,8 +206,11 @@ func (d *Daemon) warnings(now *applied, status api.Status, totals flow.Totals) [
 		warn("%d events were lost, because the ring was full: let rules log and sample fewer packets", lost)
 	}
 	for _, s := range status.Sinks {
+		if s.Error != "" {
+			warn("reports of flows don't get to %s: %s", s.Name, s.Error)
+		}
 		if s.LostReports > 0 {
-			warn("%d reports of flows, %d packets, are missing from %s, which takes them too slowly", s.LostReports, s.LostPackets, s.Name)
+			warn("%d reports of flows, %d packets, are missing from %s, which is away or too slow", s.LostReports, s.LostPackets, s.Name)
 		}
 	}
 	if shared := status.Limits.Shared; shared > 0 {

@@ -243,7 +243,48 @@ type Flows struct {
 	Max     int           // flows expected; the table has room for twice as many records
 	Idle    time.Duration // a flow not seen for so long has ended
 	Active  time.Duration // a longer flow is reported at least so often
+	Export  []Export
 	Pos     Position
+}
+
+// Export is where reports of flows go. Exactly one of IPFIX, File and Kafka is set, and what belongs to it.
+type Export struct {
+	IPFIX     string // host and port of a collector
+	Transport Transport
+	Refresh   time.Duration // with UDP: how often templates are sent again
+	Domain    uint32        // observation domain
+
+	File   string // absolute or relative to the configuration
+	Format LineFormat
+	Rotate Rotate
+
+	Kafka []string // hosts and ports of brokers
+	Topic string
+
+	Pos Position
+}
+
+// Transport carries IPFIX messages.
+type Transport string
+
+const (
+	UDP Transport = "udp"
+	TCP Transport = "tcp"
+)
+
+// LineFormat is how a report is written as a line.
+type LineFormat string
+
+const (
+	NDJSON LineFormat = "ndjson"
+	CSV    LineFormat = "csv"
+)
+
+// Rotate says when a file is put aside and a new one begun, and how many are kept.
+type Rotate struct {
+	Size uint64 // bytes
+	Age  time.Duration
+	Keep int // files put aside
 }
 
 type API struct {

@@ -74,6 +74,7 @@ func (e *Engine) Status(context.Context) (api.Status, error) {
 		Sinks: []api.Sink{
 			{Name: "ipfix 127.0.0.1:4739", Reports: 52_000, Packets: 2_900_000, Bytes: 4_100_000_000, Waiting: 12},
 			{Name: "history", Reports: 51_000, Packets: 2_800_000, Bytes: 4_000_000_000, LostReports: 1_012, LostPackets: 100_000, LostBytes: 90_000_000},
+			{Name: "file /var/log/gardu/flows.csv", LostReports: 3, LostPackets: 40, LostBytes: 5_000, Error: "no space left on device"},
 		},
 		Tables: []api.Fill{
 			{Name: "flows", Entries: 850_000, Max: 1_000_000},

@@ -184,7 +184,12 @@ func reasonColumns() []column[reasonRow] {
 
 func sinkColumns() []column[api.Sink] {
 	return []column[api.Sink]{
-		{"flows are reported to", false, func(s *api.Sink) any { return s.Name }},
+		{"flows are reported to", false, func(s *api.Sink) any {
+			if s.Error != "" {
+				return styled{s.Name + ": " + s.Error, bad}
+			}
+			return s.Name
+		}},
 		{"reports", false, func(s *api.Sink) any { return s.Reports }},
 		{"packets", false, func(s *api.Sink) any { return s.Packets }},
 		{"bytes", false, func(s *api.Sink) any { return size(s.Bytes) }},

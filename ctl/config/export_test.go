@@ -1,0 +1,60 @@
+package config
+
+import (
+	"errors"
+	"path/filepath"
+	"strings"
+	"testing"
+)
+
+func TestBadExports(t *testing.T) {
+	const place = "exactly one of ipfix, file"
+	for _, tc := range []struct{ export, msg, allowed string }{
+		{"[{}]", "an export goes to one place, not to 0", place},
+		{"[{ipfix: 192.0.2.1:4739, file: a}]", "an export goes to one place, not to 2", place},
+		{"[192.0.2.1:4739]", "a single value stands where a mapping belongs", "the keys ipfix"},
+		{"{ipfix: 192.0.2.1:4739}", "a mapping stands where a list belongs", "a list of places"},
+		{"[{ipfix: 192.0.2.1}]", `"192.0.2.1" is not a host and a port`, "4739"},
+		{"[{ipfix: 192.0.2.1:0}]", `"192.0.2.1:0" is not a host and a port`, "4739"},
+		{"[{ipfix: 192.0.2.1:netflow}]", "is not a host and a port", "4739"},
+		{`[{ipfix: ":4739"}]`, `"" is not a host`, "4739"},
+		{`[{ipfix: "a b:4739"}]`, `"a b" is not a host`, "4739"},
+		{`[{ipfix: "2001:db8::1:4739"}]`, "is not a host and a port", `"[2001:db8::1]:4739"`},
+		{"[{ipfix: 192.0.2.1:4739, transport: sctp}]", `unknown value "sctp" for transport`, "udp, tcp"},
+		{"[{ipfix: 192.0.2.1:4739, refresh: 1ms}]", "1ms is out of range", "1s to 1h"},
+		{"[{ipfix: 192.0.2.1:4739, domain: 4294967296}]", "4294967296 is out of range", "4294967295"},
+		{"[{ipfix: 192.0.2.1:4739, format: csv}]", "format belongs to an export with file", ""},
+		{"[{ipfix: 192.0.2.1:4739, rotate: {keep: 1}}]", "rotate belongs to an export with file", ""},
+		{"[{file: a, transport: tcp}]", "transport belongs to an export with ipfix", ""},
+		{`[{file: ""}]`, `"" is not a path`, "path of a file"},
+		{"[{file: a, format: xml}]", `unknown value "xml" for format`, "ndjson, csv"},
+		{"[{file: a, rotate: {size: 100}}]", `"100" is not a number of bytes`, "1kB to 1000GB"},
+		{"[{file: a, rotate: {size: 100Mbit}}]", `"100Mbit" is not a number of bytes`, "1kB to 1000GB"},
+		{"[{file: a, rotate: {size: 999B}}]", "999B is out of range", "1kB to 1000GB"},
+		{"[{file: a, rotate: {age: 1s}}]", "1s is out of range", "1m to 8760h"},
+		{"[{file: a, rotate: {keep: -1}}]", "-1 is out of range", "0 to 10000"},
+		{"[{file: a}, {file: ./b/../a, format: csv}]", "is exported to twice; the first is in line 2", ""},
+		{"[{fiel: a}]", `unknown key "fiel" in an export; did you mean file?`, "ipfix"},
+	} {
+		_, _, err := Parse("gardu.yaml", []byte("flows:\n  export: "+tc.export+"\n"), t.TempDir())
+		wrong, ok := errors.AsType[Errors](err)
+		if !ok || len(wrong) != 1 {
+			t.Errorf("%s: not one error but %v", tc.export, err)
+			continue
+		}
+		if one := wrong[0]; !strings.Contains(one.Msg, tc.msg) || !strings.Contains(one.Allowed, tc.allowed) || one.Pos.Line != 2 || one.Line == "" {
+			t.Errorf("%s:\n%v\nwant %s\nallowed %s", tc.export, one, tc.msg, tc.allowed)
+		}
+	}
+}
+
+func TestExportFilesAreBesideTheConfiguration(t *testing.T) {
+	dir := t.TempDir()
+	snapshot, _, err := Parse("gardu.yaml", []byte("flows: {export: [{file: out/flows.ndjson}]}"), dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got, want := snapshot.Flows.Export[0].File, filepath.Join(dir, "out/flows.ndjson"); got != want {
+		t.Errorf("the file is %s, want %s", got, want)
+	}
+}

@@ -1,0 +1,2 @@
+// Package exporttest decodes IPFIX messages with goflow2, for tests of what sends them.
+package exporttest
