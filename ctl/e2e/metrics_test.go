@@ -123,7 +123,8 @@ func TestMetrics(t *testing.T) {
 	w.queryIs("up"+gardu, 1)
 
 	w.send(w.dial("198.51.100.1:9"), 7)
-	for range 3 {
+	const handshakes = 3
+	for range handshakes {
 		w.must(w.answers("192.0.2.10"))
 	}
 	w.queryIs(`gardu_rule_decided_packets_total{rule="nine"}`, 7)
@@ -138,6 +139,11 @@ func TestMetrics(t *testing.T) {
 	w.queryIs(`gardu_table_capacity{table="blocks"}`, 262_144)
 
 	w.queryIs(`gardu_flow_sink_reports_total{sink="metrics"} > bool 0`, 1)
+	for _, side := range []string{"server", "client"} {
+		series := `{service="web",side="` + side + `"}`
+		w.queryIs(`gardu_service_handshake_seconds_count`+series, handshakes)
+		w.queryIs(`gardu_service_handshake_seconds_sum`+series+` > bool 0`, 1)
+	}
 
 	text, err := w.get("http://127.0.0.1:9180/metrics")
 	w.must(err)
