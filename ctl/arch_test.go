@@ -55,6 +55,7 @@ var allowed = map[string]string{
 	"api":        "config expr model pkt rule",
 	"api/client": "api",
 	"metric":     "abi api flow",
+	"top":        "api expr",
 	"explain":    "abi api compile config dataplane event lb model pkt rule",
 	"cmd/gardu":  everything,
 	// Tests, and what is seen of them.
@@ -74,6 +75,8 @@ var confined = map[string]string{
 	"github.com/ncruces/go-sqlite3":  "flow/history",
 	"github.com/spf13/cobra":         "cmd/gardu",
 	"github.com/prometheus":          "metric",
+	"charm.land/bubbletea":           "top",
+	"github.com/charmbracelet/x":     "top e2e",
 	"go.yaml.in/yaml":                "cmd/gardu config yaml",
 	"github.com/netsampler/goflow2":  "flow/export/exporttest",
 	"C":                              "",

@@ -303,6 +303,14 @@ func TestProblems(t *testing.T) {
 		{"GET", "/v1/flows?sort=beauty", nil, api.CodeInvalid, "bytes, dst, duration"},
 		{"GET", "/v1/flows?group=srv", nil, api.CodeInvalid, `"srv" is not a key to group by`},
 		{"GET", "/v1/flows?group=src&sort=dst", nil, api.CodeInvalid, "bytes, duration, first, flows"},
+		{"GET", "/v1/top", nil, api.CodeInvalid, "a key is missing"},
+		{"GET", "/v1/top?group=srv", nil, api.CodeInvalid, `"srv" is not a key to group by`},
+		{"GET", "/v1/top?group=src&filter=dpotr+1", nil, api.CodeInvalid, `"dpotr" is not a key`},
+		{"GET", "/v1/top?group=src&sort=src", nil, api.CodeInvalid, "bytes, packets, flows"},
+		{"GET", "/v1/top?group=src&limit=-1", nil, api.CodeInvalid, "not 1 to 10000"},
+		{"GET", "/v1/top?group=src&limit=x", nil, api.CodeInvalid, "not a number of groups"},
+		{"GET", "/v1/top?group=src&every=1ms", nil, api.CodeInvalid, "100ms to 1h"},
+		{"GET", "/v1/top?group=src&every=soon", nil, api.CodeInvalid, "a time like 2s"},
 		{"GET", "/v1/flows?limit=-1", nil, api.CodeInvalid, "not a number of flows"},
 		{"GET", "/v1/events?filter=bytes+1", nil, api.CodeInvalid, `"bytes" is not a key`},
 		{"GET", "/v1/events?last=-1", nil, api.CodeInvalid, "number of events"},
@@ -421,6 +429,39 @@ func TestFlowsBreakOff(t *testing.T) {
 	err := c.Flows(t.Context(), api.FlowQuery{}, func(api.Flow) error { seen++; return nil })
 	if problem, ok := errors.AsType[*api.Problem](err); !ok || problem.Detail != "table went away" || seen != 3 {
 		t.Errorf("%d flows, then %v", seen, err)
+	}
+}
+
+// A sample has what flows did, added up and sorted, and what is in no flow.
+func TestTop(t *testing.T) {
+	c := client.New(serve(t, &apitest.Engine{}))
+	defer c.Close()
+	samples := 0
+	query := api.TopQuery{Group: "proto,service", Filter: "proto tcp", Limit: 1, Every: time.Second}
+	err := c.Top(t.Context(), query, func(got api.TopSample) error {
+		samples++
+		first := api.FlowGroup{Group: map[string]string{"proto": "tcp", "service": "web"}, Flows: 1, Packets: 150, Bytes: 200_000,
+			PacketsReply: 90, BytesReply: 50_000, First: apitest.Now.Add(-5 * time.Minute), Last: apitest.Now.Add(-time.Second)}
+		other := api.FlowGroup{Other: true, Flows: 1, Bytes: 18, First: apitest.Now.Add(-time.Minute), Last: apitest.Now.Add(-30 * time.Second)}
+		want := api.TopSample{Groups: []api.FlowGroup{first, other}, Unattributed: api.Counter{Packets: 990 - 241, Bytes: 990_000 - 250_118},
+			Reading: api.Reading{Since: apitest.Now.Add(-time.Second), Until: apitest.Now, Total: api.Counter{Packets: 1_000, Bytes: 1_000_000}}}
+		if !reflect.DeepEqual(got, want) {
+			t.Errorf("got %+v, want %+v", got, want)
+		}
+		return nil
+	})
+	if err != nil || samples != 1 {
+		t.Errorf("%d samples, %v", samples, err)
+	}
+	query.Filter = "vlan 99"
+	err = c.Top(t.Context(), query, func(got api.TopSample) error {
+		if got.Groups == nil || len(got.Groups) != 0 {
+			t.Errorf("%+v", got.Groups)
+		}
+		return nil
+	})
+	if err != nil {
+		t.Error(err)
 	}
 }
 

@@ -3,6 +3,7 @@ package api
 import (
 	"context"
 	"net/netip"
+	"time"
 )
 
 // Engine answers the API. All methods may be called concurrently. An error that is, or wraps, a *Problem, or
@@ -32,6 +33,11 @@ type Engine interface {
 	// Flows calls yield for each flow, both directions joined, in no particular order, and stops at yield's
 	// first error, which it returns. Filtering, sorting and limits are the server's business.
 	Flows(ctx context.Context, yield func(Flow) error) error
+
+	// FlowChanges reads the flow table every so often. It calls yield for each flow that had packets since the reading before,
+	// with how much, and then read. It stops at the first error of either, which it returns, and without one when ctx
+	// ends, or the daemon. A reading that takes long is not begun as often as asked for.
+	FlowChanges(ctx context.Context, every time.Duration, yield func(f Flow, did FlowChange) error, read func(Reading) error) error
 
 	// Events calls yield for the events that are wanted, the oldest first, and stops at yield's first error, which it returns. more
 	// says that another one follows at once. Following ends without an error when ctx ends, or the daemon.

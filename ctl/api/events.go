@@ -66,16 +66,10 @@ func (h *handler) events(w http.ResponseWriter, r *http.Request) error {
 		}
 		return control.Flush()
 	})
-	if err == nil || r.Context().Err() != nil {
+	if r.Context().Err() != nil {
 		return nil
 	}
-	if written == 0 {
-		w.Header().Del("Trailer")
-		return err
-	}
-	problem, _ := json.Marshal(problemOf(err)) // a struct of strings
-	w.Header().Set(ProblemTrailer, string(problem))
-	return nil
+	return endStream(w, written > 0, err)
 }
 
 func parseEventQuery(r *http.Request) (EventWish, error) {

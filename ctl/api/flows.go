@@ -78,10 +78,18 @@ func (h *handler) flows(w http.ResponseWriter, r *http.Request) error {
 	default:
 		err = h.foundFlows(r.Context(), query, out)
 	}
-	if err == nil || errors.Is(err, errEnough) {
+	if errors.Is(err, errEnough) {
 		return nil
 	}
-	if out.written == 0 {
+	return endStream(w, out.written > 0, err)
+}
+
+// endStream tells of an error in the trailer when there is an answer already.
+func endStream(w http.ResponseWriter, begun bool, err error) error {
+	if err == nil {
+		return nil
+	}
+	if !begun {
 		w.Header().Del("Trailer")
 		return err
 	}

@@ -78,6 +78,9 @@ type Daemon struct {
 	dropped   atomic.Pointer[flow.Count] // packets of flow tables that others replaced
 	faults    faults
 
+	watchers chan struct{} // as many as there are clients that watch the flows
+	ending   chan struct{} // closed when clients that wait should go
+
 	tracker *flow.Tracker
 	reports reports
 }
@@ -124,6 +127,7 @@ func newDaemon(options Options) *Daemon {
 	d := &Daemon{options: options, log: options.Log, started: time.Now(), happenings: event.NewLog[happening](keptEvents),
 		tracker: flow.NewTracker(), doors: doors{next: make(chan door, 1)}}
 	d.metrics = metric.New(d, d.log)
+	d.watchers, d.ending = make(chan struct{}, watchersMax), make(chan struct{})
 	return d
 }
 
@@ -235,6 +239,7 @@ func (d *Daemon) serve(ctx context.Context, stop context.CancelFunc, reload <-ch
 		func(ctx context.Context) error { return api.Serve(ctx, d.listener, d, d.log) },
 		d.serveTCP,
 		d.readEvents,
+		d.sendAway,
 		d.health.Run,
 		func(ctx context.Context) error { return d.watchConfig(ctx, reload) },
 		d.watchNetwork,

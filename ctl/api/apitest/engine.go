@@ -196,6 +196,19 @@ func (e *Engine) Flows(_ context.Context, yield func(api.Flow) error) error {
 	return e.FlowsFail
 }
 
+// FlowChanges implements api.Engine: one reading, a second after another, in which each flow had a tenth of its packets.
+func (e *Engine) FlowChanges(ctx context.Context, _ time.Duration, yield func(api.Flow, api.FlowChange) error, read func(api.Reading) error) error {
+	reading := api.Reading{Since: Now.Add(-time.Second), Until: Now, Total: api.Counter{Packets: 1_000, Bytes: 1_000_000},
+		Least: api.Counter{Packets: 990, Bytes: 990_000}}
+	err := e.Flows(ctx, func(f api.Flow) error {
+		return yield(f, api.FlowChange{Packets: f.Packets / 10, Bytes: f.Bytes / 10, PacketsReply: f.PacketsReply / 10, BytesReply: f.BytesReply / 10})
+	})
+	if err != nil {
+		return err
+	}
+	return read(reading)
+}
+
 // Apply implements api.Engine.
 func (e *Engine) Apply(_ context.Context, request api.ApplyRequest) (api.ApplyResult, error) {
 	if e.Fail != nil {

@@ -129,6 +129,24 @@ func (c *Client) FlowGroups(ctx context.Context, query api.FlowQuery, yield func
 	return stream(ctx, c, flowsPath(query), "flows", yield)
 }
 
+// Top calls yield for each sample of the query as it arrives, until ctx ends, the daemon does, or yield returns an error, which
+// it returns.
+func (c *Client) Top(ctx context.Context, query api.TopQuery, yield func(api.TopSample) error) error {
+	values := url.Values{}
+	for name, value := range map[string]string{"filter": query.Filter, "sort": query.Sort, "group": query.Group} {
+		if value != "" {
+			values.Set(name, value)
+		}
+	}
+	if query.Limit != 0 {
+		values.Set("limit", strconv.Itoa(query.Limit))
+	}
+	if query.Every != 0 {
+		values.Set("every", query.Every.String())
+	}
+	return stream(ctx, c, "/v1/top?"+values.Encode(), "what flows do", yield)
+}
+
 func flowsPath(query api.FlowQuery) string {
 	values := url.Values{}
 	for name, value := range map[string]string{"filter": query.Filter, "sort": query.Sort, "group": query.Group} {

@@ -89,7 +89,7 @@ with --keep-attached, killed or upgraded.`,
 		&cobra.Group{ID: groupOther, Title: "Other:"},
 	)
 	a.add(root, groupLook, a.statusCommand(), a.rulesCommand(), a.setsCommand(), a.servicesCommand(), a.backendsCommand(),
-		a.blocksCommand(), a.flowsCommand(), a.eventsCommand(), a.explainCommand())
+		a.blocksCommand(), a.flowsCommand(), a.topCommand(), a.eventsCommand(), a.explainCommand())
 	a.add(root, groupChange, a.applyCommand(), a.blockCommand(), a.unblockCommand())
 	a.add(root, groupRun, a.runCommand(), a.checkCommand(), a.demoCommand(), a.decapCommand(), a.detachCommand())
 	a.add(root, groupOther, a.versionCommand())

@@ -87,6 +87,7 @@ func TestReaders(t *testing.T) {
 		golden(t, name, allFormats(t, name))
 	}
 	golden(t, "groups", allFormats(t, "flows", "--group", "verdict,src/24", "-n", "2"))
+	golden(t, "top", topFormats(t))
 	golden(t, "explain", allFormats(t, "explain", "tcp 198.51.100.7:40000 > 192.0.2.10:443 syn"))
 }
 
@@ -98,6 +99,20 @@ func allFormats(t *testing.T, args ...string) string {
 		r := gardu(t, append(args, "-o", format)...)
 		if r.code != exitDone || r.stderr != "" {
 			t.Errorf("%v -o %s: exit %d, %s", args, format, r.code, r.stderr)
+		}
+		all.WriteString("-- -o " + format + " --\n" + r.stdout)
+	}
+	return all.String()
+}
+
+// topFormats runs top in the formats that it has. The time is that of the example, in UTC.
+func topFormats(t *testing.T) string {
+	t.Helper()
+	var all strings.Builder
+	for _, format := range []string{"table", "wide", "ndjson", "csv"} {
+		r := gardu(t, "top", "-o", format, "-n", "2")
+		if r.code != exitDone || r.stderr != "" {
+			t.Errorf("-o %s: exit %d, %s", format, r.code, r.stderr)
 		}
 		all.WriteString("-- -o " + format + " --\n" + r.stdout)
 	}
@@ -149,7 +164,7 @@ func TestHelp(t *testing.T) {
 		}
 		all.WriteString(cmd.Name() + " ")
 	}
-	for _, name := range strings.Fields("run check apply status rules sets services backends block unblock blocks flows events explain detach demo decap version") {
+	for _, name := range strings.Fields("run check apply status rules sets services backends block unblock blocks flows top events explain detach demo decap version") {
 		if !strings.Contains(" "+all.String(), " "+name+" ") {
 			t.Errorf("no command %s", name)
 		}
@@ -215,6 +230,13 @@ func TestUsage(t *testing.T) {
 		"flows --group src,sevice":      "interface, verdict",
 		"flows --group=":                "a key is missing",
 		"flows --group src --sort dst":  "groups are sorted by bytes, duration, first, flows",
+		"top dpotr 443":                 "^",
+		"top --sort src":                "bytes, packets, flows",
+		"top --group srv":               "interface, verdict",
+		"top --every 1ms":               "100ms to 1h",
+		"top -n 0":                      "1 to 10000",
+		"top --count -1":                "number of times",
+		"top -o json":                   "ndjson",
 		"events bytes > 1":              "^",
 		"events -n -1":                  "number of events",
 		"events -f -o json":             "ndjson",
@@ -238,7 +260,7 @@ func TestUnreachable(t *testing.T) {
 		t.Fatal(err)
 	}
 	socket := filepath.Join(t.TempDir(), "none.sock")
-	for _, args := range []string{"status", "rules", "sets", "services", "backends", "blocks", "flows", "events", "events -f", "block 192.0.2.1", "unblock 192.0.2.1",
+	for _, args := range []string{"status", "rules", "sets", "services", "backends", "blocks", "flows", "top", "events", "events -f", "block 192.0.2.1", "unblock 192.0.2.1",
 		"apply " + file, "explain icmp 192.0.2.1 > 192.0.2.2 echo-request"} {
 		command := strings.Fields(args)
 		r := gardu(t, append([]string{"--socket", socket}, command...)...)
