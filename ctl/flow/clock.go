@@ -31,12 +31,22 @@ func (c Clock) Agrees(later Clock) bool {
 		c.Jiffies(uint32(later.kernel.Jiffies)).Sub(later.wall).Abs() <= drift
 }
 
+// sameTime says whether both clocks place the same moment at the same time.
+func (c Clock) sameTime(other Clock) bool {
+	return c.Monotonic(1).Sub(other.Monotonic(1)).Abs() <= 2*drift
+}
+
 // Monotonic turns CLOCK_MONOTONIC nanoseconds into wall time; the zero time for 0.
 func (c Clock) Monotonic(ns uint64) time.Time {
 	if ns == 0 {
 		return time.Time{}
 	}
 	return c.wall.Add(time.Duration(int64(ns - c.kernel.Monotonic)))
+}
+
+// jiffiesAt is the low 32 bits of jiffies at a time, the other way round.
+func (c Clock) jiffiesAt(at time.Time) uint32 {
+	return uint32(int64(c.kernel.Jiffies) + int64(at.Sub(c.wall).Seconds()*float64(c.hz)))
 }
 
 // Jiffies turns the low 32 bits of jiffies into wall time. They wrap, so a time more than 198 days back (at 250 Hz)

@@ -21,6 +21,10 @@ func Flows(tables []*Table, clock Clock, yield func(*Flow) bool) error {
 
 func flows(tables []*Table, clock Clock, limit int, yield func(*Flow) bool) error {
 	j := joiner{limit: limit}
+	return j.flows(tables, clock, yield)
+}
+
+func (j *joiner) flows(tables []*Table, clock Clock, yield func(*Flow) bool) error {
 	for depth, part := 0, uint64(0); part < 1<<depth; part++ {
 		for {
 			full, err := j.collect(tables, depth, part)
@@ -44,6 +48,7 @@ func flows(tables []*Table, clock Clock, limit int, yield func(*Flow) bool) erro
 // joiner holds the flows of one part.
 type joiner struct {
 	limit int
+	only  *hashSet            // nil: all flows
 	index map[abi.FlowKey]int // by joint key
 	pairs []pair
 }
@@ -69,7 +74,8 @@ func (j *joiner) collect(tables []*Table, depth int, part uint64) (full bool, er
 	clear(j.index)
 	j.pairs = j.pairs[:0]
 	err = sweep(tables, func(record *abi.FlowRecord, slot *words) bool {
-		if hash(&record.Key)>>(64-depth) != part { // depth 0: shifted out, 0
+		h := hash(&record.Key)
+		if h>>(64-depth) != part || j.only != nil && !j.only.has(h) { // depth 0: shifted out, 0
 			return true
 		}
 		full = !j.add(record, slot)

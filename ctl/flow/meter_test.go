@@ -96,6 +96,19 @@ func TestMeterBeginsDuringReading(t *testing.T) {
 	r.expect(704, map[uint16][2]uint64{1000: {2, 0}})
 }
 
+// A clock that is read anew says the same: new flows are new.
+func TestMeterClockReadAnew(t *testing.T) {
+	r := newMeterRig(t, 1)
+	r.put(raw("198.51.100.7:1000", "192.0.2.10:443", 100, 690, 699))
+	r.read(700)
+	anew := NewClock(abi.Clock{Jiffies: 1600 * 250, Monotonic: 1600e9}, 250, wall.Add(600*time.Second+5*time.Millisecond))
+	r.set(0, 103, 701)
+	r.put(raw("198.51.100.7:2000", "192.0.2.10:443", 2, 701, 701))
+	if got := r.readWith(anew, 702); got[1000] != [2]uint64{3, 0} || got[2000] != [2]uint64{2, 0} {
+		t.Errorf("%v", got)
+	}
+}
+
 // When the wall clock is set, no flow looks new.
 func TestMeterClockStep(t *testing.T) {
 	for _, step := range []time.Duration{time.Hour, -time.Hour} {
@@ -123,14 +136,11 @@ func TestMeterForgets(t *testing.T) {
 		binary.BigEndian.PutUint16(r.record(i).Key.Saddr[14:], uint16(i))
 	}
 	alive := 250 // of 900 go on
-	bump := func() {
-		for i := range alive {
-			r.set(i, r.record(i).Value.Packets+1, 2)
-		}
-	}
 	seen := 0
 	for reading := range 6 {
-		bump()
+		for i := range alive {
+			r.set(i, r.record(i).Value.Packets+1, uint64(699+reading))
+		}
 		seen = 0
 		err := r.meter.Read(r.table(t), clock, at(700+reading), func(_ *Flow, did, _ Count) bool {
 			seen++
@@ -182,13 +192,34 @@ func TestMeterNeverTooMuch(t *testing.T) {
 	}
 }
 
+// jiffiesAt and Jiffies say the same.
+func TestJiffiesAt(t *testing.T) {
+	for _, second := range []int{0, 1, 999, 1000, 1001, 4000} {
+		if got := clock.Jiffies(clock.jiffiesAt(at(second))); !got.Equal(at(second)) {
+			t.Errorf("second %d: %v, want %v", second, got, at(second))
+		}
+	}
+}
+
+// A million flows, of which ten thousand had packets since the last reading.
 func BenchmarkMeter1M(b *testing.B) {
 	f := fill(b, 1_000_000)
 	tables := f.table(b)
 	meter := NewMeter()
-	for b.Loop() {
-		if err := meter.Read(tables, clock, wall, func(*Flow, Count, Count) bool { return true }); err != nil {
-			b.Fatal(err)
+	second := 2000
+	read := func(want int) {
+		n := 0
+		if err := meter.Read(tables, clock, at(second), func(*Flow, Count, Count) bool { n++; return true }); err != nil || n > want {
+			b.Fatal(n, err)
 		}
+		second += 2
+	}
+	read(0)
+	for b.Loop() {
+		for i := range 10_000 {
+			v := &f.buckets[i*25].Record[0].Value
+			v.Packets, v.Bytes, v.Last = v.Packets+1, v.Bytes+100, uint32(second*250)
+		}
+		read(10_000)
 	}
 }
