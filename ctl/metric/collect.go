@@ -110,6 +110,7 @@ func beside(s scrape, status api.Status) {
 
 func sinks(s scrape, sinks []api.Sink) {
 	for _, sink := range sinks {
+		s.tell(sinkFailing, sink.Error != "", sink.Name)
 		s.count(sinkReports, sink.Reports, sink.Name)
 		s.count(sinkPackets, sink.Packets, sink.Name)
 		s.put(sinkWaiting, float64(sink.Waiting), sink.Name)

@@ -64,6 +64,7 @@ var (
 	evicted           = counter("flow_evicted_packets", "Packets of one-packet flows whose record gave way to another flow's.")
 	refused           = counter("flow_refused_packets", "Packets of flows that found no room for a record.")
 
+	sinkFailing     = gauge("flow_sink_failing", "1 if something is wrong with a sink.", "sink")
 	sinkReports     = counter("flow_sink_reports", "Reports of flows that a sink took: an exporter, the history, metrics.", "sink")
 	sinkPackets     = counter("flow_sink_packets", "Packets of the reports that a sink took.", "sink")
 	sinkWaiting     = gauge("flow_sink_waiting_reports", "Reports that wait for a sink.", "sink")
