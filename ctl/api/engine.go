@@ -39,6 +39,9 @@ type Engine interface {
 	// ends, or the daemon. A reading that takes long is not begun as often as asked for.
 	FlowChanges(ctx context.Context, every time.Duration, yield func(f Flow, did FlowChange) error, read func(Reading) error) error
 
+	// History returns what flows did in a time, its groups in no order: sorting and limits are the server's business.
+	History(ctx context.Context, wish HistoryWish) (History, error)
+
 	// Events calls yield for the events that are wanted, the oldest first, and stops at yield's first error, which it returns. more
 	// says that another one follows at once. Following ends without an error when ctx ends, or the daemon.
 	Events(ctx context.Context, wish EventWish, yield func(e Event, more bool) error) error

@@ -183,12 +183,19 @@ func parseQuery(r *http.Request) (flowQuery, error) {
 	if query.Sort != "" && !slices.Contains(sorts, query.Sort) {
 		return query, NewProblem(CodeInvalid, "%s can't be sorted by %q, but by %s", what, query.Sort, strings.Join(sorts, ", "))
 	}
-	if text := values.Get("limit"); text != "" {
-		if query.Limit, err = strconv.Atoi(text); err != nil || query.Limit < 0 {
-			return query, NewProblem(CodeInvalid, "the limit %q is not a number of flows", text)
-		}
+	query.Limit, err = parseLimit(values.Get("limit"))
+	return query, err
+}
+
+func parseLimit(text string) (int, error) {
+	if text == "" {
+		return 0, nil
 	}
-	return query, nil
+	limit, err := strconv.Atoi(text)
+	if err != nil || limit < 0 {
+		return 0, NewProblem(CodeInvalid, "the limit %q is not a number of flows", text)
+	}
+	return limit, nil
 }
 
 // lineWriter writes a value a line and gives up on a client that stalls.

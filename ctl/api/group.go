@@ -12,7 +12,7 @@ import (
 // FlowGroup is what the flows of one group add up to.
 type FlowGroup struct {
 	Group        map[string]string `json:"group,omitempty"` // what they have in common, by the keys as asked for
-	Other        bool              `json:"other,omitempty"` // instead: this is all that is in no other line
+	Other        bool              `json:"other,omitempty"` // of what they have in common, this is all that is in no other line
 	Flows        uint64            `json:"flows"`
 	Packets      uint64            `json:"packets"`
 	Bytes        uint64            `json:"bytes"` // IP bytes

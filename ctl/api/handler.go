@@ -38,6 +38,7 @@ func Handler(engine Engine, log *slog.Logger) http.Handler {
 		{"DELETE", "/v1/blocks", h.unblock},
 		{"GET", "/v1/flows", h.flows},
 		{"GET", "/v1/top", h.top},
+		{"GET", "/v1/history", h.serveHistory},
 		{"GET", "/v1/events", h.events},
 		{"PUT", "/v1/snapshot", writer(engine.Apply)},
 		{"POST", "/v1/explain", writer(h.explain)},

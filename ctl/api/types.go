@@ -52,7 +52,8 @@ type Status struct {
 	Reasons    map[string]ReasonCounter `json:"reasons"`          // only those that were counted
 	Filter     FilterTotals             `json:"filter"`
 	Flows      FlowTotals               `json:"flows"`
-	Sinks      []Sink                   `json:"sinks,omitempty"` // what reports of flows go to
+	Sinks      []Sink                   `json:"sinks,omitempty"`   // what reports of flows go to
+	History    *HistoryStatus           `json:"history,omitempty"` // absent: none is kept
 	States     *StateTotals             `json:"states,omitempty"`
 	Events     EventTotals              `json:"events"`
 	Limits     LimitTotals              `json:"limits"`

@@ -38,6 +38,7 @@ func (d *decoder) check(doc document) *model.Snapshot {
 	if len(s.Services) > 0 {
 		s.Flows.Enabled = true
 	}
+	d.checkHistory(&s.Flows.History)
 	for i := range s.Sets {
 		d.checkSet(&s.Sets[i])
 	}

@@ -234,6 +234,8 @@ var flows = object[model.Flows]{
 			"a flow that lasts is reported at least so often, 1s to 24h").or("5m"),
 		in("export", list(exports.kind(), true, "a list of places such as {ipfix: 192.0.2.1:4739}"), func(f *model.Flows) *[]model.Export { return &f.Export },
 			"where reports of flows go: when one ends, and every active time-out while it lasts"),
+		in("history", as(histories.kind(), enabledHistory), func(f *model.Flows) *model.History { return &f.History },
+			"what flows did is kept, added up, when this key is present"),
 	},
 }
 

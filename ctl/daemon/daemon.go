@@ -20,6 +20,7 @@ import (
 	"gardu/ctl/dataplane"
 	"gardu/ctl/event"
 	"gardu/ctl/flow"
+	"gardu/ctl/flow/history"
 	"gardu/ctl/lb/health"
 	"gardu/ctl/metric"
 	"gardu/ctl/netdev"
@@ -83,6 +84,7 @@ type Daemon struct {
 
 	tracker *flow.Tracker
 	reports reports
+	history atomic.Pointer[history.History] // nil: none is kept
 }
 
 var _ api.Engine = (*Daemon)(nil)

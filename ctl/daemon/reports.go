@@ -40,6 +40,7 @@ func (d *Daemon) wantedSinks(snapshot *model.Snapshot) []sinkWish {
 		exportWishes(snapshot),
 		d.options.sinks,
 		d.metricSinks(snapshot),
+		d.historyWishes(snapshot),
 	)
 }
 

@@ -60,6 +60,7 @@ func (d *Daemon) Status(context.Context) (api.Status, error) {
 		Filter:     filter,
 		Flows:      flowStatus(totals),
 		Sinks:      d.sinkStatus(),
+		History:    d.historyStatus(),
 		Events:     api.EventTotals{Sent: effects.Sent, Lost: effects.Lost, Unnoted: effects.Unnoted},
 		Limits:     api.LimitTotals{Shared: effects.Shared, Contended: effects.Contended},
 		Tables: []api.Fill{
@@ -213,6 +214,7 @@ func (d *Daemon) warnings(now *applied, status api.Status, totals flow.Totals) [
 			warn("%d reports of flows, %d packets, are missing from %s, which is away or too slow", s.LostReports, s.LostPackets, s.Name)
 		}
 	}
+	d.historyWarnings(warn)
 	if shared := status.Limits.Shared; shared > 0 {
 		warn("%d packets shared the token bucket of others: more buckets than there is room for were in use at once", shared)
 	}

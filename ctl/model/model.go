@@ -244,6 +244,7 @@ type Flows struct {
 	Idle    time.Duration // a flow not seen for so long has ended
 	Active  time.Duration // a longer flow is reported at least so often
 	Export  []Export
+	History History
 	Pos     Position
 }
 
@@ -285,6 +286,22 @@ type Rotate struct {
 	Size uint64 // bytes
 	Age  time.Duration
 	Keep int // files put aside
+}
+
+// History says what is kept of flows of the past.
+type History struct {
+	Enabled bool
+	Dir     string // empty: where the daemon keeps its state
+	Keep    Keep
+	MaxSize uint64 // of all its files, in bytes
+	Top     int    // sources, destinations, ... of an interval that are kept by themselves
+	Pos     Position
+}
+
+// Keep is how long it is kept what flows did, by the length of intervals.
+type Keep struct {
+	Minutes, Fives, Hours time.Duration // 1m, 5m, 1h
+	Pos                   Position
 }
 
 type API struct {

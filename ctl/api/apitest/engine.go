@@ -46,6 +46,11 @@ func (e *Engine) Removed() []netip.Prefix {
 	return slices.Clone(e.removed)
 }
 
+func since(ago time.Duration) *time.Time {
+	at := Now.Add(-ago)
+	return &at
+}
+
 // Status implements api.Engine.
 func (e *Engine) Status(context.Context) (api.Status, error) {
 	return api.Status{
@@ -76,6 +81,11 @@ func (e *Engine) Status(context.Context) (api.Status, error) {
 			{Name: "history", Reports: 51_000, Packets: 2_800_000, Bytes: 4_000_000_000, LostReports: 1_012, LostPackets: 100_000, LostBytes: 90_000_000},
 			{Name: "file /var/log/gardu/flows.csv", LostReports: 3, LostPackets: 40, LostBytes: 5_000, Error: "no space left on device"},
 		},
+		History: &api.HistoryStatus{Path: "/var/lib/gardu/history/flows.db", Size: 312_000_000, MaxSize: 1_000_000_000,
+			Minutes: since(24 * time.Hour), Fives: since(7 * 24 * time.Hour), Hours: since(90 * 24 * time.Hour),
+			Reported: api.HistoryCounts{Flows: 40_000, Packets: 1_800_000, Bytes: 3_000_000_000, PacketsReply: 1_000_000, BytesReply: 1_000_000_000},
+			Written:  api.HistoryCounts{Flows: 39_000, Packets: 1_790_000, Bytes: 2_990_000_000, PacketsReply: 1_000_000, BytesReply: 1_000_000_000},
+			Pending:  api.HistoryCounts{Flows: 1_000, Packets: 10_000, Bytes: 10_000_000}},
 		Tables: []api.Fill{
 			{Name: "flows", Entries: 850_000, Max: 1_000_000},
 			{Name: "blocks", Entries: 2, Max: 262_144},
@@ -245,6 +255,37 @@ func Forwarded(request api.ExplainRequest) api.Explanation {
 		},
 		Out: []api.OutFrame{{Interface: "eth1", Hex: api.Hex(request.Frame), Text: "ipip 10.0.0.1 > 10.0.0.11 carries tcp 198.51.100.7:40000 > 192.0.2.10:443 syn"}},
 	}
+}
+
+// History implements api.Engine.
+func (e *Engine) History(_ context.Context, wish api.HistoryWish) (api.History, error) {
+	if e.Fail != nil {
+		return api.History{}, e.Fail
+	}
+	group := func(src, service string, packets uint64) api.FlowGroup {
+		g := api.FlowGroup{Group: map[string]string{}, Flows: packets / 10, Packets: packets, Bytes: 1000 * packets, PacketsReply: packets / 2,
+			BytesReply: 90 * packets, First: wish.Since, Last: wish.Until}
+		for _, key := range wish.Group {
+			switch key.Name {
+			case "src":
+				if g.Other = src == ""; !g.Other {
+					g.Group[key.String()] = src
+				}
+			case "service":
+				g.Group[key.String()] = service
+			default:
+				g.Group[key.String()] = ""
+			}
+		}
+		return g
+	}
+	history := api.History{Since: wish.Since, Until: wish.Until, Groups: []api.FlowGroup{
+		group("203.0.113.9", "", 30), group("198.51.100.7", "web", 1500), group("", "web", 400), group("2001:db8::1", "dns", 600),
+	}}
+	if wish.Filter.String() != "" {
+		history.Undecided = api.HistoryCounts{Flows: 2, Packets: 1000, Bytes: 90_000, PacketsReply: 200, BytesReply: 10_000}
+	}
+	return history, nil
 }
 
 // Events implements api.Engine: an event of each sort, and no further ones.

@@ -160,6 +160,23 @@ func flowsPath(query api.FlowQuery) string {
 	return "/v1/flows?" + values.Encode()
 }
 
+// History returns what flows did in a time.
+func (c *Client) History(ctx context.Context, query api.HistoryQuery) (history api.History, err error) {
+	values := url.Values{"since": {query.Since.Format(time.RFC3339Nano)}}
+	if !query.Until.IsZero() {
+		values.Set("until", query.Until.Format(time.RFC3339Nano))
+	}
+	for name, value := range map[string]string{"filter": query.Filter, "sort": query.Sort, "group": query.Group} {
+		if value != "" {
+			values.Set(name, value)
+		}
+	}
+	if query.Limit != 0 {
+		values.Set("limit", strconv.Itoa(query.Limit))
+	}
+	return history, c.call(ctx, http.MethodGet, "/v1/history?"+values.Encode(), nil, &history)
+}
+
 // stream calls yield for each value of an answer that is a value a line.
 func stream[T any](ctx context.Context, c *Client, path, what string, yield func(T) error) error {
 	response, err := c.do(ctx, http.MethodGet, path, nil)

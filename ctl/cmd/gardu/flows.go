@@ -17,6 +17,7 @@ import (
 
 func (a *app) flowsCommand() *cobra.Command {
 	var query api.FlowQuery
+	var past period
 	cmd := a.outputFlag(&cobra.Command{
 		Use:   "flows [EXPR]",
 		Short: "Show the flows: who talks to whom, how much, by which rule or backend",
@@ -31,19 +32,31 @@ to the last.
 --group adds up the flows that have its keys in common:
 ` + wrapped(expr.GroupHelp()) + `
 Of src/N and dst/N the first N bits of an IPv4 address count, of IPv6 twice as many.
-What is in none of the lines is added up in a last one.`,
+What is in none of the lines is added up in a last one.
+
+--since asks what flows did in a time that may be long past, if flows.history is
+kept: of flows added up by --group (` + api.HistoryGroup + `
+unless given). EXPR and --group can ask for all but single flows' own: not for source
+ports, states, sizes and ages. What lasts is reported every flows.active, so the
+last minutes may not be whole. A rate is the average over that time. Small flows may
+be kept without their addresses and ports, as (other).`,
 		Example: `  gardu flows                                           all
   gardu flows -n 10                                     the ten largest
   gardu flows 'src in 198.51.100.0/24 and dport 443'    some
   gardu flows 'verdict drop and age < 1m' --sort last   what was just dropped
   gardu flows --group src/24 -n 10 dport 22             who knocks, by network
   gardu flows --group service,backend --sort rate       how services are used
+  gardu flows --since 24h --group src/24,service        who used what since yesterday
+  gardu flows --since 14:05 --until 14:10 dport 22      who knocked at that time
   gardu flows -o ndjson 'service web' | jq .backend`,
 		Args: cobra.ArbitraryArgs,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			query.Filter = strings.Join(args, " ")
 			if _, err := expr.Parse(query.Filter); err != nil {
 				return &usageError{err.Error(), "expr"}
+			}
+			if past.asked() {
+				return a.flowsOfThePast(cmd, query, past)
 			}
 			what, sorts := "flows", api.FlowSorts()
 			if cmd.Flags().Changed("group") {
@@ -71,6 +84,7 @@ What is in none of the lines is added up in a last one.`,
 	})
 	cmd.Flags().StringVar(&query.Sort, "sort", "", "by `KEY`: "+strings.Join(api.FlowSorts(), ", ")+"; with --group "+strings.Join(api.GroupSorts(), ", "))
 	groupFlag(cmd, &query.Group)
+	past.flags(cmd)
 	cmd.Flags().IntVarP(&query.Limit, "number", "n", 0, "only the first `N` (0: all)")
 	sorts := slices.Compact(slices.Sorted(slices.Values(slices.Concat(api.FlowSorts(), api.GroupSorts()))))
 	complete := cobra.FixedCompletions(sorts, cobra.ShellCompDirectiveNoFileComp)

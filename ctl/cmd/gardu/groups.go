@@ -29,10 +29,11 @@ func (a *app) groupColumns(keys []string) []column[api.FlowGroup] {
 	for i, key := range keys {
 		key = strings.TrimSpace(key)
 		columns = append(columns, column[api.FlowGroup]{key, false, func(g *api.FlowGroup) any {
-			if g.Other && i == 0 && a.format.human() {
+			value, known := g.Group[key]
+			if g.Other && !known && (i == 0 || len(g.Group) > 0) && a.format.human() {
 				return styled{"(other)", dim}
 			}
-			return g.Group[key]
+			return value
 		}})
 	}
 	columns = append(columns, []column[api.FlowGroup]{

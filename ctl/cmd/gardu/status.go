@@ -2,6 +2,7 @@ package main
 
 import (
 	"cmp"
+	"fmt"
 	"maps"
 	"slices"
 	"strconv"
@@ -80,6 +81,9 @@ func (a *app) printStatus(s *api.Status) error {
 		}
 		a.printf("\n")
 	}
+	if s.History != nil {
+		a.printf("%s\n\n", historyText(s.History))
+	}
 	if err := writeTable(a.stdout, a.color, s.Tables, fillColumns()); err != nil {
 		return err
 	}
@@ -90,6 +94,18 @@ func (a *app) printStatus(s *api.Status) error {
 		a.printf("%s %s\n", warn.paint(a.color, "warning:"), printable(warning))
 	}
 	return nil
+}
+
+// historyText says from when on flows of the past are kept, and what became of what was reported.
+func historyText(h *api.HistoryStatus) string {
+	all := func(c api.HistoryCounts) string { return thousands(c.Packets + c.PacketsReply) }
+	text := fmt.Sprintf("history: %s of %s, %s packets written, %s waiting, %s lost",
+		bytesText(h.Size), bytesText(h.MaxSize), all(h.Written), all(h.Pending), all(h.Lost))
+	if h.Minutes == nil {
+		return text
+	}
+	return text + fmt.Sprintf("\n         minutes since %s, 5 minutes since %s, hours since %s",
+		h.Minutes.Format(time.RFC3339), h.Fives.Format(time.RFC3339), h.Hours.Format(time.RFC3339))
 }
 
 func interfaceColumns() []column[api.Interface] {

@@ -38,8 +38,9 @@ const (
 	pageSize    = 4096
 	busyTimeout = 5 * time.Second // for others that use the file: a sqlite3, a query
 
-	// chunkRows bounds a transaction: it holds whole minutes with at most so many rows a table, or one minute.
-	chunkRows = 1000
+	// minuteRow is at most what a minute takes of the log for each of Top: a row of 100 bytes in each table at each level, read before
+	// it is written, so that pages are in the log once.
+	minuteRow = 100 * tableCount * levelCount
 	// dropAtOnce bounds one that makes room, in intervals.
 	dropAtOnce = 16
 
@@ -295,7 +296,7 @@ func (s *Store) Write(b *Batch, now time.Time) (late Counts, err error) {
 		return late, fmt.Errorf("make room: %w", err)
 	}
 	for len(b.minutes) > 0 {
-		chunk := b.oldest(max(1, chunkRows/s.options.Top))
+		chunk := b.oldest(max(1, int(s.walMax()/2)/(minuteRow*s.options.Top)))
 		if err := s.transaction(func() error { return s.writeMinutes(b, chunk) }); err != nil {
 			return late, fmt.Errorf("write: %w", err)
 		}
@@ -335,7 +336,9 @@ func (s *Store) writeMinutes(b *Batch, chunk []int64) error {
 			at := floor(chunk[i], length)
 			sum := newInterval()
 			for ; i < len(chunk) && floor(chunk[i], length) == at; i++ {
-				sum.merge(b.minutes[chunk[i]], b.kinds)
+				if at >= s.kept[level] {
+					sum.merge(b.minutes[chunk[i]], b.kinds)
+				}
 			}
 			if at < s.kept[level] {
 				continue
