@@ -49,6 +49,7 @@ var allowed = map[string]string{
 	"flow/export":            "flow flow/export/ipfix flow/export/line",
 	"flow/export/ipfix":      "abi flow",
 	"flow/export/line":       "flow rule",
+	"flow/export/kafka":      "flow flow/export flow/export/line",
 	"flow/export/exporttest": "",
 	// People and programs.
 	"lint":       "config explain model pkt",
@@ -79,6 +80,7 @@ var confined = map[string]string{
 	"github.com/charmbracelet/x":     "top e2e",
 	"go.yaml.in/yaml":                "cmd/gardu config yaml",
 	"github.com/netsampler/goflow2":  "flow/export/exporttest",
+	"github.com/twmb/franz-go":       "daemon flow/export/kafka", // the daemon only to test it
 	"C":                              "",
 	"unsafe":                         "abi dataplane event flow netdev",
 }

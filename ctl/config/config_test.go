@@ -159,6 +159,7 @@ flows:
     - ipfix: collector.example:4739
     - {file: /var/log/gardu/./flows.csv, format: csv, rotate: {size: 1.5GB, age: 1h, keep: 0}}
     - {file: /flows.ndjson}
+    - {kafka: ["k1.example:9092", "[2001:db8::9]:9092"]}
 api: {socket: /tmp/gardu.sock, listen: "[::1]:9180"}
 `)
 	want := &model.Snapshot{
@@ -223,8 +224,9 @@ api: {socket: /tmp/gardu.sock, listen: "[::1]:9180"}
 			{IPFIX: "collector.example:4739", Transport: model.UDP, Refresh: time.Minute, Domain: 1, Pos: at(43, 7)},
 			{File: "/var/log/gardu/flows.csv", Format: model.CSV, Rotate: model.Rotate{Size: 1_500_000_000, Age: time.Hour}, Pos: at(44, 7)},
 			{File: "/flows.ndjson", Format: model.NDJSON, Rotate: model.Rotate{Size: 100_000_000, Age: 24 * time.Hour, Keep: 10}, Pos: at(45, 7)},
+			{Kafka: []string{"k1.example:9092", "[2001:db8::9]:9092"}, Topic: "gardu-flows", Pos: at(46, 7)},
 		}},
-		API: model.API{Socket: "/tmp/gardu.sock", Listen: netip.MustParseAddrPort("[::1]:9180"), Pos: at(46, 40)},
+		API: model.API{Socket: "/tmp/gardu.sock", Listen: netip.MustParseAddrPort("[::1]:9180"), Pos: at(47, 40)},
 	}
 	if !reflect.DeepEqual(got, want) {
 		t.Errorf("\n%+v\nwant\n%+v", got, want)

@@ -1,7 +1,9 @@
 package config
 
 import (
+	"fmt"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"time"
 
@@ -26,8 +28,22 @@ var exports = object[model.Export]{
 			"how lines are written: JSON objects, or comma-separated values below a header").or("ndjson"),
 		in("rotate", rotates.kind(), func(e *model.Export) *model.Rotate { return &e.Rotate },
 			"when a file is put aside and a new one begun").orDefaults(),
+		in("kafka", list(hostPort, false, "a list of brokers, host and port"), func(e *model.Export) *[]string { return &e.Kafka },
+			"brokers of a Kafka cluster, host and port; one is enough to find the others"),
+		in("topic", topic, func(e *model.Export) *string { return &e.Topic },
+			"the topic that a record is sent to for each report, a JSON object").or("gardu-flows"),
 	},
 }
+
+// topic is what Kafka takes as the name of a topic.
+var topic = scalar("1 to 249 of a-z A-Z 0-9 . _ -", schema{"type": "string", "pattern": topicRegexp.String()}, func(word string) (string, error) {
+	if !topicRegexp.MatchString(word) || word == "." || word == ".." {
+		return "", fmt.Errorf("%s is not the name of a topic", quoted(word))
+	}
+	return word, nil
+})
+
+var topicRegexp = regexp.MustCompile(`^[a-zA-Z0-9._-]{1,249}$`)
 
 var rotates = object[model.Rotate]{
 	what: "rotate",
@@ -49,6 +65,7 @@ var exportKinds = []struct {
 }{
 	{"ipfix", func(e model.Export) bool { return e.IPFIX != "" }, []string{"transport", "refresh", "domain"}},
 	{"file", func(e model.Export) bool { return e.File != "" }, []string{"format", "rotate"}},
+	{"kafka", func(e model.Export) bool { return e.Kafka != nil }, []string{"topic"}},
 }
 
 // checkExports makes sure that an export is one thing, and that no two go to the same place.
@@ -74,6 +91,9 @@ func (d *decoder) checkExports(exports []model.Export) {
 			e.File = absolute(d.dir, e.File)
 		}
 		place := given[0] + " " + e.IPFIX + e.File
+		if e.Kafka != nil {
+			place += e.Topic + " at " + strings.Join(e.Kafka, ", ")
+		}
 		if first, twice := places[place]; twice {
 			d.fail(d.valueAt(e.Pos, given[0]), "", "%s is exported to twice; the first is in line %d", place, d.valueAt(first, given[0]).Line)
 		}
@@ -108,10 +128,13 @@ func (d *decoder) checkBelongings(e *model.Export, is string) {
 			}
 		}
 	}
-	switch is {
-	case "ipfix":
-		e.Format, e.Rotate = "", model.Rotate{}
-	case "file":
+	if is != "ipfix" {
 		e.Transport, e.Refresh, e.Domain = "", 0, 0
+	}
+	if is != "file" {
+		e.Format, e.Rotate = "", model.Rotate{}
+	}
+	if is != "kafka" {
+		e.Topic = ""
 	}
 }

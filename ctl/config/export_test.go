@@ -8,7 +8,7 @@ import (
 )
 
 func TestBadExports(t *testing.T) {
-	const place = "exactly one of ipfix, file"
+	const place = "exactly one of ipfix, file, kafka"
 	for _, tc := range []struct{ export, msg, allowed string }{
 		{"[{}]", "an export goes to one place, not to 0", place},
 		{"[{ipfix: 192.0.2.1:4739, file: a}]", "an export goes to one place, not to 2", place},
@@ -34,6 +34,13 @@ func TestBadExports(t *testing.T) {
 		{"[{file: a, rotate: {age: 1s}}]", "1s is out of range", "1m to 8760h"},
 		{"[{file: a, rotate: {keep: -1}}]", "-1 is out of range", "0 to 10000"},
 		{"[{file: a}, {file: ./b/../a, format: csv}]", "is exported to twice; the first is in line 2", ""},
+		{"[{kafka: 192.0.2.1:9092}]", "a single value stands where a list belongs", "a list of brokers"},
+		{"[{kafka: []}]", "the list is empty", "a list of brokers"},
+		{"[{kafka: [192.0.2.1]}]", `"192.0.2.1" is not a host and a port`, "4739"},
+		{"[{kafka: [192.0.2.1:9092], topic: a/b}]", `"a/b" is not the name of a topic`, "249"},
+		{"[{kafka: [192.0.2.1:9092], format: csv}]", "format belongs to an export with file", ""},
+		{"[{file: a, topic: b}]", "topic belongs to an export with kafka", ""},
+		{"[{kafka: [192.0.2.1:9092]}, {kafka: [192.0.2.1:9092]}]", "kafka gardu-flows at 192.0.2.1:9092 is exported to twice", ""},
 		{"[{fiel: a}]", `unknown key "fiel" in an export; did you mean file?`, "ipfix"},
 	} {
 		_, _, err := Parse("gardu.yaml", []byte("flows:\n  export: "+tc.export+"\n"), t.TempDir())

@@ -3,9 +3,11 @@ package daemon
 import (
 	"fmt"
 	"net/netip"
+	"strings"
 
 	"gardu/ctl/flow"
 	"gardu/ctl/flow/export"
+	"gardu/ctl/flow/export/kafka"
 	"gardu/ctl/model"
 )
 
@@ -26,6 +28,10 @@ func exportWishes(snapshot *model.Snapshot) (wishes []sinkWish) {
 				return export.OpenFile(export.FileOptions{
 					Path: e.File, CSV: e.Format == model.CSV, Size: e.Rotate.Size, Age: e.Rotate.Age, Keep: e.Rotate.Keep,
 				})
+			}
+		case e.Kafka != nil:
+			wish.name, wish.open = "kafka "+e.Topic+" at "+strings.Join(e.Kafka, ", "), func() (sink, error) {
+				return kafka.New(kafka.Options{Brokers: e.Kafka, Topic: e.Topic})
 			}
 		}
 		wishes = append(wishes, wish)

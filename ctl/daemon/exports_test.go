@@ -2,6 +2,7 @@ package daemon
 
 import (
 	"bytes"
+	"context"
 	"encoding/binary"
 	"encoding/csv"
 	"encoding/json"
@@ -18,6 +19,9 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"github.com/twmb/franz-go/pkg/kfake"
+	"github.com/twmb/franz-go/pkg/kgo"
 
 	"gardu/ctl/api"
 	"gardu/ctl/flow"
@@ -135,6 +139,27 @@ func (w *world) csvSum(name string) (sum flow.Count) {
 	return sum
 }
 
+// kafkaSum reads a topic until it says what is wanted, or for as long as anything is waited for.
+func (w *world) kafkaSum(cluster *kfake.Cluster, want flow.Count) (sum flow.Count) {
+	w.Helper()
+	dial := func(ctx context.Context, network, address string) (net.Conn, error) {
+		return w.box.Dial(ctx, network, address)
+	}
+	consumer, err := kgo.NewClient(kgo.SeedBrokers(cluster.ListenAddrs()...), kgo.ConsumeTopics("gardu-flows"), kgo.Dialer(dial))
+	w.must(err)
+	defer consumer.Close()
+	ctx, stop := context.WithTimeout(w.Context(), patience)
+	defer stop()
+	for sum != want && ctx.Err() == nil {
+		for record := range consumer.PollFetches(ctx).RecordsAll() {
+			var line exported
+			w.must(json.Unmarshal(record.Value, &line))
+			sum = sum.Plus(sumOf([]exported{line}))
+		}
+	}
+	return sum
+}
+
 // traffic is a transfer by TCP through the box, with an answer.
 func (w *world) traffic(size int) {
 	w.Helper()
@@ -170,6 +195,9 @@ func TestExports(t *testing.T) {
 	w := newWorld(t)
 	nfcapd := exporttest.StartNfcapd(t, func(cmd *exec.Cmd) error { return w.box.Do(cmd.Start) })
 	collector := w.tcpCollector()
+	cluster, err := kfake.NewCluster(kfake.NumBrokers(1), kfake.SeedTopics(1, "gardu-flows"), kfake.ListenFn(w.box.Listen))
+	w.must(err)
+	defer cluster.Close()
 	w.write("gardu.yaml", fmt.Sprintf(`
 interfaces:
   in0: {path: tc, egress: true}
@@ -186,8 +214,9 @@ flows:
     - {ipfix: %q, transport: tcp}
     - {file: out.ndjson}
     - {file: out.csv, format: csv}
+    - {kafka: [%q]}
     - {ipfix: "127.0.0.1:1", transport: tcp}
-`, nfcapd.Address, collector.address))
+`, nfcapd.Address, collector.address, cluster.ListenAddrs()[0]))
 	w.start()
 	if !w.passes() {
 		t.Fatal("nothing passes")
@@ -230,6 +259,9 @@ flows:
 	}
 	if got := w.csvSum("out.csv"); got != want {
 		t.Errorf("CSV: %+v, want %+v", got, want)
+	}
+	if got := w.kafkaSum(cluster, want); got != want {
+		t.Errorf("Kafka: %+v, want %+v", got, want)
 	}
 	var got flow.Count
 	for deadline := time.Now().Add(patience); got != want && time.Now().Before(deadline); time.Sleep(5 * time.Millisecond) {

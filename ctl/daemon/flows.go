@@ -4,11 +4,9 @@ import (
 	"context"
 	"fmt"
 	"net/netip"
-	"strings"
 	"sync"
 	"time"
 
-	"gardu/ctl/abi"
 	"gardu/ctl/api"
 	"gardu/ctl/dataplane"
 	"gardu/ctl/flow"
@@ -110,7 +108,7 @@ func (n flowNames) flow(f *flow.Flow) api.Flow {
 		First: f.First, Last: f.Last,
 		Verdict: f.Verdict.String(), Reason: f.Reason.String(),
 		Rule: n.rules[f.Rule], Service: n.services[f.Service], Backend: n.backends[f.Backend],
-		State: flowState(f.State), End: f.Ended().String(), Flags: tcpFlags(f.TCPFlags), FlagsReply: tcpFlags(f.TCPFlagsReply),
+		State: flow.StateWord(f.State), End: f.Ended().String(), Flags: flow.FlagLetters(f.TCPFlags), FlagsReply: flow.FlagLetters(f.TCPFlagsReply),
 		Interface: n.interfaceName(f.Ifindex), InterfaceReply: n.replyInterface(f), Vlan: f.VLAN,
 		ServerRTT: api.Duration(f.ServerRTT), ClientRTT: api.Duration(f.ClientRTT),
 		Retransmits: f.Retransmits, RetransmitsReply: f.RetransmitsReply,
@@ -140,31 +138,6 @@ func (n flowNames) interfaceName(ifindex uint32) string {
 		return name
 	}
 	return fmt.Sprintf("if%d", ifindex)
-}
-
-func flowState(state abi.FlowState) string {
-	switch {
-	case state&abi.FlowStateClosed != 0:
-		return "closed"
-	case state&abi.FlowStateEstablished != 0:
-		return "established"
-	default:
-		return "new"
-	}
-}
-
-// tcpFlags are letters in the order in which a connection shows them.
-func tcpFlags(flags uint8) string {
-	var text strings.Builder
-	for _, flag := range []struct {
-		bit    uint8
-		letter byte
-	}{{0x02, 'S'}, {0x10, 'A'}, {0x08, 'P'}, {0x20, 'U'}, {0x01, 'F'}, {0x04, 'R'}, {0x40, 'E'}, {0x80, 'C'}} {
-		if flags&flag.bit != 0 {
-			text.WriteByte(flag.letter)
-		}
-	}
-	return text.String()
 }
 
 // A full table takes tens of milliseconds to add up. The totals in status may be as old as that takes ten times, and
