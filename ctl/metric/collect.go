@@ -41,6 +41,7 @@ func (c *collector) status(ctx context.Context, s scrape) error {
 	c.flows(s, status.Flows)
 	beside(s, status)
 	sinks(s, status.Sinks)
+	history(s, status.History)
 	return nil
 }
 
@@ -106,6 +107,17 @@ func beside(s scrape, status api.Status) {
 	s.count(eventsUnnoted, status.Events.Unnoted)
 	s.count(limitsShared, status.Limits.Shared)
 	s.count(limitsContended, status.Limits.Contended)
+}
+
+func history(s scrape, history *api.HistoryStatus) {
+	if history == nil {
+		return
+	}
+	s.put(historySize, float64(history.Size))
+	s.put(historyMax, float64(history.MaxSize))
+	s.count(historyPackets, history.Written.Packets+history.Written.PacketsReply)
+	s.put(historyPending, float64(history.Pending.Packets+history.Pending.PacketsReply))
+	s.count(historyLost, history.Lost.Packets+history.Lost.PacketsReply)
 }
 
 func sinks(s scrape, sinks []api.Sink) {

@@ -64,6 +64,12 @@ var (
 	evicted           = counter("flow_evicted_packets", "Packets of one-packet flows whose record gave way to another flow's.")
 	refused           = counter("flow_refused_packets", "Packets of flows that found no room for a record.")
 
+	historySize    = gauge("history_size_bytes", "Size of the history's files.")
+	historyMax     = gauge("history_max_size_bytes", "Size that the history's files may have.")
+	historyPackets = counter("history_written_packets", "Packets of the reports that are in the history.")
+	historyPending = gauge("history_pending_packets", "Packets of the reports that are about to be written to the history.")
+	historyLost    = counter("history_lost_packets", "Packets of the reports that the history could not keep.")
+
 	sinkFailing     = gauge("flow_sink_failing", "1 if something is wrong with a sink.", "sink")
 	sinkReports     = counter("flow_sink_reports", "Reports of flows that a sink took: an exporter, the history, metrics.", "sink")
 	sinkPackets     = counter("flow_sink_packets", "Packets of the reports that a sink took.", "sink")
