@@ -161,15 +161,29 @@ func (f Fill) Ratio() float64 {
 
 // Rule is one rule and its counters.
 type Rule struct {
-	Name    string         `json:"name"`
-	Match   string         `json:"match"` // as rule.FormatCondition writes it, joined by commas; empty matches everything
-	Action  model.Action   `json:"action"`
-	To      string         `json:"to,omitempty"` // reject: what is answered; redirect, mirror: the interface
-	Packets uint64         `json:"packets"`      // matched
-	Bytes   uint64         `json:"bytes"`        // matched
-	Decided uint64         `json:"decided"`      // packets whose verdict it decided
-	Shadow  uint64         `json:"shadow"`       // packets that it would have decided, were it not a shadow
+	Name   string       `json:"name"`
+	Match  string       `json:"match"` // as rule.FormatCondition writes it, joined by commas; empty matches everything
+	Action model.Action `json:"action"`
+	To     string       `json:"to,omitempty"` // reject: what is answered; redirect, mirror: the interface
+
+	Direction  model.Direction `json:"direction"`             // in: received packets; out: sent ones
+	ShadowRule bool            `json:"shadow_rule,omitempty"` // decides nothing
+	Limit      *Limit          `json:"limit,omitempty"`       // concerns only what is over it
+	Log        uint32          `json:"log,omitempty"`         // one of so many packets becomes an event
+	Sample     uint32          `json:"sample,omitempty"`      // likewise
+
+	Packets uint64         `json:"packets"` // matched
+	Bytes   uint64         `json:"bytes"`   // matched
+	Decided uint64         `json:"decided"` // packets whose verdict it decided
+	Shadow  uint64         `json:"shadow"`  // packets that it would have decided, were it not a shadow
 	Pos     model.Position `json:"position,omitzero"`
+}
+
+// Limit is one as a configuration has it.
+type Limit struct {
+	Rate  string `json:"rate"`
+	Burst string `json:"burst"`
+	Per   string `json:"per"`
 }
 
 // Set is one named set. Wanted and Kernel count entries after duplicates, nested and adjacent ones are merged: the fewest
@@ -290,12 +304,12 @@ type Flow struct {
 // Event is something that happened: to a packet that a rule logged or sampled, or to gardu. Parts that don't apply are left out.
 type Event struct {
 	Time time.Time `json:"time"`
-	Kind string    `json:"kind"` // log, sample, shadow; apply, block, unblock, expire, up, down; lost
+	Kind string    `json:"kind"` // log, sample, shadow, drop; apply, block, unblock, expire, up, down; lost
 
 	// Of packets.
 	Verdict   string     `json:"verdict,omitempty"` // what became of it
 	Reason    string     `json:"reason,omitempty"`
-	Rule      string     `json:"rule,omitempty"`    // that noted it
+	Rule      string     `json:"rule,omitempty"`    // that noted it; drop: that decided
 	Would     string     `json:"would,omitempty"`   // shadow: what the rule would have decided
 	Decided   string     `json:"decided,omitempty"` // rule that decided
 	Service   string     `json:"service,omitempty"`
@@ -322,6 +336,7 @@ const (
 	EventLog     = "log"
 	EventSample  = "sample"
 	EventShadow  = "shadow"
+	EventDrop    = "drop"    // a dropped or rejected packet that no rule noted, told to who follows, and not kept
 	EventApply   = "apply"   // a configuration is in force
 	EventBlock   = "block"   // prefixes were blocked
 	EventUnblock = "unblock" // by a request
@@ -336,6 +351,8 @@ type EventTotals struct {
 	Sent    uint64 `json:"sent"`
 	Lost    uint64 `json:"lost"`    // because nobody took them out of the ring in time
 	Unnoted uint64 `json:"unnoted"` // notes of further rules on a packet that four rules had noted
+
+	Unwatched uint64 `json:"unwatched"` // dropped packets that weren't told to who followed events: more than 1000 in a second
 }
 
 // LimitTotals say how exact limits were, in packets.

@@ -29,9 +29,17 @@ func (d *Daemon) Rules(context.Context) ([]api.Rule, error) {
 		}
 		c := counters[i]
 		rules[i] = api.Rule{Name: r.Name, Match: strings.Join(conditions, ", "), Action: r.Action, To: cmp.Or(r.Interface, string(r.Reject)), Pos: r.Pos,
+			Direction: cmp.Or(r.Direction, model.In), ShadowRule: r.Shadow, Limit: limitOf(r), Log: r.Log, Sample: r.Sample,
 			Packets: c.Packets, Bytes: c.Bytes, Decided: c.Decided, Shadow: c.Shadow}
 	}
 	return rules, nil
+}
+
+func limitOf(r model.Rule) *api.Limit {
+	if r.Limit == nil {
+		return nil
+	}
+	return &api.Limit{Rate: rule.FormatRate(*r.Limit), Burst: rule.FormatBurst(*r.Limit), Per: rule.FormatPer(r.Limit.Per)}
 }
 
 func (d *Daemon) ruleCounters(now *applied) ([]abi.RuleCounter, error) {

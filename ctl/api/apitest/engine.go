@@ -101,9 +101,12 @@ func (e *Engine) Ready(context.Context) error { return e.Fail }
 func (e *Engine) Rules(context.Context) ([]api.Rule, error) {
 	return []api.Rule{
 		{Name: "office-ssh", Match: "src: @office, proto: tcp, dport: 22", Action: model.Pass, Packets: 90, Bytes: 9_000, Decided: 90,
-			Pos: model.Position{File: "gardu.yaml", Line: 9, Column: 7}},
+			Direction: model.In, Pos: model.Position{File: "gardu.yaml", Line: 9, Column: 7}},
 		{Name: "ssh", Match: "proto: tcp, dport: 22", Action: model.Drop, Packets: 1_200, Bytes: 72_000, Decided: 1_200,
-			Pos: model.Position{File: "gardu.yaml", Line: 10, Column: 7}},
+			Direction: model.In, Log: 100, Pos: model.Position{File: "gardu.yaml", Line: 10, Column: 7}},
+		{Name: "mail", Match: "proto: tcp, dport: 25", Action: model.Drop, Packets: 70, Bytes: 4_000, Shadow: 8,
+			Direction: model.Out, ShadowRule: true, Limit: &api.Limit{Rate: "10k/s", Burst: "20k", Per: "src/24"}, Sample: 1000,
+			Pos: model.Position{File: "gardu.yaml", Line: 11, Column: 7}},
 	}, e.Fail
 }
 

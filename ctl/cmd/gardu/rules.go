@@ -1,6 +1,7 @@
 package main
 
 import (
+	"fmt"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -14,7 +15,8 @@ func (a *app) rulesCommand() *cobra.Command {
 		Use:   "rules",
 		Short: "Show the rules and what they matched and decided",
 		Long: `Shows the rules in the order in which they are tried, with what each matched
-(packets, bytes) and how many packets it decided.`,
+(packets, bytes) and how many packets it decided. A rule with a limit decides only what
+is over it; of log and sample 1/N, one of N packets becomes an event.`,
 		Example: `  gardu rules
   gardu rules -o wide           with the place of each in its file
   gardu rules -o json | jq '.[] | select(.decided == 0).name'`,
@@ -28,8 +30,16 @@ func (a *app) rulesCommand() *cobra.Command {
 				return printRows(a, "rules", rules, []column[api.Rule]{
 					{"name", false, func(r *api.Rule) any { return r.Name }},
 					{"action", false, func(r *api.Rule) any {
-						return styled{strings.TrimSpace(string(r.Action) + " " + r.To), verdictStyle(string(r.Action))}
+						action := strings.TrimSpace(string(r.Action) + " " + r.To)
+						if r.ShadowRule {
+							return styled{strings.TrimSpace("shadow " + action), dim}
+						}
+						return styled{action, verdictStyle(string(r.Action))}
 					}},
+					{"direction", false, func(r *api.Rule) any { return r.Direction }},
+					{"limit", false, func(r *api.Rule) any { return limitText(r.Limit) }},
+					{"log", false, func(r *api.Rule) any { return oneOf(r.Log) }},
+					{"sample", false, func(r *api.Rule) any { return oneOf(r.Sample) }},
 					{"packets", false, func(r *api.Rule) any { return r.Packets }},
 					{"bytes", false, func(r *api.Rule) any { return size(r.Bytes) }},
 					{"decided", false, func(r *api.Rule) any { return r.Decided }},
@@ -40,6 +50,24 @@ func (a *app) rulesCommand() *cobra.Command {
 			})
 		},
 	})
+}
+
+// limitText leaves out `per rule`.
+func limitText(l *api.Limit) string {
+	switch {
+	case l == nil:
+		return ""
+	case l.Per == "rule":
+		return fmt.Sprintf("%s burst %s", l.Rate, l.Burst)
+	}
+	return fmt.Sprintf("%s burst %s per %s", l.Rate, l.Burst, l.Per)
+}
+
+func oneOf(n uint32) string {
+	if n == 0 {
+		return ""
+	}
+	return fmt.Sprintf("1/%d", n)
 }
 
 func orElse(text, otherwise string) string {
