@@ -57,6 +57,8 @@ enum limits {
 	LIMIT_LINES = 65536,  /* of 8 token buckets each, a power of two */
 	EVENT_HEAD = 128,     /* bytes of a frame that an event shows */
 	EVENT_NOTES = 4,      /* rules that note one packet, a power of two */
+	WATCH_DROPS = 1000,   /* dropped packets that become events in a window of time, see watch_drop() */
+	WATCH_SHIFT = 30,     /* 2^30 ns: about a second */
 	NOTE_BYTES = 104,
 	BLOCK_CELLS = 262144, /* entries of block_cells, a power of two */
 	BLOCK_CELL4 = 24,     /* prefix length of a cell */
@@ -356,7 +358,7 @@ struct control {
 	__u32 state_mask;    /* buckets of the table of connections - 1 */
 	__u32 state_frozen;  /* 1: read connections, don't write them (explain, with cfg_trace) */
 	__u32 time_shift;    /* jiffies that the clock is ahead (tests, with cfg_trace) */
-	__u32 pad0;
+	__u32 watch_until;   /* so long dropped packets become events: CLOCK_MONOTONIC in WATCH_SHIFT; 0: nobody follows events */
 };
 
 struct block_key {
@@ -582,11 +584,12 @@ struct effect_totals {
 	__u64 unnoted;       /* notes of rules on a packet that had EVENT_NOTES already */
 	__u64 shared;        /* packets that took tokens of another bucket, because their line of `limits` had no free one */
 	__u64 contended;     /* packets over a limit only because other CPUs took tokens of the same bucket all the time */
+	__u64 unwatched;     /* dropped packets that didn't become events while somebody followed them: there were too many */
 };
 
 /* ---- Events --------------------------------------------------------------------------------------------------
- * A packet that rules logged or sampled, with what became of it. */
-enum note_kind { NOTE_LOG, NOTE_SAMPLE, NOTE_SHADOW /* log or sample of a shadow rule */ };
+ * A packet that rules logged or sampled, or that was dropped while somebody watched, with what became of it. */
+enum note_kind { NOTE_LOG, NOTE_SAMPLE, NOTE_SHADOW /* log or sample of a shadow rule */, NOTE_DROP /* no rule's */ };
 struct event_note {
 	__u32 rule;
 	__u8 kind;           /* enum note_kind */

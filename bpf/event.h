@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: BSD-2-Clause OR GPL-2.0 */
-/* Packets that rules log or sample. What is known when a rule matches goes into a place of the CPU's own, among it the frame as it
+/* Packets that rules log or sample, or that are dropped while somebody watches. What is known when a rule matches goes into a place of the CPU's own, among it the frame as it
  * came, before anything is rewritten; leave() adds what became of the packet and sends it. */
 #pragma once
 #include "config.h"
@@ -67,6 +67,46 @@ static __always_inline void note_event(ctx_t *ctx, struct pkt *p, __u32 rule, en
 	event->note[p->notes & (EVENT_NOTES - 1)].would = would;
 	event->note[p->notes & (EVENT_NOTES - 1)].decides = decides;
 	p->notes++;
+}
+
+/* Programs only. Dropped packets that became events in this window of time, which the upper half of the word tells. */
+MAP(watched, BPF_MAP_TYPE_ARRAY, __u32, __u64, 1);
+
+/* Whether one more dropped packet may become an event. Beyond that CPUs only read the word, so a flood doesn't make them share it. */
+static __always_inline bool may_watch(__u64 *watched, __u64 window)
+{
+	__u64 word = READ_ONCE(*watched);
+
+	if (word >> 32 != window) {
+		__sync_val_compare_and_swap(watched, word, window << 32); /* who loses a race finds it done */
+	} else if ((__u32)word >= WATCH_DROPS) {
+		return false;
+	}
+	word = __sync_fetch_and_add(watched, 1);
+	return word >> 32 == window && (__u32)word < WATCH_DROPS;
+}
+
+/* A packet is dropped while somebody follows events. What rules noted becomes an event anyway. */
+__noinline int watch_drop(ctx_t *ctx, struct pkt *p)
+{
+	struct effect_totals *totals;
+	struct control *c;
+	__u64 *word, window;
+	__u32 zero = 0;
+
+	c = bpf_map_lookup_elem(&control, &zero);
+	word = bpf_map_lookup_elem(&watched, &zero);
+	totals = bpf_map_lookup_elem(&effect_totals, &zero);
+	if (!p || !c || !word || !totals || p->notes)
+		return 0;
+	window = (__u32)(bpf_ktime_get_coarse_ns() >> WATCH_SHIFT);
+	if ((__s32)(c->watch_until - window) < 0) /* the daemon is gone */
+		return 0;
+	if (may_watch(word, window))
+		note_event(ctx, p, 0, NOTE_DROP, 0, false);
+	else
+		totals->unwatched += p->segments;
+	return 0;
 }
 
 /* The packet leaves: tell what became of it. */

@@ -56,7 +56,8 @@ static __always_inline void trace_leave(const struct pkt *p, enum reason reason)
 	now->ifindex = p->out_ifindex;
 }
 
-static __always_inline int leave(const struct pkt *p, enum reason reason)
+/* c may be NULL. */
+static __always_inline int leave(ctx_t *ctx, const struct control *c, struct pkt *p, enum reason reason)
 {
 	struct counter *counter;
 	__u32 key = reason;
@@ -71,7 +72,9 @@ static __always_inline int leave(const struct pkt *p, enum reason reason)
 	if (reason == REASON_FORWARD || reason == REASON_NO_BACKEND)
 		count_backend(p);
 	trace_leave(p, reason);
-	if (cfg_events && p->notes)
+	if (verdict_of(reason) == VERDICT_DROP && c && c->watch_until)
+		watch_drop(ctx, p);
+	if (p->notes)
 		send_event(p, reason);
 	switch (verdict_of(reason)) {
 	case VERDICT_PASS:

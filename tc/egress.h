@@ -74,5 +74,5 @@ static __always_inline int egress(ctx_t *ctx, struct control *c, struct pkt *p)
 		if (cfg_flows && !counted)
 			flow_account(ctx, c, &table, flow, p, reason);
 	}
-	return reason ? leave(p, reason) : ACTION_PASS;
+	return reason ? leave(ctx, c, p, reason) : ACTION_PASS;
 }

@@ -16,7 +16,7 @@ int gardu_ingress(struct __sk_buff *ctx)
 	c = bpf_map_lookup_elem(&control, &zero);
 	if (!p)
 		return ACTION_DROP;
-	return leave(p, c ? ingress(ctx, c, p) : REASON_NO_TABLES);
+	return leave(ctx, c, p, c ? ingress(ctx, c, p) : REASON_NO_TABLES);
 }
 
 SEC("tc")

@@ -15,5 +15,5 @@ int gardu_xdp(struct xdp_md *ctx)
 	c = bpf_map_lookup_elem(&control, &zero);
 	if (!p)
 		return ACTION_DROP;
-	return leave(p, c ? ingress(ctx, c, p) : REASON_NO_TABLES);
+	return leave(ctx, c, p, c ? ingress(ctx, c, p) : REASON_NO_TABLES);
 }

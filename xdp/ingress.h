@@ -132,8 +132,11 @@ static __always_inline enum reason ingress(ctx_t *ctx, struct control *c, struct
 	}
 	if (cfg_actions && p->mirrors)
 		mirror(ctx, p);
-	if (cfg_actions && reason == REASON_RULE_REJECT)
+	if (cfg_actions && reason == REASON_RULE_REJECT) {
+		if (c->watch_until)
+			watch_drop(ctx, p); /* as long as it is what came in */
 		return reject(ctx, p);
+	}
 	if (cfg_actions && reason == REASON_RULE_REDIRECT) {
 		reason = redirect(ctx, p);
 		if (cfg_state && p->state_asked && reason == REASON_RULE_REDIRECT)

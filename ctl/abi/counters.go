@@ -57,4 +57,5 @@ func (t *EffectTotals) Add(o EffectTotals) {
 	t.Unnoted += o.Unnoted
 	t.Shared += o.Shared
 	t.Contended += o.Contended
+	t.Unwatched += o.Unwatched
 }

@@ -100,7 +100,7 @@ type Control struct {
 	StateMask   uint32
 	StateFrozen uint32
 	TimeShift   uint32
-	Pad0        uint32
+	WatchUntil  uint32
 }
 
 type Counter struct {
@@ -138,6 +138,7 @@ type EffectTotals struct {
 	Unnoted   uint64
 	Shared    uint64
 	Contended uint64
+	Unwatched uint64
 }
 
 type Event struct {
@@ -398,6 +399,8 @@ const (
 	LimitLines      Limits = 65536
 	EventHead       Limits = 128
 	EventNotes      Limits = 4
+	WatchDrops      Limits = 1000
+	WatchShift      Limits = 30
 	NoteBytes       Limits = 104
 	BlockCells      Limits = 262144
 	BlockCell4      Limits = 24
@@ -432,6 +435,7 @@ const (
 	NoteLog    NoteKind = 0
 	NoteSample NoteKind = 1
 	NoteShadow NoteKind = 2
+	NoteDrop   NoteKind = 3
 )
 
 type Reason uint32

@@ -69,6 +69,7 @@ type Daemon struct {
 	inherited map[uint16]bool // backends that the daemon before this one knew; until the first commit
 
 	happenings *event.Log[happening] // what `gardu events` shows
+	followers  followers
 
 	links     interfaces
 	hops      hops

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"sync"
 	"time"
 
 	"gardu/ctl/abi"
@@ -26,6 +27,8 @@ const (
 type happening struct {
 	api.Event
 	head []byte
+	// aboutDrops: matters only to followers who were told of dropped packets.
+	aboutDrops bool
 }
 
 // event fills in the text.
@@ -42,7 +45,22 @@ func (d *Daemon) happened(e api.Event) {
 	d.happenings.Add(happening{Event: e})
 }
 
-// readEvents takes the packets that rules log or sample out of the ring, until ctx ends.
+// followers are those who follow events: as long as there are any, dropped packets become events.
+type followers struct {
+	sync.Mutex
+	count int
+}
+
+// watch is called when followers come (1) or go (-1), and (0) every now and then, because programs stop by themselves
+// without a daemon.
+func (d *Daemon) watch(more int) {
+	d.followers.Lock()
+	defer d.followers.Unlock()
+	d.followers.count += more
+	d.faults.set("watch dropped packets", d.plane.WatchDrops(d.followers.count > 0))
+}
+
+// readEvents takes the packets that rules log or sample, or that are dropped, out of the ring, until ctx ends.
 func (d *Daemon) readEvents(ctx context.Context) error {
 	defer d.happenings.Close()
 	reader, err := event.NewReader(d.plane.Events())
@@ -66,16 +84,20 @@ func (d *Daemon) readEvents(ctx context.Context) error {
 			return err
 		}
 		for _, note := range packet.Notes {
-			d.happenings.Add(names.happening(&packet, note))
+			if h := names.happening(&packet, note); note.Kind == abi.NoteDrop {
+				d.happenings.Pass(h)
+			} else {
+				d.happenings.Add(h)
+			}
 		}
 	}
 }
 
-// tellLost tells of events that the ring had no room for.
+// tellLost tells of events that the ring had no room for, and of dropped packets that were too many to be told of.
 func (d *Daemon) tellLost(ctx context.Context) {
 	ticker := time.NewTicker(lostInterval)
 	defer ticker.Stop()
-	var told uint64
+	var told, unwatched uint64
 	for first := true; ; first = false {
 		totals, err := d.plane.EffectTotals()
 		d.faults.set("count lost events", err)
@@ -83,7 +105,12 @@ func (d *Daemon) tellLost(ctx context.Context) {
 			lost := totals.Lost - told
 			d.happened(api.Event{Kind: api.EventLost, Count: lost, Text: fmt.Sprintf("%d events: the ring was full", lost)})
 		}
-		told = max(told, totals.Lost)
+		if more := totals.Unwatched - unwatched; err == nil && totals.Unwatched > unwatched && !first {
+			text := fmt.Sprintf("%d more packets were dropped: at most %d a second are told of", more, abi.WatchDrops)
+			d.happenings.Pass(happening{Event: api.Event{Time: time.Now(), Kind: api.EventLost, Count: more, Text: text}, aboutDrops: true})
+		}
+		told, unwatched = max(told, totals.Lost), max(unwatched, totals.Unwatched)
+		d.watch(0)
 		select {
 		case <-ctx.Done():
 			return
@@ -120,13 +147,16 @@ func (n *eventNames) happening(p *event.Packet, note event.Note) happening {
 	if p.Decider >= uint32(abi.FirstRuleId) {
 		e.Decided = n.rules[p.Decider]
 	}
+	if note.Kind == abi.NoteDrop {
+		e.Rule = e.Decided
+	}
 	if note.Decides {
 		e.Would = note.Would.String()
 	}
 	if p.Src.IsValid() {
 		e.Src, e.Dst, e.Sport, e.Dport, e.Proto = p.Src.Addr(), p.Dst.Addr(), p.Src.Port(), p.Dst.Port(), rule.ProtocolName(p.Proto)
 	}
-	return happening{e, p.Head}
+	return happening{Event: e, head: p.Head}
 }
 
 // Events tells what happened and, with Follow, what happens. A client that is too slow loses events, and is told.
@@ -147,6 +177,11 @@ func (d *Daemon) Events(ctx context.Context, wish api.EventWish, yield func(api.
 			return err
 		}
 	}
+	if wish.Follow {
+		d.watch(1)
+		defer d.watch(-1)
+	}
+	drops := false
 	for wish.Follow {
 		h, lost, ok := follower.Next(ctx)
 		if lost > 0 {
@@ -158,7 +193,9 @@ func (d *Daemon) Events(ctx context.Context, wish api.EventWish, yield func(api.
 		if !ok {
 			return nil
 		}
-		if h.Kind == api.EventLost || wish.Match(&h.Event) {
+		matches := wish.Match(&h.Event)
+		drops = drops || matches && h.Kind == api.EventDrop
+		if h.aboutDrops && drops || !h.aboutDrops && h.Kind == api.EventLost || matches {
 			if err := yield(h.event(), follower.Waiting() > 0); err != nil {
 				return err
 			}

@@ -61,7 +61,7 @@ func (d *Daemon) Status(context.Context) (api.Status, error) {
 		Flows:      flowStatus(totals),
 		Sinks:      d.sinkStatus(),
 		History:    d.historyStatus(),
-		Events:     api.EventTotals{Sent: effects.Sent, Lost: effects.Lost, Unnoted: effects.Unnoted},
+		Events:     api.EventTotals{Sent: effects.Sent, Lost: effects.Lost, Unnoted: effects.Unnoted, Unwatched: effects.Unwatched},
 		Limits:     api.LimitTotals{Shared: effects.Shared, Contended: effects.Contended},
 		Tables: []api.Fill{
 			{Name: "blocks", Entries: uint64(d.plane.BlockCount()), Max: uint64(d.plane.BlocksMax())},

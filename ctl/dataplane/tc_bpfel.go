@@ -50,6 +50,7 @@ const (
 	tcMapTablesServices  = "tables_services"
 	tcMapTablesSets      = "tables_sets"
 	tcMapTrace           = "trace"
+	tcMapWatched         = "watched"
 	tcProgGarduEgress    = "gardu_egress"
 	tcProgGarduIngress   = "gardu_ingress"
 	tcVarCfgActions      = "cfg_actions"
@@ -155,6 +156,7 @@ type tcMapSpecs struct {
 	TablesServices  *ebpf.MapSpec `ebpf:"tables_services"`
 	TablesSets      *ebpf.MapSpec `ebpf:"tables_sets"`
 	Trace           *ebpf.MapSpec `ebpf:"trace"`
+	Watched         *ebpf.MapSpec `ebpf:"watched"`
 }
 
 // tcVariableSpecs contains global variables before they are loaded into the kernel.
@@ -234,6 +236,7 @@ type tcMaps struct {
 	TablesServices  *ebpf.Map `ebpf:"tables_services"`
 	TablesSets      *ebpf.Map `ebpf:"tables_sets"`
 	Trace           *ebpf.Map `ebpf:"trace"`
+	Watched         *ebpf.Map `ebpf:"watched"`
 }
 
 func (m *tcMaps) Close() error {
@@ -272,6 +275,7 @@ func (m *tcMaps) Close() error {
 		m.TablesServices,
 		m.TablesSets,
 		m.Trace,
+		m.Watched,
 	)
 }
 

@@ -50,6 +50,7 @@ const (
 	xdpMapTablesServices  = "tables_services"
 	xdpMapTablesSets      = "tables_sets"
 	xdpMapTrace           = "trace"
+	xdpMapWatched         = "watched"
 	xdpProgGarduXdp       = "gardu_xdp"
 	xdpVarCfgActions      = "cfg_actions"
 	xdpVarCfgAsked        = "cfg_asked"
@@ -153,6 +154,7 @@ type xdpMapSpecs struct {
 	TablesServices  *ebpf.MapSpec `ebpf:"tables_services"`
 	TablesSets      *ebpf.MapSpec `ebpf:"tables_sets"`
 	Trace           *ebpf.MapSpec `ebpf:"trace"`
+	Watched         *ebpf.MapSpec `ebpf:"watched"`
 }
 
 // xdpVariableSpecs contains global variables before they are loaded into the kernel.
@@ -232,6 +234,7 @@ type xdpMaps struct {
 	TablesServices  *ebpf.Map `ebpf:"tables_services"`
 	TablesSets      *ebpf.Map `ebpf:"tables_sets"`
 	Trace           *ebpf.Map `ebpf:"trace"`
+	Watched         *ebpf.Map `ebpf:"watched"`
 }
 
 func (m *xdpMaps) Close() error {
@@ -270,6 +273,7 @@ func (m *xdpMaps) Close() error {
 		m.TablesServices,
 		m.TablesSets,
 		m.Trace,
+		m.Watched,
 	)
 }
 

@@ -202,9 +202,58 @@ func TestLimitIsExact(t *testing.T) {
 			if within < 0.95*want || within > 1.05*want {
 				t.Error("that is more than 5 % off")
 			}
+			if r.Limit == nil || *r.Limit != (api.Limit{Rate: "2k/s", Burst: "200", Per: "src"}) || r.Direction != "in" {
+				t.Errorf("it is shown as %+v", r)
+			}
 			if sink := w.rule("sink").Packets; float64(sink) != within {
 				t.Errorf("%d packets went on to the next rule", sink)
 			}
 		})
 	}
+}
+
+// TestDropsAreFollowed: what is dropped becomes an event without a rule that logs it, for who follows and as long as somebody does.
+func TestDropsAreFollowed(t *testing.T) {
+	for _, path := range []string{"tc", "xdp"} {
+		t.Run(path, func(t *testing.T) {
+			w := newWorld(t, 0)
+			w.prepareXDP()
+			w.start(fmt.Sprintf(eventRules, path))
+			conn := w.dial("198.51.100.1:5304")
+			w.send(conn, 300)
+			if totals := w.eventTotals(); totals != (api.EventTotals{}) {
+				t.Errorf("nobody follows: %+v", totals)
+			}
+			events := w.follow("kind apply or verdict drop and dport 5304")
+			w.until("a dropped packet", func() error {
+				w.send(conn, 1)
+				for _, e := range events() {
+					if e.Kind == api.EventDrop && e.Rule == "sink" && e.Reason == "rule-drop" && e.Length == len(e.Head) && strings.Contains(e.Packet, "> 198.51.100.1:5304 ") {
+						return nil
+					}
+				}
+				return fmt.Errorf("%+v", events())
+			})
+			if out, err := w.gardu("events", "-o", "ndjson", "kind drop"); err != nil || out != "" {
+				t.Errorf("dropped packets are remembered: %v\n%s", err, out)
+			}
+			// more than are told of: the follower gets to know
+			w.until("the rest told", func() error {
+				w.send(conn, 2000)
+				for _, e := range events() {
+					if e.Kind == api.EventLost && e.Count > 0 && strings.Contains(e.Text, "more packets were dropped") {
+						return nil
+					}
+				}
+				return fmt.Errorf("%+v", w.eventTotals())
+			})
+		})
+	}
+}
+
+func (w *world) eventTotals() api.EventTotals {
+	w.Helper()
+	status, err := w.api.Status(w.Context())
+	w.must(err)
+	return status.Events
 }

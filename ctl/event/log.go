@@ -29,6 +29,17 @@ func (l *Log[T]) Add(event T) {
 		l.last[l.next] = event
 		l.next = (l.next + 1) % len(l.last)
 	}
+	l.tell(event)
+}
+
+// Pass hands an event to the followers without keeping it: one of many that only matter to who looks on.
+func (l *Log[T]) Pass(event T) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.tell(event)
+}
+
+func (l *Log[T]) tell(event T) {
 	for f := range l.followers {
 		select {
 		case f.events <- event:

@@ -66,3 +66,16 @@ func TestFollowerEndsWithItsContext(t *testing.T) {
 		t.Error("it has an event")
 	}
 }
+
+func TestPassedEventsAreNotKept(t *testing.T) {
+	log := NewLog[int](3)
+	_, f := log.Follow(0, 1)
+	defer f.Close()
+	log.Pass(7)
+	if event, _, ok := f.Next(context.Background()); !ok || event != 7 {
+		t.Errorf("the follower got %d, %t", event, ok)
+	}
+	if last := log.Last(-1); len(last) != 0 {
+		t.Errorf("kept: %v", last)
+	}
+}

@@ -17,7 +17,7 @@ import (
 	"gardu/ctl/flow"
 )
 
-// Packet is one that rules noted, and what became of it. Ids are those that compile gave.
+// Packet is one that rules noted, or that was dropped while somebody watched, and what became of it. Ids are those that compile gave.
 type Packet struct {
 	flow.Key          // zero addresses: neither IPv4 nor IPv6
 	Monotonic uint64  // ns of CLOCK_MONOTONIC
@@ -33,9 +33,9 @@ type Packet struct {
 	Head      []byte // the first bytes of the frame, as it came
 }
 
-// Note is a rule that chose the packet.
+// Note is why there is an event: a rule that chose the packet, or NoteDrop.
 type Note struct {
-	Rule    uint32
+	Rule    uint32 // 0 of NoteDrop
 	Kind    abi.NoteKind
 	Would   abi.Verdict // NoteShadow: what the rule would have decided
 	Decides bool        // NoteShadow: it would have
@@ -48,6 +48,8 @@ func (n Note) Word() string {
 		return "log"
 	case abi.NoteSample:
 		return "sample"
+	case abi.NoteDrop:
+		return "drop"
 	default:
 		return "shadow"
 	}

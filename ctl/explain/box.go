@@ -31,7 +31,7 @@ type Box struct {
 	exits      map[string]Exit
 	interfaces map[int]boxInterface
 	generation uint32
-	events     *event.Reader // nil: the programs have none
+	events     *event.Reader // nil: there are none
 }
 
 // boxFlows is how many flows a Box remembers.
@@ -68,6 +68,16 @@ func (b *Box) Close() error {
 // SetClock makes it that time for limits, until it is set again; 0: the real one.
 func (b *Box) SetClock(now time.Duration) { b.plane.SetClock(uint64(now)) }
 
+// WatchDrops makes dropped packets events, for about four seconds.
+func (b *Box) WatchDrops(on bool) (err error) {
+	if on && b.events == nil {
+		if b.events, err = event.NewReader(b.plane.Events()); err != nil {
+			return err
+		}
+	}
+	return b.plane.WatchDrops(on)
+}
+
 // Events returns those of the packets since the last call.
 func (b *Box) Events() ([]event.Packet, error) {
 	if b.events == nil {
@@ -76,8 +86,11 @@ func (b *Box) Events() ([]event.Packet, error) {
 	return b.events.Pending()
 }
 
-// Note is a note of a rule on a packet in words: log rule=ssh, shadow rule=idea would=drop.
+// Note is a note on a packet in words: log rule=ssh, shadow rule=idea would=drop, drop.
 func (b *Box) Note(n event.Note) string {
+	if n.Kind == abi.NoteDrop {
+		return n.Word()
+	}
 	text := n.Word() + " rule=" + b.names.rules[n.Rule]
 	if n.Decides {
 		text += " would=" + n.Would.String()

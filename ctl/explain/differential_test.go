@@ -170,7 +170,11 @@ func (g generator) script(hook string) script {
 			recent = append(recent, answer, answer, answer)
 		case what < 34:
 			next.line = pick(g, "wait 101s", "wait 101s", "wait 8000s")
-		case what < 60:
+		case what < 36:
+			next.line = "watch on"
+		case what < 46: // soon: programs tell of so many and no more
+			next.line = "watch off"
+		case what < 70:
 			next.line = "tick " + pick(g, "1ms", "10ms", "100ms", "333ms", "1s", "10s")
 		case what < 120 && len(recent) > 0:
 			next.frame = g.icmpError(pick(g, recent...).frame)
@@ -262,7 +266,7 @@ func (s script) disagreement(t *testing.T, hook string, features compile.Feature
 	box := newBox(t, features)
 	defer box.Close()
 	model := player{archive: s.archive(), path: newModelPath(), states: map[string]explain.BackendState{}}
-	program := player{archive: s.archive(), path: &boxPath{box, hooks[hook], firstClock}, states: map[string]explain.BackendState{}}
+	program := player{archive: s.archive(), path: &boxPath{Box: box, hook: hooks[hook], clock: firstClock}, states: map[string]explain.BackendState{}}
 	for _, p := range []*player{&model, &program} {
 		if err := p.apply("config.yaml"); err != nil {
 			t.Fatal(err)

@@ -111,3 +111,10 @@ const maxNotes = 4
 
 // decides tells rules that decide from those that observe.
 func decides(rule model.Rule) bool { return rule.Action != "" && rule.Action != model.Mirror }
+
+// noteDrop notes what became of a packet for those who watch.
+func (m *Model) noteDrop(out Outcome) {
+	if m.WatchDrops && len(m.notes) == 0 && (out.Verdict == Drop || out.Verdict == Reject) {
+		m.notes = append(m.notes, "drop")
+	}
+}

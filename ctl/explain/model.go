@@ -94,6 +94,8 @@ type Model struct {
 	Clock   time.Duration // what limits go by
 	// Interface is the name of the interface that packets come in on.
 	Interface string
+	// WatchDrops: packets that are dropped or rejected, and that no rule notes, are noted as that.
+	WatchDrops bool
 
 	snapshot  *model.Snapshot
 	blocks    map[netip.Prefix]time.Time // until when; zero: for ever
@@ -167,6 +169,7 @@ func (m *Model) Counters() Counters { return maps.Clone(m.counters) }
 func (m *Model) Judge(frame []byte) Outcome {
 	m.notes = nil
 	out := m.judge(frame)
+	m.noteDrop(out)
 	out.Notes = m.notes
 	if out.Frame != nil && out.Ifindex == 0 {
 		out.Ifindex = m.Ifindex // answers go back to where the question came from
@@ -216,6 +219,7 @@ func (m *Model) JudgeSent(frame []byte) Outcome {
 		m.notes = nil
 		judged, decider := m.filter(f, frame)
 		m.noteFragment(f)
+		m.noteDrop(judged)
 		out = Outcome{Verdict: judged.Verdict, Reason: "out-" + judged.Verdict, Rule: judged.Rule, Notes: m.notes}
 		if judged.Rule != "" {
 			m.counters.packet(decider, frame)

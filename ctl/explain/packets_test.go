@@ -38,13 +38,14 @@ var kernelMatters = regexp.MustCompile(`^(arp|blocks|dsr|events|fragment|gue|hea
 //	in eth0 PACKET                   a received packet, on one of the first two interfaces; below it, indented, what becomes of it:
 //	  VERDICT REASON [rule=NAME] [service=NAME] [backend=NAME]
 //	  out PACKET                     as gardu sends it, if it does
-//	  log rule=NAME                  an event of a rule; or sample, or shadow, that one with would=VERDICT
+//	  log rule=NAME                  an event of a rule; or sample, or shadow, that one with would=VERDICT; or of none: drop
 //	out eth0 PACKET                  a packet that the kernel sends, likewise
 //	wait 61s                         time passes
 //	tick 100ms                       time passes, for limits alone
 //	block PREFIX [expired|briefly]   and unblock PREFIX; briefly: until the next line
 //	backend SERVICE/NAME down        or: up, no-hop, mtu N
 //	exit NAME down                   or: up, mtu N
+//	watch on                         or off: whether dropped packets become events
 //	answers N                        so many more rejected packets may be answered
 //	check PROTO ADDR:PORT > ADDR:PORT  gardu's own health check begins; of a ping its identifier is both ports
 //	apply FILE                       another snapshot of the archive
@@ -275,6 +276,8 @@ func (p *player) line(line string) (string, error) {
 		return "", p.path.Check(proto, local, remote)
 	case words[0] == "exit" && len(words) >= 3:
 		return "", p.exit(words[1], words[2:])
+	case words[0] == "watch" && len(words) == 2:
+		return "", p.path.WatchDrops(words[1] == "on")
 	case words[0] == "answers" && len(words) == 2:
 		answers, err := strconv.Atoi(words[1])
 		if err != nil {

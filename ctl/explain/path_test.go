@@ -42,6 +42,7 @@ type path interface {
 	Check(proto uint8, local, remote netip.AddrPort) error
 	SetExit(string, explain.Exit) error
 	LimitRejects(int) error
+	WatchDrops(bool) error
 	Judge(on int, frame []byte) (explain.Outcome, error) // on: which of the snapshot's interfaces
 	JudgeSent(on int, frame []byte) (explain.Outcome, error)
 	Wait(time.Duration)
@@ -96,6 +97,11 @@ func (p *modelPath) LimitRejects(answers int) error {
 	return nil
 }
 
+func (p *modelPath) WatchDrops(on bool) error {
+	p.model.WatchDrops = on
+	return nil
+}
+
 func (p *modelPath) Judge(on int, frame []byte) (explain.Outcome, error) {
 	p.model.Now, p.model.Ifindex, p.model.Interface = time.Now().Add(p.ahead), received[on], p.interfaces[on].Name
 	return p.model.Judge(frame), nil
@@ -120,6 +126,7 @@ type boxPath struct {
 	*explain.Box
 	hook  dataplane.Hook
 	clock time.Duration
+	watch bool
 }
 
 // firstClock is what limits take for the time at the beginning.
@@ -128,6 +135,11 @@ const firstClock = time.Hour
 func (p *boxPath) Wait(ahead time.Duration) {
 	p.Box.Wait(ahead)
 	p.Tick(ahead)
+}
+
+func (p *boxPath) WatchDrops(on bool) error {
+	p.watch = on
+	return p.Box.WatchDrops(on)
 }
 
 func (p *boxPath) Tick(d time.Duration) { p.clock += d }
@@ -184,7 +196,7 @@ func newBoxPath(t testing.TB, hook dataplane.Hook, features compile.Features) *b
 			t.Error(err)
 		}
 	})
-	return &boxPath{box, hook, firstClock}
+	return &boxPath{Box: box, hook: hook, clock: firstClock}
 }
 
 func (p *boxPath) Apply(s *model.Snapshot) error {
@@ -207,6 +219,11 @@ func (p *boxPath) JudgeSent(on int, frame []byte) (explain.Outcome, error) {
 
 func (p *boxPath) judge(hook dataplane.Hook, on int, frame []byte) (explain.Outcome, error) {
 	p.SetClock(p.clock)
+	if p.watch { // again: it ends by itself
+		if err := p.Box.WatchDrops(true); err != nil {
+			return explain.Outcome{}, err
+		}
+	}
 	result, err := p.Run(hook, frame, received[on])
 	if err != nil {
 		return explain.Outcome{}, err

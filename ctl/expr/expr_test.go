@@ -195,7 +195,7 @@ func TestEvents(t *testing.T) {
 			t.Errorf("%s: got %v", text, !want)
 		}
 	}
-	for _, text := range []string{"bytes > 1k", "kind drop", "direction both"} {
+	for _, text := range []string{"bytes > 1k", "kind gone", "direction both"} {
 		if _, err := ParseEvent(text); err == nil {
 			t.Errorf("%s makes sense", text)
 		}

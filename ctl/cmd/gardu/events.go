@@ -18,15 +18,20 @@ func (a *app) eventsCommand() *cobra.Command {
 	var query api.EventQuery
 	cmd := a.outputFlag(&cobra.Command{
 		Use:   "events [-f] [EXPR]",
-		Short: "Show what happens: packets that rules log or sample, blocks, backends, applies",
+		Short: "Show what happens: packets dropped, logged or sampled, blocks, backends, applies",
 		Long: `Shows the last events that the daemon remembers and, with -f, those to come: packets
 that rules log or sample, with their verdict; backends that go up and down; blocks;
 configurations put in force. Events that could not be told are counted, and told of.
 
+With -f there are also packets that are dropped or rejected, whatever the reason: as
+long as somebody follows, of those that no rule notes up to 1000 a second become events
+of kind drop. They aren't remembered, and cost packets nothing when nobody follows.
+
 EXPR picks events by what they are; gardu help expr explains it.`,
 		Example: `  gardu events -f                                   as they happen
   gardu events 'rule ssh and src in 198.51.100.0/24'  of one rule
-  gardu events -f 'verdict drop'                      what is dropped, of what rules log
+  gardu events -f 'verdict drop and src 198.51.100.7' why does nothing come through?
+  gardu events -f 'not kind drop'                     without those that no rule notes
   gardu events -f 'kind up, down'                     backends
   gardu events -f -o ndjson | jq .packet`,
 		Args: cobra.ArbitraryArgs,
@@ -125,7 +130,7 @@ func (a *app) eventColumns() []column[api.Event] {
 		{"time", false, func(e *api.Event) any { return e.Time }},
 		{"kind", false, func(e *api.Event) any { return e.Kind }},
 		{"verdict", false, func(e *api.Event) any { return styled{e.Verdict, verdictStyle(e.Verdict)} }},
-		{"reason", true, func(e *api.Event) any { return e.Reason }},
+		{"reason", false, func(e *api.Event) any { return e.Reason }},
 		{"rule", false, func(e *api.Event) any { return e.Rule }},
 		{"would", false, func(e *api.Event) any { return styled{e.Would, verdictStyle(e.Would)} }},
 		{"decided", true, func(e *api.Event) any { return e.Decided }},

@@ -1,0 +1,24 @@
+package dataplane
+
+import (
+	"sync/atomic"
+
+	"gardu/ctl/abi"
+)
+
+// watchWindows is for how many windows of time dropped packets become events after WatchDrops.
+const watchWindows = 4
+
+// WatchDrops lets dropped packets become events for about four seconds, or no longer. It is to be called again every second or so.
+func (d *Dataplane) WatchDrops(on bool) error {
+	var until uint32
+	if on {
+		now, err := readClocks()
+		if err != nil {
+			return err
+		}
+		until = uint32(now.monotonic>>abi.WatchShift) + watchWindows
+	}
+	atomic.StoreUint32(&d.control.WatchUntil, until)
+	return nil
+}
