@@ -131,6 +131,7 @@ func (d *Daemon) apply(request api.ApplyRequest) (api.ApplyResult, error) {
 		return api.ApplyResult{}, err
 	}
 	next.warnings = append(next.warnings, lint.CutOff(next.snapshot, lint.Around(request.SSHConnection, d.netdev), next.text)...)
+	next.warnings = append(next.warnings, lint.Untagged(next.snapshot, d.netdev.StripsVLAN, next.text)...)
 	result := api.ApplyResult{
 		Revision: now.revision,
 		Changed:  next.digest != now.digest || !sameLists(next.snapshot, now.snapshot),

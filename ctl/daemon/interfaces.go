@@ -148,6 +148,8 @@ func (d *Daemon) tryAttach(state *attached) error {
 		if better, why := netdev.PathForTags(link, path, state.want.Tags); why != "" {
 			path, state.why = better, why
 		}
+	} else if path != model.PathTC {
+		_, state.why = netdev.PathForTags(link, model.PathXDP, state.want.Tags)
 	}
 	if err := d.describeInterface(link, state.number); err != nil {
 		return err

@@ -37,3 +37,18 @@ func TestApplyWouldCutOff(t *testing.T) {
 		}
 	}
 }
+
+// A veth takes VLAN tags off: rules don't see them at XDP.
+func TestApplyWouldSeeNoTags(t *testing.T) {
+	w := newWorld(t)
+	w.write("gardu.yaml", base)
+	w.start()
+	for path, told := range map[string]bool{"xdp": true, "auto": false} {
+		yaml := "interfaces: {in0: {path: " + path + "}}\nfilter: {rules: [{name: guests, match: {vlan: 10}, action: drop}]}\n"
+		result, err := w.api.Apply(t.Context(), api.ApplyRequest{Name: "new.yaml", YAML: yaml, Check: true})
+		w.must(err)
+		if got := len(result.Warnings) == 1 && strings.Contains(result.Warnings[0].Message, "rule guests matches on vlan, but in0"); got != told {
+			t.Errorf("%s: %+v", path, result.Warnings)
+		}
+	}
+}

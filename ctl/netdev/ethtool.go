@@ -23,6 +23,12 @@ func (h *Handle) offload(name string, get uint32) bool {
 	return err == nil && on != 0
 }
 
+// StripsVLAN says whether an interface takes VLAN tags off what it receives; one that isn't there doesn't.
+func (h *Handle) StripsVLAN(name string) bool {
+	link, err := h.Link(name)
+	return err == nil && link.StripsVLAN
+}
+
 // stripsVLAN: ETH_FLAG_RXVLAN of include/uapi/linux/ethtool.h.
 func (h *Handle) stripsVLAN(name string) bool {
 	const flagRxVLAN = 1 << 8

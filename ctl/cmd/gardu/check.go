@@ -24,8 +24,9 @@ there. It needs neither root nor a daemon. FILE may be - for stdin. An interface
 this machine doesn't have is no error here, for the file may be another machine's.
 
 It warns of what is hardly meant: rules that are never reached, sets that nothing asks
-for, and a filter that would cut off this machine's name servers or the SSH connection
-that the command is given on.
+for, a filter that would cut off this machine's name servers or the SSH connection
+that the command is given on, and VLAN tags that this machine's interfaces take off
+before rules could see them.
 
 With --cost it prints instead what the rules cost a packet: how they are arranged, the
 most that any packet can meet, memory, and an estimate in nanoseconds.`,
@@ -80,6 +81,7 @@ func onThisMachine(snapshot *model.Snapshot, text []byte) []config.Warning {
 	}
 	defer links.Close()
 	warnings := lint.CutOff(snapshot, lint.Around(sshConnection(), links), text)
+	warnings = append(warnings, lint.Untagged(snapshot, links.StripsVLAN, text)...)
 	for _, i := range snapshot.Interfaces {
 		if _, err := links.Link(i.Name); errors.Is(err, netdev.ErrNoLink) {
 			msg := fmt.Sprintf("this machine has no interface %s: run and apply would refuse", i.Name)
