@@ -472,7 +472,8 @@ struct flow_value {
 	__u32 asked;         /* jiffies: when the table of connections was last asked and told */
 	__u8 seen;           /* enum state that it gave */
 	__u8 judged;         /* enum state under which the verdict was found */
-	__u16 pad;
+	__u8 exit;           /* verdict redirect: where to */
+	__u8 pad;
 	/* TCP alone, of this direction: */
 	__u64 syn;           /* CLOCK_MONOTONIC ns of its SYN or SYN+ACK, the last one before it acknowledged something; 0: none */
 	__u64 acked;         /* of the first segment with ACK after that; 0: none */

@@ -94,9 +94,13 @@ static __always_inline void flow_spill(struct flow_table *t, struct flow_record 
 			there->syn = record->value.syn;
 			there->acked = record->value.acked;
 		}
-		if ((__s32)(record->value.last - there->last) > 0) /* where the flow is now */
+		if ((__s32)(record->value.last - there->last) > 0) { /* where the flow is now, and all that its verdict depends on */
 			__builtin_memcpy(&there->last, &record->value.last,
 					 offsetof(struct flow_value, first) - offsetof(struct flow_value, last));
+			there->ifindex = record->value.ifindex;
+			there->judged = record->value.judged;
+			there->exit = record->value.exit;
+		}
 	} else if (bpf_map_update_elem(t->lru, &record->key, &record->value, BPF_NOEXIST)) {
 		t->totals->refused += record->value.packets;
 		t->totals->refused_bytes += record->value.bytes;
@@ -456,6 +460,7 @@ static __always_inline void flow_account(ctx_t *ctx, struct control *c, struct f
 		value->block_epoch = p->block_epoch;
 		value->generation = p->remember ? p->generation : 0;
 		value->judged = p->state;
+		value->exit = p->exit;
 	}
 	if (cfg_state && p->state_asked) {
 		value->asked = t->now;

@@ -18,7 +18,6 @@ static __always_inline enum reason redirect(ctx_t *ctx, struct pkt *p)
 	struct exit *exit = exit_of(p->exit, &counter);
 	__u32 ifindex, length = p->way == WAY_LINK ? p->frame_bytes - p->l3 : p->length;
 
-	p->remember = 0; /* a flow's record has no room for where it goes */
 	ifindex = exit ? READ_ONCE(exit->ifindex) : 0;
 	if (!ifindex)
 		return REASON_REDIRECT_FAILED;

@@ -19,6 +19,10 @@ static __always_inline bool remembered(ctx_t *ctx, struct control *c, struct pkt
 	p->rule = flow->rule;
 	p->remember = p->remembered = 1;
 	*reason = flow->rule == DECIDER_ALLOW ? REASON_ALLOWED : flow->rule == DECIDER_DEFAULT ? REASON_DEFAULT_PASS : REASON_RULE_PASS;
+	if (cfg_actions && flow->reason == REASON_RULE_REDIRECT) {
+		p->exit = flow->exit;
+		*reason = REASON_RULE_REDIRECT;
+	}
 	if (flow->block_epoch == p->block_epoch)
 		return true;
 	if (cfg_blocks && flow->rule != DECIDER_ALLOW && blocks_came(c, p, flow->block_epoch) && is_blocked(c, p)) {

@@ -312,7 +312,8 @@ type FlowValue struct {
 	Asked       uint32
 	Seen        uint8
 	Judged      uint8
-	Pad         uint16
+	Exit        uint8
+	Pad         uint8
 	Syn         uint64
 	Acked       uint64
 	Seq         uint32

@@ -201,7 +201,7 @@ func (d *Daemon) warnings(now *applied, status api.Status, totals flow.Totals) [
 		warn("%d packets found no room in the flow table: raise flows.max", totals.Refused.Packets+totals.Lost.Packets)
 	}
 	if s := status.States; s != nil && s.Refused > 0 {
-		warn("%d packets' connections found no room in the table that state is read from: raise flows.max", s.Refused)
+		warn("%d packets' connections found no room in the table that state is read from: raise flows.max, and have the table made anew by `gardu detach` and run", s.Refused)
 	}
 	if lost := status.Events.Lost; lost > 0 {
 		warn("%d events were lost, because the ring was full: let rules log and sample fewer packets", lost)

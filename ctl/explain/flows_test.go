@@ -58,6 +58,8 @@ func (g generator) flowScript(hook string) script {
 		case what == 60 && s.checks && g.oneIn(4):
 			c := pick(g, flows...)
 			next.line = fmt.Sprintf("check %s > %s", c.to, c.from)
+		case what == 61:
+			next.line = fmt.Sprintf("exit %s %s", pick(g, exitNames...), pick(g, "down", "up", "up", "mtu 1400", "mtu 0"))
 		case what < 64:
 			next.line = "wait " + pick(g, "2s", "2s", "12s", "101s", "200s", "8000s")
 		case what < 84 && len(recent) > 0:
@@ -116,7 +118,7 @@ func (g generator) flowRule(i int) string {
 		}
 	}
 	return fmt.Sprintf("    - {name: r%d, match: {%s}%s}", i, strings.Join(match, ", "), pick(g, ", action: pass", ", action: pass", ", action: drop",
-		", action: drop", "", ", shadow: true, action: drop", ", count: true", ", log: 1/1, action: pass"))
+		", action: drop", ", action: {redirect: eth1}", ", action: {redirect: eth2}", "", ", shadow: true, action: drop", ", count: true", ", log: 1/1, action: pass"))
 }
 
 // variant is a configuration that differs in one thing.
