@@ -48,8 +48,9 @@ func checksumAt(layer gopacket.Layer) int {
 
 // verifyLayer encodes a layer anew, checksum included, and compares.
 func verifyLayer(layer gopacket.Layer, network gopacket.NetworkLayer) error {
-	if udp, ok := layer.(*layers.UDP); ok && udp.Checksum == 0 && network.LayerType() == layers.LayerTypeIPv4 {
-		return nil // RFC 768: none
+	udp, ok := layer.(*layers.UDP)
+	if ok && udp.Checksum == 0 && (network.LayerType() == layers.LayerTypeIPv4 || udp.DstPort == portGUE) {
+		return nil // none: RFC 768, and for tunnels over IPv6 RFC 6935
 	}
 	if pseudo, ok := layer.(interface {
 		SetNetworkLayerForChecksum(gopacket.NetworkLayer) error
