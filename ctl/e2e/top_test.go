@@ -27,7 +27,7 @@ import (
 const topConfig = `interfaces:
   client0: {path: tc}
   b1: {path: tc}
-flows: {max: 10000}
+flows: {max: 10000, active: 1s, history: {dir: %s}}
 filter:
   rules:
     - {name: no-mdns, match: {proto: udp, dport: 5353}, action: drop}
@@ -48,7 +48,8 @@ func TestTop(t *testing.T) {
 	w := newWorld(t, 1)
 	w.startWeb()
 	w.decap()
-	w.start(topConfig)
+	config := fmt.Sprintf(topConfig, w.path("history"))
+	w.start(config)
 	w.ready()
 	_, sum := w.file("blob", 12<<20)
 	part := func(name string, run func(w *world)) {
@@ -60,6 +61,9 @@ func TestTop(t *testing.T) {
 	}
 	part("samples", func(w *world) { w.topSamples(sum) })
 	part("text", (*world).topText)
+	part("past", (*world).topPast)
+	part("without flows", (*world).topWithoutFlows)
+	w.apply(config)
 	part("screen", func(w *world) { w.topScreen(sum) })
 }
 
@@ -123,6 +127,40 @@ func (w *world) topText() {
 	if n := strings.Count(out, "RULE"); n != 2 || !regexp.MustCompile(`(?m)^chat +pass +[1-9]`).MatchString(out) {
 		w.Errorf("%d tables:\n%s", n, out)
 	}
+}
+
+// topPast asks the history for the minute that is not over yet.
+func (w *world) topPast() {
+	stop := w.datagrams(9999)
+	defer stop()
+	w.until("the history has flows of a rule", func() error {
+		out, err := w.gardu("top", "--at", "0s", "--group", "rule,verdict", "rule chat")
+		if err == nil && !regexp.MustCompile(`(?m)^chat +pass +[1-9]`).MatchString(out) {
+			err = errors.New(out)
+		}
+		return err
+	})
+	t := w.openTerminal(80, 24, "top", "--at", "0s")
+	t.shows(`^ 198\.51\.100\.10 +198\.51\.100\.1:9999 +udp +[1-9]`)
+	t.shows(` \d{4}-\d\d-\d\d \d\d:\d\d to \d\d:\d\d`)
+	t.press("l6")
+	t.shows(`^ chat +pass +[1-9]`)
+	t.press("q")
+	w.must(<-t.ended)
+}
+
+// topWithoutFlows has the counters still.
+func (w *world) topWithoutFlows() {
+	stop := w.datagrams(5353)
+	defer stop()
+	w.apply(regexp.MustCompile(`(?m)^flows: .*\n`).ReplaceAllString(topConfig, ""))
+	w.until("drops are counted", func() error {
+		out, err := w.gardu("top", "--count", "1", "--every", "200ms")
+		if err == nil && !regexp.MustCompile(`drop [1-9][0-9.]*%`).MatchString(out) {
+			err = errors.New(out)
+		}
+		return err
+	})
 }
 
 // datagrams lets the client send small datagrams to the box, until the returned function is called.
@@ -253,7 +291,7 @@ func (w *world) topScreen(sum string) {
 	t.shows(`^ no-mdns +drop +[1-9]`)
 	t.press("k\r") // into the first rule, the busier one or not
 	t.shows(`filter rule "(chat|no-mdns)"`)
-	t.press("\x1b[D\x1b") // a key that does nothing here, and esc
+	t.press("\x1b[15~\x1b") // a key that does nothing here, and esc
 	t.shows(`^ RULE +ACTION`)
 	t.press("/rule chat\r")
 	t.press("1")

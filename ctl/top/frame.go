@@ -15,6 +15,7 @@ type Source interface {
 	Status(ctx context.Context) (api.Status, error)
 	Rules(ctx context.Context) ([]api.Rule, error)
 	Services(ctx context.Context) ([]api.Service, error)
+	History(ctx context.Context, query api.HistoryQuery) (api.History, error)
 }
 
 // Frame is what happened between two readings.
@@ -44,11 +45,10 @@ type Counted struct {
 
 // Group is flows added up.
 type Group struct {
-	Keys   map[string]string // by key as asked for; nil: all others
-	Flows  uint64            // that had packets
-	Sent   Rate              // by who opened them
-	Reply  Rate
-	Behind bool // may be short of something: there are too many groups
+	Keys  map[string]string // by key as asked for; nil: all others. Of the past some may be missing
+	Flows uint64            // that had packets
+	Sent  Rate              // by who opened them
+	Reply Rate
 }
 
 // Both is the rate of both directions.
@@ -81,15 +81,19 @@ func frame(before, now counters, sample api.TopSample) Frame {
 	took := sample.Until.Sub(sample.Since)
 	f := Frame{Since: sample.Since, Until: sample.Until, Status: now.status, Total: rate(sample.Total, took), Unattributed: rate(sample.Unattributed, took)}
 	for _, line := range sample.Groups {
-		f.Groups = append(f.Groups, Group{Keys: line.Group, Flows: line.Flows, Behind: line.Missing != nil,
-			Sent:  rate(api.Counter{Packets: line.Packets, Bytes: line.Bytes}, took),
-			Reply: rate(api.Counter{Packets: line.PacketsReply, Bytes: line.BytesReply}, took)})
+		f.Groups = append(f.Groups, groupOf(line, took))
 	}
 	took = now.at.Sub(before.at)
 	f.Verdicts, f.Drops = reasonRates(before.status.Reasons, now.status.Reasons, took)
 	f.Rules = ruleRates(before.rules, now.rules, took)
 	f.Services = serviceRates(before.services, now.services, took)
 	return f
+}
+
+func groupOf(line api.FlowGroup, took time.Duration) Group {
+	return Group{Keys: line.Group, Flows: line.Flows,
+		Sent:  rate(api.Counter{Packets: line.Packets, Bytes: line.Bytes}, took),
+		Reply: rate(api.Counter{Packets: line.PacketsReply, Bytes: line.BytesReply}, took)}
 }
 
 func rate(c api.Counter, took time.Duration) Rate {

@@ -21,6 +21,7 @@ type Options struct {
 	Sort   string // one of api.TopSorts; empty: bytes
 	Every  time.Duration
 	Color  bool
+	At     time.Time // what was then, by the history; zero: what is now
 	// Unreachable says in a line what an error of the source means.
 	Unreachable func(error) string
 }
@@ -63,7 +64,7 @@ const (
 func newLive(ctx context.Context, source Source, options Options) *live {
 	m := &live{ctx: ctx, source: source, explain: options.Unreachable, stop: func() {}}
 	m.choice = choice{filter: options.Filter, group: options.Group}
-	m.every, m.sort, m.look = options.Every, max(0, slices.Index(sorts, options.Sort)), noColor
+	m.at, m.every, m.sort, m.look = options.At, options.Every, max(0, slices.Index(sorts, options.Sort)), noColor
 	if options.Color {
 		m.look = anyStyle
 	}
@@ -89,7 +90,16 @@ func (m *live) follow() tea.Cmd {
 	m.stop()
 	ctx, stop := context.WithCancel(m.ctx)
 	m.stop, m.follows = stop, m.follows+1
-	number, query := m.follows, m.query()
+	number, query, at := m.follows, m.query(), m.at
+	if m.past() {
+		return func() tea.Msg {
+			f, err := Past(ctx, m.source, query, at)
+			if err != nil {
+				return problemMsg{number, err}
+			}
+			return frameMsg{number, f}
+		}
+	}
 	return func() tea.Msg {
 		for ctx.Err() == nil {
 			err := Follow(ctx, m.source, query, func(f Frame) error {
@@ -164,8 +174,9 @@ func firstLine(text string) string {
 
 func (m *live) show(f Frame) {
 	m.problem, m.waiting = "", false
-	if m.history = append(m.history, f.Total.Bytes); len(m.history) > maxHistory {
-		m.history = m.history[1:]
+	if !m.past() {
+		m.history = append(m.history, f.Total.Bytes)
+		m.history = m.history[max(0, len(m.history)-maxHistory):]
 	}
 	m.latest = f
 	if !m.paused {
@@ -223,6 +234,15 @@ func (m *live) key(msg tea.KeyPressMsg) tea.Cmd {
 		m.sort = (m.sort + 1) % len(sorts)
 		m.order = nil
 		return m.follow()
+	case "left":
+		return m.goTo(-1)
+	case "right":
+		return m.goTo(1)
+	case "l":
+		if m.past() {
+			m.at = time.Time{}
+			return m.change(m.choice)
+		}
 	case "+", "-":
 		return m.pace(key)
 	case "/":
@@ -243,6 +263,17 @@ func (m *live) key(msg tea.KeyPressMsg) tea.Cmd {
 		}
 	}
 	return nil
+}
+
+// goTo shows what was before, or after that.
+func (m *live) goTo(direction int) tea.Cmd {
+	before := m.at
+	m.step(direction, time.Now())
+	if m.at.Equal(before) {
+		return nil
+	}
+	m.frame.Since, m.frame.Until = time.Time{}, time.Time{}
+	return m.change(m.choice)
 }
 
 // paces are the times between two readings that + and - go through.

@@ -21,6 +21,27 @@ func (s source) Rules(context.Context) ([]api.Rule, error)  { return readAfter(1
 func (s source) Services(context.Context) ([]api.Service, error) {
 	return readAfter(10).services, s.fail
 }
+func (s source) History(_ context.Context, q api.HistoryQuery) (api.History, error) {
+	answer := api.History{Since: q.Since, Until: q.Until}
+	line := func(keys map[string]string, packets uint64) {
+		answer.Groups = append(answer.Groups, group(keys, 1, 60*packets, 6000*packets, 0, 0))
+	}
+	switch q.Group {
+	case "verdict":
+		line(map[string]string{"verdict": "pass"}, 70)
+		line(map[string]string{"verdict": "drop"}, 30)
+	case "service":
+		line(map[string]string{"service": "web"}, 20)
+	case "rule":
+		line(map[string]string{"rule": "ssh"}, 25)
+	case "reason":
+		line(map[string]string{"reason": "rule-drop"}, 30)
+	default:
+		line(map[string]string{"src": "198.51.100.7", "dst": "192.0.2.10", "dport": "22", "proto": "tcp", "verdict": "drop", "service": "", "rule": "ssh", "backend": ""}, 25)
+		line(map[string]string{"verdict": "pass"}, 70)
+	}
+	return answer, s.fail
+}
 func (s source) Top(_ context.Context, _ api.TopQuery, yield func(api.TopSample) error) error {
 	return yield(api.TopSample{Reading: api.Reading{Since: now.Add(-time.Second), Until: now, Total: api.Counter{Packets: 5}}})
 }
@@ -45,7 +66,7 @@ func (p *person) numbers(f Frame) { p.Update(frameMsg{p.follows, f}) }
 // press presses keys: letters, or names in brackets.
 func (p *person) press(keys string) {
 	named := map[string]rune{"enter": tea.KeyEnter, "esc": tea.KeyEscape, "down": tea.KeyDown, "up": tea.KeyUp, "end": tea.KeyEnd, "home": tea.KeyHome,
-		"left": tea.KeyLeft, "backspace": tea.KeyBackspace, "tab": tea.KeyTab, "pgdown": tea.KeyPgDown}
+		"left": tea.KeyLeft, "right": tea.KeyRight, "backspace": tea.KeyBackspace, "tab": tea.KeyTab, "pgdown": tea.KeyPgDown}
 	for keys != "" {
 		var msg tea.KeyPressMsg
 		if name, rest, found := strings.Cut(strings.TrimPrefix(keys, "<"), ">"); found && keys[0] == '<' {
@@ -248,4 +269,40 @@ func TestShort(t *testing.T) {
 			t.Errorf("%v is %q, want %q", n, got, want)
 		}
 	}
+}
+
+// What was at a time, and back to now.
+func TestPast(t *testing.T) {
+	p := newPerson(t)
+	p.look = noStyle
+	run := func(cmd tea.Cmd) {
+		if cmd != nil {
+			p.Update(cmd())
+		}
+	}
+	last := time.Now().Truncate(time.Minute).Add(-time.Minute)
+	_, cmd := p.Update(tea.KeyPressMsg{Code: tea.KeyLeft})
+	run(cmd)
+	if p.at.Before(last) || p.query().Group != "src,dst,dport,proto,verdict,service,rule,backend" {
+		t.Errorf("at %v: %+v", p.at, p.query())
+	}
+	p.sees(p.at.Local().Format("2006-01-02 15:04") + " to " + p.at.Add(time.Minute).Local().Format("15:04"))
+	p.sees(" total  80.0 kbit/s    100 pkt/s")
+	p.sees("pass 70% 70/s")
+	p.sees("198.51.100.7")
+	p.sees("(various)")
+	at := p.at
+	_, cmd = p.Update(tea.KeyPressMsg{Code: tea.KeyLeft})
+	run(cmd)
+	if !p.at.Equal(at.Add(-time.Minute)) {
+		t.Errorf("from %v to %v", at, p.at)
+	}
+	p.press("7")
+	p.sees("rule-drop")
+	p.press("1<right><right><right>")
+	if p.past() {
+		t.Errorf("still at %v", p.at)
+	}
+	p.numbers(flowFrame())
+	p.sees("198.51.100.7:40000")
 }

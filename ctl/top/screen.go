@@ -12,7 +12,8 @@ type screen struct {
 	frame    Frame     // zero until there is one
 	history  []float64 // bytes a second, the newest last
 	every    time.Duration
-	sort     int // of sorts
+	at       time.Time // zero: now
+	sort     int       // of sorts
 	selected int
 	first    int // row at the top of the table
 	paused   bool
@@ -99,6 +100,9 @@ func (s *screen) state() line {
 	case s.order != nil:
 		l = line{{" order frozen ", reverse}, {"  ", plain}}
 	}
+	if s.past() {
+		return append(l, span{" " + s.pastTime() + " ", reverse})
+	}
 	if s.frame.Until.IsZero() {
 		return append(l, span{"reading ...", dim})
 	}
@@ -107,6 +111,9 @@ func (s *screen) state() line {
 
 // traffic is the total, and what it was.
 func (s *screen) traffic(width int) line {
+	if s.past() {
+		return line{{" total ", dim}, {fit(bits(s.frame.Total.Bytes), 12, true), bold}, {fit(packets(s.frame.Total.Packets), 13, true), plain}}
+	}
 	l := line{{" total ", dim}, {fit(bits(s.frame.Total.Bytes), 12, true), bold}, {fit(packets(s.frame.Total.Packets), 13, true), plain}, {"  ", plain}}
 	peak := 0.0
 	for _, v := range s.history {
@@ -144,7 +151,7 @@ func (s *screen) flowTable() line {
 	if part := s.frame.Unattributed.Packets; part > 0 && part >= s.frame.Total.Packets/100 {
 		l = append(l, span{percent(part, s.frame.Total.Packets) + " in no flow  ", warn})
 	}
-	if f := s.frame.Status.Flows; f.Max > 0 {
+	if f := s.frame.Status.Flows; f.Max > 0 && !s.past() {
 		look := plain
 		if float64(f.Entries) >= 0.8*float64(f.Max) {
 			look = warn
@@ -233,6 +240,8 @@ func (s *screen) nothing() string {
 		return "no rules are configured"
 	case views[s.view].what == drops:
 		return "nothing was dropped"
+	case s.past():
+		return "nothing is known of that time"
 	case s.frame.Status.Flows.Max == 0:
 		return "flows aren't counted: the configuration has no flows"
 	case s.filter != "":
@@ -322,6 +331,7 @@ var keyHelp = []struct{ keys, word, help string }{
 	{"s", "sort", "by bytes, packets, flows"},
 	{"p", "pause", "keep these numbers; also space"},
 	{"f", "freeze", "keep the order of the lines, not the numbers"},
+	{"← →", "past", "the minute before, if there is a flows.history, and back; l: now"},
 	{"+ -", "slower, faster", "the time between two readings"},
 	{"1 - 7", "view", "flows, sources, destinations, ports, services, rules, drops; also tab"},
 	{"↑ ↓", "select", "a line; also j k, page up and down, home, end"},

@@ -115,7 +115,10 @@ func groupColumns(keys []string, total float64) []column[Group] {
 			case g.Keys == nil:
 				return span{}
 			}
-			text := g.Keys[key]
+			text, known := g.Keys[key]
+			if !known {
+				return span{"(various)", dim}
+			}
 			if withPort {
 				text = endpoint(text, g.Keys[port])
 			}

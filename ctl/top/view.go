@@ -2,6 +2,7 @@ package top
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 
 	"gardu/ctl/expr"
@@ -54,6 +55,15 @@ func (c choice) keys() []string {
 		return nil
 	}
 	return strings.Split(group, ",")
+}
+
+// keys are those of the choice. The history doesn't keep source ports.
+func (s *screen) keys() []string {
+	keys := s.choice.keys()
+	if s.past() {
+		keys = slices.DeleteFunc(keys, func(key string) bool { return key == "sport" })
+	}
+	return keys
 }
 
 // into is the choice that shows only what a group has in common, flow by flow.

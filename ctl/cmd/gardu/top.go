@@ -22,6 +22,7 @@ func (a *app) topCommand() *cobra.Command {
 	var (
 		query api.TopQuery
 		count int
+		at    string
 	)
 	cmd := a.outputFlag(&cobra.Command{
 		Use:   "top [EXPR]",
@@ -33,11 +34,15 @@ keys are at the bottom of the screen; ? explains them.
 When the output is no terminal, or with -o, it prints the busiest again and again
 as text, until interrupted or for --count times.
 
+--at shows a minute of the past instead, if flows.history is configured; the keys
+← and → go to the minutes before and after.
+
 EXPR picks flows by what they are; gardu help expr explains it.`,
 		Example: `  gardu top                                    everything
   gardu top service web                        one service
   gardu top --group src/24,dport               who talks to which port
   gardu top -n 5 --every 10s -o table          the five busiest flows, as text
+  gardu top --at 14:05                         what was then
   gardu top -o ndjson --group service | jq .   for programs`,
 		Args: cobra.ArbitraryArgs,
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -45,20 +50,35 @@ EXPR picks flows by what they are; gardu help expr explains it.`,
 			if err := checkTop(cmd, query, count); err != nil {
 				return err
 			}
+			var then time.Time
+			if at != "" {
+				var err error
+				if then, err = parseTime(at, time.Now()); err != nil {
+					return usage("--at: %v", err)
+				}
+				then = then.Truncate(time.Minute)
+			}
 			screen := isTerminal(a.stdout) && isTerminal(a.stdin) && !cmd.Flags().Changed("output")
 			if screen && count == 0 {
-				return a.ask(func(c *client.Client) error { return a.topScreen(cmd.Context(), c, query) })
+				return a.ask(func(c *client.Client) error { return a.topScreen(cmd.Context(), c, query, then) })
 			}
 			if a.format == formatJSON || a.format == formatYAML {
 				return usage("top has no end, and so goes with table, wide, ndjson and csv, not %s", a.format)
 			}
 			if query.Group == "" {
 				query.Group = top.FlowKeys
+				if at != "" {
+					query.Group = api.HistoryGroup
+				}
+			}
+			if at != "" {
+				return a.ask(func(c *client.Client) error { return a.printPast(cmd.Context(), c, query, then) })
 			}
 			return a.ask(func(c *client.Client) error { return a.printTop(cmd.Context(), c, query, count) })
 		},
 	})
 	groupFlag(cmd, &query.Group)
+	cmd.Flags().StringVar(&at, "at", "", "what was at `TIME`: so long ago (90m, 24h, 7d), or at a time (14:05, \"2026-01-02 14:05\")")
 	cmd.Flags().StringVar(&query.Sort, "sort", "", "by `KEY`: "+strings.Join(api.TopSorts(), ", "))
 	cmd.Flags().DurationVar(&query.Every, "every", api.DefaultTopEvery, "`TIME` between two readings")
 	cmd.Flags().IntVarP(&query.Limit, "number", "n", 20, "as text, the first `N`")
@@ -94,12 +114,12 @@ func checkTop(cmd *cobra.Command, query api.TopQuery, count int) error {
 }
 
 // topScreen runs until somebody leaves it. What a person should know before the screen is there fails here.
-func (a *app) topScreen(ctx context.Context, c *client.Client, query api.TopQuery) error {
+func (a *app) topScreen(ctx context.Context, c *client.Client, query api.TopQuery, at time.Time) error {
 	if _, err := c.Status(ctx); err != nil {
 		return err
 	}
 	return top.Run(ctx, c, top.Options{
-		Filter: query.Filter, Group: query.Group, Sort: query.Sort, Every: query.Every, Color: a.color,
+		Filter: query.Filter, Group: query.Group, Sort: query.Sort, Every: query.Every, Color: a.color, At: at,
 		Unreachable: func(err error) string {
 			if errors.Is(err, client.ErrUnreachable) {
 				return "the daemon doesn't answer"
@@ -137,6 +157,24 @@ func (a *app) printTop(ctx context.Context, c *client.Client, query api.TopQuery
 		return nil
 	}
 	return err
+}
+
+// printPast prints a minute of the past.
+func (a *app) printPast(ctx context.Context, c *client.Client, query api.TopQuery, at time.Time) error {
+	keys := strings.Split(query.Group, ",")
+	if a.format.human() {
+		f, err := top.Past(ctx, c, query, at)
+		if err != nil {
+			return err
+		}
+		return top.Print(a.stdout, f, keys, a.textWidth())
+	}
+	history, err := c.History(ctx, api.HistoryQuery{Since: at, Until: at.Add(time.Minute), Filter: query.Filter, Group: query.Group, Sort: query.Sort, Limit: query.Limit})
+	if err != nil {
+		return err
+	}
+	sample := api.TopSample{Reading: api.Reading{Since: history.Since, Until: history.Until}, Groups: history.Groups}
+	return a.sampleWriter(keys)(&sample)
 }
 
 // Widths of text where no terminal says how wide it is.
