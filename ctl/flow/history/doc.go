@@ -8,8 +8,8 @@
 //
 // # What is kept
 //
-// Counts by interval, of three lengths: minutes, five minutes and hours, each for a time of its own. In each interval there are
-// four tables with the same sums, to the packet:
+// Counts by interval, of four lengths: minutes, five minutes and hours, each for a time of its own, and days (of UTC) for as long as
+// hours, so that a month is quick to look at. In each interval there are four tables with the same sums, to the packet:
 //
 //	totals         by kind
 //	sources        by source and kind
@@ -26,7 +26,7 @@
 // # The file
 //
 // It can be read with sqlite3 while the daemon writes it. Times are Unix seconds, addresses text, bytes IP bytes, and seconds is the
-// length of an interval: 60, 300 or 3600. The tables in a query must be of one length, since each holds the same packets.
+// length of an interval: 60, 300, 3600 or 86400. The tables in a query must be of one length, since each holds the same packets.
 //
 //	SELECT src, sum(bytes + bytes_reply) AS n FROM sources
 //	 WHERE seconds = 3600 AND time >= unixepoch('now', '-30 days') GROUP BY src ORDER BY n DESC LIMIT 10;

@@ -51,7 +51,7 @@ type Status struct {
 	Path    string
 	Size    int64 // in bytes, of all files
 	MaxSize int64
-	Since   [levelCount]time.Time // of the oldest minute, five minutes and hour that are kept; zero while the file can't be opened
+	Since   [levelCount]time.Time // of the oldest minute, five minutes, hour and day that are kept; zero while the file can't be opened
 	Err     error                 // why the last write failed
 	Problem error                 // what was wrong with a file that was set aside since the start
 }

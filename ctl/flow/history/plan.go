@@ -3,9 +3,9 @@ package history
 import "time"
 
 // levels are the lengths of intervals, in seconds, each a whole number of the one before.
-const levelCount = 3
+const levelCount = 4
 
-var levels = [levelCount]int64{60, 300, 3600}
+var levels = [levelCount]int64{60, 300, 3600, 86400}
 
 // floor is when the interval of that length begins in which a time lies.
 func floor(at, length int64) int64 { return at - modulo(at, length) }

@@ -15,7 +15,7 @@ func TestCover(t *testing.T) {
 		}
 		return at.Unix()
 	}
-	kept := [levelCount]int64{clock("12:00:00"), clock("06:00:00"), clock("01:00:00")}
+	kept := [levelCount]int64{clock("12:00:00"), clock("06:00:00"), clock("01:00:00"), never}
 	for _, c := range []struct{ since, until, want string }{
 		{"12:03:00", "12:04:00", "1m 12:03-12:04"},
 		{"12:03:30", "12:03:31", "1m 12:03-12:04"},
@@ -36,7 +36,7 @@ func TestCover(t *testing.T) {
 			if got != "" {
 				got += ", "
 			}
-			got += fmt.Sprintf("%s %s-%s", [...]string{"1m", "5m", "1h"}[s.level],
+			got += fmt.Sprintf("%s %s-%s", [...]string{"1m", "5m", "1h", "1d"}[s.level],
 				time.Unix(s.from, 0).UTC().Format("15:04"), time.Unix(s.to, 0).UTC().Format("15:04"))
 		}
 		if got != c.want {

@@ -66,7 +66,7 @@ func (s *Store) newest(level int) (int64, error) {
 
 // dropKinds removes kinds that no row is of any more.
 func (s *Store) dropKinds() error {
-	first := firstKept(s.kept) - 2*levels[levelCount-1] // used may be an hour old, and an interval is one
+	first := firstKept(s.kept) - 2*levels[levelCount-1] // used may be an interval old, and an interval is one long
 	clear(s.ids)
 	return s.transaction(func() error { return s.run("DELETE FROM kinds WHERE used < ?", first) })
 }

@@ -8,7 +8,7 @@ import (
 // What the file says it is.
 const (
 	applicationID = 0x67_61_72_64 // "gard"
-	version       = 1
+	version       = 2
 )
 
 // tableNames and the columns of their ends.

@@ -18,13 +18,13 @@ type Options struct {
 	Dir     string        // made when it isn't there
 	Minutes time.Duration // how long intervals of a minute are kept,
 	Fives   time.Duration // of five minutes,
-	Hours   time.Duration // and of an hour
+	Hours   time.Duration // and of an hour, and of a day: those are there to be quick
 	MaxSize int64         // of all files together, in bytes; at least MinSize
 	Top     int           // rows of each table that are kept of an interval
 }
 
 func (o Options) keep() [levelCount]time.Duration {
-	return [levelCount]time.Duration{o.Minutes, o.Fives, o.Hours}
+	return [levelCount]time.Duration{o.Minutes, o.Fives, o.Hours, o.Hours}
 }
 
 // MinSize is the least that MaxSize may be: room for some hundred intervals.
@@ -218,7 +218,7 @@ func (s *Store) Size() (size int64) {
 	return size
 }
 
-// Since is the beginning of the oldest interval of a minute, five minutes and an hour that is kept.
+// Since is the beginning of the oldest interval of a minute, five minutes, an hour and a day that is kept.
 func (s *Store) Since() (since [levelCount]time.Time) {
 	for level, at := range s.kept {
 		since[level] = time.Unix(at, 0)

@@ -259,7 +259,7 @@ func TestRetention(t *testing.T) {
 		write(t, s, []flow.Report{ended(at, at, 1)}, at)
 	}
 	now := noon.Add(599 * time.Minute) // 21:59
-	for level, want := range []uint64{61, 180 + 5, 6*60 + 60} {
+	for level, want := range []uint64{61, 180 + 5, 6*60 + 60, 600} {
 		got := sums(t, s)[level]
 		for table := range got {
 			if got[table].Packets != want {
@@ -271,7 +271,8 @@ func TestRetention(t *testing.T) {
 		30 * time.Minute: "1m0s 1",
 		2 * time.Hour:    "5m0s 5",
 		5 * time.Hour:    "1h0m0s 60",
-		9 * time.Hour:    "0s 0",
+		9 * time.Hour:    "24h0m0s 600",
+		29 * time.Hour:   "0s 0",
 	} {
 		at := now.Add(-ago).Truncate(time.Minute)
 		answer, err := s.Query(context.Background(), Query{Since: at, Until: at.Add(time.Minute)})
@@ -296,13 +297,13 @@ func TestRetention(t *testing.T) {
 	}
 	// A minute of a level that has dropped it is in the longer ones only, and what is too old for all is told.
 	r := NewRoller(10)
-	r.Add([]flow.Report{ended(now.Add(-2*time.Hour), now.Add(-2*time.Hour), 1), ended(noon, noon, 7)}, names{}, now)
+	r.Add([]flow.Report{ended(now.Add(-2*time.Hour), now.Add(-2*time.Hour), 1), ended(noon.AddDate(0, 0, -1), noon.AddDate(0, 0, -1), 7)}, names{}, now)
 	batch := r.Take()
 	late, err := s.Write(&batch, now)
 	if err != nil || late.Packets != 7 {
 		t.Errorf("%+v were late, %v", late, err)
 	}
-	if got := sums(t, s); got[0][totals].Packets != 61 || got[1][totals].Packets != 186 || got[2][totals].Packets != 421 {
+	if got := sums(t, s); got[0][totals].Packets != 61 || got[1][totals].Packets != 186 || got[2][totals].Packets != 421 || got[3][totals].Packets != 601 {
 		t.Errorf("hold %+v", got)
 	}
 }
@@ -313,7 +314,7 @@ func TestKindsGo(t *testing.T) {
 	o.Minutes, o.Fives, o.Hours = time.Hour, time.Hour, 2*time.Hour
 	s := openStore(t, o, noon)
 	for h := range 10 {
-		at := noon.Add(time.Duration(h) * time.Hour)
+		at := noon.AddDate(0, 0, h)
 		r := ended(at, at, 1)
 		r.Rule = uint32(h + 1)
 		stays := ended(at, at, 1)
@@ -323,7 +324,7 @@ func TestKindsGo(t *testing.T) {
 	if err != nil || kinds > 6 {
 		t.Errorf("%d kinds are left, %v", kinds, err)
 	}
-	if _, err := s.Query(context.Background(), Query{noon, noon.Add(24 * time.Hour), nil, by(t, "rule")}); err != nil {
+	if _, err := s.Query(context.Background(), Query{noon, noon.AddDate(0, 1, 0), nil, by(t, "rule")}); err != nil {
 		t.Error(err)
 	}
 }
