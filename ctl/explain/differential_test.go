@@ -165,7 +165,7 @@ func (g generator) script(hook string) script {
 			next.line = "unblock " + pick(g, blocked...)
 		case what < 32 && s.checks:
 			local, remote := g.endpoints(g.oneIn(2))
-			next.line = fmt.Sprintf("check %s > %s", local, remote)
+			next.line = fmt.Sprintf("check tcp %s > %s", local, remote)
 			answer := step{clean: true, frame: mustParse(fmt.Sprintf("tcp %s > %s syn ack", remote, local))}
 			recent = append(recent, answer, answer, answer)
 		case what < 34:

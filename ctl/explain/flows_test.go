@@ -57,7 +57,7 @@ func (g generator) flowScript(hook string) script {
 			blocked = slices.Delete(blocked, at, at+1)
 		case what == 60 && s.checks && g.oneIn(4):
 			c := pick(g, flows...)
-			next.line = fmt.Sprintf("check %s > %s", c.to, c.from)
+			next.line = fmt.Sprintf("check tcp %s > %s", c.to, c.from)
 		case what == 61:
 			next.line = fmt.Sprintf("exit %s %s", pick(g, exitNames...), pick(g, "down", "up", "up", "mtu 1400", "mtu 0"))
 		case what < 64:
