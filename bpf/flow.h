@@ -94,6 +94,8 @@ static __always_inline void flow_spill(struct flow_table *t, struct flow_record 
 			there->syn = record->value.syn;
 			there->acked = record->value.acked;
 		}
+		if (record->value.first < there->first) /* what it began with may have been reported: see Tracker in ctl/flow */
+			there->first = record->value.first;
 		if ((__s32)(record->value.last - there->last) > 0) { /* where the flow is now, and all that its verdict depends on */
 			__builtin_memcpy(&there->last, &record->value.last,
 					 offsetof(struct flow_value, first) - offsetof(struct flow_value, last));

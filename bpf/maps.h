@@ -118,6 +118,8 @@ struct {
 	});
 } flow_tables SEC(".maps");
 
+/* (Beside them is pinned what was reported of flows, an array that only the daemon knows: ctl/dataplane/ledger.go, ctl/flow/ledger.go.) */
+
 /* Programs write (spill, return), daemon reads. Key: control.flow_slot. Full: the kernel evicts the least recently used. */
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY_OF_MAPS);

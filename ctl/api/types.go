@@ -103,6 +103,17 @@ type Sink struct {
 	Error       string `json:"error,omitempty"` // what is wrong with it at the moment
 }
 
+// ReportTotals are packets, since the flow table was made. Packets + Pending + Missed = Accounted of FlowTotals, exactly once every
+// flow has been looked at again.
+type ReportTotals struct {
+	Reports uint64 `json:"reports"` // of flows
+	Packets uint64 `json:"packets"` // that they are of
+	Bytes   uint64 `json:"bytes"`
+	Pending uint64 `json:"pending"` // not reported yet
+	Missed  uint64 `json:"missed"`  // found no place in the flow table, or lost it before they were reported
+	NoRoom  uint64 `json:"no_room"` // flows that can't be reported
+}
+
 // ReasonCounter counts the packets that left with one reason.
 type ReasonCounter struct {
 	Counter
@@ -133,6 +144,8 @@ type FlowTotals struct {
 	UnattributedBytes uint64 `json:"unattributed_bytes"` // IP bytes
 	Accounted         uint64 `json:"accounted"`          // packets that reached flow accounting
 	AccountedBytes    uint64 `json:"accounted_bytes"`    // IP bytes
+
+	Reports *ReportTotals `json:"reports,omitempty"` // absent while they go nowhere
 }
 
 // StateTotals is the table of connections behind the field state; absent while no rule matches on it.

@@ -83,7 +83,6 @@ type Daemon struct {
 	watchers chan struct{} // as many as there are clients that watch the flows
 	ending   chan struct{} // closed when clients that wait should go
 
-	tracker *flow.Tracker
 	reports reports
 	history atomic.Pointer[history.History] // nil: none is kept
 }
@@ -128,7 +127,7 @@ func newDaemon(options Options) *Daemon {
 		options.Log = slog.Default()
 	}
 	d := &Daemon{options: options, log: options.Log, started: time.Now(), happenings: event.NewLog[happening](keptEvents),
-		tracker: flow.NewTracker(), doors: doors{next: make(chan door, 1)}}
+		doors: doors{next: make(chan door, 1)}}
 	d.metrics = metric.New(d, d.log)
 	d.watchers, d.ending = make(chan struct{}, watchersMax), make(chan struct{})
 	return d
@@ -227,6 +226,7 @@ func (d *Daemon) abandon(fresh bool) error {
 		errs = append(errs, d.listener.Close())
 	}
 	if d.plane != nil {
+		d.reports.close(d.taking())
 		errs = append(errs, d.plane.Close())
 		if fresh {
 			errs = append(errs, dataplane.Remove(d.options.BPFDir, d.netdev), d.netdev.ReleaseAll())

@@ -39,7 +39,7 @@ func runDaemon(text string) int {
 		return 2
 	}
 	if path := os.Getenv(sinkEnv); path != "" {
-		options.sinks = []sinkWish{{name: "test", made: path, open: func() (sink, error) { return openFileSink(path) }}}
+		options.sinks = []sinkWish{{name: "test", made: path, open: func() (sink, error) { return fileSink{path}, nil }}}
 	}
 	options.Log = slog.New(slog.NewTextHandler(os.Stderr, nil))
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM)
@@ -62,7 +62,7 @@ type world struct {
 	backend *testnet.Node
 	dir     string
 	options Options
-	sink    string // file that the daemon writes reports of flows to; "": it reports none
+	sink    string // directory that the daemon writes reports of flows to; "": it reports none
 	process *testnet.Process
 	api     *client.Client
 }

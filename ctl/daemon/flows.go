@@ -209,11 +209,16 @@ func (d *Daemon) dropOldFlows() error {
 	if !d.plane.Resizing() {
 		return nil
 	}
-	err := d.plane.FinishResize(func(memory dataplane.FlowTable) error {
-		old, err := flow.NewTable(memory.Memory, memory.LRU)
+	err := d.plane.FinishResize(func(leaving, staying dataplane.FlowTable) error {
+		old, err := flow.NewTable(leaving.Memory, leaving.LRU)
 		if err != nil {
 			return err
 		}
+		now, err := flow.NewTable(staying.Memory, staying.LRU)
+		if err != nil {
+			return err
+		}
+		d.faults.set("report what is left in a flow table", d.leaveFlows(old, now))
 		left := d.dropped.Load().Plus(old.Array())
 		d.dropped.Store(&left)
 		return nil

@@ -9,6 +9,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"gardu/ctl/abi"
 	"gardu/ctl/api"
 	"gardu/ctl/flow"
 	"gardu/ctl/model"
@@ -19,9 +20,9 @@ import (
 // To add one, write a method that gives the wishes of a snapshot for it, and add a line to wantedSinks. It is opened when a
 // snapshot that wants it is in force, and closed when none does any more.
 type sink interface {
-	// Consume may take its time: it has a goroutine of its own. Reports that come meanwhile wait in a bounded queue, and those
-	// that find it full are lost and counted, in status. Calls come one after the other. Other sinks have the same slice, so it
-	// must not be changed; it may be kept.
+	// Consume may take its time: it has a goroutine of its own. Reports that come meanwhile wait in a ring that outlives the process;
+	// of a sink that falls behind by more than that, the oldest are lost and counted, in status. Calls come one after the other. When
+	// Consume returns the reports are done with; if the process dies before, they come again. The slice may be kept.
 	Consume(reports []flow.Report, names flow.Names)
 	// Close is called once, after the last Consume: what is still buffered should leave now.
 	Close() error
@@ -44,59 +45,26 @@ func (d *Daemon) wantedSinks(snapshot *model.Snapshot) []sinkWish {
 	)
 }
 
-const (
-	queuedBatches = 64              // that may wait for a sink
-	sinkPatience  = 5 * time.Second // how long a sink may take to end
-)
+// sinkPatience is how long a sink may take to end.
+const sinkPatience = 5 * time.Second
 
 // reports hands what the tracker finds to the sinks.
 type reports struct {
 	mu      sync.Mutex // guards changes of outlets
 	outlets atomic.Pointer[[]*outlet]
+	tracker atomic.Pointer[flow.Tracker] // nil until there is a sink
+	names   reportNames
 }
 
-// outlet is a sink at work.
+// outlet is a sink at work, or one that can't be opened, which misses what it would have got.
 type outlet struct {
 	sinkWish
-	sink  sink
-	queue chan reportBatch
-	done  chan struct{} // closed when nothing more will be consumed
-
-	mu                   sync.Mutex
-	closed               bool
-	taken, lost, waiting tally
-}
-
-// reportBatch is reports with the names that hold for them.
-type reportBatch struct {
-	reports []flow.Report
-	names   flow.Names
-	tally   tally
-}
-
-// tally counts reports and what they are of.
-type tally struct {
-	reports uint64
-	flow.Count
-}
-
-func tallyOf(reports []flow.Report) tally {
-	t := tally{reports: uint64(len(reports))}
-	for i := range reports {
-		t.Count = t.Plus(reports[i].Delta).Plus(reports[i].DeltaReply)
-	}
-	return t
-}
-
-func (t *tally) add(other tally) {
-	t.reports += other.reports
-	t.Count = t.Plus(other.Count)
-}
-
-func (t *tally) sub(other tally) {
-	t.reports -= other.reports
-	t.Packets -= other.Packets
-	t.Bytes -= other.Bytes
+	sink   sink
+	reader *flow.Reader
+	why    error         // it can't be opened
+	stop   chan struct{} // closed to end it when nothing is left for it
+	given  atomic.Bool   // it is given up
+	done   chan struct{} // closed when nothing more will be consumed
 }
 
 func (r *reports) all() []*outlet {
@@ -106,13 +74,20 @@ func (r *reports) all() []*outlet {
 	return nil
 }
 
-// follow opens and closes sinks until they are the wanted ones. fault takes the error of each that can't be opened, or nil.
-func (r *reports) follow(wanted []sinkWish, fault func(name string, err error)) {
+// taking is what a sink's goroutine needs to make reports out of what the tracker wrote.
+type taking struct {
+	clock func() (flow.Clock, error)
+	names func() flow.Names
+	fault func(name string, err error) // of a sink, or nil
+}
+
+// follow opens and closes sinks until they are the wanted ones.
+func (r *reports) follow(wanted []sinkWish, with taking) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	var next, gone []*outlet
 	for _, old := range r.all() {
-		if slices.ContainsFunc(wanted, old.is) {
+		if old.why == nil && slices.ContainsFunc(wanted, old.is) {
 			next = append(next, old)
 		} else {
 			gone = append(gone, old)
@@ -120,15 +95,19 @@ func (r *reports) follow(wanted []sinkWish, fault func(name string, err error)) 
 	}
 	kept := slices.Clone(next)
 	r.outlets.Store(&kept)
-	closeOutlets(gone, fault) // before others open: they may be after the same file
-	for _, wish := range wanted {
-		if slices.ContainsFunc(next, func(o *outlet) bool { return o.is(wish) }) {
-			continue
+	closeOutlets(gone, with.fault) // before others open: they may be after the same file
+	if tracker := r.tracker.Load(); tracker != nil {
+		var names []string
+		for _, wish := range wanted {
+			names = append(names, wish.name)
+			if !slices.ContainsFunc(next, func(o *outlet) bool { return o.is(wish) }) {
+				if o := openOutlet(tracker, wish, with); o != nil {
+					next = append(next, o)
+				}
+			}
 		}
-		s, err := wish.open()
-		fault(wish.name, err)
-		if err == nil {
-			next = append(next, newOutlet(wish, s))
+		if len(wanted) > 0 { // at the end of the daemon they keep their places for the next one
+			tracker.Keep(names)
 		}
 	}
 	r.outlets.Store(&next)
@@ -137,7 +116,7 @@ func (r *reports) follow(wanted []sinkWish, fault func(name string, err error)) 
 func (o *outlet) is(wish sinkWish) bool { return o.name == wish.name && o.made == wish.made }
 
 // close ends all sinks, after what waits for them.
-func (r *reports) close(fault func(name string, err error)) { r.follow(nil, fault) }
+func (r *reports) close(with taking) { r.follow(nil, with) }
 
 // closeOutlets ends sinks, all at the same time.
 func closeOutlets(outlets []*outlet, fault func(name string, err error)) {
@@ -148,59 +127,64 @@ func closeOutlets(outlets []*outlet, fault func(name string, err error)) {
 	closing.Wait()
 }
 
-// send hands a batch to every sink that has room for it.
-func (r *reports) send(batch reportBatch) {
-	for _, o := range r.all() {
-		o.offer(batch)
+// openOutlet gives nil when there are too many.
+func openOutlet(tracker *flow.Tracker, wish sinkWish, with taking) *outlet {
+	o := &outlet{sinkWish: wish, stop: make(chan struct{}), done: make(chan struct{})}
+	var err error
+	if o.reader, err = tracker.Reader(wish.name); err != nil {
+		with.fault(wish.name, err)
+		return nil
 	}
-}
-
-func newOutlet(wish sinkWish, s sink) *outlet {
-	o := &outlet{sinkWish: wish, sink: s, queue: make(chan reportBatch, queuedBatches), done: make(chan struct{})}
-	go o.run()
+	o.sink, o.why = wish.open()
+	with.fault(wish.name, o.why)
+	if o.why != nil {
+		o.reader.Close()
+		close(o.done)
+		return o
+	}
+	go o.run(with)
 	return o
 }
 
-func (o *outlet) run() {
+// run hands over reports until stop is closed and there are no more.
+func (o *outlet) run(with taking) {
 	defer close(o.done)
-	for batch := range o.queue {
-		o.sink.Consume(batch.reports, batch.names)
-		o.mu.Lock()
-		o.taken.add(batch.tally)
-		o.waiting.sub(batch.tally)
-		o.mu.Unlock()
+	for {
+		clock, err := with.clock()
+		if err != nil {
+			with.fault(o.name, err)
+		} else if reports := o.reader.Read(clock); len(reports) > 0 {
+			o.sink.Consume(reports, with.names())
+			if o.given.Load() {
+				return
+			}
+			o.reader.Taken()
+			continue
+		}
+		select {
+		case <-o.reader.Wake():
+		case <-o.stop:
+			return
+		}
 	}
 }
 
-func (o *outlet) offer(batch reportBatch) {
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	if o.closed { // while the batch was made
-		return
-	}
-	select {
-	case o.queue <- batch:
-		o.waiting.add(batch.tally)
-	default:
-		o.lost.add(batch.tally)
-	}
-}
-
-// close ends a sink after what waits for it. One that doesn't end in time gives up what it waits for, or else is left alone.
+// close ends a sink after what waits for it. One that doesn't end in time gives up what it waits for, or else is left alone; what it didn't
+// take is for the next daemon, if the data plane goes on.
 func (o *outlet) close() error {
-	o.mu.Lock()
-	o.closed = true
-	close(o.queue)
-	o.mu.Unlock()
+	if o.why != nil {
+		return nil
+	}
+	close(o.stop)
+	defer o.reader.Close()
 	select {
 	case <-o.done:
 		return o.sink.Close()
 	case <-time.After(sinkPatience):
 	}
-	o.mu.Lock()
-	waiting := o.waiting
-	o.mu.Unlock()
-	err := fmt.Errorf("it took no more reports of flows for %s: %d of %d packets are lost", sinkPatience, waiting.reports, waiting.Packets)
+	o.given.Store(true)
+	_, _, waiting := o.reader.Totals()
+	err := fmt.Errorf("it took no more reports of flows for %s: %d of %d packets wait for it", sinkPatience, waiting.Reports, waiting.Packets)
 	if s, ok := o.sink.(aborter); ok {
 		s.Abort()
 		<-o.done
@@ -210,11 +194,14 @@ func (o *outlet) close() error {
 }
 
 func (o *outlet) status() api.Sink {
-	o.mu.Lock()
-	defer o.mu.Unlock()
+	taken, lost, waiting := o.reader.Totals()
 	status := api.Sink{
-		Name: o.name, Reports: o.taken.reports, Packets: o.taken.Packets, Bytes: o.taken.Bytes, Waiting: o.waiting.reports,
-		LostReports: o.lost.reports, LostPackets: o.lost.Packets, LostBytes: o.lost.Bytes,
+		Name: o.name, Reports: taken.Reports, Packets: taken.Packets, Bytes: taken.Bytes, Waiting: waiting.Reports,
+		LostReports: lost.Reports, LostPackets: lost.Packets, LostBytes: lost.Bytes,
+	}
+	if o.why != nil {
+		status.Error = summary(o.why)
+		return status
 	}
 	if e, ok := o.sink.(exporter); ok { // what it took and lost; perhaps of a batch that it hasn't taken whole yet
 		lost, err := e.State()
@@ -240,12 +227,83 @@ func (d *Daemon) sinkStatus() []api.Sink {
 	return sinks
 }
 
+// reportStatus closes the account of reports; nil without any sink.
+func (d *Daemon) reportStatus(totals flow.Totals) *api.ReportTotals {
+	tracker := d.reports.tracker.Load()
+	if tracker == nil || len(d.reports.all()) == 0 {
+		return nil
+	}
+	now := tracker.Totals()
+	less := func(a, b uint64) uint64 { return a - min(a, b) } // they are read one after the other
+	there := totals.Records.Packets + totals.LRU.Packets
+	return &api.ReportTotals{
+		Reports: now.Reported.Reports, Packets: now.Reported.Packets, Bytes: now.Reported.Bytes,
+		Pending: less(there+now.Gone.Packets, now.Reported.Packets),
+		Missed:  less(totals.Unattributed.Packets, now.Gone.Packets),
+		NoRoom:  tracker.NoRoom(),
+	}
+}
+
 // followSinks opens and closes sinks as the snapshot in force wants them. One that can't be opened is tried again by the housekeeper.
 func (d *Daemon) followSinks() {
-	d.reports.follow(d.wantedSinks(d.current.Load().snapshot), d.sinkFault)
+	now := d.current.Load()
+	wanted := d.wantedSinks(now.snapshot)
+	if !now.tables.Features.Flows {
+		wanted = nil
+	}
+	if len(wanted) > 0 {
+		err := d.openTracker()
+		d.faults.set("remember what was reported of flows", err)
+		if err != nil {
+			return
+		}
+	}
+	d.reports.follow(wanted, d.taking())
+}
+
+func (d *Daemon) taking() taking {
+	return taking{d.clock, func() flow.Names { return d.reports.names.get(d) }, d.sinkFault}
 }
 
 func (d *Daemon) sinkFault(name string, err error) { d.faults.set("report flows to "+name, err) }
+
+// openTracker goes on where the daemon before left off, with room for as many flows as the table has.
+func (d *Daemon) openTracker() error {
+	if tracker := d.reports.tracker.Load(); tracker != nil {
+		return tracker.Grow(d.plane.FlowsMax(), d.plane.MakeLedger)
+	}
+	secret, max := d.plane.FlowSecret(), d.plane.FlowsMax()
+	tracker, err := flow.OpenTracker(d.plane.Ledger(), secret)
+	if errors.Is(err, flow.ErrNoLedger) {
+		err = d.plane.MakeLedger(flow.LedgerSize(max), func(memory []byte) (err error) {
+			tracker, err = flow.NewTracker(memory, secret, max)
+			return err
+		})
+	} else if err == nil {
+		err = tracker.Grow(max, d.plane.MakeLedger)
+	}
+	if err != nil {
+		return err
+	}
+	d.reports.tracker.Store(tracker)
+	return nil
+}
+
+// reportNames are the names of what is in force, made again now and then.
+type reportNames struct {
+	mu    sync.Mutex
+	names flowNames
+	at    time.Time
+}
+
+func (n *reportNames) get(d *Daemon) flowNames {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if n.names.applied != d.current.Load() || time.Since(n.at) > lookAgain {
+		n.names, n.at = d.flowNames(), time.Now()
+	}
+	return n.names
+}
 
 const (
 	passEvery = time.Second // how often the flow table is looked at
@@ -271,37 +329,58 @@ func (d *Daemon) trackFlows(ctx context.Context) error {
 
 // reportFlows looks at the flow table once; the last time before it goes, everything is reported.
 func (d *Daemon) reportFlows(last bool) error {
-	if len(d.reports.all()) == 0 {
+	tracker := d.reports.tracker.Load()
+	if tracker == nil || len(d.reports.all()) == 0 {
 		return nil
 	}
-	clock, err := d.clock()
-	if err != nil {
-		return err
-	}
-	var names flow.Names
-	now := d.current.Load().snapshot.Flows
-	timers := flow.Timers{Active: now.Active, Idle: now.Idle, Last: last}
 	return d.readFlows(func(tables []*flow.Table) error {
-		return d.tracker.Pass(tables, clock, time.Now(), timers, func(reports []flow.Report) {
-			if names == nil {
-				names = d.flowNames()
-			}
-			d.reports.send(reportBatch{reports, names, tallyOf(reports)})
-		})
+		clock, now, timers, err := d.trackTime()
+		if err != nil {
+			return err
+		}
+		timers.Last = last
+		return tracker.Pass(tables, clock, now, timers)
 	})
 }
 
-// endReports reports once more and ends the sinks.
+func (d *Daemon) trackTime() (flow.Clock, abi.Clock, flow.Timers, error) {
+	clock, err := d.clock()
+	if err != nil {
+		return flow.Clock{}, abi.Clock{}, flow.Timers{}, err
+	}
+	now, _, err := d.plane.Clock()
+	flows := d.current.Load().snapshot.Flows
+	return clock, now, flow.Timers{Active: flows.Active, Idle: flows.Idle}, err
+}
+
+// leaveFlows reports what a flow table holds that goes, and that no program uses any more.
+func (d *Daemon) leaveFlows(old, now *flow.Table) error {
+	tracker := d.reports.tracker.Load()
+	if tracker == nil || len(d.reports.all()) == 0 {
+		return nil
+	}
+	clock, kernel, timers, err := d.trackTime()
+	if err != nil {
+		return err
+	}
+	return tracker.Leave(old, []*flow.Table{now}, clock, kernel, timers)
+}
+
+// endReports ends the sinks. When the flow table goes, all that is in it is reported before.
 func (d *Daemon) endReports() error {
-	err := d.reportFlows(!d.options.KeepAttached)
 	var errs []error
+	if !d.options.KeepAttached {
+		errs = append(errs, d.reportFlows(true))
+	}
 	var mu sync.Mutex
-	d.reports.close(func(name string, err error) {
+	with := d.taking()
+	with.fault = func(name string, err error) {
 		if err != nil {
 			mu.Lock()
 			defer mu.Unlock()
 			errs = append(errs, fmt.Errorf("report flows to %s: %w", name, err))
 		}
-	})
-	return errors.Join(append(errs, err)...)
+	}
+	d.reports.close(with)
+	return errors.Join(errs...)
 }

@@ -3,14 +3,21 @@ package daemon
 import (
 	"bufio"
 	"bytes"
+	"encoding/binary"
 	"encoding/json"
 	"errors"
 	"fmt"
+	"net"
 	"os"
+	"path/filepath"
+	"strconv"
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 
+	"gardu/ctl/abi"
+	"gardu/ctl/api"
 	"gardu/ctl/flow"
 	"gardu/ctl/model"
 )
@@ -24,13 +31,8 @@ type reported struct {
 	RuleName, InterfaceName, Why string
 }
 
-// fileSink writes a batch of reports in one go, so that it is in the file or isn't, whatever becomes of the process.
-type fileSink struct{ *os.File }
-
-func openFileSink(path string) (sink, error) {
-	file, err := os.OpenFile(path, os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o644)
-	return fileSink{file}, err
-}
+// fileSink writes each batch of reports to a file of its own, which is there whole or not at all, whatever becomes of the process.
+type fileSink struct{ dir string }
 
 func (s fileSink) Consume(reports []flow.Report, names flow.Names) {
 	var text bytes.Buffer
@@ -40,24 +42,34 @@ func (s fileSink) Consume(reports []flow.Report, names flow.Names) {
 			panic(err)
 		}
 	}
-	if _, err := s.Write(text.Bytes()); err != nil {
+	path := filepath.Join(s.dir, strconv.FormatInt(time.Now().UnixNano(), 10))
+	if err := os.WriteFile(path+".part", text.Bytes(), 0o600); err != nil {
+		panic(err)
+	}
+	if err := os.Rename(path+".part", path); err != nil {
 		panic(err)
 	}
 }
 
+func (fileSink) Close() error { return nil }
+
 // reports reads what the daemons wrote so far.
 func (w *world) reports() []reported {
 	w.Helper()
-	data, err := os.ReadFile(w.sink)
-	if errors.Is(err, os.ErrNotExist) {
-		return nil
-	}
+	entries, err := os.ReadDir(w.sink)
 	w.must(err)
 	var all []reported
-	for lines := bufio.NewScanner(bytes.NewReader(data)); lines.Scan(); {
-		var r reported
-		w.must(json.Unmarshal(lines.Bytes(), &r))
-		all = append(all, r)
+	for _, entry := range entries {
+		if filepath.Ext(entry.Name()) != "" {
+			continue
+		}
+		data, err := os.ReadFile(filepath.Join(w.sink, entry.Name()))
+		w.must(err)
+		for lines := bufio.NewScanner(bytes.NewReader(data)); lines.Scan(); {
+			var r reported
+			w.must(json.Unmarshal(lines.Bytes(), &r))
+			all = append(all, r)
+		}
 	}
 	return all
 }
@@ -77,22 +89,34 @@ interfaces:
 flows: {max: 1000, idle: 1s, active: 1s}
 `
 
-// everythingReported waits until all packets that were accounted are reported, each once.
+// everythingReported waits until every packet that was accounted is reported once, but for those that found no place in the table.
 func (w *world) everythingReported() {
 	w.Helper()
 	w.until("everything is reported", func() error {
-		f, got := w.status().Flows, sum(w.reports())
-		if got.Packets != f.Accounted || got.Bytes != f.AccountedBytes || f.Accounted == 0 {
-			return fmt.Errorf("%+v reported, %d packets and %d bytes accounted", got, f.Accounted, f.AccountedBytes)
+		status, reported := w.status(), sum(w.reports())
+		f, r := status.Flows, status.Flows.Reports
+		if err := exact(f); err != nil {
+			return err
+		}
+		if f.Accounted == 0 || r.Pending != 0 || r.Packets+r.Missed != f.Accounted || reported.Packets != r.Packets || reported.Bytes != r.Bytes ||
+			r.Missed == 0 && r.Bytes != f.AccountedBytes {
+			return fmt.Errorf("%+v reported, status says %+v of %+v", reported, r, f)
 		}
 		return nil
 	})
 }
 
+// reportTo makes the daemon report flows to files.
+func (w *world) reportTo(yaml string) {
+	w.Helper()
+	w.sink = w.path("reports")
+	w.must(os.Mkdir(w.sink, 0o700))
+	w.write("gardu.yaml", yaml)
+}
+
 func TestReports(t *testing.T) {
 	w := newWorld(t)
-	w.sink = w.path("reports")
-	w.write("gardu.yaml", reporting)
+	w.reportTo(reporting)
 	w.start()
 	if !w.passes() {
 		t.Fatal("nothing passes")
@@ -121,87 +145,87 @@ func TestReports(t *testing.T) {
 	}
 }
 
-// slowSink takes reports when it is told to.
-type slowSink struct {
-	go_    chan struct{}
-	taken  int
-	closed bool
+// idleSink counts what it is given.
+type idleSink struct {
+	reports int
+	closed  bool
 }
 
-func (s *slowSink) Consume(reports []flow.Report, _ flow.Names) {
-	<-s.go_
-	s.taken += len(reports)
-}
+func (s *idleSink) Consume(reports []flow.Report, _ flow.Names) { s.reports += len(reports) }
 
-func (s *slowSink) Close() error {
+func (s *idleSink) Close() error {
 	s.closed = true
 	return nil
 }
 
-// A sink that doesn't take anything holds nobody up: what its queue has no room for is counted as lost, the rest isn't lost.
-func TestSlowSink(t *testing.T) {
-	slow, quick := &slowSink{go_: make(chan struct{})}, &slowSink{go_: make(chan struct{})}
-	close(quick.go_)
-	var r reports
-	noFault := func(name string, err error) {
-		if err != nil {
-			t.Errorf("%s: %v", name, err)
+// tracked is a fan-out with a tracker over one flow.
+func tracked(t *testing.T) (r *reports, pass func()) {
+	t.Helper()
+	var table bytes.Buffer
+	bucket := abi.FlowBucket{}
+	bucket.Record[0] = abi.FlowRecord{Key: abi.FlowKey{Proto: 17, Tag: uint16(abi.FlowUsed) << 12}, Value: abi.FlowValue{Packets: 1, Bytes: 100, First: 1}}
+	if err := binary.Write(&table, binary.NativeEndian, bucket); err != nil {
+		t.Fatal(err)
+	}
+	flows, err := flow.NewTable(table.Bytes(), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	tracker, err := flow.NewTracker(make([]byte, flow.LedgerSize(1000)), [2]uint64{1, 2}, 1000)
+	if err != nil {
+		t.Fatal(err)
+	}
+	r = &reports{}
+	r.tracker.Store(tracker)
+	return r, func() {
+		t.Helper()
+		now := abi.Clock{Jiffies: 1000, Monotonic: 4e9}
+		if err := tracker.Pass([]*flow.Table{flows}, flow.NewClock(now, 250, time.Now()), now, flow.Timers{Last: true}); err != nil {
+			t.Fatal(err)
 		}
-	}
-	wish := func(name string, s sink) sinkWish { return sinkWish{name, "", func() (sink, error) { return s, nil }} }
-	wishes := []sinkWish{wish("slow", slow), wish("quick", quick)}
-	r.follow(wishes, noFault)
-	outlets := r.all()
-	const batches = 3 * queuedBatches
-	for range batches {
-		one := []flow.Report{{Delta: flow.Count{Packets: 3, Bytes: 300}, DeltaReply: flow.Count{Packets: 2, Bytes: 200}}}
-		r.send(reportBatch{one, nil, tallyOf(one)})
-		for outlets[1].status().Waiting > 0 { // as fast as it can
-		}
-	}
-	r.follow(wishes, noFault) // changes nothing
-	stuck := outlets[0].status()
-	if room := uint64(queuedBatches); stuck.Waiting < room || stuck.Waiting > room+1 || stuck.LostReports != batches-stuck.Waiting ||
-		stuck.LostPackets != 5*stuck.LostReports || stuck.LostBytes != 500*stuck.LostReports || stuck.Reports != 0 {
-		t.Errorf("%+v", stuck)
-	}
-	close(slow.go_)
-	r.close(noFault)
-	if uint64(slow.taken) != stuck.Waiting || !slow.closed || quick.taken != batches || !quick.closed {
-		t.Errorf("slow %+v, quick %+v", slow, quick)
-	}
-	if after := outlets[0].status(); after.Reports+after.LostReports != batches || after.Waiting != 0 {
-		t.Errorf("%+v", after)
 	}
 }
 
-// A sink that can't be opened is told of, and tried again; one that is made from something else is another one.
+// A sink that can't be opened is told of, and tried again, and then gets what it missed; one that is made from something else is
+// another one, and goes on.
 func TestSinksFollowTheSnapshot(t *testing.T) {
-	var r reports
+	r, pass := tracked(t)
 	faults := map[string]error{}
-	fault := func(name string, err error) { faults[name] = err }
+	with := taking{
+		clock: func() (flow.Clock, error) { return flow.NewClock(abi.Clock{}, 250, time.Now()), nil },
+		names: func() flow.Names { return flowNames{} },
+		fault: func(name string, err error) { faults[name] = err },
+	}
 	opened := 0
 	wish := sinkWish{"one", "a", func() (sink, error) {
 		if opened++; opened == 1 {
 			return nil, errors.New("no such collector")
 		}
-		return &slowSink{}, nil
+		return &idleSink{}, nil
 	}}
 	for i, want := range []bool{false, true, true} {
-		r.follow([]sinkWish{wish}, fault)
-		if got := len(r.all()) == 1 && faults["one"] == nil; got != want {
-			t.Errorf("attempt %d: %d sinks, %v", i, len(r.all()), faults)
+		r.follow([]sinkWish{wish}, with)
+		status := r.all()[0].status()
+		if got := status.Error == "" && faults["one"] == nil; got != want || status.Name != "one" {
+			t.Errorf("attempt %d: %+v, %v", i, status, faults)
+		}
+		if i == 0 {
+			pass()
 		}
 	}
-	first := r.all()[0].sink.(*slowSink)
+	first := r.all()[0].sink.(*idleSink)
 	wish.made = "b"
-	r.follow([]sinkWish{wish}, fault)
-	if opened != 3 || !first.closed || len(r.all()) != 1 {
+	r.follow([]sinkWish{wish}, with)
+	if opened != 3 || !first.closed || first.reports != 1 || len(r.all()) != 1 {
 		t.Errorf("opened %d times, %d sinks, first %+v", opened, len(r.all()), first)
 	}
-	r.close(fault)
-	if len(r.all()) != 0 {
-		t.Errorf("%d sinks", len(r.all()))
+	if status := r.all()[0].status(); status.Reports != 1 || status.Packets != 1 || status.Bytes != 100 || status.LostReports+status.Waiting != 0 {
+		t.Errorf("%+v", status)
+	}
+	second := r.all()[0].sink.(*idleSink)
+	r.close(with)
+	if len(r.all()) != 0 || !second.closed || second.reports != 0 {
+		t.Errorf("%d sinks, the last %+v", len(r.all()), second)
 	}
 }
 
@@ -214,5 +238,90 @@ func TestSinkNames(t *testing.T) {
 			t.Errorf("sink %q", wish.name)
 		}
 		seen[wish.name] = true
+	}
+}
+
+// datagrams sends some from the client to ports of the backend, where nobody listens.
+func (w *world) datagrams(n, ports int) {
+	w.Helper()
+	w.must(w.client.Do(func() error {
+		socket, err := net.ListenPacket("udp", ":0")
+		if err != nil {
+			return err
+		}
+		defer socket.Close()
+		for i := range n {
+			if _, err := socket.WriteTo([]byte("gardu"), &net.UDPAddr{IP: net.IPv4(10, 0, 0, 11), Port: 10000 + i%ports}); err != nil {
+				return err
+			}
+		}
+		return nil
+	}))
+}
+
+// kill -9 again and again while packets pass: the next daemon reports what the one before didn't, and nothing twice.
+func TestReportsOutliveTheDaemon(t *testing.T) {
+	w := newWorld(t)
+	w.reportTo(reporting)
+	w.start()
+	for i := range 4 {
+		w.datagrams(500, 50)
+		if i%2 == 0 {
+			before := len(w.reports())
+			w.until("something is reported", func() error {
+				if len(w.reports()) == before {
+					return errors.New("nothing")
+				}
+				return nil
+			})
+		}
+		w.process.Kill()
+		w.datagrams(100, 10) // nobody looks
+		w.start()
+	}
+	w.datagrams(100, 10)
+	w.everythingReported()
+	status := w.status()
+	if s := status.Sinks[0]; s.LostReports != 0 || s.Packets != status.Flows.Reports.Packets || s.Reports != uint64(len(w.reports())) {
+		t.Errorf("sink %+v", s)
+	}
+}
+
+// A daemon that leaves the data plane at work leaves what it hasn't reported to the next.
+func TestReportsWithKeepAttached(t *testing.T) {
+	w := newWorld(t)
+	w.options.KeepAttached = true
+	w.reportTo(reporting)
+	for range 2 {
+		w.start()
+		w.datagrams(200, 20)
+		w.must(w.process.Signal(syscall.SIGTERM))
+		w.wantEnd("<nil>")
+		w.datagrams(200, 20)
+	}
+	w.options.KeepAttached = false
+	w.start()
+	w.everythingReported()
+}
+
+// The table overflows, changes its size twice, and the daemon dies in between: what is reported, and what had no place, is what passed.
+func TestReportsOverAFullTable(t *testing.T) {
+	w := newWorld(t)
+	w.reportTo(reporting)
+	w.start()
+	w.datagrams(20_000, 20_000)
+	w.everythingReported()
+	if f := w.status().Flows; f.Unattributed == 0 {
+		t.Errorf("the table didn't overflow: %+v", f)
+	}
+	for _, size := range []string{"20000", "1500"} {
+		_, err := w.api.Apply(t.Context(), api.ApplyRequest{Name: "resized.yaml", YAML: strings.Replace(reporting, "1000", size, 1)})
+		w.must(err)
+		w.datagrams(5000, 5000)
+		w.process.Kill()
+		w.write("gardu.yaml", strings.Replace(reporting, "1000", size, 1))
+		w.start()
+		w.datagrams(500, 500)
+		w.everythingReported()
 	}
 }

@@ -83,6 +83,7 @@ func (d *Daemon) Status(context.Context) (api.Status, error) {
 			Evicted: programs.StateEvicted, Refused: programs.StateRefused}
 		status.Tables = append(status.Tables, api.Fill{Name: "states", Entries: states.Live, Max: states.Max})
 	}
+	status.Flows.Reports = d.reportStatus(totals)
 	status.Warnings = d.warnings(now, status, totals)
 	return status, nil
 }
@@ -215,6 +216,11 @@ func (d *Daemon) warnings(now *applied, status api.Status, totals flow.Totals) [
 		}
 	}
 	d.historyWarnings(warn)
+	if r := status.Flows.Reports; r != nil {
+		if r.NoRoom > 0 {
+			warn("%d flows are not reported, because there is no room to remember it: raise flows.max", r.NoRoom)
+		}
+	}
 	if shared := status.Limits.Shared; shared > 0 {
 		warn("%d packets shared the token bucket of others: more buckets than there is room for were in use at once", shared)
 	}

@@ -60,6 +60,7 @@ type Dataplane struct {
 	blocks blockTable
 	states stateTable
 	flows  flowTables
+	ledger ledger
 	run    sync.Mutex // the trace map serves one Run at a time
 
 	testClock uint64 // ns, guarded by run; 0: the real time
@@ -217,6 +218,9 @@ func (d *Dataplane) takeOver() (err error) {
 	if err := d.openFlows(); err != nil {
 		return err
 	}
+	if err := d.openLedger(); err != nil {
+		return err
+	}
 	if err := d.openStates(); err != nil {
 		return err
 	}
@@ -241,7 +245,7 @@ func (d *Dataplane) Close() error {
 	if d.programs != nil {
 		errs = append(errs, d.programs.close())
 	}
-	errs = append(errs, d.closeTables(), d.closeFlows(), d.closeStates(), d.closeLosses(), d.blocks.cells.unmap())
+	errs = append(errs, d.closeTables(), d.closeFlows(), d.ledger.close(), d.closeStates(), d.closeLosses(), d.blocks.cells.unmap())
 	if d.control.memory != nil {
 		errs = append(errs, d.control.unmap())
 	}

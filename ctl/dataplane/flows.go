@@ -86,8 +86,8 @@ func (d *Dataplane) ResizeFlows(max int) error {
 func (d *Dataplane) Resizing() bool { return atomic.LoadUint32(&d.control.FlowOld) != 0 }
 
 // FinishResize drops the old table with all that is still in it. count sees it when no program writes it any more, to keep
-// an account of what is lost; on its error the table stays. It does nothing when no resize is under way.
-func (d *Dataplane) FinishResize(count func(old FlowTable) error) error {
+// an account of what is lost, and the one in use; on its error the table stays. It does nothing when no resize is under way.
+func (d *Dataplane) FinishResize(count func(old, now FlowTable) error) error {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	d.flows.mu.Lock()
@@ -103,7 +103,7 @@ func (d *Dataplane) FinishResize(count func(old FlowTable) error) error {
 		absent(d.maps[abi.AbiMapFlowTables].Delete(slot), "drop a flow table"),
 		absent(d.maps[abi.AbiMapFlowLru].Delete(slot), "drop an LRU map"))
 	if err == nil {
-		err = count(*old)
+		err = count(*old, *d.flows.pairs[1-slot])
 	}
 	if err != nil {
 		return err

@@ -74,7 +74,7 @@ func TestResizeFlowsKeepsTheOldTableUntilFinished(t *testing.T) {
 	d = open(t, dir)
 	check(5000, 1000)
 	left := 0
-	if err := d.FinishResize(func(old FlowTable) error { left = len(old.Memory); return nil }); err != nil || left != bytes(1000) {
+	if err := d.FinishResize(func(old, _ FlowTable) error { left = len(old.Memory); return nil }); err != nil || left != bytes(1000) {
 		t.Fatal(err)
 	}
 	check(5000)

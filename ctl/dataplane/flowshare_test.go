@@ -78,7 +78,7 @@ func TestFlowsWhileCPUsSendAndTheTableIsResized(t *testing.T) {
 			t.Error(err)
 		}
 		round()
-		err := r.FinishResize(func(old FlowTable) error {
+		err := r.FinishResize(func(old, _ FlowTable) error {
 			table, err := flow.NewTable(old.Memory, old.LRU)
 			if err == nil {
 				r.dropped = r.dropped.Plus(table.Array())

@@ -216,7 +216,7 @@ func TestResizeKeepsFlows(t *testing.T) {
 					}
 				}
 			}
-			err := r.FinishResize(func(old FlowTable) error {
+			err := r.FinishResize(func(old, _ FlowTable) error {
 				table, err := flow.NewTable(old.Memory, old.LRU)
 				if err == nil {
 					r.dropped = r.dropped.Plus(table.Array())

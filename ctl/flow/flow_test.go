@@ -18,17 +18,22 @@ type fixture struct {
 	buckets []abi.FlowBucket
 	lru     fakeLRU
 	next    int
+	made    *Table
 }
 
 func newFixture(buckets int) *fixture { return &fixture{buckets: make([]abi.FlowBucket, buckets)} }
 
 func (f *fixture) table(t testing.TB) []*Table {
 	t.Helper()
+	if f.made != nil {
+		return []*Table{f.made}
+	}
 	size := len(f.buckets) * int(unsafe.Sizeof(abi.FlowBucket{}))
 	table, err := NewTable(unsafe.Slice((*byte)(unsafe.Pointer(unsafe.SliceData(f.buckets))), size), &f.lru)
 	if err != nil {
 		t.Fatal(err)
 	}
+	f.made = table
 	return []*Table{table}
 }
 

@@ -183,10 +183,8 @@ func (s *side) moved(record *abi.FlowRecord) bool {
 // flow joins the directions. The opener is the side seen first; at the same moment, the one that talks to the
 // lower port.
 func (p *pair) flow(clock Clock) Flow {
-	open, back := &p.side[0], &p.side[1]
-	if open.records == 0 || back.records != 0 && opened(back, open) {
-		open, back = back, open
-	}
+	first := p.opener()
+	open, back := &p.side[first], &p.side[1-first]
 	f := Flow{Record: NewRecord(&open.raw, clock)}
 	if back.records == 0 {
 		return f
@@ -202,6 +200,14 @@ func (p *pair) flow(clock Clock) Flow {
 		f.Last = reply.Last
 	}
 	return f
+}
+
+// opener is the side that opened the flow.
+func (p *pair) opener() int {
+	if p.side[0].records == 0 || p.side[1].records != 0 && opened(&p.side[1], &p.side[0]) {
+		return 1
+	}
+	return 0
 }
 
 func opened(a, b *side) bool {

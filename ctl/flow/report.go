@@ -1,10 +1,6 @@
 package flow
 
-import (
-	"time"
-
-	"gardu/ctl/abi"
-)
+import "time"
 
 // Report says what a flow did since its last report: what exporters send and history adds up. Of each flow, the deltas of
 // all its reports are its totals.
@@ -45,18 +41,3 @@ const (
 	tcpFIN = 0x01
 	tcpRST = 0x04
 )
-
-// ended says why a flow has ended, as far as can be told from it alone; EndNone while it goes on.
-func (f *Flow) ended(now time.Time, idle time.Duration) End {
-	silent, flags := now.Sub(f.Last), f.TCPFlags|f.TCPFlagsReply
-	switch {
-	case f.State&abi.FlowStateClosed != 0 && flags&tcpRST != 0 && silent >= linger:
-		return EndRST
-	case f.State&abi.FlowStateClosed != 0 && silent >= linger && f.TCPFlags&tcpFIN != 0 && (f.PacketsReply == 0 || f.TCPFlagsReply&tcpFIN != 0):
-		return EndFIN
-	case silent >= idle:
-		return EndIdle
-	default:
-		return EndNone
-	}
-}

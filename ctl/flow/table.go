@@ -32,10 +32,14 @@ type LRU interface {
 	BatchLookup(cursor *ebpf.MapBatchCursor, keysOut, valuesOut any, opts *ebpf.BatchOptions) (int, error)
 }
 
-// Table is one flow table: the array that the programs write and the LRU map that takes what the array has no room for.
+// Table is one flow table: the array that the programs write and the LRU map that takes what the array has no room for. It is
+// for one goroutine at a time.
 type Table struct {
 	records []words
 	lru     LRU
+
+	keys   []abi.FlowKey // room for a batch
+	values []abi.FlowValue
 }
 
 // NewTable reads an array of abi.FlowBucket mapped at memory, which must stay mapped as long as the table is used.
@@ -107,19 +111,20 @@ func (t *Table) sweepLRU(yield func(*abi.FlowRecord) bool) (bool, error) {
 	if t.lru == nil {
 		return true, nil
 	}
+	if t.keys == nil {
+		t.keys, t.values = make([]abi.FlowKey, batch), make([]abi.FlowValue, batch)
+	}
 	var (
 		cursor ebpf.MapBatchCursor
-		keys   = make([]abi.FlowKey, batch)
-		values = make([]abi.FlowValue, batch)
 		record abi.FlowRecord
 	)
 	for {
-		n, err := t.lru.BatchLookup(&cursor, keys, values, nil)
+		n, err := t.lru.BatchLookup(&cursor, t.keys, t.values, nil)
 		if err != nil && !errors.Is(err, ebpf.ErrKeyNotExist) {
 			return false, fmt.Errorf("read the LRU map of flows: %w", err)
 		}
 		for i := range n {
-			record.Key, record.Value = keys[i], values[i]
+			record.Key, record.Value = t.keys[i], t.values[i]
 			if !yield(&record) {
 				return false, nil
 			}

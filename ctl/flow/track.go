@@ -1,6 +1,16 @@
 package flow
 
-import "time"
+import (
+	"math/bits"
+	"sync"
+	"sync/atomic"
+	"time"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
+
+	"gardu/ctl/abi"
+)
 
 // Timers say when a flow is reported.
 type Timers struct {
@@ -9,75 +19,272 @@ type Timers struct {
 	Last   bool          // all end now, for the table goes
 }
 
-// linger is how long a TCP flow that was closed must be silent before it has ended: the last segments come after the FIN.
+// linger is how long a TCP connection that was closed must be silent before it has ended: its last segments come after the FIN.
 const linger = 2 * time.Second
 
-// reportBatch bounds the reports that are handed over at once.
-const reportBatch = 1024
+// lookMax bounds the flows that are looked at together, and so the memory of a pass: some 500 bytes each.
+const lookMax = 1 << 15
 
 // Tracker turns the records of flow tables into reports: of each flow, what it did since the last one.
+//
+// A pass sweeps the tables for flows that are due: such as have fallen silent since the pass before, and, at a moment of its own
+// once in Timers.Active, every flow. Only those are looked up in the ledger and joined, in a second sweep. So a pass costs what
+// reading the table costs, whatever is in it.
+//
+// What makes reports exact is that a record that began after a flow's last report has nothing in it that was reported, and one that
+// began before has no less in it than was. So what is new is told from the sum of a flow's records, on whichever CPUs and in
+// whichever table they are. Where records have vanished, it is what is certainly new. Nothing is ever reported twice; packets
+// of which no report can be made are a part of those that no record holds, and Totalled.Gone says how many those are.
 type Tracker struct {
-	flows map[Key]*tracked
-	pass  uint64
+	mu     sync.Mutex // passes
+	ring   sync.Mutex // what readers see: the ring and how far they are
+	ledger *ledger
+
+	looks  []look
+	index  map[uint64]int32
+	filter [lookMax / 2]uint64 // 32 bits a look: of a flow that isn't looked at, nearly always says so
+	places []place
+
+	readers  [maxReaders]*Reader // at work
+	wake     [maxReaders]chan struct{}
+	moved    chan struct{}    // a reader has moved on
+	stuck    [maxReaders]bool // it took nothing while the pass waited
+	floor    uint64           // no reader is before it
+	told     uint64           // the reports that readers were told of
+	patience time.Duration    // that a pass has left for readers
+	noRoom   atomic.Uint64    // flows that the last pass couldn't report
+
+	monotonic func() uint64
 }
 
-// tracked is what was reported of a flow.
-type tracked struct {
-	first        time.Time
-	until        time.Time
-	count, reply Count
-	end          End
-	seen         uint64 // the pass that saw it last
+// NewTracker makes a ledger for max flows in zeroed memory of LedgerSize. secret is that of the flow tables' hash.
+func NewTracker(memory []byte, secret [2]uint64, max int) (*Tracker, error) {
+	l, err := newLedger(memory, secret, max)
+	if err != nil {
+		return nil, err
+	}
+	return makeTracker(l), nil
 }
 
-// NewTracker has reported nothing yet.
-func NewTracker() *Tracker { return &Tracker{flows: map[Key]*tracked{}} }
+// OpenTracker goes on where the Tracker before left off; ErrNoLedger when there was none for these tables.
+func OpenTracker(memory []byte, secret [2]uint64) (*Tracker, error) {
+	l, err := openLedger(memory, secret)
+	if err != nil {
+		return nil, err
+	}
+	return makeTracker(l), nil
+}
 
-// Pass looks at every flow of the tables once and hands over reports of those that are due. A batch belongs to who gets it.
-func (t *Tracker) Pass(tables []*Table, clock Clock, now time.Time, timers Timers, report func([]Report)) error {
-	t.pass++
-	var due []Report
-	err := Flows(tables, clock, func(f *Flow) bool {
-		if r, ok := t.look(f, now, timers); ok {
-			if due = append(due, r); len(due) == reportBatch {
-				report(due)
-				due = nil
-			}
+func makeTracker(l *ledger) *Tracker {
+	t := &Tracker{ledger: l, index: map[uint64]int32{}, moved: make(chan struct{}, 1), monotonic: monotonic}
+	for i := range t.wake {
+		t.wake[i] = make(chan struct{}, 1)
+	}
+	return t
+}
+
+// monotonic is CLOCK_MONOTONIC in ns.
+func monotonic() uint64 {
+	var now unix.Timespec
+	if err := unix.ClockGettime(unix.CLOCK_MONOTONIC, &now); err != nil {
+		panic(err) // cannot happen: every Linux has it
+	}
+	return uint64(now.Nano())
+}
+
+// Grow moves the ledger to other memory if it is too small for max flows. make gets memory that is zero, calls fill, and lets it take
+// the old one's place only if that succeeds; the old memory isn't used any more when Grow returns.
+func (t *Tracker) Grow(max int, make func(size int, fill func(memory []byte) error) error) error {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.ring.Lock()
+	defer t.ring.Unlock()
+	if len(t.ledger.memory) >= LedgerSize(max) {
+		return nil
+	}
+	var next *ledger
+	err := make(LedgerSize(max), func(memory []byte) (err error) {
+		if next, err = newLedger(memory, t.ledger.head.secret, max); err != nil {
+			return err
 		}
-		return true
+		return next.copyFrom(t.ledger)
 	})
-	if len(due) > 0 {
-		report(due)
+	if err != nil {
+		return err
 	}
-	for key, known := range t.flows {
-		if known.seen != t.pass {
-			delete(t.flows, key)
-		}
-	}
-	return err
+	t.ledger, t.floor = next, 0
+	return nil
 }
 
-// look compares a flow with what was reported of it.
-func (t *Tracker) look(f *Flow, now time.Time, timers Timers) (Report, bool) {
-	known, ok := t.flows[f.Key]
-	if !ok || known.until.Before(f.First) { // another one under the same key
-		known = &tracked{first: f.First, until: f.First}
-		t.flows[f.Key] = known
+// window is what a pass looks for.
+type window struct {
+	all          bool   // every flow is due
+	last         bool   // and ends
+	active, span uint64 // ns: flows whose moment was in the last span of active
+	now          uint64 // ns, modulo active
+	jiffies      uint32
+	since        uint32 // jiffies that span is
+	idle, linger uint32 // jiffies
+	ahead        uint32 // jiffies: an age beyond it is of a record younger than the window
+}
+
+func (t *Tracker) window(now abi.Clock, clock Clock, timers Timers) window {
+	h := t.ledger.head
+	active := uint64(max(timers.Active, 1))
+	w := window{
+		last: timers.Last, active: active, span: now.Monotonic - h.swept, now: now.Monotonic % active,
+		jiffies: uint32(now.Jiffies), since: uint32(min(now.Jiffies-h.jiffies, 1<<31)),
+		idle: clock.ticks(timers.Idle), linger: clock.ticks(linger), ahead: 1<<32 - 1 - clock.ticks(ahead),
 	}
-	known.seen = t.pass
-	r := Report{Flow: *f, Since: known.until, Until: now, End: f.ended(now, timers.Idle)}
-	if timers.Last && r.End == EndNone {
-		r.End = EndForced
+	w.all = w.last || w.span >= active
+	return w
+}
+
+// ticks are jiffies, rounded up.
+func (c Clock) ticks(d time.Duration) uint32 {
+	return uint32(min((int64(d)*c.hz+1e9-1)/1e9, 1<<31))
+}
+
+// age is for how many jiffies a record was silent.
+func (w *window) age(last uint32) uint32 {
+	age := w.jiffies - last
+	if age > w.ahead {
+		return 0
 	}
-	count, reply := Count{f.Packets, f.Bytes}, Count{f.PacketsReply, f.BytesReply}
-	r.Delta, r.DeltaReply = count.minus(known.count), reply.minus(known.reply)
-	changed := r.Delta != Count{} || r.DeltaReply != Count{}
-	switch {
-	case r.End != EndNone && (changed || known.end == EndNone):
-	case r.End == EndNone && changed && now.Sub(known.until) >= timers.Active:
-	default:
-		return Report{}, false
+	return age
+}
+
+// moment says whether it is time to look at a flow whatever it does. Flows have their moments at different times.
+func (w *window) moment(flow uint64) bool {
+	if w.all {
+		return true
 	}
-	known.count, known.reply, known.until, known.end = count, reply, now, r.End
-	return r, true
+	offset, _ := bits.Mul64(flow, w.active)
+	since := w.now - offset
+	if offset > w.now {
+		since += w.active
+	}
+	return since < w.span
+}
+
+// silenced says whether a record has fallen silent in the window.
+func (w *window) silenced(v *abi.FlowValue) bool {
+	age := w.age(v.Last)
+	return age-w.idle-1 < w.since || abi.FlowState(v.State)&abi.FlowStateClosed != 0 && age-w.linger-1 < w.since
+}
+
+// Pass looks at the flows of the tables that are due. now is the kernel's time before it.
+func (t *Tracker) Pass(tables []*Table, clock Clock, now abi.Clock, timers Timers) error {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	defer t.tell()
+	w := t.window(now, clock, timers)
+	t.bePatient(timers)
+	var noRoom uint64
+	err := inParts(func(depth int, part uint64) (full bool, err error) {
+		if full, err = t.pick(tables, &w, depth, part); full || err != nil {
+			return full, err
+		}
+		missed, err := t.settle(tables, nil, &w)
+		noRoom += missed
+		return false, err
+	})
+	if err != nil {
+		return err
+	}
+	t.noRoom.Store(noRoom)
+	t.endPass(now, w.active)
+	return nil
+}
+
+// Leave reports all flows that have records in old, a table that no program uses any more, while others are in use; and forgets what
+// was reported of those records.
+func (t *Tracker) Leave(old *Table, rest []*Table, clock Clock, now abi.Clock, timers Timers) error {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	defer t.tell()
+	w := t.window(now, clock, timers)
+	w.all = true
+	t.bePatient(timers)
+	return inParts(func(depth int, part uint64) (full bool, err error) {
+		if full, err = t.pick([]*Table{old}, &w, depth, part); full || err != nil {
+			return full, err
+		}
+		_, err = t.settle(rest, []*Table{old}, &w)
+		return false, err
+	})
+}
+
+func (t *Tracker) bePatient(timers Timers) {
+	t.patience, t.stuck = passPatience, [maxReaders]bool{}
+	if timers.Last {
+		t.patience = lastPatience
+	}
+}
+
+// endPass notes how far the pass came. When every flow has been looked at once more, those that weren't there are gone.
+func (t *Tracker) endPass(now abi.Clock, active uint64) {
+	h := t.ledger.head
+	atomic.StoreUint64(&h.swept, now.Monotonic)
+	atomic.StoreUint64(&h.jiffies, now.Jiffies)
+	if h.roundBegan == 0 {
+		atomic.StoreUint64(&h.roundBegan, now.Monotonic)
+	}
+	if now.Monotonic-h.roundBegan < active {
+		return
+	}
+	atomic.StoreUint64(&h.roundBegan, now.Monotonic)
+	atomic.StoreUint64(&h.round, h.round+1)
+	for i := range uint64(len(t.ledger.buckets) * entryWays) {
+		if e := t.ledger.entry(i); e.count != [2]Count{} && e.missing(h.round) >= goneRounds {
+			t.forget(i)
+		}
+	}
+}
+
+// forget notes that a flow is gone with all its packets.
+func (t *Tracker) forget(index uint64) {
+	s := slot{index: index, entry: *t.ledger.entry(index), silent: true}
+	gone := s.entry.count[0].Plus(s.entry.count[1])
+	s.entry.count = [2]Count{}
+	t.append(&s, gone)
+}
+
+// inParts calls do for all flows, or for parts of them by a hash when it says that they are too many.
+func inParts(do func(depth int, part uint64) (full bool, err error)) error {
+	for depth, part := 0, uint64(0); part < 1<<depth; part++ {
+		for {
+			full, err := do(depth, part)
+			if err != nil {
+				return err
+			}
+			if !full {
+				break
+			}
+			depth, part = depth+1, part*2
+		}
+	}
+	return nil
+}
+
+// hash of a flow, the same for both directions, which nobody can choose who doesn't know the secret.
+func (l *ledger) hash(key *abi.FlowKey) uint64 {
+	w := (*[5]uint64)(unsafe.Pointer(key))
+	from, to := l.hashEnd(w[0], w[1], w[4]&0xffff), l.hashEnd(w[2], w[3], w[4]>>16&0xffff)
+	return max(1, fold(from+to, w[4]&^eitherWay>>32^l.head.secret[1])) // 0 is no flow
+}
+
+// eitherWay are the bits of a key's last word that a flow's directions needn't have in common: the zone, FLOW_OUT, and the ports,
+// which are in the ends.
+const eitherWay = uint64(abi.FlowOut)<<(tagFlags+tagShift) | 0xff<<40 | 1<<32 - 1
+
+func (l *ledger) hashEnd(a, b, port uint64) uint64 {
+	secret := &l.head.secret
+	return fold(fold(a^secret[0], b^secret[1])^secret[0], port^secret[1])
+}
+
+// fold mixes two words.
+func fold(a, b uint64) uint64 {
+	high, low := bits.Mul64(a, b)
+	return high ^ low
 }
