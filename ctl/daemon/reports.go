@@ -307,7 +307,7 @@ func (n *reportNames) get(d *Daemon) flowNames {
 
 const (
 	passEvery = time.Second // how often the flow table is looked at
-	passShare = 20          // a pass may take one part in so many of a CPU's time
+	passShare = 20          // reading it may take one part in so many of a CPU's time
 )
 
 // trackFlows looks at the flow table again and again and reports what flows do, until ctx ends. Large tables are looked at less
@@ -321,26 +321,29 @@ func (d *Daemon) trackFlows(ctx context.Context) error {
 			return nil
 		case <-timer.C:
 		}
-		began := time.Now()
-		d.faults.set("report flows", d.reportFlows(false))
-		timer.Reset(max(passEvery, passShare*time.Since(began)))
+		reading, err := d.reportFlows(false)
+		d.faults.set("report flows", err)
+		timer.Reset(max(passEvery, passShare*2*reading))
 	}
 }
 
-// reportFlows looks at the flow table once; the last time before it goes, everything is reported.
-func (d *Daemon) reportFlows(last bool) error {
+// reportFlows looks at the flow table once; the last time before it goes, everything is reported. It says how long reading the
+// table took.
+func (d *Daemon) reportFlows(last bool) (reading time.Duration, err error) {
 	tracker := d.reports.tracker.Load()
 	if tracker == nil || len(d.reports.all()) == 0 {
-		return nil
+		return 0, nil
 	}
-	return d.readFlows(func(tables []*flow.Table) error {
+	err = d.readFlows(func(tables []*flow.Table) error {
 		clock, now, timers, err := d.trackTime()
 		if err != nil {
 			return err
 		}
 		timers.Last = last
-		return tracker.Pass(tables, clock, now, timers)
+		reading, err = tracker.Pass(tables, clock, now, timers)
+		return err
 	})
+	return reading, err
 }
 
 func (d *Daemon) trackTime() (flow.Clock, abi.Clock, flow.Timers, error) {
@@ -370,7 +373,8 @@ func (d *Daemon) leaveFlows(old, now *flow.Table) error {
 func (d *Daemon) endReports() error {
 	var errs []error
 	if !d.options.KeepAttached {
-		errs = append(errs, d.reportFlows(true))
+		_, err := d.reportFlows(true)
+		errs = append(errs, err)
 	}
 	var mu sync.Mutex
 	with := d.taking()

@@ -180,7 +180,7 @@ func tracked(t *testing.T) (r *reports, pass func()) {
 	return r, func() {
 		t.Helper()
 		now := abi.Clock{Jiffies: 1000, Monotonic: 4e9}
-		if err := tracker.Pass([]*flow.Table{flows}, flow.NewClock(now, 250, time.Now()), now, flow.Timers{Last: true}); err != nil {
+		if _, err := tracker.Pass([]*flow.Table{flows}, flow.NewClock(now, 250, time.Now()), now, flow.Timers{Last: true}); err != nil {
 			t.Fatal(err)
 		}
 	}

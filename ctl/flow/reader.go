@@ -11,8 +11,7 @@ const (
 	// reportBatch bounds the reports that are read at once.
 	reportBatch = 1024
 	// passPatience is how long a pass may wait in all for readers whose ring is full, and readerPatience for one that takes nothing.
-	passPatience   = time.Second
-	lastPatience   = 5 * time.Second // for the last pass
+	passPatience   = 5 * time.Second
 	readerPatience = 100 * time.Millisecond
 )
 

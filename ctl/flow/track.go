@@ -23,7 +23,7 @@ type Timers struct {
 const linger = 2 * time.Second
 
 // lookMax bounds the flows that are looked at together, and so the memory of a pass: some 500 bytes each.
-const lookMax = 1 << 15
+const lookMax = 1 << 16
 
 // Tracker turns the records of flow tables into reports: of each flow, what it did since the last one.
 //
@@ -173,28 +173,31 @@ func (w *window) silenced(v *abi.FlowValue) bool {
 	return age-w.idle-1 < w.since || abi.FlowState(v.State)&abi.FlowStateClosed != 0 && age-w.linger-1 < w.since
 }
 
-// Pass looks at the flows of the tables that are due. now is the kernel's time before it.
-func (t *Tracker) Pass(tables []*Table, clock Clock, now abi.Clock, timers Timers) error {
+// Pass looks at the flows of the tables that are due. now is the kernel's time before it. It says how long it took to read the tables
+// once, which it does twice at least when flows are due.
+func (t *Tracker) Pass(tables []*Table, clock Clock, now abi.Clock, timers Timers) (reading time.Duration, err error) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	defer t.tell()
 	w := t.window(now, clock, timers)
-	t.bePatient(timers)
+	t.patience, t.stuck = passPatience, [maxReaders]bool{}
 	var noRoom uint64
-	err := inParts(func(depth int, part uint64) (full bool, err error) {
+	err = inParts(func(depth int, part uint64) (full bool, err error) {
+		began := time.Now()
 		if full, err = t.pick(tables, &w, depth, part); full || err != nil {
 			return full, err
 		}
+		reading = time.Since(began)
 		missed, err := t.settle(tables, nil, &w)
 		noRoom += missed
 		return false, err
 	})
 	if err != nil {
-		return err
+		return reading, err
 	}
 	t.noRoom.Store(noRoom)
 	t.endPass(now, w.active)
-	return nil
+	return reading, nil
 }
 
 // Leave reports all flows that have records in old, a table that no program uses any more, while others are in use; and forgets what
@@ -205,7 +208,7 @@ func (t *Tracker) Leave(old *Table, rest []*Table, clock Clock, now abi.Clock, t
 	defer t.tell()
 	w := t.window(now, clock, timers)
 	w.all = true
-	t.bePatient(timers)
+	t.patience, t.stuck = passPatience, [maxReaders]bool{}
 	return inParts(func(depth int, part uint64) (full bool, err error) {
 		if full, err = t.pick([]*Table{old}, &w, depth, part); full || err != nil {
 			return full, err
@@ -213,13 +216,6 @@ func (t *Tracker) Leave(old *Table, rest []*Table, clock Clock, now abi.Clock, t
 		_, err = t.settle(rest, []*Table{old}, &w)
 		return false, err
 	})
-}
-
-func (t *Tracker) bePatient(timers Timers) {
-	t.patience, t.stuck = passPatience, [maxReaders]bool{}
-	if timers.Last {
-		t.patience = lastPatience
-	}
 }
 
 // endPass notes how far the pass came. When every flow has been looked at once more, those that weren't there are gone.
