@@ -29,7 +29,7 @@ const (
 	entryWays   = 4 // entries of a bucket
 	entryProbes = 8 // buckets that an entry may be in
 
-	minFlows           = 1000
+	minFlows           = 4000 // small tables may fill up with one-sided flows, an entry a record
 	minSlots, maxSlots = 1 << 10, 1 << 16
 )
 
