@@ -26,6 +26,7 @@ type scenario struct {
 	world       string                 // scenarios of the same world share its data plane
 	snapshot    func() *model.Snapshot // of the world
 	noFlows     bool                   // the world's programs are without flow accounting
+	room        int                    // flows a CPU that the world's flow table is made for; 0: as many as the largest of flowCounts
 	blocks      int                    // in force in the world
 	arriving    int                    // blocks added each second while packets are sent
 	tuples      func() []tuple         // the packets, in the order in which they are sent
@@ -52,7 +53,8 @@ var flowCounts = [...]struct {
 	flows int
 	name  string
 	aim   float64
-}{{1, "1 flow", 90}, {64_000, "64k flows", 350}, {500_000, "500k flows", 370}}
+	alone float64 // the aim for flow accounting alone; 0: none
+}{{1, "1 flow", 90, 60}, {64_000, "64k flows", 350, 240}, {500_000, "500k flows", 370, 0}}
 
 // scenarios are the rows of the table, the empty program first.
 func scenarios() []scenario {
@@ -60,6 +62,7 @@ func scenarios() []scenario {
 	lists := sync.OnceValues(func() (list, list) { return feed4(), feed6() })
 	v4 := func() list { l, _ := lists(); return l }
 	v6 := func() list { _, l := lists(); return l }
+	dropped := []abi.Reason{abi.ReasonDefaultDrop}
 	pass, drop := []abi.Reason{abi.ReasonDefaultPass}, []abi.Reason{abi.ReasonRuleDrop}
 	either, forward := []abi.Reason{abi.ReasonDefaultPass, abi.ReasonRuleDrop}, []abi.Reason{abi.ReasonForward}
 	ipip := func() *model.Snapshot { return balanced("ipip") }
@@ -119,8 +122,19 @@ func scenarios() []scenario {
 		tuples: func() []tuple { return twoFields(1000).packetsBehind(v4()) }, action: xdpDrop, reasons: drop})
 	for _, n := range flowCounts {
 		list = append(list, scenario{name: "flows, " + n.name, about: "flow accounting alone",
-			world: "flows", snapshot: flowsOnly, tuples: clients(n.flows), action: xdpPass, reasons: pass})
+			world: "flows", snapshot: flowsOnly, tuples: clients(n.flows), action: xdpPass, reasons: pass, aim: n.alone})
 	}
+	list = append(list,
+		scenario{name: "flows, 1M flows", about: "flow accounting alone", aim: 320, room: 1_000_000,
+			world: "flows, 1M", snapshot: flowsOnly, tuples: everNew(1_000_000), action: xdpPass, reasons: pass},
+		scenario{name: "flows, all new", about: "every packet is of a flow that isn't in the table, which is full", aim: 420, room: 250_000,
+			world: "flows, new", snapshot: flowsOnly, tuples: everNew(3_000_000), action: xdpPass, reasons: pass},
+		scenario{name: "dropped, 64k flows", about: "by default, without being remembered",
+			world: "dropped", snapshot: func() *model.Snapshot { return droppedAll(0) }, tuples: clients(many), action: xdpDrop, reasons: dropped},
+		scenario{name: "dropped and remembered, 1 flow", about: "and remembered in a table of 65,536",
+			world: "dropped and remembered", snapshot: func() *model.Snapshot { return droppedAll(65_536) }, tuples: clients(1), action: xdpDrop, reasons: dropped},
+		scenario{name: "dropped and remembered, 64k flows", about: "likewise: more than the table holds for a CPU",
+			world: "dropped and remembered", snapshot: func() *model.Snapshot { return droppedAll(65_536) }, tuples: clients(many), action: xdpDrop, reasons: dropped})
 	for _, n := range flowCounts {
 		list = append(list, scenario{name: "state, " + n.name, about: "a rule that passes what is established, packets of both directions",
 			world: "state", snapshot: stateful, tuples: bothWays(n.flows), action: xdpPass,
@@ -178,6 +192,17 @@ func ruleScenarios(either []abi.Reason) []scenario {
 
 // clients returns n flows to the service.
 func clients(n int) func() []tuple { return flowsTo(serviceAddress, n) }
+
+// everNew returns n flows that differ, in no order that a hash would keep. Millions of them are not drawn, since that takes a memory of them.
+func everNew(n int) func() []tuple {
+	return func() []tuple {
+		tuples := make([]tuple, n)
+		for i := range tuples {
+			tuples[i] = tuple{src: addr4(198<<24 | 18<<16 | uint32(i)%(1<<17)), dst: serviceAddress, sport: uint16(1024 + i>>17), dport: 443}
+		}
+		return tuples
+	}
+}
 
 // bothWays returns n flows, every second one the other direction of the one before.
 func bothWays(n int) func() []tuple {

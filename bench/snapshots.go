@@ -39,6 +39,14 @@ func flowsOnly() *model.Snapshot {
 	return s
 }
 
+// droppedAll drops everything, and remembers so many flows of that.
+func droppedAll(remembered int) *model.Snapshot {
+	s := flowsOnly()
+	s.Filter.Default = model.Drop
+	s.Flows.Dropped = remembered
+	return s
+}
+
 // stateful passes what is established by a rule, and all else.
 func stateful() *model.Snapshot {
 	s := nothing()

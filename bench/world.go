@@ -13,13 +13,16 @@ import (
 )
 
 // flowsMax is what the flow table of every world is made for. It is divided among the CPUs, as traffic is; here one CPU sees
-// the flows of the largest case all by itself.
-func flowsMax() (int, error) {
+// the flows of the largest case all by itself, unless a scenario says otherwise.
+func flowsMax(each int) (int, error) {
 	cpus, err := ebpf.PossibleCPU()
 	if err != nil {
 		return 0, fmt.Errorf("count CPUs: %w", err)
 	}
-	return cpus * flowCounts[len(flowCounts)-1].flows, nil
+	if each == 0 {
+		each = flowCounts[len(flowCounts)-1].flows
+	}
+	return cpus * each, nil
 }
 
 // world is a private data plane with one snapshot in force. Cases that differ in their traffic alone share one.
@@ -88,7 +91,7 @@ func newWorld(s scenario) (w *world, err error) {
 	}
 	max := 1
 	if tables.Features.Flows {
-		if max, err = flowsMax(); err != nil {
+		if max, err = flowsMax(s.room); err != nil {
 			return nil, err
 		}
 	}
@@ -102,6 +105,10 @@ func newWorld(s scenario) (w *world, err error) {
 		}
 	}()
 	if err := install(plane, tables); err != nil {
+		return nil, err
+	}
+	plane.WantDropped(snapshot.Flows.Dropped)
+	if err := plane.ResizeDropped(func([]byte) error { return nil }); err != nil {
 		return nil, err
 	}
 	w = &world{Dataplane: plane}

@@ -33,7 +33,7 @@ enum family { FAMILY_V4, FAMILY_V6, FAMILY_COUNT };
 
 /* Sizes that both sides must agree on. */
 enum limits {
-	ABI_VERSION = 3,      /* raised when the meaning of anything pinned changes; a daemon refuses maps of another version */
+	ABI_VERSION = 4,      /* raised when the meaning of anything pinned changes; a daemon refuses maps of another version */
 	GENERATION_SLOTS = 3, /* current, previous, being built: slot = generation % 3 */
 	RULE_IDS = 131072,    /* counters; ids below FIRST_RULE_ID are reserved, see enum decider */
 	SERVICE_IDS = 4096,   /* id 0: none */
@@ -359,6 +359,8 @@ struct control {
 	__u32 state_frozen;  /* 1: read connections, don't write them (explain, with cfg_trace) */
 	__u32 time_shift;    /* jiffies that the clock is ahead (tests, with cfg_trace) */
 	__u32 watch_until;   /* so long dropped packets become events: CLOCK_MONOTONIC in WATCH_SHIFT; 0: nobody follows events */
+	__u32 dropped_mask;  /* buckets a CPU - 1, of the table of dropped flows */
+	__u32 pad0;
 };
 
 struct block_key {
@@ -505,6 +507,8 @@ struct flow_totals {
 	__u64 state_evicted;              /* that took the place of one that wasn't confirmed */
 	__u64 state_refused;              /* packets whose connection found no place: their answers count as new */
 	__u64 out_decided;                /* sent packets that a rule decided */
+	__u64 dropped, dropped_bytes;     /* packets that went no further = in records of dropped flows + dropped_lost */
+	__u64 dropped_lost, dropped_lost_bytes; /* of records that gave way, and of what is no flow's */
 };
 
 /* What a packet is to what passed before it; the value of the field `state`. */
@@ -656,7 +660,7 @@ ABI_SIZE(struct sets_head, 64);
 ABI_SIZE(struct sets_bucket6, 64);
 ABI_SIZE(struct services_head, 64);
 ABI_SIZE(struct service_record, 64);
-ABI_SIZE(struct control, 128);
+ABI_SIZE(struct control, 136);
 ABI_SIZE(struct backend, 64);
 ABI_SIZE(struct flow_key, 40);
 ABI_SIZE(struct flow_value, 88);

@@ -133,6 +133,21 @@ struct {
 	});
 } flow_lru SEC(".maps");
 
+/* Programs write (each CPU only its own region), daemon reads by mmap. Key: 0. Inner index: cpu * buckets + bucket. Flows whose packets
+ * were dropped or rejected. Full: see dropped.h. */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY_OF_MAPS);
+	__type(key, __u32);
+	__uint(max_entries, 1);
+	__array(values, struct {
+		__uint(type, BPF_MAP_TYPE_ARRAY);
+		__uint(key_size, sizeof(__u32));
+		__uint(value_size, sizeof(struct flow_bucket));
+		__uint(max_entries, 1);
+		__uint(map_flags, BPF_F_MMAPABLE | BPF_F_INNER_MAP);
+	});
+} flow_dropped SEC(".maps");
+
 /* Programs write, daemon reads by mmap. Key: 0. The table of connections, made when a snapshot first uses the field `state`; see
  * state.h, also for what happens when it is full. */
 struct {

@@ -3,7 +3,7 @@
  * and accounted. What gardu itself sends was judged where it came in. */
 #pragma once
 #include "../xdp/filter.h"
-#include "../bpf/flow.h"
+#include "../bpf/dropped.h"
 
 /* Does the flow's record say what to do? Blocks don't concern what is sent. */
 static __always_inline bool remembered_sent(ctx_t *ctx, struct pkt *p, const struct flow_value *flow)
@@ -74,5 +74,8 @@ static __always_inline int egress(ctx_t *ctx, struct control *c, struct pkt *p)
 		if (cfg_flows && !counted)
 			flow_account(ctx, c, &table, flow, p, reason);
 	}
-	return reason ? leave(ctx, c, p, reason) : ACTION_PASS;
+	if (!reason)
+		return ACTION_PASS;
+	note_if_dropped(ctx, p, reason);
+	return leave(ctx, c, p, reason);
 }

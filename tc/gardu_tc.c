@@ -10,13 +10,16 @@ SEC("tc")
 int gardu_ingress(struct __sk_buff *ctx)
 {
 	struct pkt *p = new_pkt(PKT_RECEIVED);
+	enum reason reason;
 	struct control *c;
 	__u32 zero = 0;
 
 	c = bpf_map_lookup_elem(&control, &zero);
 	if (!p)
 		return ACTION_DROP;
-	return leave(ctx, c, p, c ? ingress(ctx, c, p) : REASON_NO_TABLES);
+	reason = c ? ingress(ctx, c, p) : REASON_NO_TABLES;
+	note_if_dropped(ctx, p, reason);
+	return leave(ctx, c, p, reason);
 }
 
 SEC("tc")

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: BSD-2-Clause OR GPL-2.0 */
 /* The way of a received packet, the same at XDP and at tc ingress: parse, judge, balance, account, leave. */
 #pragma once
-#include "../bpf/flow.h"
+#include "../bpf/dropped.h"
 #include "divert.h"
 #include "filter.h"
 #include "lb.h"

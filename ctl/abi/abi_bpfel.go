@@ -26,6 +26,7 @@ const (
 	AbiMapEvents          = "events"
 	AbiMapExitCounters    = "exit_counters"
 	AbiMapExits           = "exits"
+	AbiMapFlowDropped     = "flow_dropped"
 	AbiMapFlowLru         = "flow_lru"
 	AbiMapFlowTables      = "flow_tables"
 	AbiMapFlowTotals      = "flow_totals"
@@ -47,6 +48,7 @@ const (
 	AbiVarCfgActions      = "cfg_actions"
 	AbiVarCfgAsked        = "cfg_asked"
 	AbiVarCfgBlocks       = "cfg_blocks"
+	AbiVarCfgDropped      = "cfg_dropped"
 	AbiVarCfgEffects      = "cfg_effects"
 	AbiVarCfgEvents       = "cfg_events"
 	AbiVarCfgFlows        = "cfg_flows"
@@ -125,6 +127,7 @@ type AbiMapSpecs struct {
 	Events          *ebpf.MapSpec `ebpf:"events"`
 	ExitCounters    *ebpf.MapSpec `ebpf:"exit_counters"`
 	Exits           *ebpf.MapSpec `ebpf:"exits"`
+	FlowDropped     *ebpf.MapSpec `ebpf:"flow_dropped"`
 	FlowLru         *ebpf.MapSpec `ebpf:"flow_lru"`
 	FlowTables      *ebpf.MapSpec `ebpf:"flow_tables"`
 	FlowTotals      *ebpf.MapSpec `ebpf:"flow_totals"`
@@ -152,6 +155,7 @@ type AbiVariableSpecs struct {
 	CfgActions    *ebpf.VariableSpec `ebpf:"cfg_actions"`
 	CfgAsked      *ebpf.VariableSpec `ebpf:"cfg_asked"`
 	CfgBlocks     *ebpf.VariableSpec `ebpf:"cfg_blocks"`
+	CfgDropped    *ebpf.VariableSpec `ebpf:"cfg_dropped"`
 	CfgEffects    *ebpf.VariableSpec `ebpf:"cfg_effects"`
 	CfgEvents     *ebpf.VariableSpec `ebpf:"cfg_events"`
 	CfgFlows      *ebpf.VariableSpec `ebpf:"cfg_flows"`
@@ -202,6 +206,7 @@ type AbiMaps struct {
 	Events          *ebpf.Map `ebpf:"events"`
 	ExitCounters    *ebpf.Map `ebpf:"exit_counters"`
 	Exits           *ebpf.Map `ebpf:"exits"`
+	FlowDropped     *ebpf.Map `ebpf:"flow_dropped"`
 	FlowLru         *ebpf.Map `ebpf:"flow_lru"`
 	FlowTables      *ebpf.Map `ebpf:"flow_tables"`
 	FlowTotals      *ebpf.Map `ebpf:"flow_totals"`
@@ -234,6 +239,7 @@ func (m *AbiMaps) Close() error {
 		m.Events,
 		m.ExitCounters,
 		m.Exits,
+		m.FlowDropped,
 		m.FlowLru,
 		m.FlowTables,
 		m.FlowTotals,
@@ -262,6 +268,7 @@ type AbiVariables struct {
 	CfgActions    *ebpf.Variable `ebpf:"cfg_actions"`
 	CfgAsked      *ebpf.Variable `ebpf:"cfg_asked"`
 	CfgBlocks     *ebpf.Variable `ebpf:"cfg_blocks"`
+	CfgDropped    *ebpf.Variable `ebpf:"cfg_dropped"`
 	CfgEffects    *ebpf.Variable `ebpf:"cfg_effects"`
 	CfgEvents     *ebpf.Variable `ebpf:"cfg_events"`
 	CfgFlows      *ebpf.Variable `ebpf:"cfg_flows"`

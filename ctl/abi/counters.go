@@ -48,6 +48,10 @@ func (t *FlowTotals) Add(o FlowTotals) {
 	t.StateEvicted += o.StateEvicted
 	t.StateRefused += o.StateRefused
 	t.OutDecided += o.OutDecided
+	t.Dropped += o.Dropped
+	t.DroppedBytes += o.DroppedBytes
+	t.DroppedLost += o.DroppedLost
+	t.DroppedLostBytes += o.DroppedLostBytes
 }
 
 // Add adds another CPU's part.

@@ -101,6 +101,8 @@ type Control struct {
 	StateFrozen uint32
 	TimeShift   uint32
 	WatchUntil  uint32
+	DroppedMask uint32
+	Pad0        uint32
 }
 
 type Counter struct {
@@ -266,27 +268,31 @@ const (
 )
 
 type FlowTotals struct {
-	_              structs.HostLayout
-	Accounted      uint64
-	AccountedBytes uint64
-	Evicted        uint64
-	EvictedBytes   uint64
-	Refused        uint64
-	RefusedBytes   uint64
-	Spilled        uint64
-	SpilledBytes   uint64
-	Returned       uint64
-	ReturnedBytes  uint64
-	Created        uint64
-	Filtered       uint64
-	Sent           uint64
-	SentBytes      uint64
-	Tick           uint32
-	Budget         uint32
-	StateCreated   uint64
-	StateEvicted   uint64
-	StateRefused   uint64
-	OutDecided     uint64
+	_                structs.HostLayout
+	Accounted        uint64
+	AccountedBytes   uint64
+	Evicted          uint64
+	EvictedBytes     uint64
+	Refused          uint64
+	RefusedBytes     uint64
+	Spilled          uint64
+	SpilledBytes     uint64
+	Returned         uint64
+	ReturnedBytes    uint64
+	Created          uint64
+	Filtered         uint64
+	Sent             uint64
+	SentBytes        uint64
+	Tick             uint32
+	Budget           uint32
+	StateCreated     uint64
+	StateEvicted     uint64
+	StateRefused     uint64
+	OutDecided       uint64
+	Dropped          uint64
+	DroppedBytes     uint64
+	DroppedLost      uint64
+	DroppedLostBytes uint64
 }
 
 type FlowValue struct {
@@ -376,7 +382,7 @@ const (
 type Limits uint32
 
 const (
-	AbiVersion      Limits = 3
+	AbiVersion      Limits = 4
 	GenerationSlots Limits = 3
 	RuleIds         Limits = 131072
 	ServiceIds      Limits = 4096

@@ -51,6 +51,7 @@ type Status struct {
 	Losses     []Loss                   `json:"losses,omitempty"` // after XDP sent packets
 	Reasons    map[string]ReasonCounter `json:"reasons"`          // only those that were counted
 	Filter     FilterTotals             `json:"filter"`
+	Dropped    *DroppedTotals           `json:"dropped,omitempty"`
 	Flows      FlowTotals               `json:"flows"`
 	Sinks      []Sink                   `json:"sinks,omitempty"`   // what reports of flows go to
 	History    *HistoryStatus           `json:"history,omitempty"` // absent: none is kept
@@ -146,6 +147,18 @@ type FlowTotals struct {
 	AccountedBytes    uint64 `json:"accounted_bytes"`    // IP bytes
 
 	Reports *ReportTotals `json:"reports,omitempty"` // absent while they go nowhere
+}
+
+// DroppedTotals are packets that were dropped or rejected, and the table that remembers their flows; absent when none are. Attributed +
+// Unattributed = Packets, exactly. It is no lack that the table is full: what was dropped least gives way.
+type DroppedTotals struct {
+	Entries           uint64 `json:"entries"` // records in use, each direction and CPU one
+	Max               uint64 `json:"max"`     // records that fit
+	Packets           uint64 `json:"packets"`
+	Bytes             uint64 `json:"bytes"`              // IP bytes
+	Attributed        uint64 `json:"attributed"`         // packets of the records
+	Unattributed      uint64 `json:"unattributed"`       // packets of records that gave way, and of what is no flow's
+	UnattributedBytes uint64 `json:"unattributed_bytes"` // IP bytes
 }
 
 // StateTotals is the table of connections behind the field state; absent while no rule matches on it.

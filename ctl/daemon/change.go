@@ -200,6 +200,7 @@ func (d *Daemon) commit(next candidate, c compiled) (err error) {
 	if err := promise.save(d.options.StateDir); err != nil {
 		return errors.Join(err, restore())
 	}
+	d.plane.WantDropped(next.snapshot.Flows.Dropped)
 	err = d.reconciler.Apply(reconcile.Want{Tables: c.tables, FlowsMax: c.flowsMax(), Reused: c.reused}, d.startState)
 	untidy, _ := errors.AsType[*reconcile.UntidyError](err)
 	if err != nil && untidy == nil {
@@ -211,6 +212,7 @@ func (d *Daemon) commit(next candidate, c compiled) (err error) {
 	} else {
 		d.faults.set("tidy up", nil)
 	}
+	d.faults.set("resize the table of dropped flows", d.resizeDropped())
 	d.adopt(next, c)
 	if c.tables.Features.Services || c.tables.Features.Actions { // something may be sent from XDP
 		d.faults.set("count what is lost after XDP sends it", d.plane.CountLosses())

@@ -71,14 +71,15 @@ type Daemon struct {
 	happenings *event.Log[happening] // what `gardu events` shows
 	followers  followers
 
-	links     interfaces
-	hops      hops
-	lists     lists
-	counted   setCountsCache
-	totals    totalsCache
-	flowClock atomic.Pointer[flow.Clock]
-	dropped   atomic.Pointer[flow.Count] // packets of flow tables that others replaced
-	faults    faults
+	links       interfaces
+	hops        hops
+	lists       lists
+	counted     setCountsCache
+	totals      totalsCache
+	flowClock   atomic.Pointer[flow.Clock]
+	dropped     atomic.Pointer[flow.Count] // packets of flow tables that others replaced
+	droppedLost atomic.Pointer[flow.Count] // likewise of tables of dropped flows
+	faults      faults
 
 	watchers chan struct{} // as many as there are clients that watch the flows
 	ending   chan struct{} // closed when clients that wait should go
@@ -167,21 +168,24 @@ func (d *Daemon) start(ctx context.Context) (err error) {
 		return err
 	}
 	d.plane, err = dataplane.Open(dataplane.Options{
-		Dir:      d.options.BPFDir,
-		Features: next.tables.Features,
-		FlowsMax: next.flowsMax(),
-		Netlink:  d.netdev,
-		Log:      d.log,
+		Dir:        d.options.BPFDir,
+		Features:   next.tables.Features,
+		FlowsMax:   next.flowsMax(),
+		DroppedMax: first.snapshot.Flows.Dropped,
+		Netlink:    d.netdev,
+		Log:        d.log,
 	})
 	if err != nil {
 		return err
 	}
 	generation, _ := d.plane.Current()
 	if fresh = generation == 0; fresh { // counters begin anew
-		d.saved.Rings, d.saved.Backends, d.saved.Dropped = nil, nil, flow.Count{}
+		d.saved.Rings, d.saved.Backends, d.saved.Dropped, d.saved.DroppedLost = nil, nil, flow.Count{}, flow.Count{}
 	}
 	dropped := d.saved.Dropped
 	d.dropped.Store(&dropped)
+	droppedLost := d.saved.DroppedLost
+	d.droppedLost.Store(&droppedLost)
 	d.resized = d.started // perhaps a moment ago, by the daemon before
 	if d.reconciler, err = reconcile.New[*dataplane.Table](d.plane, generation, d.have()); err != nil {
 		return err

@@ -7,6 +7,7 @@ import (
 	"sync"
 	"time"
 
+	"gardu/ctl/abi"
 	"gardu/ctl/api"
 	"gardu/ctl/dataplane"
 	"gardu/ctl/flow"
@@ -36,17 +37,70 @@ func (d *Daemon) Flows(ctx context.Context, yield func(api.Flow) error) error {
 	names := d.flowNames()
 	var stopped error
 	err = d.readFlows(func(tables []*flow.Table) error {
-		return flow.Flows(tables, clock, func(f *flow.Flow) bool {
+		give := func(f *flow.Flow) bool {
 			if stopped = ctx.Err(); stopped == nil {
 				stopped = yield(names.flow(f))
 			}
 			return stopped == nil
+		}
+		if err := flow.Flows(tables, clock, give); err != nil || stopped != nil {
+			return err
+		}
+		return d.readDropped(func(dropped *flow.Table) error {
+			if dropped == nil {
+				return nil
+			}
+			return flow.Flows([]*flow.Table{dropped}, clock, give)
 		})
 	})
 	if err != nil {
 		return err
 	}
 	return stopped
+}
+
+// readDropped calls read with the table of dropped flows, nil if there is none.
+func (d *Daemon) readDropped(read func(*flow.Table) error) error {
+	return d.plane.ReadDropped(func(memory []byte) error {
+		if memory == nil {
+			return read(nil)
+		}
+		table, err := flow.NewTable(memory, nil)
+		if err != nil {
+			return err
+		}
+		return read(table)
+	})
+}
+
+// droppedTotals closes the account of dropped packets; nil when none are remembered.
+func (d *Daemon) droppedTotals(programs abi.FlowTotals) (*api.DroppedTotals, error) {
+	var t flow.DroppedTotals
+	err := d.readDropped(func(table *flow.Table) error {
+		t = flow.TotalDropped(programs, *d.droppedLost.Load(), table)
+		return nil
+	})
+	if err != nil {
+		return nil, err
+	}
+	return &api.DroppedTotals{
+		Entries: t.Records.Entries, Max: t.Capacity, Packets: t.Dropped.Packets, Bytes: t.Dropped.Bytes,
+		Attributed: t.Records.Packets, Unattributed: t.Lost.Packets, UnattributedBytes: t.Lost.Bytes,
+	}, nil
+}
+
+// resizeDropped gives the table of dropped flows the size that the snapshot wants. What the old one remembered is lost, and counted so.
+func (d *Daemon) resizeDropped() error {
+	return d.plane.ResizeDropped(func(memory []byte) error {
+		old, err := flow.NewTable(memory, nil)
+		if err != nil {
+			return err
+		}
+		lost := d.droppedLost.Load().Plus(old.Array())
+		d.droppedLost.Store(&lost)
+		d.saved.DroppedLost = lost
+		return d.saved.save(d.options.StateDir)
+	})
 }
 
 // clock places the times of flow records on the wall. It stays the same as long as it is right, so that a record has the

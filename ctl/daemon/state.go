@@ -32,6 +32,8 @@ type state struct {
 	Rings    []compile.Ring    `json:"rings"`    // that may be in the kernel
 	Backends []compile.Backend `json:"backends"` // likewise
 	Dropped  flow.Count        `json:"dropped"`  // packets of flow tables that others replaced, since the counters began
+
+	DroppedLost flow.Count `json:"dropped_lost"` // likewise of tables of dropped flows
 }
 
 // loadState reads the state that the daemon before left; the zero state when there is none.

@@ -84,6 +84,11 @@ func (d *Daemon) Status(context.Context) (api.Status, error) {
 		status.Tables = append(status.Tables, api.Fill{Name: "states", Entries: states.Live, Max: states.Max})
 	}
 	status.Flows.Reports = d.reportStatus(totals)
+	if now.tables.Features.Dropped {
+		if status.Dropped, err = d.droppedTotals(programs); err != nil {
+			return api.Status{}, err
+		}
+	}
 	status.Warnings = d.warnings(now, status, totals)
 	return status, nil
 }

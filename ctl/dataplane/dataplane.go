@@ -30,11 +30,12 @@ type Netlink interface {
 
 // Options say what Open opens.
 type Options struct {
-	Dir      string           // bpffs directory of everything pinned; DefaultDir when empty
-	Features compile.Features // what the programs are made for; see SetFeatures
-	FlowsMax int              // flows expected; what is taken over keeps its size, see ResizeFlows
-	Netlink  Netlink          // nil: no fall-back to clsact, and the owner of a busy interface stays unknown
-	Log      *slog.Logger     // nil: silent
+	Dir        string           // bpffs directory of everything pinned; DefaultDir when empty
+	Features   compile.Features // what the programs are made for; see SetFeatures
+	FlowsMax   int              // flows expected; what is taken over keeps its size, see ResizeFlows
+	DroppedMax int              // dropped flows to remember; likewise, see ResizeDropped
+	Netlink    Netlink          // nil: no fall-back to clsact, and the owner of a busy interface stays unknown
+	Log        *slog.Logger     // nil: silent
 }
 
 // Dataplane is the programs, maps and links of one instance.
@@ -57,11 +58,12 @@ type Dataplane struct {
 	lengths     [abi.TableCount]uint32 // of the arrays of each kind of table, in lines
 	losses      []link.Link            // programs that count them
 
-	blocks blockTable
-	states stateTable
-	flows  flowTables
-	ledger ledger
-	run    sync.Mutex // the trace map serves one Run at a time
+	blocks  blockTable
+	states  stateTable
+	flows   flowTables
+	ledger  ledger
+	dropped droppedTable
+	run     sync.Mutex // the trace map serves one Run at a time
 
 	testClock uint64 // ns, guarded by run; 0: the real time
 }
@@ -99,6 +101,7 @@ func Open(opts Options) (_ *Dataplane, err error) {
 		return nil, err
 	}
 	features := opts.Features
+	d.dropped.max = opts.DroppedMax
 	if d.maps == nil {
 		if err := d.create(opts.FlowsMax, nil); err != nil {
 			return nil, err
@@ -139,6 +142,7 @@ func OpenPrivate(features compile.Features, flowsMax int, options ...PrivateOpti
 	}()
 	d.specs[abi.AbiMapBlocks].MaxEntries = privateBlocks
 	d.specs[abi.AbiMapEvents].MaxEntries = privateEvents
+	d.dropped.max = privateDropped
 	for _, option := range options {
 		option(d)
 	}
@@ -224,6 +228,9 @@ func (d *Dataplane) takeOver() (err error) {
 	if err := d.openStates(); err != nil {
 		return err
 	}
+	if err := d.openDropped(); err != nil {
+		return err
+	}
 	if err := d.openBlocks(); err != nil {
 		return err
 	}
@@ -245,7 +252,7 @@ func (d *Dataplane) Close() error {
 	if d.programs != nil {
 		errs = append(errs, d.programs.close())
 	}
-	errs = append(errs, d.closeTables(), d.closeFlows(), d.ledger.close(), d.closeStates(), d.closeLosses(), d.blocks.cells.unmap())
+	errs = append(errs, d.closeTables(), d.closeFlows(), d.ledger.close(), d.closeStates(), d.closeDropped(), d.closeLosses(), d.blocks.cells.unmap())
 	if d.control.memory != nil {
 		errs = append(errs, d.control.unmap())
 	}

@@ -26,6 +26,7 @@ const (
 	lossesMapEvents          = "events"
 	lossesMapExitCounters    = "exit_counters"
 	lossesMapExits           = "exits"
+	lossesMapFlowDropped     = "flow_dropped"
 	lossesMapFlowLru         = "flow_lru"
 	lossesMapFlowTables      = "flow_tables"
 	lossesMapFlowTotals      = "flow_totals"
@@ -111,6 +112,7 @@ type lossesMapSpecs struct {
 	Events          *ebpf.MapSpec `ebpf:"events"`
 	ExitCounters    *ebpf.MapSpec `ebpf:"exit_counters"`
 	Exits           *ebpf.MapSpec `ebpf:"exits"`
+	FlowDropped     *ebpf.MapSpec `ebpf:"flow_dropped"`
 	FlowLru         *ebpf.MapSpec `ebpf:"flow_lru"`
 	FlowTables      *ebpf.MapSpec `ebpf:"flow_tables"`
 	FlowTotals      *ebpf.MapSpec `ebpf:"flow_totals"`
@@ -168,6 +170,7 @@ type lossesMaps struct {
 	Events          *ebpf.Map `ebpf:"events"`
 	ExitCounters    *ebpf.Map `ebpf:"exit_counters"`
 	Exits           *ebpf.Map `ebpf:"exits"`
+	FlowDropped     *ebpf.Map `ebpf:"flow_dropped"`
 	FlowLru         *ebpf.Map `ebpf:"flow_lru"`
 	FlowTables      *ebpf.Map `ebpf:"flow_tables"`
 	FlowTotals      *ebpf.Map `ebpf:"flow_totals"`
@@ -200,6 +203,7 @@ func (m *lossesMaps) Close() error {
 		m.Events,
 		m.ExitCounters,
 		m.Exits,
+		m.FlowDropped,
 		m.FlowLru,
 		m.FlowTables,
 		m.FlowTotals,

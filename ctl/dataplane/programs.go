@@ -32,6 +32,11 @@ func (d *Dataplane) loadPrograms(features compile.Features) (_ *programs, err er
 			return nil, err
 		}
 	}
+	if features.Dropped {
+		if err := d.useDropped(); err != nil {
+			return nil, err
+		}
+	}
 	if p.outers, err = d.newOuters(); err != nil {
 		return nil, err
 	}

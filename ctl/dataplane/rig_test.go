@@ -28,6 +28,7 @@ type rig struct {
 	ring      uint32
 	backends  []compile.Backend
 	passed    count            // what was sent and not dropped
+	lost      count            // what was dropped
 	sent      map[uint32]count // the same by flow
 	dropped   flow.Count       // left in tables that a resize dropped
 }
@@ -72,7 +73,7 @@ func newRig(t *testing.T, flowsMax int) *rig {
 		t.Fatal(err)
 	}
 	features := tables.Features
-	features.Flows, features.Blocks = true, true
+	features.Flows, features.Blocks, features.Dropped = true, true, true
 	d, err := OpenPrivate(features, flowsMax)
 	if err != nil {
 		t.Fatal(err)
@@ -194,6 +195,9 @@ func (r *rig) send(packets ...packet) {
 func (r *rig) lose(packets ...packet) {
 	r.t.Helper()
 	r.generator.send(r.t, packets)
+	for _, p := range packets {
+		r.lost.add(1, p.bytes())
+	}
 }
 
 // each sends n packets of every flow from first to last, one flow after the other.

@@ -29,6 +29,7 @@ const (
 	tcMapEvents          = "events"
 	tcMapExitCounters    = "exit_counters"
 	tcMapExits           = "exits"
+	tcMapFlowDropped     = "flow_dropped"
 	tcMapFlowLru         = "flow_lru"
 	tcMapFlowSpare       = "flow_spare"
 	tcMapFlowTables      = "flow_tables"
@@ -56,6 +57,7 @@ const (
 	tcVarCfgActions      = "cfg_actions"
 	tcVarCfgAsked        = "cfg_asked"
 	tcVarCfgBlocks       = "cfg_blocks"
+	tcVarCfgDropped      = "cfg_dropped"
 	tcVarCfgEffects      = "cfg_effects"
 	tcVarCfgEvents       = "cfg_events"
 	tcVarCfgFlows        = "cfg_flows"
@@ -135,6 +137,7 @@ type tcMapSpecs struct {
 	Events          *ebpf.MapSpec `ebpf:"events"`
 	ExitCounters    *ebpf.MapSpec `ebpf:"exit_counters"`
 	Exits           *ebpf.MapSpec `ebpf:"exits"`
+	FlowDropped     *ebpf.MapSpec `ebpf:"flow_dropped"`
 	FlowLru         *ebpf.MapSpec `ebpf:"flow_lru"`
 	FlowSpare       *ebpf.MapSpec `ebpf:"flow_spare"`
 	FlowTables      *ebpf.MapSpec `ebpf:"flow_tables"`
@@ -166,6 +169,7 @@ type tcVariableSpecs struct {
 	CfgActions    *ebpf.VariableSpec `ebpf:"cfg_actions"`
 	CfgAsked      *ebpf.VariableSpec `ebpf:"cfg_asked"`
 	CfgBlocks     *ebpf.VariableSpec `ebpf:"cfg_blocks"`
+	CfgDropped    *ebpf.VariableSpec `ebpf:"cfg_dropped"`
 	CfgEffects    *ebpf.VariableSpec `ebpf:"cfg_effects"`
 	CfgEvents     *ebpf.VariableSpec `ebpf:"cfg_events"`
 	CfgFlows      *ebpf.VariableSpec `ebpf:"cfg_flows"`
@@ -215,6 +219,7 @@ type tcMaps struct {
 	Events          *ebpf.Map `ebpf:"events"`
 	ExitCounters    *ebpf.Map `ebpf:"exit_counters"`
 	Exits           *ebpf.Map `ebpf:"exits"`
+	FlowDropped     *ebpf.Map `ebpf:"flow_dropped"`
 	FlowLru         *ebpf.Map `ebpf:"flow_lru"`
 	FlowSpare       *ebpf.Map `ebpf:"flow_spare"`
 	FlowTables      *ebpf.Map `ebpf:"flow_tables"`
@@ -254,6 +259,7 @@ func (m *tcMaps) Close() error {
 		m.Events,
 		m.ExitCounters,
 		m.Exits,
+		m.FlowDropped,
 		m.FlowLru,
 		m.FlowSpare,
 		m.FlowTables,
@@ -286,6 +292,7 @@ type tcVariables struct {
 	CfgActions    *ebpf.Variable `ebpf:"cfg_actions"`
 	CfgAsked      *ebpf.Variable `ebpf:"cfg_asked"`
 	CfgBlocks     *ebpf.Variable `ebpf:"cfg_blocks"`
+	CfgDropped    *ebpf.Variable `ebpf:"cfg_dropped"`
 	CfgEffects    *ebpf.Variable `ebpf:"cfg_effects"`
 	CfgEvents     *ebpf.Variable `ebpf:"cfg_events"`
 	CfgFlows      *ebpf.Variable `ebpf:"cfg_flows"`

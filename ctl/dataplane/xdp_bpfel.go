@@ -29,6 +29,7 @@ const (
 	xdpMapEvents          = "events"
 	xdpMapExitCounters    = "exit_counters"
 	xdpMapExits           = "exits"
+	xdpMapFlowDropped     = "flow_dropped"
 	xdpMapFlowLru         = "flow_lru"
 	xdpMapFlowSpare       = "flow_spare"
 	xdpMapFlowTables      = "flow_tables"
@@ -55,6 +56,7 @@ const (
 	xdpVarCfgActions      = "cfg_actions"
 	xdpVarCfgAsked        = "cfg_asked"
 	xdpVarCfgBlocks       = "cfg_blocks"
+	xdpVarCfgDropped      = "cfg_dropped"
 	xdpVarCfgEffects      = "cfg_effects"
 	xdpVarCfgEvents       = "cfg_events"
 	xdpVarCfgFlows        = "cfg_flows"
@@ -133,6 +135,7 @@ type xdpMapSpecs struct {
 	Events          *ebpf.MapSpec `ebpf:"events"`
 	ExitCounters    *ebpf.MapSpec `ebpf:"exit_counters"`
 	Exits           *ebpf.MapSpec `ebpf:"exits"`
+	FlowDropped     *ebpf.MapSpec `ebpf:"flow_dropped"`
 	FlowLru         *ebpf.MapSpec `ebpf:"flow_lru"`
 	FlowSpare       *ebpf.MapSpec `ebpf:"flow_spare"`
 	FlowTables      *ebpf.MapSpec `ebpf:"flow_tables"`
@@ -164,6 +167,7 @@ type xdpVariableSpecs struct {
 	CfgActions    *ebpf.VariableSpec `ebpf:"cfg_actions"`
 	CfgAsked      *ebpf.VariableSpec `ebpf:"cfg_asked"`
 	CfgBlocks     *ebpf.VariableSpec `ebpf:"cfg_blocks"`
+	CfgDropped    *ebpf.VariableSpec `ebpf:"cfg_dropped"`
 	CfgEffects    *ebpf.VariableSpec `ebpf:"cfg_effects"`
 	CfgEvents     *ebpf.VariableSpec `ebpf:"cfg_events"`
 	CfgFlows      *ebpf.VariableSpec `ebpf:"cfg_flows"`
@@ -213,6 +217,7 @@ type xdpMaps struct {
 	Events          *ebpf.Map `ebpf:"events"`
 	ExitCounters    *ebpf.Map `ebpf:"exit_counters"`
 	Exits           *ebpf.Map `ebpf:"exits"`
+	FlowDropped     *ebpf.Map `ebpf:"flow_dropped"`
 	FlowLru         *ebpf.Map `ebpf:"flow_lru"`
 	FlowSpare       *ebpf.Map `ebpf:"flow_spare"`
 	FlowTables      *ebpf.Map `ebpf:"flow_tables"`
@@ -252,6 +257,7 @@ func (m *xdpMaps) Close() error {
 		m.Events,
 		m.ExitCounters,
 		m.Exits,
+		m.FlowDropped,
 		m.FlowLru,
 		m.FlowSpare,
 		m.FlowTables,
@@ -284,6 +290,7 @@ type xdpVariables struct {
 	CfgActions    *ebpf.Variable `ebpf:"cfg_actions"`
 	CfgAsked      *ebpf.Variable `ebpf:"cfg_asked"`
 	CfgBlocks     *ebpf.Variable `ebpf:"cfg_blocks"`
+	CfgDropped    *ebpf.Variable `ebpf:"cfg_dropped"`
 	CfgEffects    *ebpf.Variable `ebpf:"cfg_effects"`
 	CfgEvents     *ebpf.Variable `ebpf:"cfg_events"`
 	CfgFlows      *ebpf.Variable `ebpf:"cfg_flows"`

@@ -107,10 +107,36 @@ func behind(c abi.FlowTotals) Count {
 
 // Array adds up what is in the array, without the LRU map.
 func (t *Table) Array() Count {
+	sum := t.Sum()
+	return Count{sum.Packets, sum.Bytes}
+}
+
+// Sum does so too, and counts the records.
+func (t *Table) Sum() Sum {
 	var sum Sum
 	t.sweepArray(func(record *abi.FlowRecord, _ *words) bool {
 		sum.add(&record.Value)
 		return true
 	})
-	return Count{sum.Packets, sum.Bytes}
+	return sum
+}
+
+// DroppedTotals accounts for every packet that went no further: Dropped = Records + Lost, exactly when no packet came in between.
+type DroppedTotals struct {
+	Capacity uint64 // records that there is room for
+	Records  Sum    // those of dropped flows
+	Dropped  Count
+	Lost     Count // of flows that gave way to others, and of packets that are no flow's
+}
+
+// TotalDropped closes the account of dropped packets. before is what was lost with tables that others replaced; table may be nil.
+func TotalDropped(counters abi.FlowTotals, before Count, table *Table) DroppedTotals {
+	t := DroppedTotals{
+		Dropped: Count{counters.Dropped, counters.DroppedBytes},
+		Lost:    before.Plus(Count{counters.DroppedLost, counters.DroppedLostBytes}),
+	}
+	if table != nil {
+		t.Capacity, t.Records = uint64(table.Capacity()), table.Sum()
+	}
+	return t
 }

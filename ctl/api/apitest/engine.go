@@ -74,6 +74,8 @@ func (e *Engine) Status(context.Context) (api.Status, error) {
 			"forward":      {Counter: api.Counter{Packets: 3_000_000, Bytes: 4_200_000_000}, Verdict: "forward"},
 		},
 		Filter: api.FilterTotals{Reached: 3_007_000, Allowed: 10, Blocked: 800, Decided: 1_200, Default: 3_004_990},
+		Dropped: &api.DroppedTotals{Entries: 4_000, Max: 65_536, Packets: 9_000, Bytes: 540_000, Attributed: 8_900, Unattributed: 100,
+			UnattributedBytes: 6_000},
 		Flows: api.FlowTotals{Entries: 850_000, Max: 1_000_000, Created: 900_000, Evicted: 12, Refused: 3, Unattributed: 15,
 			UnattributedBytes: 900, Accounted: 3_006_000, AccountedBytes: 4_200_000_000},
 		Sinks: []api.Sink{

@@ -73,8 +73,12 @@ func (a *app) printStatus(s *api.Status) error {
 	if e := s.Events; e != (api.EventTotals{}) {
 		a.printf("events: %s packets logged or sampled, %s lost\n", thousands(e.Sent), thousands(e.Lost))
 	}
-	a.printf("flows:  %s packets, %s of them unattributed (%s evicted, %s refused)\n\n", thousands(s.Flows.Accounted),
+	a.printf("flows:  %s packets, %s of them unattributed (%s evicted, %s refused)\n", thousands(s.Flows.Accounted),
 		thousands(s.Flows.Unattributed), thousands(s.Flows.Evicted), thousands(s.Flows.Refused))
+	if s.Dropped != nil {
+		a.printf("dropped or rejected: %s packets, %s of them in no flow that is remembered\n", thousands(s.Dropped.Packets), thousands(s.Dropped.Unattributed))
+	}
+	a.printf("\n")
 	if len(s.Sinks) > 0 {
 		if err := writeTable(a.stdout, a.color, s.Sinks, sinkColumns()); err != nil {
 			return err
