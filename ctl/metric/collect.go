@@ -40,6 +40,7 @@ func (c *collector) status(ctx context.Context, s scrape) error {
 	interfaces(s, status)
 	c.flows(s, status.Flows)
 	beside(s, status)
+	c.dropped(s, status.Dropped)
 	sinks(s, status.Sinks)
 	history(s, status.History)
 	return nil
@@ -94,6 +95,14 @@ func (c *collector) flows(s scrape, flows api.FlowTotals) {
 	s.count(unattributedBytes, c.sums.difference("unattributed bytes", flows.UnattributedBytes))
 	s.count(evicted, flows.Evicted)
 	s.count(refused, flows.Refused)
+	if reports := flows.Reports; reports != nil {
+		s.count(flowReports, reports.Reports)
+		s.count(reportsPackets, reports.Packets)
+		s.count(reportsBytes, reports.Bytes)
+		s.put(reportsPending, float64(reports.Pending))
+		s.count(reportsMissed, c.sums.difference("missed", reports.Missed))
+		s.count(reportsNoRoom, reports.NoRoom)
+	}
 }
 
 func beside(s scrape, status api.Status) {
@@ -107,6 +116,18 @@ func beside(s scrape, status api.Status) {
 	s.count(eventsUnnoted, status.Events.Unnoted)
 	s.count(limitsShared, status.Limits.Shared)
 	s.count(limitsContended, status.Limits.Contended)
+}
+
+func (c *collector) dropped(s scrape, dropped *api.DroppedTotals) {
+	if dropped == nil {
+		return
+	}
+	s.put(droppedRecords, float64(dropped.Entries))
+	s.put(droppedCapacity, float64(dropped.Max))
+	s.count(droppedPackets, dropped.Packets)
+	s.count(droppedBytes, dropped.Bytes)
+	s.count(droppedUnattributed, c.sums.difference("dropped", dropped.Unattributed))
+	s.count(droppedUnattributedBytes, c.sums.difference("dropped bytes", dropped.UnattributedBytes))
 }
 
 func history(s scrape, history *api.HistoryStatus) {

@@ -64,6 +64,20 @@ var (
 	evicted           = counter("flow_evicted_packets", "Packets of one-packet flows whose record gave way to another flow's.")
 	refused           = counter("flow_refused_packets", "Packets of flows that found no room for a record.")
 
+	flowReports    = counter("flow_reports", "Reports of what flows did.")
+	reportsPackets = counter("flow_reported_packets", "Packets of the reports.")
+	reportsBytes   = counter("flow_reported_bytes", "IP bytes of the reports.")
+	reportsPending = gauge("flow_unreported_packets", "Accounted packets that are not reported yet.")
+	reportsMissed  = counter("flow_missed_packets", "Accounted packets that never will be reported: of no flow, or of one that gave way before.")
+	reportsNoRoom  = counter("flow_unreportable_flows", "Flows that can't be reported, for want of room to note what was.")
+
+	droppedRecords           = gauge("dropped_flow_records", "Records in use in the table of dropped flows.")
+	droppedCapacity          = gauge("dropped_flow_capacity", "Records that the table of dropped flows has room for; what was dropped least gives way.")
+	droppedPackets           = counter("dropped_flow_packets", "Dropped and rejected packets that were accounted.")
+	droppedBytes             = counter("dropped_flow_bytes", "IP bytes of dropped and rejected packets that were accounted.")
+	droppedUnattributed      = counter("dropped_flow_unattributed_packets", "Dropped packets that belong to no record.")
+	droppedUnattributedBytes = counter("dropped_flow_unattributed_bytes", "IP bytes of dropped packets that belong to no record.")
+
 	historySize    = gauge("history_size_bytes", "Size of the history's files.")
 	historyMax     = gauge("history_max_size_bytes", "Size that the history's files may have.")
 	historyPackets = counter("history_written_packets", "Packets of the reports that are in the history.")

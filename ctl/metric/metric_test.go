@@ -82,6 +82,8 @@ func (e *complete) Status(ctx context.Context) (api.Status, error) {
 	status, err := e.Engine.Status(ctx)
 	status.States = &api.StateTotals{}
 	status.Exits = []api.Exit{{Name: "eth2"}}
+	status.Dropped = &api.DroppedTotals{}
+	status.Flows.Reports = &api.ReportTotals{}
 	status.History = &api.HistoryStatus{}
 	status.Sinks = []api.Sink{{Name: "metrics"}}
 	status.Losses = []api.Loss{{Interface: "eth2", Why: "it is down"}}
