@@ -17,6 +17,7 @@
 
 #define LIMIT_TIME ((1ull << 52) - 1) /* wraps in 78 hours */
 #define LIMIT_SPAN (1ull << 46)       /* 73 minutes: what is further ahead is the past, wrapped. config takes no longer burst */
+#define LIMIT_SKEW (1ull << 31)       /* 134 ms: how long a packet may be on its way from the clock to its bucket */
 
 enum {
 	LIMIT_WORDS = 8,  /* of a line */
@@ -117,8 +118,9 @@ __noinline int over_limit(const struct pkt *p, const struct rule_effect *effect)
 		}
 		own = word >> 52 == tag;
 		ahead = (word - now) & LIMIT_TIME;
-		/* Our own can't be further ahead than our burst, unless that was longer before an apply. */
-		free = ahead > (own ? effect->burst : LIMIT_SPAN);
+		/* Our own is further ahead than our burst if that was longer before an apply, or, by little, if another CPU took tokens
+		 * after we looked at the clock: then nothing is left. */
+		free = ahead > (own ? effect->burst + LIMIT_SKEW : LIMIT_SPAN);
 		if (free)
 			ahead = 0;
 		if (ahead + need > effect->burst) {

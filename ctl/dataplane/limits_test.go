@@ -61,6 +61,7 @@ func within(t *testing.T, d *Dataplane) (within, all uint64) {
 
 // Two CPUs take the tokens of one bucket at once: none is taken twice, none is lost.
 func TestLimitIsExactOverCPUs(t *testing.T) {
+	manyPackets(t)
 	const burst, each = 100_000, 200_000
 	d := limited(t, fmt.Sprintf("{rate: 100k/h, burst: %d, per: rule}", burst))
 	cpus := min(runtime.NumCPU(), 4)
