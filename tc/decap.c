@@ -16,7 +16,6 @@ MAP(decap_counters, BPF_MAP_TYPE_PERCPU_ARRAY, __u32, struct counter, DECAP_COUN
 
 enum {
 	HEADERS = sizeof(struct eth_header) + 2 * sizeof(struct ipv6_header) + sizeof(struct udp_header),
-	GUE_PORT = 6080,
 	ECN_MASK = 3,
 	ECN_NOT_ECT = 0,
 	ECN_CE = 3,

@@ -118,8 +118,6 @@ static __always_inline __u16 inner_sum(ctx_t *ctx, const struct pkt *p)
 	return ~csum_fold(sum);
 }
 
-enum { GUE_PORT = 6080 };
-
 /* Generic UDP encapsulation, variant 1: the IP packet follows the UDP header (draft-ietf-intarea-gue-09, section 6). */
 struct gue {
 	__be16 be_sport;
