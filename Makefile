@@ -15,7 +15,6 @@ PREFIX ?= /usr/local
 # Debian packages by use. clang is pinned: the committed objects are those of clang-19.
 GENERATE_PACKAGES := clang-19 llvm-19 libbpf-dev linux-libc-dev
 TEST_PACKAGES := curl iproute2 nfdump nftables nginx-light prometheus sqlite3 tshark xdp-tools
-TEST_PACKAGES += nfdump tshark
 BENCH_PACKAGES := nftables xdp-tools
 VM_PACKAGES := qemu-system-x86 xz-utils
 
