@@ -145,6 +145,7 @@ func (g generator) script(hook string) script {
 	backends := s.backends()
 	var recent []step
 	var blocked []string
+	watching, watched := false, 0
 	for len(s.steps) < roundPackets {
 		var next step
 		if len(s.steps) == roundPackets*9/10 { // there are no more in this round
@@ -170,9 +171,11 @@ func (g generator) script(hook string) script {
 			recent = append(recent, answer, answer, answer)
 		case what < 34:
 			next.line = pick(g, "wait 101s", "wait 101s", "wait 8000s")
-		case what < 36:
+		case watching && watched == int(abi.WatchDrops): // all of them may be dropped within a second, and no more are told of
+			next.line = "watch off"
+		case what < 36 && watched < int(abi.WatchDrops):
 			next.line = "watch on"
-		case what < 46: // soon: programs tell of so many and no more
+		case what < 46:
 			next.line = "watch off"
 		case what < 70:
 			next.line = "tick " + pick(g, "1ms", "10ms", "100ms", "333ms", "1s", "10s")
@@ -199,6 +202,12 @@ func (g generator) script(hook string) script {
 			recent = recent[max(0, len(recent)-100):]
 		}
 		next.sent = next.frame != nil && g.oneIn(3)
+		switch {
+		case next.frame == nil && strings.HasPrefix(next.line, "watch "):
+			watching = next.line == "watch on"
+		case next.frame != nil && watching:
+			watched++
+		}
 		if next.frame == nil || hook != "tc" && !next.sent || !refusedAtTC(next.frame) {
 			s.steps = append(s.steps, next)
 		}
