@@ -58,6 +58,7 @@ var allowed = map[string]string{
 	"metric":     "abi api flow",
 	"top":        "api expr",
 	"explain":    "abi api compile config dataplane event lb model pkt rule",
+	"doctor":     "compile dataplane lb model netdev",
 	"cmd/gardu":  everything,
 	// Tests, and what is seen of them.
 	"api/apitest": "api model",

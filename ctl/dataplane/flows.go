@@ -8,6 +8,7 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+	"unsafe"
 
 	"github.com/cilium/ebpf"
 	"golang.org/x/sys/unix"
@@ -244,6 +245,18 @@ func (d *Dataplane) closeFlows() error {
 		}
 	}
 	return errors.Join(errs...)
+}
+
+// FlowMemory is how many bytes of memory the kernel takes, at most, for the flow table that is made for max flows.
+func FlowMemory(max int) (uint64, error) {
+	const lruOverhead = 72 // of an entry: its hash, its links in the hash and in the list (struct htab_elem of kernel/bpf/hashtab.c)
+	cpus, err := ebpf.PossibleCPU()
+	if err != nil {
+		return 0, fmt.Errorf("count CPUs: %w", err)
+	}
+	buckets := uint64(cpus) * uint64(flowBuckets(max, cpus)) * uint64(unsafe.Sizeof(abi.FlowBucket{}))
+	record := uint64(unsafe.Sizeof(abi.FlowKey{})+unsafe.Sizeof(abi.FlowValue{})) + lruOverhead
+	return buckets + uint64(lruSize(max))*record, nil
 }
 
 // flowBuckets is the number of buckets a CPU, a power of two, that gives max flows their room.

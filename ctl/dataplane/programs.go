@@ -174,3 +174,32 @@ func (d *Dataplane) inUse(features compile.Features) compile.Features {
 	features.Blocks = features.Blocks || d.blocks.any()
 	return features
 }
+
+// Interpreted says whether the kernel interprets the programs because it has no JIT compiler in use.
+func (d *Dataplane) Interpreted() (bool, error) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	info, err := d.programs.ingress.Info()
+	if err != nil {
+		return false, fmt.Errorf("ask for the size of a program: %w", err)
+	}
+	size, err := info.JitedSize()
+	if err != nil {
+		return false, fmt.Errorf("ask for the size of a program: %w", err)
+	}
+	return size == 0, nil
+}
+
+// ProgramName is what a program calls itself, whoever loaded it; "program 42" when that can't be found out.
+func ProgramName(id uint32) string {
+	program, err := ebpf.NewProgramFromID(ebpf.ProgramID(id))
+	if err != nil {
+		return fmt.Sprintf("program %d", id)
+	}
+	defer program.Close()
+	info, err := program.Info()
+	if err != nil || info.Name == "" {
+		return fmt.Sprintf("program %d", id)
+	}
+	return info.Name
+}

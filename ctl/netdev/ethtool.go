@@ -29,11 +29,15 @@ func (h *Handle) StripsVLAN(name string) bool {
 	return err == nil && link.StripsVLAN
 }
 
-// stripsVLAN: ETH_FLAG_RXVLAN of include/uapi/linux/ethtool.h.
-func (h *Handle) stripsVLAN(name string) bool {
-	const flagRxVLAN = 1 << 8
+// ETH_FLAG_RXVLAN and ETH_FLAG_LRO of include/uapi/linux/ethtool.h.
+const (
+	flagRxVLAN = 1 << 8
+	flagLRO    = 1 << 15
+)
+
+func (h *Handle) flag(name string, flag uint32) bool {
 	flags, err := h.ethtoolValue(name, unix.ETHTOOL_GFLAGS, 0)
-	return err == nil && flags&flagRxVLAN != 0
+	return err == nil && flags&flag != 0
 }
 
 // SetTxChecksum turns the checksum offload of sent packets on or off (ethtool -K NAME tx on|off). XDP programs that

@@ -71,7 +71,9 @@ type Link struct {
 	TxChecksum bool           // leaves checksums of what it sends to the device, which on veth and virtio means: undone
 	GRO        bool           // bundles received segments
 	StripsVLAN bool           // takes VLAN tags off what it receives, which XDP then never sees (rx-vlan-offload)
+	LRO        bool           // has the NIC merge received segments
 	XDP        XDPSupport
+	XDPSend    XDPSupport // takes frames that XDP programs of other interfaces redirect to it
 }
 
 // Link returns the interface of that name; errors.Is(err, ErrNoLink) when there is none.
@@ -142,8 +144,9 @@ func (h *Handle) describe(l netlink.Link, name string) (Link, error) {
 	link.Driver = h.driver(attrs.Name)
 	link.TxChecksum = h.offload(attrs.Name, unix.ETHTOOL_GTXCSUM)
 	link.GRO = h.offload(attrs.Name, unix.ETHTOOL_GGRO)
-	link.StripsVLAN = h.stripsVLAN(attrs.Name)
-	link.XDP = h.xdpSupport(attrs.Index, link.Driver)
+	link.StripsVLAN = h.flag(attrs.Name, flagRxVLAN)
+	link.LRO = h.flag(attrs.Name, flagLRO)
+	link.XDP, link.XDPSend = h.xdpSupport(attrs.Index, link.Driver)
 	return link, nil
 }
 

@@ -83,21 +83,25 @@ const (
 	netdevAttrXDP        = 3
 	netdevXDPActBasic    = 1
 	netdevXDPActRedirect = 2
+	netdevXDPActXmit     = 4
 )
 
 // xdpSupport asks the kernel what the driver can do, and a kernel that can't answer (before 6.3) by the driver's name.
-func (h *Handle) xdpSupport(index int, driver string) XDPSupport {
-	if features, ok := h.xdpFeatures(index); ok {
-		const needed = netdevXDPActBasic | netdevXDPActRedirect
+func (h *Handle) xdpSupport(index int, driver string) (runs, sends XDPSupport) {
+	features, ok := h.xdpFeatures(index)
+	if !ok {
+		if slices.Contains(nativeDrivers(), driver) {
+			return XDPNative, XDPUnknown
+		}
+		return XDPUnknown, XDPUnknown
+	}
+	has := func(needed uint64) XDPSupport {
 		if features&needed == needed {
 			return XDPNative
 		}
 		return XDPNone
 	}
-	if slices.Contains(nativeDrivers(), driver) {
-		return XDPNative
-	}
-	return XDPUnknown
+	return has(netdevXDPActBasic | netdevXDPActRedirect), has(netdevXDPActXmit)
 }
 
 func (h *Handle) xdpFeatures(index int) (features uint64, ok bool) {

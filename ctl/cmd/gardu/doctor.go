@@ -1,0 +1,108 @@
+package main
+
+import (
+	"fmt"
+	"unicode/utf8"
+
+	"github.com/spf13/cobra"
+
+	"gardu/ctl/api"
+	"gardu/ctl/api/client"
+	"gardu/ctl/config"
+	"gardu/ctl/doctor"
+	"gardu/ctl/model"
+)
+
+func (a *app) doctorCommand() *cobra.Command {
+	return a.outputFlag(&cobra.Command{
+		Use:   "doctor [FILE]",
+		Short: "Find out whether this machine can do it, and what to do if not",
+		Long: `Looks at the kernel and what it lets gardu do, and has it verify the programs that
+FILE needs; at its interfaces and what auto chooses for each; at the settings of the
+network stack that get in the way; and at the way to each backend, leg by leg. If a
+gardu runs here it is asked what its health checks say. Without FILE it looks for what
+any configuration needs, at all interfaces that are up.
+
+Nothing is attached and nothing is left behind. The exit code is 1 when something
+fails.`,
+		Example: `  sudo gardu doctor /etc/gardu/gardu.yaml
+  sudo gardu doctor -o json | jq '.[] | select(.result != "ok")'`,
+		Args: cobra.MaximumNArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			var snapshot *model.Snapshot
+			if len(args) == 1 {
+				text, name, dir, err := a.readConfig(args[0])
+				if err != nil {
+					return err
+				}
+				if snapshot, _, err = config.Parse(name, text, dir); err != nil {
+					return err
+				}
+			}
+			if err := a.needRoot(); err != nil {
+				return err
+			}
+			facts, err := doctor.Gather(snapshot)
+			if err != nil {
+				return err
+			}
+			a.askHealth(cmd, facts.Backends)
+			findings := doctor.Judge(facts)
+			if a.format.human() {
+				a.printFindings(findings)
+			} else if err := printRows(a, "findings", findings, findingColumns()); err != nil {
+				return err
+			}
+			if n := doctor.Failed(findings); n > 0 {
+				return fmt.Errorf("%s", plural(n, "failure"))
+			}
+			return nil
+		},
+	})
+}
+
+// askHealth adds what a running gardu knows of the same backends; none need be running.
+func (a *app) askHealth(cmd *cobra.Command, backends []doctor.Backend) {
+	var known []api.Backend
+	err := a.ask(func(c *client.Client) (err error) {
+		known, err = c.Backends(cmd.Context())
+		return err
+	})
+	if err != nil {
+		return
+	}
+	for i := range backends {
+		for _, k := range known {
+			if b := &backends[i]; b.Service == k.Service && b.Name == k.Name && b.Address == k.Address {
+				b.State, b.Why = k.State, k.Why
+			}
+		}
+	}
+}
+
+var resultStyles = map[doctor.Result]style{doctor.OK: good, doctor.Warn: warn, doctor.Fail: bad}
+
+// printFindings gives each a line, and what to do one of its own below: as a column it would be wider than any screen.
+func (a *app) printFindings(findings []doctor.Finding) {
+	width := 0
+	for _, f := range findings {
+		width = max(width, utf8.RuneCountInString(f.Subject))
+	}
+	for _, f := range findings {
+		mark := resultStyles[f.Result].paint(a.color, fmt.Sprintf("%-4s", f.Result))
+		a.printf("%s  %-*s  %s\n", mark, width, printable(f.Subject), printable(f.Found))
+		if f.Advice != "" {
+			a.printf("      %*s  -> %s\n", width, "", printable(f.Advice))
+		}
+	}
+}
+
+func findingColumns() []column[doctor.Finding] {
+	return []column[doctor.Finding]{
+		{"area", false, func(f *doctor.Finding) any { return f.Area }},
+		{"of", false, func(f *doctor.Finding) any { return f.Subject }},
+		{"result", false, func(f *doctor.Finding) any { return f.Result }},
+		{"found", false, func(f *doctor.Finding) any { return f.Found }},
+		{"what to do", false, func(f *doctor.Finding) any { return f.Advice }},
+	}
+}
