@@ -74,6 +74,12 @@ func (l lab) close() error {
 	return errors.Join(errs...)
 }
 
+// Where test packets come in, which is the loopback, and where those for backends leave.
+const (
+	testIfindex = 1
+	exitIfindex = 2
+)
+
 // newWorld compiles the scenario's snapshot and loads it, with its blocks. noFlows takes flow accounting out of the
 // programs, also where services would bring it in.
 func newWorld(s scenario) (w *world, err error) {
@@ -110,6 +116,11 @@ func newWorld(s scenario) (w *world, err error) {
 	plane.WantDropped(snapshot.Flows.Dropped)
 	if err := plane.ResizeDropped(func([]byte) error { return nil }); err != nil {
 		return nil, err
+	}
+	for _, ifindex := range []int{testIfindex, exitIfindex} { // as the daemon does; number 1 and 2
+		if err := plane.SetInterface(ifindex, abi.Interface{Flags: uint8(abi.InterfaceIngress), Number: uint16(ifindex)}); err != nil {
+			return nil, err
+		}
 	}
 	w = &world{Dataplane: plane}
 	return w, w.AddBlocks(blocked(0, s.blocks))
@@ -149,7 +160,7 @@ func backendEntry(b compile.Backend) abi.Backend {
 		Family:  uint8(family),
 		Service: b.Service,
 		Mtu:     1500,
-		Ifindex: 2, // another one than the loopback, where test packets come in
+		Ifindex: exitIfindex,
 		Dmac:    [6]uint8{2, 0, 0, 0, 1, 1},
 		Smac:    [6]uint8{2, 0, 0, 0, 1, 2},
 		Address: address,
@@ -159,7 +170,7 @@ func backendEntry(b compile.Backend) abi.Backend {
 
 // counted returns how many packets left for one of the reasons.
 func (w *world) counted(reasons []abi.Reason) (tally, error) {
-	counters, err := w.Reasons()
+	counters, err := w.Reasons(testIfindex, exitIfindex)
 	if err != nil {
 		return tally{}, fmt.Errorf("read the counters: %w", err)
 	}

@@ -33,11 +33,12 @@ enum family { FAMILY_V4, FAMILY_V6, FAMILY_COUNT };
 
 /* Sizes that both sides must agree on. */
 enum limits {
-	ABI_VERSION = 4,      /* raised when the meaning of anything pinned changes; a daemon refuses maps of another version */
+	ABI_VERSION = 5,      /* raised when the meaning of anything pinned changes; a daemon refuses maps of another version */
 	GENERATION_SLOTS = 3, /* current, previous, being built: slot = generation % 3 */
 	RULE_IDS = 131072,    /* counters; ids below FIRST_RULE_ID are reserved, see enum decider */
 	SERVICE_IDS = 4096,   /* id 0: none */
 	INTERFACE_IDS = 1024, /* numbers of interfaces; 0: none */
+	INTERFACE_PLACES = 1024, /* a power of two */
 	BACKEND_IDS = 16384,  /* id 0: none */
 	RINGS = 8192,         /* ring ids; 0: none */
 	RING_SIZE = 65537,    /* slots of a ring, a prime */
@@ -413,7 +414,7 @@ struct interface {
 	__u8 mac[6];
 	__u8 flags;          /* INTERFACE_* */
 	__u8 pad0;
-	__u16 number;        /* stable by name; rules name interfaces by it. 0: none names this one */
+	__u16 number;        /* stable by name: rules name the interface and programs count by it */
 	__u16 pad1;
 };
 enum interface_flags { INTERFACE_INGRESS = 1 /* gardu counts flows where they come in here */ };
@@ -550,6 +551,11 @@ enum state_timeouts {
 struct counter {
 	__u64 packets;
 	__u64 bytes;         /* frame lengths */
+};
+/* What passed by an interface. */
+struct interface_counter {
+	struct counter reason[REASON_SLOTS]; /* received packets; and sent ones that rules judge, by reasons of their own */
+	struct counter sent;  /* by gardu itself; where it is at tc egress also by the kernel. As the frames left */
 };
 struct rule_counter {
 	__u64 packets, bytes; /* matched */

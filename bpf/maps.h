@@ -91,8 +91,12 @@ MAP(reject_limit, BPF_MAP_TYPE_ARRAY, __u32, struct reject_limit, 1);
  * costs nobody more than that. */
 MAP(reject_sources, BPF_MAP_TYPE_ARRAY, __u32, __u64, REJECT_SOURCES);
 
-/* Programs write, daemon reads. Per CPU, index: enum reason. */
-MAP(reasons, BPF_MAP_TYPE_PERCPU_ARRAY, __u32, struct counter, REASON_SLOTS);
+/* Daemon writes, programs read, so that an interface's number takes no look-up in a hash. Index: the low bits of its ifindex; value:
+ * ifindex << 32 | number. Of two interfaces that meet here one is found by `interfaces`. */
+MAP(interface_places, BPF_MAP_TYPE_ARRAY, __u32, __u64, INTERFACE_PLACES);
+
+/* Programs write, daemon reads. Per CPU, index: the interface's number; 0: all that the daemon didn't tell of. */
+MAP(interface_counters, BPF_MAP_TYPE_PERCPU_ARRAY, __u32, struct interface_counter, INTERFACE_IDS);
 
 /* Programs write, daemon reads (and zeroes the counters of an id before it gets a new owner). Index: enum decider, rule ids. */
 MAP(rule_counters, BPF_MAP_TYPE_PERCPU_ARRAY, __u32, struct rule_counter, RULE_IDS);

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: BSD-2-Clause OR GPL-2.0 */
-/* The one exit: count by reason, rule and backend, return the action. */
+/* The one exit: count by interface, reason, rule and backend, return the action. */
 #pragma once
 #include "event.h"
 #include "pkt.h"
@@ -15,6 +15,44 @@ static __always_inline enum verdict verdict_of(enum reason reason)
 
 	asm volatile("" : "+r"(i)); /* clang knows that the mask does nothing; the verifier must see it */
 	return verdict_by_reason[i & (REASON_SLOTS - 1)];
+}
+
+/* The counters of an interface; NULL cannot be. */
+static __always_inline struct interface_counter *counters_of(__u32 ifindex)
+{
+	__u32 key = ifindex & (INTERFACE_PLACES - 1), number = 0;
+	struct interface *interface;
+	__u64 *place;
+
+	place = bpf_map_lookup_elem(&interface_places, &key);
+	if (place && *place >> 32 == ifindex) {
+		number = *place;
+	} else {
+		interface = bpf_map_lookup_elem(&interfaces, &ifindex);
+		number = interface ? interface->number : 0;
+	}
+	return bpf_map_lookup_elem(&interface_counters, &number);
+}
+
+static __always_inline void count_sent(__u32 ifindex, __u32 packets, __u64 bytes)
+{
+	struct interface_counter *counters = counters_of(ifindex);
+
+	if (!counters)
+		return;
+	counters->sent.packets += packets;
+	counters->sent.bytes += bytes;
+}
+
+/* A frame that gardu sends, perhaps another one than came. What a bundle got in front, each of its segments has. */
+static __always_inline void count_own(ctx_t *ctx, const struct pkt *p, enum reason reason)
+{
+	__u32 length = ctx_length(ctx);
+
+	if (p->segments == 1 || verdict_of(reason) == VERDICT_REJECT)
+		count_sent(p->out_ifindex, 1, length);
+	else
+		count_sent(p->out_ifindex, p->segments, p->frame_bytes + (__s64)p->segments * (__s32)(length - p->l3 - p->bundle_bytes));
 }
 
 static __always_inline void count_rule(const struct pkt *p)
@@ -59,14 +97,16 @@ static __always_inline void trace_leave(const struct pkt *p, enum reason reason)
 /* c may be NULL. */
 static __always_inline int leave(ctx_t *ctx, const struct control *c, struct pkt *p, enum reason reason)
 {
+	struct interface_counter *counters = counters_of(ctx_ifindex(ctx));
 	struct counter *counter;
-	__u32 key = reason;
 
-	counter = bpf_map_lookup_elem(&reasons, &key);
-	if (counter) {
+	if (counters) {
+		counter = &counters->reason[reason & (REASON_SLOTS - 1)];
 		counter->packets += p->segments;
 		counter->bytes += p->frame_bytes;
 	}
+	if (p->out_ifindex && verdict_of(reason) != VERDICT_DROP)
+		count_own(ctx, p, reason);
 	if (p->filtered)
 		count_rule(p);
 	if (reason == REASON_FORWARD || reason == REASON_NO_BACKEND)

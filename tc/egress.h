@@ -35,6 +35,12 @@ static __always_inline enum reason judge_sent(ctx_t *ctx, struct pkt *p, const s
 	return verdict_of(reason) == VERDICT_PASS ? REASON_OUT_PASS : REASON_OUT_DROP;
 }
 
+/* What the kernel sends. It has added up what the wire will carry of a bundle. */
+static __always_inline void count_leaving(ctx_t *ctx)
+{
+	count_sent(ctx_ifindex(ctx), ctx->gso_size && ctx->gso_segs ? ctx->gso_segs : 1, ctx->wire_len);
+}
+
 /* A flow is counted once: where it came in, if that was one of gardu's interfaces, else here. */
 static __always_inline int egress(ctx_t *ctx, struct control *c, struct pkt *p)
 {

@@ -26,9 +26,14 @@ SEC("tc")
 int gardu_egress(struct __sk_buff *ctx)
 {
 	struct pkt *p = new_pkt(PKT_SENT);
+	int action = ACTION_PASS;
 	struct control *c;
 	__u32 zero = 0;
 
 	c = bpf_map_lookup_elem(&control, &zero);
-	return c && p ? egress(ctx, c, p) : ACTION_PASS;
+	if (c && p)
+		action = egress(ctx, c, p);
+	if (action == ACTION_PASS && ctx->cb[0] != SENT_BY_GARDU)
+		count_leaving(ctx);
+	return action;
 }

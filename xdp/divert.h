@@ -33,6 +33,7 @@ struct find_mirror {
 	ctx_t *ctx;
 	__u64 left; /* exits still to serve */
 	__u32 segments;
+	__u32 bytes; /* of the frames */
 };
 
 /* The copy for one exit: 1 ends the loop. */
@@ -56,10 +57,12 @@ static long mirror_one(__u64 i, void *arg)
 	failed = bpf_clone_redirect(f->ctx, exit->ifindex, 0);
 	f->ctx->cb[0] = mark;
 #endif
-	if (failed)
+	if (failed) {
 		counter->failed += f->segments;
-	else
+	} else {
 		counter->mirrored += f->segments;
+		count_sent(exit->ifindex, f->segments, f->bytes);
+	}
 	return 0;
 }
 
@@ -72,6 +75,7 @@ __noinline int mirror(ctx_t *ctx, struct pkt *p)
 		return 0;
 	f.left = p->mirrors;
 	f.segments = p->segments;
+	f.bytes = p->frame_bytes;
 	bpf_loop(EXITS, mirror_one, &f, 0);
 	return 0;
 }

@@ -16,57 +16,58 @@ import (
 //
 // Used for safe lookups in a Collection or CollectionSpec.
 const (
-	AbiMapBackendCounters = "backend_counters"
-	AbiMapBackends        = "backends"
-	AbiMapBlockCells      = "block_cells"
-	AbiMapBlockNotes      = "block_notes"
-	AbiMapBlocks          = "blocks"
-	AbiMapControl         = "control"
-	AbiMapEffectTotals    = "effect_totals"
-	AbiMapEvents          = "events"
-	AbiMapExitCounters    = "exit_counters"
-	AbiMapExits           = "exits"
-	AbiMapFlowDropped     = "flow_dropped"
-	AbiMapFlowLru         = "flow_lru"
-	AbiMapFlowTables      = "flow_tables"
-	AbiMapFlowTotals      = "flow_totals"
-	AbiMapFragments       = "fragments"
-	AbiMapHealthFlows     = "health_flows"
-	AbiMapInterfaces      = "interfaces"
-	AbiMapLimits          = "limits"
-	AbiMapLosses          = "losses"
-	AbiMapReasons         = "reasons"
-	AbiMapRejectLimit     = "reject_limit"
-	AbiMapRejectSources   = "reject_sources"
-	AbiMapRings           = "rings"
-	AbiMapRuleCounters    = "rule_counters"
-	AbiMapStates          = "states"
-	AbiMapTablesRules     = "tables_rules"
-	AbiMapTablesServices  = "tables_services"
-	AbiMapTablesSets      = "tables_sets"
-	AbiMapTrace           = "trace"
-	AbiVarCfgActions      = "cfg_actions"
-	AbiVarCfgAsked        = "cfg_asked"
-	AbiVarCfgBlocks       = "cfg_blocks"
-	AbiVarCfgDropped      = "cfg_dropped"
-	AbiVarCfgEffects      = "cfg_effects"
-	AbiVarCfgEvents       = "cfg_events"
-	AbiVarCfgFlows        = "cfg_flows"
-	AbiVarCfgFragments    = "cfg_fragments"
-	AbiVarCfgHealth       = "cfg_health"
-	AbiVarCfgInterfaces   = "cfg_interfaces"
-	AbiVarCfgLimits       = "cfg_limits"
-	AbiVarCfgLink         = "cfg_link"
-	AbiVarCfgOut          = "cfg_out"
-	AbiVarCfgRules        = "cfg_rules"
-	AbiVarCfgServices     = "cfg_services"
-	AbiVarCfgSets         = "cfg_sets"
-	AbiVarCfgState        = "cfg_state"
-	AbiVarCfgTrace        = "cfg_trace"
-	AbiVarFieldTexts      = "field_texts"
-	AbiVarKeep            = "keep"
-	AbiVarModeTexts       = "mode_texts"
-	AbiVarReasonTexts     = "reason_texts"
+	AbiMapBackendCounters   = "backend_counters"
+	AbiMapBackends          = "backends"
+	AbiMapBlockCells        = "block_cells"
+	AbiMapBlockNotes        = "block_notes"
+	AbiMapBlocks            = "blocks"
+	AbiMapControl           = "control"
+	AbiMapEffectTotals      = "effect_totals"
+	AbiMapEvents            = "events"
+	AbiMapExitCounters      = "exit_counters"
+	AbiMapExits             = "exits"
+	AbiMapFlowDropped       = "flow_dropped"
+	AbiMapFlowLru           = "flow_lru"
+	AbiMapFlowTables        = "flow_tables"
+	AbiMapFlowTotals        = "flow_totals"
+	AbiMapFragments         = "fragments"
+	AbiMapHealthFlows       = "health_flows"
+	AbiMapInterfaceCounters = "interface_counters"
+	AbiMapInterfacePlaces   = "interface_places"
+	AbiMapInterfaces        = "interfaces"
+	AbiMapLimits            = "limits"
+	AbiMapLosses            = "losses"
+	AbiMapRejectLimit       = "reject_limit"
+	AbiMapRejectSources     = "reject_sources"
+	AbiMapRings             = "rings"
+	AbiMapRuleCounters      = "rule_counters"
+	AbiMapStates            = "states"
+	AbiMapTablesRules       = "tables_rules"
+	AbiMapTablesServices    = "tables_services"
+	AbiMapTablesSets        = "tables_sets"
+	AbiMapTrace             = "trace"
+	AbiVarCfgActions        = "cfg_actions"
+	AbiVarCfgAsked          = "cfg_asked"
+	AbiVarCfgBlocks         = "cfg_blocks"
+	AbiVarCfgDropped        = "cfg_dropped"
+	AbiVarCfgEffects        = "cfg_effects"
+	AbiVarCfgEvents         = "cfg_events"
+	AbiVarCfgFlows          = "cfg_flows"
+	AbiVarCfgFragments      = "cfg_fragments"
+	AbiVarCfgHealth         = "cfg_health"
+	AbiVarCfgInterfaces     = "cfg_interfaces"
+	AbiVarCfgLimits         = "cfg_limits"
+	AbiVarCfgLink           = "cfg_link"
+	AbiVarCfgOut            = "cfg_out"
+	AbiVarCfgRules          = "cfg_rules"
+	AbiVarCfgServices       = "cfg_services"
+	AbiVarCfgSets           = "cfg_sets"
+	AbiVarCfgState          = "cfg_state"
+	AbiVarCfgTrace          = "cfg_trace"
+	AbiVarFieldTexts        = "field_texts"
+	AbiVarKeep              = "keep"
+	AbiVarModeTexts         = "mode_texts"
+	AbiVarReasonTexts       = "reason_texts"
 )
 
 // LoadAbi returns the embedded CollectionSpec for Abi.
@@ -117,35 +118,36 @@ type AbiProgramSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type AbiMapSpecs struct {
-	BackendCounters *ebpf.MapSpec `ebpf:"backend_counters"`
-	Backends        *ebpf.MapSpec `ebpf:"backends"`
-	BlockCells      *ebpf.MapSpec `ebpf:"block_cells"`
-	BlockNotes      *ebpf.MapSpec `ebpf:"block_notes"`
-	Blocks          *ebpf.MapSpec `ebpf:"blocks"`
-	Control         *ebpf.MapSpec `ebpf:"control"`
-	EffectTotals    *ebpf.MapSpec `ebpf:"effect_totals"`
-	Events          *ebpf.MapSpec `ebpf:"events"`
-	ExitCounters    *ebpf.MapSpec `ebpf:"exit_counters"`
-	Exits           *ebpf.MapSpec `ebpf:"exits"`
-	FlowDropped     *ebpf.MapSpec `ebpf:"flow_dropped"`
-	FlowLru         *ebpf.MapSpec `ebpf:"flow_lru"`
-	FlowTables      *ebpf.MapSpec `ebpf:"flow_tables"`
-	FlowTotals      *ebpf.MapSpec `ebpf:"flow_totals"`
-	Fragments       *ebpf.MapSpec `ebpf:"fragments"`
-	HealthFlows     *ebpf.MapSpec `ebpf:"health_flows"`
-	Interfaces      *ebpf.MapSpec `ebpf:"interfaces"`
-	Limits          *ebpf.MapSpec `ebpf:"limits"`
-	Losses          *ebpf.MapSpec `ebpf:"losses"`
-	Reasons         *ebpf.MapSpec `ebpf:"reasons"`
-	RejectLimit     *ebpf.MapSpec `ebpf:"reject_limit"`
-	RejectSources   *ebpf.MapSpec `ebpf:"reject_sources"`
-	Rings           *ebpf.MapSpec `ebpf:"rings"`
-	RuleCounters    *ebpf.MapSpec `ebpf:"rule_counters"`
-	States          *ebpf.MapSpec `ebpf:"states"`
-	TablesRules     *ebpf.MapSpec `ebpf:"tables_rules"`
-	TablesServices  *ebpf.MapSpec `ebpf:"tables_services"`
-	TablesSets      *ebpf.MapSpec `ebpf:"tables_sets"`
-	Trace           *ebpf.MapSpec `ebpf:"trace"`
+	BackendCounters   *ebpf.MapSpec `ebpf:"backend_counters"`
+	Backends          *ebpf.MapSpec `ebpf:"backends"`
+	BlockCells        *ebpf.MapSpec `ebpf:"block_cells"`
+	BlockNotes        *ebpf.MapSpec `ebpf:"block_notes"`
+	Blocks            *ebpf.MapSpec `ebpf:"blocks"`
+	Control           *ebpf.MapSpec `ebpf:"control"`
+	EffectTotals      *ebpf.MapSpec `ebpf:"effect_totals"`
+	Events            *ebpf.MapSpec `ebpf:"events"`
+	ExitCounters      *ebpf.MapSpec `ebpf:"exit_counters"`
+	Exits             *ebpf.MapSpec `ebpf:"exits"`
+	FlowDropped       *ebpf.MapSpec `ebpf:"flow_dropped"`
+	FlowLru           *ebpf.MapSpec `ebpf:"flow_lru"`
+	FlowTables        *ebpf.MapSpec `ebpf:"flow_tables"`
+	FlowTotals        *ebpf.MapSpec `ebpf:"flow_totals"`
+	Fragments         *ebpf.MapSpec `ebpf:"fragments"`
+	HealthFlows       *ebpf.MapSpec `ebpf:"health_flows"`
+	InterfaceCounters *ebpf.MapSpec `ebpf:"interface_counters"`
+	InterfacePlaces   *ebpf.MapSpec `ebpf:"interface_places"`
+	Interfaces        *ebpf.MapSpec `ebpf:"interfaces"`
+	Limits            *ebpf.MapSpec `ebpf:"limits"`
+	Losses            *ebpf.MapSpec `ebpf:"losses"`
+	RejectLimit       *ebpf.MapSpec `ebpf:"reject_limit"`
+	RejectSources     *ebpf.MapSpec `ebpf:"reject_sources"`
+	Rings             *ebpf.MapSpec `ebpf:"rings"`
+	RuleCounters      *ebpf.MapSpec `ebpf:"rule_counters"`
+	States            *ebpf.MapSpec `ebpf:"states"`
+	TablesRules       *ebpf.MapSpec `ebpf:"tables_rules"`
+	TablesServices    *ebpf.MapSpec `ebpf:"tables_services"`
+	TablesSets        *ebpf.MapSpec `ebpf:"tables_sets"`
+	Trace             *ebpf.MapSpec `ebpf:"trace"`
 }
 
 // AbiVariableSpecs contains global variables before they are loaded into the kernel.
@@ -196,35 +198,36 @@ func (o *AbiObjects) Close() error {
 //
 // It can be passed to LoadAbiObjects or ebpf.CollectionSpec.LoadAndAssign.
 type AbiMaps struct {
-	BackendCounters *ebpf.Map `ebpf:"backend_counters"`
-	Backends        *ebpf.Map `ebpf:"backends"`
-	BlockCells      *ebpf.Map `ebpf:"block_cells"`
-	BlockNotes      *ebpf.Map `ebpf:"block_notes"`
-	Blocks          *ebpf.Map `ebpf:"blocks"`
-	Control         *ebpf.Map `ebpf:"control"`
-	EffectTotals    *ebpf.Map `ebpf:"effect_totals"`
-	Events          *ebpf.Map `ebpf:"events"`
-	ExitCounters    *ebpf.Map `ebpf:"exit_counters"`
-	Exits           *ebpf.Map `ebpf:"exits"`
-	FlowDropped     *ebpf.Map `ebpf:"flow_dropped"`
-	FlowLru         *ebpf.Map `ebpf:"flow_lru"`
-	FlowTables      *ebpf.Map `ebpf:"flow_tables"`
-	FlowTotals      *ebpf.Map `ebpf:"flow_totals"`
-	Fragments       *ebpf.Map `ebpf:"fragments"`
-	HealthFlows     *ebpf.Map `ebpf:"health_flows"`
-	Interfaces      *ebpf.Map `ebpf:"interfaces"`
-	Limits          *ebpf.Map `ebpf:"limits"`
-	Losses          *ebpf.Map `ebpf:"losses"`
-	Reasons         *ebpf.Map `ebpf:"reasons"`
-	RejectLimit     *ebpf.Map `ebpf:"reject_limit"`
-	RejectSources   *ebpf.Map `ebpf:"reject_sources"`
-	Rings           *ebpf.Map `ebpf:"rings"`
-	RuleCounters    *ebpf.Map `ebpf:"rule_counters"`
-	States          *ebpf.Map `ebpf:"states"`
-	TablesRules     *ebpf.Map `ebpf:"tables_rules"`
-	TablesServices  *ebpf.Map `ebpf:"tables_services"`
-	TablesSets      *ebpf.Map `ebpf:"tables_sets"`
-	Trace           *ebpf.Map `ebpf:"trace"`
+	BackendCounters   *ebpf.Map `ebpf:"backend_counters"`
+	Backends          *ebpf.Map `ebpf:"backends"`
+	BlockCells        *ebpf.Map `ebpf:"block_cells"`
+	BlockNotes        *ebpf.Map `ebpf:"block_notes"`
+	Blocks            *ebpf.Map `ebpf:"blocks"`
+	Control           *ebpf.Map `ebpf:"control"`
+	EffectTotals      *ebpf.Map `ebpf:"effect_totals"`
+	Events            *ebpf.Map `ebpf:"events"`
+	ExitCounters      *ebpf.Map `ebpf:"exit_counters"`
+	Exits             *ebpf.Map `ebpf:"exits"`
+	FlowDropped       *ebpf.Map `ebpf:"flow_dropped"`
+	FlowLru           *ebpf.Map `ebpf:"flow_lru"`
+	FlowTables        *ebpf.Map `ebpf:"flow_tables"`
+	FlowTotals        *ebpf.Map `ebpf:"flow_totals"`
+	Fragments         *ebpf.Map `ebpf:"fragments"`
+	HealthFlows       *ebpf.Map `ebpf:"health_flows"`
+	InterfaceCounters *ebpf.Map `ebpf:"interface_counters"`
+	InterfacePlaces   *ebpf.Map `ebpf:"interface_places"`
+	Interfaces        *ebpf.Map `ebpf:"interfaces"`
+	Limits            *ebpf.Map `ebpf:"limits"`
+	Losses            *ebpf.Map `ebpf:"losses"`
+	RejectLimit       *ebpf.Map `ebpf:"reject_limit"`
+	RejectSources     *ebpf.Map `ebpf:"reject_sources"`
+	Rings             *ebpf.Map `ebpf:"rings"`
+	RuleCounters      *ebpf.Map `ebpf:"rule_counters"`
+	States            *ebpf.Map `ebpf:"states"`
+	TablesRules       *ebpf.Map `ebpf:"tables_rules"`
+	TablesServices    *ebpf.Map `ebpf:"tables_services"`
+	TablesSets        *ebpf.Map `ebpf:"tables_sets"`
+	Trace             *ebpf.Map `ebpf:"trace"`
 }
 
 func (m *AbiMaps) Close() error {
@@ -245,10 +248,11 @@ func (m *AbiMaps) Close() error {
 		m.FlowTotals,
 		m.Fragments,
 		m.HealthFlows,
+		m.InterfaceCounters,
+		m.InterfacePlaces,
 		m.Interfaces,
 		m.Limits,
 		m.Losses,
-		m.Reasons,
 		m.RejectLimit,
 		m.RejectSources,
 		m.Rings,

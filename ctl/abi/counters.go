@@ -7,6 +7,14 @@ func (c *Counter) Add(o Counter) {
 }
 
 // Add adds another CPU's part.
+func (c *InterfaceCounter) Add(o InterfaceCounter) {
+	for i := range c.Reason {
+		c.Reason[i].Add(o.Reason[i])
+	}
+	c.Sent.Add(o.Sent)
+}
+
+// Add adds another CPU's part.
 func (c *RuleCounter) Add(o RuleCounter) {
 	c.Packets += o.Packets
 	c.Bytes += o.Bytes

@@ -363,6 +363,12 @@ type Interface struct {
 	Pad1   uint16
 }
 
+type InterfaceCounter struct {
+	_      structs.HostLayout
+	Reason [64]Counter
+	Sent   Counter
+}
+
 type InterfaceFlags uint32
 
 const (
@@ -382,11 +388,12 @@ const (
 type Limits uint32
 
 const (
-	AbiVersion      Limits = 4
+	AbiVersion      Limits = 5
 	GenerationSlots Limits = 3
 	RuleIds         Limits = 131072
 	ServiceIds      Limits = 4096
 	InterfaceIds    Limits = 1024
+	InterfacePlaces Limits = 1024
 	BackendIds      Limits = 16384
 	Rings           Limits = 8192
 	RingSize        Limits = 65537

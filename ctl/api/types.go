@@ -72,6 +72,16 @@ type Interface struct {
 	Egress   bool       `json:"egress"`            // attached at tc egress too
 	Attached bool       `json:"attached"`
 	Error    string     `json:"error,omitempty"` // why it is not attached
+	*Traffic            // absent when nobody asked
+}
+
+// Traffic is what passed by an interface since gardu was put there first. A bundle counts as the packets that it is on the wire; bytes
+// are lengths of frames, without a VLAN tag that the kernel keeps beside the frame.
+type Traffic struct {
+	Received    Counter `json:"received"`
+	Dropped     Counter `json:"dropped"`      // or rejected, of those received
+	Sent        Counter `json:"sent"`         // by gardu itself; where Egress says so, by the kernel as well
+	SentDropped Counter `json:"sent_dropped"` // that the kernel was to send, and rules with direction out dropped
 }
 
 // Exit is an interface that rules redirect or mirror to. Packets are wire packets.

@@ -40,11 +40,12 @@ type Away struct {
 // Reused are the numbers that Assign took from names that were away: their counters belong to somebody else
 // and must be zeroed.
 type Reused struct {
-	Rules    []uint32
-	Services []uint16
-	Backends []uint16
-	Sets     []uint16
-	Exits    []uint16
+	Rules      []uint32
+	Services   []uint16
+	Backends   []uint16
+	Sets       []uint16
+	Exits      []uint16
+	Interfaces []uint16
 }
 
 // Assign returns ids for everything in the snapshot, in place of ids, which it leaves alone. It fails with a
@@ -94,7 +95,7 @@ func (ids IDs) Assign(snapshot *model.Snapshot) (IDs, Reused, error) {
 	}).assign(rings); err != nil {
 		return IDs{}, Reused{}, err
 	}
-	if next.Interfaces, next.Away.Interfaces, _, err = (numbers[uint16]{
+	if next.Interfaces, next.Away.Interfaces, reused.Interfaces, err = (numbers[uint16]{
 		what: "interfaces", first: 1, end: uint16(abi.InterfaceIds), have: ids.Interfaces, away: ids.Away.Interfaces, inUse: true,
 	}).assign(interfaces); err != nil {
 		return IDs{}, Reused{}, err

@@ -40,7 +40,7 @@ func (d *Daemon) Explain(_ context.Context, request api.ExplainRequest) (api.Exp
 // explainOn is the interface that the packet is to come in on: the first when none is named.
 func (d *Daemon) explainOn(now *applied, name string) (api.Interface, error) {
 	var names []string
-	for _, i := range d.interfaceStatus(now) {
+	for _, i := range d.interfaceStatus(now, nil) {
 		names = append(names, i.Name)
 		if name != "" && i.Name != name {
 			continue

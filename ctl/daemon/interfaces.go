@@ -292,8 +292,71 @@ func (d *Daemon) syncLink(want model.Interface, state attached) error {
 	return nil
 }
 
-// interfaceStatus is how gardu sits on the interfaces of the snapshot.
-func (d *Daemon) interfaceStatus(now *applied) []api.Interface {
+// passed is what passed by interfaces, by their names; "" stands for those that have none any more.
+type passed map[string]abi.InterfaceCounter
+
+// passedInterfaces reads what passed by every interface that gardu ever was on.
+func (d *Daemon) passedInterfaces() (passed, error) {
+	now := d.current.Load()
+	names, numbers := []string{""}, []uint32{0}
+	for name, number := range now.ids.Interfaces {
+		names, numbers = append(names, name), append(numbers, uint32(number))
+	}
+	counters, err := d.plane.InterfaceCounters(numbers)
+	if err != nil {
+		return nil, err
+	}
+	all := make(passed, len(names))
+	for i, name := range names {
+		all[name] = counters[i]
+	}
+	return all, nil
+}
+
+// reasons are those for which packets left, over all interfaces.
+func (p passed) reasons() map[string]api.ReasonCounter {
+	var sum abi.InterfaceCounter
+	for _, c := range p {
+		sum.Add(c)
+	}
+	reasons := map[string]api.ReasonCounter{}
+	for id, c := range sum.Reason {
+		if reason := abi.Reason(id); c.Packets > 0 {
+			reasons[reason.String()] = api.ReasonCounter{
+				Counter: api.Counter{Packets: c.Packets, Bytes: c.Bytes},
+				Verdict: reason.Verdict().String(),
+			}
+		}
+	}
+	return reasons
+}
+
+// traffic tells what was received, dropped and sent by one interface.
+func (p passed) traffic(name string) *api.Traffic {
+	counted, ok := p[name]
+	if !ok {
+		return nil
+	}
+	var received, dropped, sentDropped abi.Counter
+	for id, c := range counted.Reason {
+		verdict := abi.Reason(id).Verdict()
+		switch {
+		case abi.Reason(id) == abi.ReasonOutPass:
+			continue // what left of it is in Sent
+		case abi.Reason(id) == abi.ReasonOutDrop:
+			sentDropped.Add(c)
+			continue
+		case verdict == abi.VerdictDrop || verdict == abi.VerdictReject:
+			dropped.Add(c)
+		}
+		received.Add(c)
+	}
+	counter := func(c abi.Counter) api.Counter { return api.Counter{Packets: c.Packets, Bytes: c.Bytes} }
+	return &api.Traffic{Received: counter(received), Dropped: counter(dropped), Sent: counter(counted.Sent), SentDropped: counter(sentDropped)}
+}
+
+// interfaceStatus is how gardu sits on the interfaces of the snapshot, and what passed by them.
+func (d *Daemon) interfaceStatus(now *applied, passed passed) []api.Interface {
 	inForce := map[string]dataplane.Attachment{}
 	for _, a := range d.plane.Attachments() {
 		inForce[a.Name] = a
@@ -301,7 +364,7 @@ func (d *Daemon) interfaceStatus(now *applied) []api.Interface {
 	list := make([]api.Interface, 0, len(now.interfaces))
 	for i, want := range now.interfaces {
 		state, _ := d.links.get(want.Name)
-		one := api.Interface{Name: want.Name, Want: want.Path, Ifindex: state.ifindex, Why: state.why}
+		one := api.Interface{Name: want.Name, Want: want.Path, Ifindex: state.ifindex, Why: state.why, Traffic: passed.traffic(want.Name)}
 		if a, ok := inForce[want.Name]; ok && state.ifindex != 0 && state.err == nil {
 			one.Attached, one.Path, one.Egress = true, a.Path, a.Egress
 			if a.Egress && !now.snapshot.Interfaces[i].Egress {

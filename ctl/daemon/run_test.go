@@ -599,6 +599,58 @@ func TestInterfaceComesBack(t *testing.T) {
 	}
 }
 
+// An interface that goes in the middle of traffic takes nothing out of any total, neither its own nor those of flows.
+func TestTotalsOutliveInterfaces(t *testing.T) {
+	w := newWorld(t)
+	w.write("gardu.yaml", base)
+	w.start()
+	if !w.passes() {
+		t.Fatal("nothing passes")
+	}
+	conn, err := w.client.Dial(t.Context(), "udp", "10.0.0.11:9")
+	w.must(err)
+	defer conn.Close()
+	stop, stopped := make(chan struct{}), make(chan struct{})
+	go func() {
+		defer close(stopped)
+		for {
+			select {
+			case <-stop:
+				return
+			default:
+				conn.Write([]byte("gardu")) // fails once the interface is gone
+			}
+		}
+	}()
+	w.until("traffic", func() error {
+		if i := w.status().Interfaces[0]; i.Received.Packets < 1000 {
+			return fmt.Errorf("%+v", i.Traffic)
+		}
+		return nil
+	})
+	before := w.status()
+	w.must(w.box.DeleteLink("in0"))
+	close(stop)
+	<-stopped
+	w.until("every packet is in some total", func() error {
+		status := w.status()
+		if i := status.Interfaces[0]; i.Attached || i.Received.Packets < before.Interfaces[0].Received.Packets {
+			return fmt.Errorf("%+v, before %+v", i.Traffic, before.Interfaces[0].Traffic)
+		}
+		var received, left api.Counter
+		for _, i := range status.Interfaces {
+			received.Packets, received.Bytes = received.Packets+i.Received.Packets, received.Bytes+i.Received.Bytes
+		}
+		for _, reason := range status.Reasons {
+			left.Packets, left.Bytes = left.Packets+reason.Packets, left.Bytes+reason.Bytes
+		}
+		if received != left {
+			return fmt.Errorf("%+v were received by interfaces, %+v left for a reason", received, left)
+		}
+		return exact(status.Flows)
+	})
+}
+
 func TestFlowsAndResize(t *testing.T) {
 	w := newWorld(t)
 	w.write("gardu.yaml", base)

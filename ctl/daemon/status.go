@@ -21,7 +21,7 @@ func (d *Daemon) Status(context.Context) (api.Status, error) {
 	if err != nil {
 		return api.Status{}, err
 	}
-	reasons, err := d.reasons()
+	passed, err := d.passedInterfaces()
 	if err != nil {
 		return api.Status{}, err
 	}
@@ -53,10 +53,10 @@ func (d *Daemon) Status(context.Context) (api.Status, error) {
 		Applied:    now.at,
 		Started:    d.started,
 		Uptime:     api.Duration(time.Since(d.started).Truncate(time.Second)),
-		Interfaces: d.interfaceStatus(now),
+		Interfaces: d.interfaceStatus(now, passed),
 		Exits:      exits,
 		Losses:     losses,
-		Reasons:    reasons,
+		Reasons:    passed.reasons(),
 		Filter:     filter,
 		Flows:      flowStatus(totals),
 		Sinks:      d.sinkStatus(),
@@ -96,7 +96,7 @@ func (d *Daemon) Status(context.Context) (api.Status, error) {
 // Ready says on which interfaces packets are not handled as configured.
 func (d *Daemon) Ready(context.Context) error {
 	var away []string
-	for _, i := range d.interfaceStatus(d.current.Load()) {
+	for _, i := range d.interfaceStatus(d.current.Load(), nil) {
 		if !i.Attached {
 			away = append(away, fmt.Sprintf("not attached to %s: %s", i.Name, i.Error))
 		}
@@ -115,23 +115,6 @@ func flowStatus(t flow.Totals) api.FlowTotals {
 		Unattributed: t.Unattributed.Packets, UnattributedBytes: t.Unattributed.Bytes,
 		Accounted: t.Accounted.Packets, AccountedBytes: t.Accounted.Bytes,
 	}
-}
-
-func (d *Daemon) reasons() (map[string]api.ReasonCounter, error) {
-	counters, err := d.plane.Reasons()
-	if err != nil {
-		return nil, err
-	}
-	reasons := map[string]api.ReasonCounter{}
-	for id, c := range counters {
-		if reason := abi.Reason(id); c.Packets > 0 {
-			reasons[reason.String()] = api.ReasonCounter{
-				Counter: api.Counter{Packets: c.Packets, Bytes: c.Bytes},
-				Verdict: reason.Verdict().String(),
-			}
-		}
-	}
-	return reasons, nil
 }
 
 // filterTotals adds up who decided. Reached is counted on its own by the programs.

@@ -297,17 +297,19 @@ func xdpLink(t *testing.T, d *Dataplane, name string) *link.Info {
 // pinnedPackets counts packets where no daemon runs.
 func pinnedPackets(t *testing.T, dir string) (sum uint64) {
 	t.Helper()
-	m, err := ebpf.LoadPinnedMap(filepath.Join(dir, abi.AbiMapReasons), nil)
+	m, err := ebpf.LoadPinnedMap(filepath.Join(dir, abi.AbiMapInterfaceCounters), nil)
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer m.Close()
-	all, err := counters[abi.Counter](m, firstIDs(int(abi.ReasonCount)))
+	all, err := counters[abi.InterfaceCounter](m, firstIDs(int(abi.InterfaceIds)))
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, c := range all {
-		sum += c.Packets
+	for _, i := range all {
+		for _, c := range i.Reason {
+			sum += c.Packets
+		}
 	}
 	return sum
 }

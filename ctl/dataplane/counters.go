@@ -10,13 +10,27 @@ import (
 	"gardu/ctl/abi"
 )
 
-// Reasons counts the packets that left for each reason, by abi.Reason.
-func (d *Dataplane) Reasons() ([]abi.Counter, error) {
-	all, err := counters[abi.Counter](d.maps[abi.AbiMapReasons], firstIDs(int(abi.ReasonCount)))
+// InterfaceCounters counts what passed by interfaces, by their numbers. Number 0 counts what passed by all that have none, or had one
+// that another has now.
+func (d *Dataplane) InterfaceCounters(numbers []uint32) ([]abi.InterfaceCounter, error) {
+	all, err := counters[abi.InterfaceCounter](d.maps[abi.AbiMapInterfaceCounters], numbers)
 	if err != nil {
-		return nil, fmt.Errorf("read the counters of reasons: %w", err)
+		return nil, fmt.Errorf("read the counters of interfaces: %w", err)
 	}
 	return all, nil
+}
+
+// Reasons counts the packets that left for each reason, by abi.Reason, of the interfaces with these numbers and those that have none.
+func (d *Dataplane) Reasons(numbers ...uint32) ([]abi.Counter, error) {
+	all, err := d.InterfaceCounters(append([]uint32{0}, numbers...))
+	if err != nil {
+		return nil, err
+	}
+	var sum abi.InterfaceCounter
+	for _, c := range all {
+		sum.Add(c)
+	}
+	return sum.Reason[:abi.ReasonCount], nil
 }
 
 // RuleCounters reads the counters of ids (abi.Decider or of rules), in their order.
@@ -69,17 +83,34 @@ func (d *Dataplane) ResetRuleCounters(ids []uint32) error {
 	if err != nil {
 		return err
 	}
-	var gone []abi.RuleCounter
-	if err := m.Lookup(uint32(abi.DeciderGone), &gone); err != nil {
-		return fmt.Errorf("read the counters of rules that are gone: %w", err)
+	return setAside(m, uint32(abi.DeciderGone), ids, were)
+}
+
+// ResetInterfaceCounters zeroes those of numbers, before they get new owners, and adds them up under 0, so that the totals stay.
+func (d *Dataplane) ResetInterfaceCounters(numbers []uint32) error {
+	if len(numbers) == 0 {
+		return nil
+	}
+	were, err := d.InterfaceCounters(numbers)
+	if err != nil {
+		return err
+	}
+	return setAside(d.maps[abi.AbiMapInterfaceCounters], 0, numbers, were)
+}
+
+// setAside adds counters up under one id of their map, and zeroes them. What programs count under that id meanwhile may be lost.
+func setAside[T any, P adder[T]](m *ebpf.Map, under uint32, ids []uint32, were []T) error {
+	var parts []T
+	if err := m.Lookup(under, &parts); err != nil {
+		return fmt.Errorf("read what %s counted before: %w", m, err)
 	}
 	for _, c := range were {
-		gone[0].Add(c)
+		P(&parts[0]).Add(c)
 	}
-	if err := m.Put(uint32(abi.DeciderGone), gone); err != nil {
-		return fmt.Errorf("keep the counters of rules that are gone: %w", err)
+	if err := m.Put(under, parts); err != nil {
+		return fmt.Errorf("keep what %s counted before: %w", m, err)
 	}
-	return resetCounters[abi.RuleCounter](m, ids)
+	return resetCounters[T](m, ids)
 }
 
 // ResetBackendCounters zeroes the counters of backend ids, before they get new owners.

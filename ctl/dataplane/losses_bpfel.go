@@ -16,39 +16,40 @@ import (
 //
 // Used for safe lookups in a Collection or CollectionSpec.
 const (
-	lossesMapBackendCounters = "backend_counters"
-	lossesMapBackends        = "backends"
-	lossesMapBlockCells      = "block_cells"
-	lossesMapBlockNotes      = "block_notes"
-	lossesMapBlocks          = "blocks"
-	lossesMapControl         = "control"
-	lossesMapEffectTotals    = "effect_totals"
-	lossesMapEvents          = "events"
-	lossesMapExitCounters    = "exit_counters"
-	lossesMapExits           = "exits"
-	lossesMapFlowDropped     = "flow_dropped"
-	lossesMapFlowLru         = "flow_lru"
-	lossesMapFlowTables      = "flow_tables"
-	lossesMapFlowTotals      = "flow_totals"
-	lossesMapFragments       = "fragments"
-	lossesMapHealthFlows     = "health_flows"
-	lossesMapInterfaces      = "interfaces"
-	lossesMapLimits          = "limits"
-	lossesMapLosses          = "losses"
-	lossesMapReasons         = "reasons"
-	lossesMapRejectLimit     = "reject_limit"
-	lossesMapRejectSources   = "reject_sources"
-	lossesMapRings           = "rings"
-	lossesMapRuleCounters    = "rule_counters"
-	lossesMapStates          = "states"
-	lossesMapTablesRules     = "tables_rules"
-	lossesMapTablesServices  = "tables_services"
-	lossesMapTablesSets      = "tables_sets"
-	lossesMapTrace           = "trace"
-	lossesProgLostAnswer     = "lost_answer"
-	lossesProgLostBatch      = "lost_batch"
-	lossesProgLostRedirect   = "lost_redirect"
-	lossesVarCfgNetns        = "cfg_netns"
+	lossesMapBackendCounters   = "backend_counters"
+	lossesMapBackends          = "backends"
+	lossesMapBlockCells        = "block_cells"
+	lossesMapBlockNotes        = "block_notes"
+	lossesMapBlocks            = "blocks"
+	lossesMapControl           = "control"
+	lossesMapEffectTotals      = "effect_totals"
+	lossesMapEvents            = "events"
+	lossesMapExitCounters      = "exit_counters"
+	lossesMapExits             = "exits"
+	lossesMapFlowDropped       = "flow_dropped"
+	lossesMapFlowLru           = "flow_lru"
+	lossesMapFlowTables        = "flow_tables"
+	lossesMapFlowTotals        = "flow_totals"
+	lossesMapFragments         = "fragments"
+	lossesMapHealthFlows       = "health_flows"
+	lossesMapInterfaceCounters = "interface_counters"
+	lossesMapInterfacePlaces   = "interface_places"
+	lossesMapInterfaces        = "interfaces"
+	lossesMapLimits            = "limits"
+	lossesMapLosses            = "losses"
+	lossesMapRejectLimit       = "reject_limit"
+	lossesMapRejectSources     = "reject_sources"
+	lossesMapRings             = "rings"
+	lossesMapRuleCounters      = "rule_counters"
+	lossesMapStates            = "states"
+	lossesMapTablesRules       = "tables_rules"
+	lossesMapTablesServices    = "tables_services"
+	lossesMapTablesSets        = "tables_sets"
+	lossesMapTrace             = "trace"
+	lossesProgLostAnswer       = "lost_answer"
+	lossesProgLostBatch        = "lost_batch"
+	lossesProgLostRedirect     = "lost_redirect"
+	lossesVarCfgNetns          = "cfg_netns"
 )
 
 // loadLosses returns the embedded CollectionSpec for losses.
@@ -102,35 +103,36 @@ type lossesProgramSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type lossesMapSpecs struct {
-	BackendCounters *ebpf.MapSpec `ebpf:"backend_counters"`
-	Backends        *ebpf.MapSpec `ebpf:"backends"`
-	BlockCells      *ebpf.MapSpec `ebpf:"block_cells"`
-	BlockNotes      *ebpf.MapSpec `ebpf:"block_notes"`
-	Blocks          *ebpf.MapSpec `ebpf:"blocks"`
-	Control         *ebpf.MapSpec `ebpf:"control"`
-	EffectTotals    *ebpf.MapSpec `ebpf:"effect_totals"`
-	Events          *ebpf.MapSpec `ebpf:"events"`
-	ExitCounters    *ebpf.MapSpec `ebpf:"exit_counters"`
-	Exits           *ebpf.MapSpec `ebpf:"exits"`
-	FlowDropped     *ebpf.MapSpec `ebpf:"flow_dropped"`
-	FlowLru         *ebpf.MapSpec `ebpf:"flow_lru"`
-	FlowTables      *ebpf.MapSpec `ebpf:"flow_tables"`
-	FlowTotals      *ebpf.MapSpec `ebpf:"flow_totals"`
-	Fragments       *ebpf.MapSpec `ebpf:"fragments"`
-	HealthFlows     *ebpf.MapSpec `ebpf:"health_flows"`
-	Interfaces      *ebpf.MapSpec `ebpf:"interfaces"`
-	Limits          *ebpf.MapSpec `ebpf:"limits"`
-	Losses          *ebpf.MapSpec `ebpf:"losses"`
-	Reasons         *ebpf.MapSpec `ebpf:"reasons"`
-	RejectLimit     *ebpf.MapSpec `ebpf:"reject_limit"`
-	RejectSources   *ebpf.MapSpec `ebpf:"reject_sources"`
-	Rings           *ebpf.MapSpec `ebpf:"rings"`
-	RuleCounters    *ebpf.MapSpec `ebpf:"rule_counters"`
-	States          *ebpf.MapSpec `ebpf:"states"`
-	TablesRules     *ebpf.MapSpec `ebpf:"tables_rules"`
-	TablesServices  *ebpf.MapSpec `ebpf:"tables_services"`
-	TablesSets      *ebpf.MapSpec `ebpf:"tables_sets"`
-	Trace           *ebpf.MapSpec `ebpf:"trace"`
+	BackendCounters   *ebpf.MapSpec `ebpf:"backend_counters"`
+	Backends          *ebpf.MapSpec `ebpf:"backends"`
+	BlockCells        *ebpf.MapSpec `ebpf:"block_cells"`
+	BlockNotes        *ebpf.MapSpec `ebpf:"block_notes"`
+	Blocks            *ebpf.MapSpec `ebpf:"blocks"`
+	Control           *ebpf.MapSpec `ebpf:"control"`
+	EffectTotals      *ebpf.MapSpec `ebpf:"effect_totals"`
+	Events            *ebpf.MapSpec `ebpf:"events"`
+	ExitCounters      *ebpf.MapSpec `ebpf:"exit_counters"`
+	Exits             *ebpf.MapSpec `ebpf:"exits"`
+	FlowDropped       *ebpf.MapSpec `ebpf:"flow_dropped"`
+	FlowLru           *ebpf.MapSpec `ebpf:"flow_lru"`
+	FlowTables        *ebpf.MapSpec `ebpf:"flow_tables"`
+	FlowTotals        *ebpf.MapSpec `ebpf:"flow_totals"`
+	Fragments         *ebpf.MapSpec `ebpf:"fragments"`
+	HealthFlows       *ebpf.MapSpec `ebpf:"health_flows"`
+	InterfaceCounters *ebpf.MapSpec `ebpf:"interface_counters"`
+	InterfacePlaces   *ebpf.MapSpec `ebpf:"interface_places"`
+	Interfaces        *ebpf.MapSpec `ebpf:"interfaces"`
+	Limits            *ebpf.MapSpec `ebpf:"limits"`
+	Losses            *ebpf.MapSpec `ebpf:"losses"`
+	RejectLimit       *ebpf.MapSpec `ebpf:"reject_limit"`
+	RejectSources     *ebpf.MapSpec `ebpf:"reject_sources"`
+	Rings             *ebpf.MapSpec `ebpf:"rings"`
+	RuleCounters      *ebpf.MapSpec `ebpf:"rule_counters"`
+	States            *ebpf.MapSpec `ebpf:"states"`
+	TablesRules       *ebpf.MapSpec `ebpf:"tables_rules"`
+	TablesServices    *ebpf.MapSpec `ebpf:"tables_services"`
+	TablesSets        *ebpf.MapSpec `ebpf:"tables_sets"`
+	Trace             *ebpf.MapSpec `ebpf:"trace"`
 }
 
 // lossesVariableSpecs contains global variables before they are loaded into the kernel.
@@ -160,35 +162,36 @@ func (o *lossesObjects) Close() error {
 //
 // It can be passed to loadLossesObjects or ebpf.CollectionSpec.LoadAndAssign.
 type lossesMaps struct {
-	BackendCounters *ebpf.Map `ebpf:"backend_counters"`
-	Backends        *ebpf.Map `ebpf:"backends"`
-	BlockCells      *ebpf.Map `ebpf:"block_cells"`
-	BlockNotes      *ebpf.Map `ebpf:"block_notes"`
-	Blocks          *ebpf.Map `ebpf:"blocks"`
-	Control         *ebpf.Map `ebpf:"control"`
-	EffectTotals    *ebpf.Map `ebpf:"effect_totals"`
-	Events          *ebpf.Map `ebpf:"events"`
-	ExitCounters    *ebpf.Map `ebpf:"exit_counters"`
-	Exits           *ebpf.Map `ebpf:"exits"`
-	FlowDropped     *ebpf.Map `ebpf:"flow_dropped"`
-	FlowLru         *ebpf.Map `ebpf:"flow_lru"`
-	FlowTables      *ebpf.Map `ebpf:"flow_tables"`
-	FlowTotals      *ebpf.Map `ebpf:"flow_totals"`
-	Fragments       *ebpf.Map `ebpf:"fragments"`
-	HealthFlows     *ebpf.Map `ebpf:"health_flows"`
-	Interfaces      *ebpf.Map `ebpf:"interfaces"`
-	Limits          *ebpf.Map `ebpf:"limits"`
-	Losses          *ebpf.Map `ebpf:"losses"`
-	Reasons         *ebpf.Map `ebpf:"reasons"`
-	RejectLimit     *ebpf.Map `ebpf:"reject_limit"`
-	RejectSources   *ebpf.Map `ebpf:"reject_sources"`
-	Rings           *ebpf.Map `ebpf:"rings"`
-	RuleCounters    *ebpf.Map `ebpf:"rule_counters"`
-	States          *ebpf.Map `ebpf:"states"`
-	TablesRules     *ebpf.Map `ebpf:"tables_rules"`
-	TablesServices  *ebpf.Map `ebpf:"tables_services"`
-	TablesSets      *ebpf.Map `ebpf:"tables_sets"`
-	Trace           *ebpf.Map `ebpf:"trace"`
+	BackendCounters   *ebpf.Map `ebpf:"backend_counters"`
+	Backends          *ebpf.Map `ebpf:"backends"`
+	BlockCells        *ebpf.Map `ebpf:"block_cells"`
+	BlockNotes        *ebpf.Map `ebpf:"block_notes"`
+	Blocks            *ebpf.Map `ebpf:"blocks"`
+	Control           *ebpf.Map `ebpf:"control"`
+	EffectTotals      *ebpf.Map `ebpf:"effect_totals"`
+	Events            *ebpf.Map `ebpf:"events"`
+	ExitCounters      *ebpf.Map `ebpf:"exit_counters"`
+	Exits             *ebpf.Map `ebpf:"exits"`
+	FlowDropped       *ebpf.Map `ebpf:"flow_dropped"`
+	FlowLru           *ebpf.Map `ebpf:"flow_lru"`
+	FlowTables        *ebpf.Map `ebpf:"flow_tables"`
+	FlowTotals        *ebpf.Map `ebpf:"flow_totals"`
+	Fragments         *ebpf.Map `ebpf:"fragments"`
+	HealthFlows       *ebpf.Map `ebpf:"health_flows"`
+	InterfaceCounters *ebpf.Map `ebpf:"interface_counters"`
+	InterfacePlaces   *ebpf.Map `ebpf:"interface_places"`
+	Interfaces        *ebpf.Map `ebpf:"interfaces"`
+	Limits            *ebpf.Map `ebpf:"limits"`
+	Losses            *ebpf.Map `ebpf:"losses"`
+	RejectLimit       *ebpf.Map `ebpf:"reject_limit"`
+	RejectSources     *ebpf.Map `ebpf:"reject_sources"`
+	Rings             *ebpf.Map `ebpf:"rings"`
+	RuleCounters      *ebpf.Map `ebpf:"rule_counters"`
+	States            *ebpf.Map `ebpf:"states"`
+	TablesRules       *ebpf.Map `ebpf:"tables_rules"`
+	TablesServices    *ebpf.Map `ebpf:"tables_services"`
+	TablesSets        *ebpf.Map `ebpf:"tables_sets"`
+	Trace             *ebpf.Map `ebpf:"trace"`
 }
 
 func (m *lossesMaps) Close() error {
@@ -209,10 +212,11 @@ func (m *lossesMaps) Close() error {
 		m.FlowTotals,
 		m.Fragments,
 		m.HealthFlows,
+		m.InterfaceCounters,
+		m.InterfacePlaces,
 		m.Interfaces,
 		m.Limits,
 		m.Losses,
-		m.Reasons,
 		m.RejectLimit,
 		m.RejectSources,
 		m.Rings,

@@ -68,11 +68,28 @@ func (d *Dataplane) SetInterface(ifindex int, facts abi.Interface) error {
 	if err := d.maps[abi.AbiMapInterfaces].Put(uint32(ifindex), &facts); err != nil {
 		return fmt.Errorf("write interface %d: %w", ifindex, err)
 	}
+	return d.placeInterface(ifindex, uint64(ifindex)<<32|uint64(facts.Number))
+}
+
+// placeInterface writes the place of an interface in the array that programs look at first.
+func (d *Dataplane) placeInterface(ifindex int, place uint64) error {
+	if err := d.maps[abi.AbiMapInterfacePlaces].Put(uint32(ifindex)%uint32(abi.InterfacePlaces), place); err != nil {
+		return fmt.Errorf("write the place of interface %d: %w", ifindex, err)
+	}
 	return nil
 }
 
 // DeleteInterface forgets an interface; it is no error when it isn't known.
 func (d *Dataplane) DeleteInterface(ifindex int) error {
+	var place uint64
+	if err := d.maps[abi.AbiMapInterfacePlaces].Lookup(uint32(ifindex)%uint32(abi.InterfacePlaces), &place); err != nil {
+		return fmt.Errorf("read the place of interface %d: %w", ifindex, err)
+	}
+	if place>>32 == uint64(ifindex) {
+		if err := d.placeInterface(ifindex, 0); err != nil {
+			return err
+		}
+	}
 	return absent(d.maps[abi.AbiMapInterfaces].Delete(uint32(ifindex)), fmt.Sprintf("delete interface %d", ifindex))
 }
 

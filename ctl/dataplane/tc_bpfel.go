@@ -16,62 +16,63 @@ import (
 //
 // Used for safe lookups in a Collection or CollectionSpec.
 const (
-	tcMapAnswers         = "answers"
-	tcMapBackendCounters = "backend_counters"
-	tcMapBackends        = "backends"
-	tcMapBlockCells      = "block_cells"
-	tcMapBlockNotes      = "block_notes"
-	tcMapBlockSearches   = "block_searches"
-	tcMapBlocks          = "blocks"
-	tcMapControl         = "control"
-	tcMapEffectTotals    = "effect_totals"
-	tcMapEventNow        = "event_now"
-	tcMapEvents          = "events"
-	tcMapExitCounters    = "exit_counters"
-	tcMapExits           = "exits"
-	tcMapFlowDropped     = "flow_dropped"
-	tcMapFlowLru         = "flow_lru"
-	tcMapFlowSpare       = "flow_spare"
-	tcMapFlowTables      = "flow_tables"
-	tcMapFlowTotals      = "flow_totals"
-	tcMapFragments       = "fragments"
-	tcMapHealthFlows     = "health_flows"
-	tcMapInterfaces      = "interfaces"
-	tcMapLimits          = "limits"
-	tcMapLosses          = "losses"
-	tcMapPackets         = "packets"
-	tcMapReasons         = "reasons"
-	tcMapRejectLimit     = "reject_limit"
-	tcMapRejectSources   = "reject_sources"
-	tcMapRings           = "rings"
-	tcMapRuleCounters    = "rule_counters"
-	tcMapRuleSearches    = "rule_searches"
-	tcMapStates          = "states"
-	tcMapTablesRules     = "tables_rules"
-	tcMapTablesServices  = "tables_services"
-	tcMapTablesSets      = "tables_sets"
-	tcMapTrace           = "trace"
-	tcMapWatched         = "watched"
-	tcProgGarduEgress    = "gardu_egress"
-	tcProgGarduIngress   = "gardu_ingress"
-	tcVarCfgActions      = "cfg_actions"
-	tcVarCfgAsked        = "cfg_asked"
-	tcVarCfgBlocks       = "cfg_blocks"
-	tcVarCfgDropped      = "cfg_dropped"
-	tcVarCfgEffects      = "cfg_effects"
-	tcVarCfgEvents       = "cfg_events"
-	tcVarCfgFlows        = "cfg_flows"
-	tcVarCfgFragments    = "cfg_fragments"
-	tcVarCfgHealth       = "cfg_health"
-	tcVarCfgInterfaces   = "cfg_interfaces"
-	tcVarCfgLimits       = "cfg_limits"
-	tcVarCfgLink         = "cfg_link"
-	tcVarCfgOut          = "cfg_out"
-	tcVarCfgRules        = "cfg_rules"
-	tcVarCfgServices     = "cfg_services"
-	tcVarCfgSets         = "cfg_sets"
-	tcVarCfgState        = "cfg_state"
-	tcVarCfgTrace        = "cfg_trace"
+	tcMapAnswers           = "answers"
+	tcMapBackendCounters   = "backend_counters"
+	tcMapBackends          = "backends"
+	tcMapBlockCells        = "block_cells"
+	tcMapBlockNotes        = "block_notes"
+	tcMapBlockSearches     = "block_searches"
+	tcMapBlocks            = "blocks"
+	tcMapControl           = "control"
+	tcMapEffectTotals      = "effect_totals"
+	tcMapEventNow          = "event_now"
+	tcMapEvents            = "events"
+	tcMapExitCounters      = "exit_counters"
+	tcMapExits             = "exits"
+	tcMapFlowDropped       = "flow_dropped"
+	tcMapFlowLru           = "flow_lru"
+	tcMapFlowSpare         = "flow_spare"
+	tcMapFlowTables        = "flow_tables"
+	tcMapFlowTotals        = "flow_totals"
+	tcMapFragments         = "fragments"
+	tcMapHealthFlows       = "health_flows"
+	tcMapInterfaceCounters = "interface_counters"
+	tcMapInterfacePlaces   = "interface_places"
+	tcMapInterfaces        = "interfaces"
+	tcMapLimits            = "limits"
+	tcMapLosses            = "losses"
+	tcMapPackets           = "packets"
+	tcMapRejectLimit       = "reject_limit"
+	tcMapRejectSources     = "reject_sources"
+	tcMapRings             = "rings"
+	tcMapRuleCounters      = "rule_counters"
+	tcMapRuleSearches      = "rule_searches"
+	tcMapStates            = "states"
+	tcMapTablesRules       = "tables_rules"
+	tcMapTablesServices    = "tables_services"
+	tcMapTablesSets        = "tables_sets"
+	tcMapTrace             = "trace"
+	tcMapWatched           = "watched"
+	tcProgGarduEgress      = "gardu_egress"
+	tcProgGarduIngress     = "gardu_ingress"
+	tcVarCfgActions        = "cfg_actions"
+	tcVarCfgAsked          = "cfg_asked"
+	tcVarCfgBlocks         = "cfg_blocks"
+	tcVarCfgDropped        = "cfg_dropped"
+	tcVarCfgEffects        = "cfg_effects"
+	tcVarCfgEvents         = "cfg_events"
+	tcVarCfgFlows          = "cfg_flows"
+	tcVarCfgFragments      = "cfg_fragments"
+	tcVarCfgHealth         = "cfg_health"
+	tcVarCfgInterfaces     = "cfg_interfaces"
+	tcVarCfgLimits         = "cfg_limits"
+	tcVarCfgLink           = "cfg_link"
+	tcVarCfgOut            = "cfg_out"
+	tcVarCfgRules          = "cfg_rules"
+	tcVarCfgServices       = "cfg_services"
+	tcVarCfgSets           = "cfg_sets"
+	tcVarCfgState          = "cfg_state"
+	tcVarCfgTrace          = "cfg_trace"
 )
 
 // loadTc returns the embedded CollectionSpec for tc.
@@ -124,42 +125,43 @@ type tcProgramSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type tcMapSpecs struct {
-	Answers         *ebpf.MapSpec `ebpf:"answers"`
-	BackendCounters *ebpf.MapSpec `ebpf:"backend_counters"`
-	Backends        *ebpf.MapSpec `ebpf:"backends"`
-	BlockCells      *ebpf.MapSpec `ebpf:"block_cells"`
-	BlockNotes      *ebpf.MapSpec `ebpf:"block_notes"`
-	BlockSearches   *ebpf.MapSpec `ebpf:"block_searches"`
-	Blocks          *ebpf.MapSpec `ebpf:"blocks"`
-	Control         *ebpf.MapSpec `ebpf:"control"`
-	EffectTotals    *ebpf.MapSpec `ebpf:"effect_totals"`
-	EventNow        *ebpf.MapSpec `ebpf:"event_now"`
-	Events          *ebpf.MapSpec `ebpf:"events"`
-	ExitCounters    *ebpf.MapSpec `ebpf:"exit_counters"`
-	Exits           *ebpf.MapSpec `ebpf:"exits"`
-	FlowDropped     *ebpf.MapSpec `ebpf:"flow_dropped"`
-	FlowLru         *ebpf.MapSpec `ebpf:"flow_lru"`
-	FlowSpare       *ebpf.MapSpec `ebpf:"flow_spare"`
-	FlowTables      *ebpf.MapSpec `ebpf:"flow_tables"`
-	FlowTotals      *ebpf.MapSpec `ebpf:"flow_totals"`
-	Fragments       *ebpf.MapSpec `ebpf:"fragments"`
-	HealthFlows     *ebpf.MapSpec `ebpf:"health_flows"`
-	Interfaces      *ebpf.MapSpec `ebpf:"interfaces"`
-	Limits          *ebpf.MapSpec `ebpf:"limits"`
-	Losses          *ebpf.MapSpec `ebpf:"losses"`
-	Packets         *ebpf.MapSpec `ebpf:"packets"`
-	Reasons         *ebpf.MapSpec `ebpf:"reasons"`
-	RejectLimit     *ebpf.MapSpec `ebpf:"reject_limit"`
-	RejectSources   *ebpf.MapSpec `ebpf:"reject_sources"`
-	Rings           *ebpf.MapSpec `ebpf:"rings"`
-	RuleCounters    *ebpf.MapSpec `ebpf:"rule_counters"`
-	RuleSearches    *ebpf.MapSpec `ebpf:"rule_searches"`
-	States          *ebpf.MapSpec `ebpf:"states"`
-	TablesRules     *ebpf.MapSpec `ebpf:"tables_rules"`
-	TablesServices  *ebpf.MapSpec `ebpf:"tables_services"`
-	TablesSets      *ebpf.MapSpec `ebpf:"tables_sets"`
-	Trace           *ebpf.MapSpec `ebpf:"trace"`
-	Watched         *ebpf.MapSpec `ebpf:"watched"`
+	Answers           *ebpf.MapSpec `ebpf:"answers"`
+	BackendCounters   *ebpf.MapSpec `ebpf:"backend_counters"`
+	Backends          *ebpf.MapSpec `ebpf:"backends"`
+	BlockCells        *ebpf.MapSpec `ebpf:"block_cells"`
+	BlockNotes        *ebpf.MapSpec `ebpf:"block_notes"`
+	BlockSearches     *ebpf.MapSpec `ebpf:"block_searches"`
+	Blocks            *ebpf.MapSpec `ebpf:"blocks"`
+	Control           *ebpf.MapSpec `ebpf:"control"`
+	EffectTotals      *ebpf.MapSpec `ebpf:"effect_totals"`
+	EventNow          *ebpf.MapSpec `ebpf:"event_now"`
+	Events            *ebpf.MapSpec `ebpf:"events"`
+	ExitCounters      *ebpf.MapSpec `ebpf:"exit_counters"`
+	Exits             *ebpf.MapSpec `ebpf:"exits"`
+	FlowDropped       *ebpf.MapSpec `ebpf:"flow_dropped"`
+	FlowLru           *ebpf.MapSpec `ebpf:"flow_lru"`
+	FlowSpare         *ebpf.MapSpec `ebpf:"flow_spare"`
+	FlowTables        *ebpf.MapSpec `ebpf:"flow_tables"`
+	FlowTotals        *ebpf.MapSpec `ebpf:"flow_totals"`
+	Fragments         *ebpf.MapSpec `ebpf:"fragments"`
+	HealthFlows       *ebpf.MapSpec `ebpf:"health_flows"`
+	InterfaceCounters *ebpf.MapSpec `ebpf:"interface_counters"`
+	InterfacePlaces   *ebpf.MapSpec `ebpf:"interface_places"`
+	Interfaces        *ebpf.MapSpec `ebpf:"interfaces"`
+	Limits            *ebpf.MapSpec `ebpf:"limits"`
+	Losses            *ebpf.MapSpec `ebpf:"losses"`
+	Packets           *ebpf.MapSpec `ebpf:"packets"`
+	RejectLimit       *ebpf.MapSpec `ebpf:"reject_limit"`
+	RejectSources     *ebpf.MapSpec `ebpf:"reject_sources"`
+	Rings             *ebpf.MapSpec `ebpf:"rings"`
+	RuleCounters      *ebpf.MapSpec `ebpf:"rule_counters"`
+	RuleSearches      *ebpf.MapSpec `ebpf:"rule_searches"`
+	States            *ebpf.MapSpec `ebpf:"states"`
+	TablesRules       *ebpf.MapSpec `ebpf:"tables_rules"`
+	TablesServices    *ebpf.MapSpec `ebpf:"tables_services"`
+	TablesSets        *ebpf.MapSpec `ebpf:"tables_sets"`
+	Trace             *ebpf.MapSpec `ebpf:"trace"`
+	Watched           *ebpf.MapSpec `ebpf:"watched"`
 }
 
 // tcVariableSpecs contains global variables before they are loaded into the kernel.
@@ -206,42 +208,43 @@ func (o *tcObjects) Close() error {
 //
 // It can be passed to loadTcObjects or ebpf.CollectionSpec.LoadAndAssign.
 type tcMaps struct {
-	Answers         *ebpf.Map `ebpf:"answers"`
-	BackendCounters *ebpf.Map `ebpf:"backend_counters"`
-	Backends        *ebpf.Map `ebpf:"backends"`
-	BlockCells      *ebpf.Map `ebpf:"block_cells"`
-	BlockNotes      *ebpf.Map `ebpf:"block_notes"`
-	BlockSearches   *ebpf.Map `ebpf:"block_searches"`
-	Blocks          *ebpf.Map `ebpf:"blocks"`
-	Control         *ebpf.Map `ebpf:"control"`
-	EffectTotals    *ebpf.Map `ebpf:"effect_totals"`
-	EventNow        *ebpf.Map `ebpf:"event_now"`
-	Events          *ebpf.Map `ebpf:"events"`
-	ExitCounters    *ebpf.Map `ebpf:"exit_counters"`
-	Exits           *ebpf.Map `ebpf:"exits"`
-	FlowDropped     *ebpf.Map `ebpf:"flow_dropped"`
-	FlowLru         *ebpf.Map `ebpf:"flow_lru"`
-	FlowSpare       *ebpf.Map `ebpf:"flow_spare"`
-	FlowTables      *ebpf.Map `ebpf:"flow_tables"`
-	FlowTotals      *ebpf.Map `ebpf:"flow_totals"`
-	Fragments       *ebpf.Map `ebpf:"fragments"`
-	HealthFlows     *ebpf.Map `ebpf:"health_flows"`
-	Interfaces      *ebpf.Map `ebpf:"interfaces"`
-	Limits          *ebpf.Map `ebpf:"limits"`
-	Losses          *ebpf.Map `ebpf:"losses"`
-	Packets         *ebpf.Map `ebpf:"packets"`
-	Reasons         *ebpf.Map `ebpf:"reasons"`
-	RejectLimit     *ebpf.Map `ebpf:"reject_limit"`
-	RejectSources   *ebpf.Map `ebpf:"reject_sources"`
-	Rings           *ebpf.Map `ebpf:"rings"`
-	RuleCounters    *ebpf.Map `ebpf:"rule_counters"`
-	RuleSearches    *ebpf.Map `ebpf:"rule_searches"`
-	States          *ebpf.Map `ebpf:"states"`
-	TablesRules     *ebpf.Map `ebpf:"tables_rules"`
-	TablesServices  *ebpf.Map `ebpf:"tables_services"`
-	TablesSets      *ebpf.Map `ebpf:"tables_sets"`
-	Trace           *ebpf.Map `ebpf:"trace"`
-	Watched         *ebpf.Map `ebpf:"watched"`
+	Answers           *ebpf.Map `ebpf:"answers"`
+	BackendCounters   *ebpf.Map `ebpf:"backend_counters"`
+	Backends          *ebpf.Map `ebpf:"backends"`
+	BlockCells        *ebpf.Map `ebpf:"block_cells"`
+	BlockNotes        *ebpf.Map `ebpf:"block_notes"`
+	BlockSearches     *ebpf.Map `ebpf:"block_searches"`
+	Blocks            *ebpf.Map `ebpf:"blocks"`
+	Control           *ebpf.Map `ebpf:"control"`
+	EffectTotals      *ebpf.Map `ebpf:"effect_totals"`
+	EventNow          *ebpf.Map `ebpf:"event_now"`
+	Events            *ebpf.Map `ebpf:"events"`
+	ExitCounters      *ebpf.Map `ebpf:"exit_counters"`
+	Exits             *ebpf.Map `ebpf:"exits"`
+	FlowDropped       *ebpf.Map `ebpf:"flow_dropped"`
+	FlowLru           *ebpf.Map `ebpf:"flow_lru"`
+	FlowSpare         *ebpf.Map `ebpf:"flow_spare"`
+	FlowTables        *ebpf.Map `ebpf:"flow_tables"`
+	FlowTotals        *ebpf.Map `ebpf:"flow_totals"`
+	Fragments         *ebpf.Map `ebpf:"fragments"`
+	HealthFlows       *ebpf.Map `ebpf:"health_flows"`
+	InterfaceCounters *ebpf.Map `ebpf:"interface_counters"`
+	InterfacePlaces   *ebpf.Map `ebpf:"interface_places"`
+	Interfaces        *ebpf.Map `ebpf:"interfaces"`
+	Limits            *ebpf.Map `ebpf:"limits"`
+	Losses            *ebpf.Map `ebpf:"losses"`
+	Packets           *ebpf.Map `ebpf:"packets"`
+	RejectLimit       *ebpf.Map `ebpf:"reject_limit"`
+	RejectSources     *ebpf.Map `ebpf:"reject_sources"`
+	Rings             *ebpf.Map `ebpf:"rings"`
+	RuleCounters      *ebpf.Map `ebpf:"rule_counters"`
+	RuleSearches      *ebpf.Map `ebpf:"rule_searches"`
+	States            *ebpf.Map `ebpf:"states"`
+	TablesRules       *ebpf.Map `ebpf:"tables_rules"`
+	TablesServices    *ebpf.Map `ebpf:"tables_services"`
+	TablesSets        *ebpf.Map `ebpf:"tables_sets"`
+	Trace             *ebpf.Map `ebpf:"trace"`
+	Watched           *ebpf.Map `ebpf:"watched"`
 }
 
 func (m *tcMaps) Close() error {
@@ -266,11 +269,12 @@ func (m *tcMaps) Close() error {
 		m.FlowTotals,
 		m.Fragments,
 		m.HealthFlows,
+		m.InterfaceCounters,
+		m.InterfacePlaces,
 		m.Interfaces,
 		m.Limits,
 		m.Losses,
 		m.Packets,
-		m.Reasons,
 		m.RejectLimit,
 		m.RejectSources,
 		m.Rings,

@@ -16,61 +16,62 @@ import (
 //
 // Used for safe lookups in a Collection or CollectionSpec.
 const (
-	xdpMapAnswers         = "answers"
-	xdpMapBackendCounters = "backend_counters"
-	xdpMapBackends        = "backends"
-	xdpMapBlockCells      = "block_cells"
-	xdpMapBlockNotes      = "block_notes"
-	xdpMapBlockSearches   = "block_searches"
-	xdpMapBlocks          = "blocks"
-	xdpMapControl         = "control"
-	xdpMapEffectTotals    = "effect_totals"
-	xdpMapEventNow        = "event_now"
-	xdpMapEvents          = "events"
-	xdpMapExitCounters    = "exit_counters"
-	xdpMapExits           = "exits"
-	xdpMapFlowDropped     = "flow_dropped"
-	xdpMapFlowLru         = "flow_lru"
-	xdpMapFlowSpare       = "flow_spare"
-	xdpMapFlowTables      = "flow_tables"
-	xdpMapFlowTotals      = "flow_totals"
-	xdpMapFragments       = "fragments"
-	xdpMapHealthFlows     = "health_flows"
-	xdpMapInterfaces      = "interfaces"
-	xdpMapLimits          = "limits"
-	xdpMapLosses          = "losses"
-	xdpMapPackets         = "packets"
-	xdpMapReasons         = "reasons"
-	xdpMapRejectLimit     = "reject_limit"
-	xdpMapRejectSources   = "reject_sources"
-	xdpMapRings           = "rings"
-	xdpMapRuleCounters    = "rule_counters"
-	xdpMapRuleSearches    = "rule_searches"
-	xdpMapStates          = "states"
-	xdpMapTablesRules     = "tables_rules"
-	xdpMapTablesServices  = "tables_services"
-	xdpMapTablesSets      = "tables_sets"
-	xdpMapTrace           = "trace"
-	xdpMapWatched         = "watched"
-	xdpProgGarduXdp       = "gardu_xdp"
-	xdpVarCfgActions      = "cfg_actions"
-	xdpVarCfgAsked        = "cfg_asked"
-	xdpVarCfgBlocks       = "cfg_blocks"
-	xdpVarCfgDropped      = "cfg_dropped"
-	xdpVarCfgEffects      = "cfg_effects"
-	xdpVarCfgEvents       = "cfg_events"
-	xdpVarCfgFlows        = "cfg_flows"
-	xdpVarCfgFragments    = "cfg_fragments"
-	xdpVarCfgHealth       = "cfg_health"
-	xdpVarCfgInterfaces   = "cfg_interfaces"
-	xdpVarCfgLimits       = "cfg_limits"
-	xdpVarCfgLink         = "cfg_link"
-	xdpVarCfgOut          = "cfg_out"
-	xdpVarCfgRules        = "cfg_rules"
-	xdpVarCfgServices     = "cfg_services"
-	xdpVarCfgSets         = "cfg_sets"
-	xdpVarCfgState        = "cfg_state"
-	xdpVarCfgTrace        = "cfg_trace"
+	xdpMapAnswers           = "answers"
+	xdpMapBackendCounters   = "backend_counters"
+	xdpMapBackends          = "backends"
+	xdpMapBlockCells        = "block_cells"
+	xdpMapBlockNotes        = "block_notes"
+	xdpMapBlockSearches     = "block_searches"
+	xdpMapBlocks            = "blocks"
+	xdpMapControl           = "control"
+	xdpMapEffectTotals      = "effect_totals"
+	xdpMapEventNow          = "event_now"
+	xdpMapEvents            = "events"
+	xdpMapExitCounters      = "exit_counters"
+	xdpMapExits             = "exits"
+	xdpMapFlowDropped       = "flow_dropped"
+	xdpMapFlowLru           = "flow_lru"
+	xdpMapFlowSpare         = "flow_spare"
+	xdpMapFlowTables        = "flow_tables"
+	xdpMapFlowTotals        = "flow_totals"
+	xdpMapFragments         = "fragments"
+	xdpMapHealthFlows       = "health_flows"
+	xdpMapInterfaceCounters = "interface_counters"
+	xdpMapInterfacePlaces   = "interface_places"
+	xdpMapInterfaces        = "interfaces"
+	xdpMapLimits            = "limits"
+	xdpMapLosses            = "losses"
+	xdpMapPackets           = "packets"
+	xdpMapRejectLimit       = "reject_limit"
+	xdpMapRejectSources     = "reject_sources"
+	xdpMapRings             = "rings"
+	xdpMapRuleCounters      = "rule_counters"
+	xdpMapRuleSearches      = "rule_searches"
+	xdpMapStates            = "states"
+	xdpMapTablesRules       = "tables_rules"
+	xdpMapTablesServices    = "tables_services"
+	xdpMapTablesSets        = "tables_sets"
+	xdpMapTrace             = "trace"
+	xdpMapWatched           = "watched"
+	xdpProgGarduXdp         = "gardu_xdp"
+	xdpVarCfgActions        = "cfg_actions"
+	xdpVarCfgAsked          = "cfg_asked"
+	xdpVarCfgBlocks         = "cfg_blocks"
+	xdpVarCfgDropped        = "cfg_dropped"
+	xdpVarCfgEffects        = "cfg_effects"
+	xdpVarCfgEvents         = "cfg_events"
+	xdpVarCfgFlows          = "cfg_flows"
+	xdpVarCfgFragments      = "cfg_fragments"
+	xdpVarCfgHealth         = "cfg_health"
+	xdpVarCfgInterfaces     = "cfg_interfaces"
+	xdpVarCfgLimits         = "cfg_limits"
+	xdpVarCfgLink           = "cfg_link"
+	xdpVarCfgOut            = "cfg_out"
+	xdpVarCfgRules          = "cfg_rules"
+	xdpVarCfgServices       = "cfg_services"
+	xdpVarCfgSets           = "cfg_sets"
+	xdpVarCfgState          = "cfg_state"
+	xdpVarCfgTrace          = "cfg_trace"
 )
 
 // loadXdp returns the embedded CollectionSpec for xdp.
@@ -122,42 +123,43 @@ type xdpProgramSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type xdpMapSpecs struct {
-	Answers         *ebpf.MapSpec `ebpf:"answers"`
-	BackendCounters *ebpf.MapSpec `ebpf:"backend_counters"`
-	Backends        *ebpf.MapSpec `ebpf:"backends"`
-	BlockCells      *ebpf.MapSpec `ebpf:"block_cells"`
-	BlockNotes      *ebpf.MapSpec `ebpf:"block_notes"`
-	BlockSearches   *ebpf.MapSpec `ebpf:"block_searches"`
-	Blocks          *ebpf.MapSpec `ebpf:"blocks"`
-	Control         *ebpf.MapSpec `ebpf:"control"`
-	EffectTotals    *ebpf.MapSpec `ebpf:"effect_totals"`
-	EventNow        *ebpf.MapSpec `ebpf:"event_now"`
-	Events          *ebpf.MapSpec `ebpf:"events"`
-	ExitCounters    *ebpf.MapSpec `ebpf:"exit_counters"`
-	Exits           *ebpf.MapSpec `ebpf:"exits"`
-	FlowDropped     *ebpf.MapSpec `ebpf:"flow_dropped"`
-	FlowLru         *ebpf.MapSpec `ebpf:"flow_lru"`
-	FlowSpare       *ebpf.MapSpec `ebpf:"flow_spare"`
-	FlowTables      *ebpf.MapSpec `ebpf:"flow_tables"`
-	FlowTotals      *ebpf.MapSpec `ebpf:"flow_totals"`
-	Fragments       *ebpf.MapSpec `ebpf:"fragments"`
-	HealthFlows     *ebpf.MapSpec `ebpf:"health_flows"`
-	Interfaces      *ebpf.MapSpec `ebpf:"interfaces"`
-	Limits          *ebpf.MapSpec `ebpf:"limits"`
-	Losses          *ebpf.MapSpec `ebpf:"losses"`
-	Packets         *ebpf.MapSpec `ebpf:"packets"`
-	Reasons         *ebpf.MapSpec `ebpf:"reasons"`
-	RejectLimit     *ebpf.MapSpec `ebpf:"reject_limit"`
-	RejectSources   *ebpf.MapSpec `ebpf:"reject_sources"`
-	Rings           *ebpf.MapSpec `ebpf:"rings"`
-	RuleCounters    *ebpf.MapSpec `ebpf:"rule_counters"`
-	RuleSearches    *ebpf.MapSpec `ebpf:"rule_searches"`
-	States          *ebpf.MapSpec `ebpf:"states"`
-	TablesRules     *ebpf.MapSpec `ebpf:"tables_rules"`
-	TablesServices  *ebpf.MapSpec `ebpf:"tables_services"`
-	TablesSets      *ebpf.MapSpec `ebpf:"tables_sets"`
-	Trace           *ebpf.MapSpec `ebpf:"trace"`
-	Watched         *ebpf.MapSpec `ebpf:"watched"`
+	Answers           *ebpf.MapSpec `ebpf:"answers"`
+	BackendCounters   *ebpf.MapSpec `ebpf:"backend_counters"`
+	Backends          *ebpf.MapSpec `ebpf:"backends"`
+	BlockCells        *ebpf.MapSpec `ebpf:"block_cells"`
+	BlockNotes        *ebpf.MapSpec `ebpf:"block_notes"`
+	BlockSearches     *ebpf.MapSpec `ebpf:"block_searches"`
+	Blocks            *ebpf.MapSpec `ebpf:"blocks"`
+	Control           *ebpf.MapSpec `ebpf:"control"`
+	EffectTotals      *ebpf.MapSpec `ebpf:"effect_totals"`
+	EventNow          *ebpf.MapSpec `ebpf:"event_now"`
+	Events            *ebpf.MapSpec `ebpf:"events"`
+	ExitCounters      *ebpf.MapSpec `ebpf:"exit_counters"`
+	Exits             *ebpf.MapSpec `ebpf:"exits"`
+	FlowDropped       *ebpf.MapSpec `ebpf:"flow_dropped"`
+	FlowLru           *ebpf.MapSpec `ebpf:"flow_lru"`
+	FlowSpare         *ebpf.MapSpec `ebpf:"flow_spare"`
+	FlowTables        *ebpf.MapSpec `ebpf:"flow_tables"`
+	FlowTotals        *ebpf.MapSpec `ebpf:"flow_totals"`
+	Fragments         *ebpf.MapSpec `ebpf:"fragments"`
+	HealthFlows       *ebpf.MapSpec `ebpf:"health_flows"`
+	InterfaceCounters *ebpf.MapSpec `ebpf:"interface_counters"`
+	InterfacePlaces   *ebpf.MapSpec `ebpf:"interface_places"`
+	Interfaces        *ebpf.MapSpec `ebpf:"interfaces"`
+	Limits            *ebpf.MapSpec `ebpf:"limits"`
+	Losses            *ebpf.MapSpec `ebpf:"losses"`
+	Packets           *ebpf.MapSpec `ebpf:"packets"`
+	RejectLimit       *ebpf.MapSpec `ebpf:"reject_limit"`
+	RejectSources     *ebpf.MapSpec `ebpf:"reject_sources"`
+	Rings             *ebpf.MapSpec `ebpf:"rings"`
+	RuleCounters      *ebpf.MapSpec `ebpf:"rule_counters"`
+	RuleSearches      *ebpf.MapSpec `ebpf:"rule_searches"`
+	States            *ebpf.MapSpec `ebpf:"states"`
+	TablesRules       *ebpf.MapSpec `ebpf:"tables_rules"`
+	TablesServices    *ebpf.MapSpec `ebpf:"tables_services"`
+	TablesSets        *ebpf.MapSpec `ebpf:"tables_sets"`
+	Trace             *ebpf.MapSpec `ebpf:"trace"`
+	Watched           *ebpf.MapSpec `ebpf:"watched"`
 }
 
 // xdpVariableSpecs contains global variables before they are loaded into the kernel.
@@ -204,42 +206,43 @@ func (o *xdpObjects) Close() error {
 //
 // It can be passed to loadXdpObjects or ebpf.CollectionSpec.LoadAndAssign.
 type xdpMaps struct {
-	Answers         *ebpf.Map `ebpf:"answers"`
-	BackendCounters *ebpf.Map `ebpf:"backend_counters"`
-	Backends        *ebpf.Map `ebpf:"backends"`
-	BlockCells      *ebpf.Map `ebpf:"block_cells"`
-	BlockNotes      *ebpf.Map `ebpf:"block_notes"`
-	BlockSearches   *ebpf.Map `ebpf:"block_searches"`
-	Blocks          *ebpf.Map `ebpf:"blocks"`
-	Control         *ebpf.Map `ebpf:"control"`
-	EffectTotals    *ebpf.Map `ebpf:"effect_totals"`
-	EventNow        *ebpf.Map `ebpf:"event_now"`
-	Events          *ebpf.Map `ebpf:"events"`
-	ExitCounters    *ebpf.Map `ebpf:"exit_counters"`
-	Exits           *ebpf.Map `ebpf:"exits"`
-	FlowDropped     *ebpf.Map `ebpf:"flow_dropped"`
-	FlowLru         *ebpf.Map `ebpf:"flow_lru"`
-	FlowSpare       *ebpf.Map `ebpf:"flow_spare"`
-	FlowTables      *ebpf.Map `ebpf:"flow_tables"`
-	FlowTotals      *ebpf.Map `ebpf:"flow_totals"`
-	Fragments       *ebpf.Map `ebpf:"fragments"`
-	HealthFlows     *ebpf.Map `ebpf:"health_flows"`
-	Interfaces      *ebpf.Map `ebpf:"interfaces"`
-	Limits          *ebpf.Map `ebpf:"limits"`
-	Losses          *ebpf.Map `ebpf:"losses"`
-	Packets         *ebpf.Map `ebpf:"packets"`
-	Reasons         *ebpf.Map `ebpf:"reasons"`
-	RejectLimit     *ebpf.Map `ebpf:"reject_limit"`
-	RejectSources   *ebpf.Map `ebpf:"reject_sources"`
-	Rings           *ebpf.Map `ebpf:"rings"`
-	RuleCounters    *ebpf.Map `ebpf:"rule_counters"`
-	RuleSearches    *ebpf.Map `ebpf:"rule_searches"`
-	States          *ebpf.Map `ebpf:"states"`
-	TablesRules     *ebpf.Map `ebpf:"tables_rules"`
-	TablesServices  *ebpf.Map `ebpf:"tables_services"`
-	TablesSets      *ebpf.Map `ebpf:"tables_sets"`
-	Trace           *ebpf.Map `ebpf:"trace"`
-	Watched         *ebpf.Map `ebpf:"watched"`
+	Answers           *ebpf.Map `ebpf:"answers"`
+	BackendCounters   *ebpf.Map `ebpf:"backend_counters"`
+	Backends          *ebpf.Map `ebpf:"backends"`
+	BlockCells        *ebpf.Map `ebpf:"block_cells"`
+	BlockNotes        *ebpf.Map `ebpf:"block_notes"`
+	BlockSearches     *ebpf.Map `ebpf:"block_searches"`
+	Blocks            *ebpf.Map `ebpf:"blocks"`
+	Control           *ebpf.Map `ebpf:"control"`
+	EffectTotals      *ebpf.Map `ebpf:"effect_totals"`
+	EventNow          *ebpf.Map `ebpf:"event_now"`
+	Events            *ebpf.Map `ebpf:"events"`
+	ExitCounters      *ebpf.Map `ebpf:"exit_counters"`
+	Exits             *ebpf.Map `ebpf:"exits"`
+	FlowDropped       *ebpf.Map `ebpf:"flow_dropped"`
+	FlowLru           *ebpf.Map `ebpf:"flow_lru"`
+	FlowSpare         *ebpf.Map `ebpf:"flow_spare"`
+	FlowTables        *ebpf.Map `ebpf:"flow_tables"`
+	FlowTotals        *ebpf.Map `ebpf:"flow_totals"`
+	Fragments         *ebpf.Map `ebpf:"fragments"`
+	HealthFlows       *ebpf.Map `ebpf:"health_flows"`
+	InterfaceCounters *ebpf.Map `ebpf:"interface_counters"`
+	InterfacePlaces   *ebpf.Map `ebpf:"interface_places"`
+	Interfaces        *ebpf.Map `ebpf:"interfaces"`
+	Limits            *ebpf.Map `ebpf:"limits"`
+	Losses            *ebpf.Map `ebpf:"losses"`
+	Packets           *ebpf.Map `ebpf:"packets"`
+	RejectLimit       *ebpf.Map `ebpf:"reject_limit"`
+	RejectSources     *ebpf.Map `ebpf:"reject_sources"`
+	Rings             *ebpf.Map `ebpf:"rings"`
+	RuleCounters      *ebpf.Map `ebpf:"rule_counters"`
+	RuleSearches      *ebpf.Map `ebpf:"rule_searches"`
+	States            *ebpf.Map `ebpf:"states"`
+	TablesRules       *ebpf.Map `ebpf:"tables_rules"`
+	TablesServices    *ebpf.Map `ebpf:"tables_services"`
+	TablesSets        *ebpf.Map `ebpf:"tables_sets"`
+	Trace             *ebpf.Map `ebpf:"trace"`
+	Watched           *ebpf.Map `ebpf:"watched"`
 }
 
 func (m *xdpMaps) Close() error {
@@ -264,11 +267,12 @@ func (m *xdpMaps) Close() error {
 		m.FlowTotals,
 		m.Fragments,
 		m.HealthFlows,
+		m.InterfaceCounters,
+		m.InterfacePlaces,
 		m.Interfaces,
 		m.Limits,
 		m.Losses,
 		m.Packets,
-		m.Reasons,
 		m.RejectLimit,
 		m.RejectSources,
 		m.Rings,

@@ -4,6 +4,8 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -148,6 +150,59 @@ func TestRecordsAgreeWithTheSocket(t *testing.T) {
 					t.Errorf("%s: %+v", address, flow)
 				}
 			}
+		})
+	}
+}
+
+// TestInterfacesAgreeWithFlows compares what was received by one interface and sent by the other with what the flow did, through GRO and
+// TSO. What else passes (neighbour discovery) makes it try again.
+func TestInterfacesAgreeWithFlows(t *testing.T) {
+	const ethernet = 14
+	for _, path := range []string{"tc", "xdp"} {
+		t.Run(path, func(t *testing.T) {
+			w := newWorld(t, 1)
+			if path == "xdp" {
+				w.prepareXDP()
+			}
+			w.drain(3_000_000)
+			w.start(strings.ReplaceAll(fmt.Sprintf(meter, path, "drop", 1000), "path: "+path, "egress: true, path: "+path))
+			traffic := func() map[string]api.Traffic {
+				status, err := w.api.Status(w.Context())
+				w.must(err)
+				all := map[string]api.Traffic{}
+				for _, i := range status.Interfaces {
+					all[i.Name] = *i.Traffic
+				}
+				return all
+			}
+			less := func(a, b api.Counter) api.Counter {
+				return api.Counter{Packets: a.Packets - b.Packets, Bytes: a.Bytes - b.Bytes}
+			}
+			var failed error
+			for range 4 {
+				before := traffic()
+				conn, _ := w.exchange("10.0.1.11:7000", 5_000_000)
+				var flow api.Flow
+				w.until("the flow is whole", func() (err error) {
+					info := w.tcpInfo(conn)
+					if flow, err = w.flowOf(conn); err == nil && (flow.Packets != uint64(info.Segs_out) || flow.PacketsReply != uint64(info.Segs_in)) {
+						err = fmt.Errorf("%+v", flow)
+					}
+					return err
+				})
+				after := traffic()
+				out := api.Counter{Packets: flow.Packets, Bytes: flow.Bytes + ethernet*flow.Packets}
+				back := api.Counter{Packets: flow.PacketsReply, Bytes: flow.BytesReply + ethernet*flow.PacketsReply}
+				client, b1 := "client0", "b1"
+				got := []api.Counter{less(after[client].Received, before[client].Received), less(after[b1].Sent, before[b1].Sent),
+					less(after[b1].Received, before[b1].Received), less(after[client].Sent, before[client].Sent)}
+				if want := []api.Counter{out, out, back, back}; !slices.Equal(got, want) {
+					failed = fmt.Errorf("interfaces say %+v, the flow %+v", got, want)
+					continue
+				}
+				return
+			}
+			t.Error(failed)
 		})
 	}
 }

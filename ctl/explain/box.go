@@ -294,7 +294,11 @@ const (
 // Counters reads the totals in the names of Counters.
 func (b *Box) Counters() (Counters, error) {
 	var all Counters
-	reasons, err := b.plane.Reasons()
+	var numbers []uint32
+	for _, number := range b.ids.Interfaces {
+		numbers = append(numbers, uint32(number))
+	}
+	reasons, err := b.plane.Reasons(numbers...)
 	if err != nil {
 		return nil, err
 	}

@@ -71,6 +71,9 @@ func interfaces(s scrape, status api.Status) {
 			s.put(ifaceInfo, 1, i.Name, string(i.Path), strconv.FormatBool(i.Egress))
 		}
 	}
+	for _, i := range status.Interfaces {
+		traffic(s, i.Name, i.Traffic)
+	}
 	for _, exit := range status.Exits {
 		s.count(redirected, exit.Redirected, exit.Name)
 		s.count(mirrored, exit.Mirrored, exit.Name)
@@ -83,6 +86,20 @@ func interfaces(s scrape, status api.Status) {
 	for labels, n := range losses {
 		s.count(lost, n, labels[0], labels[1])
 	}
+}
+
+func traffic(s scrape, name string, t *api.Traffic) {
+	if t == nil {
+		return
+	}
+	s.count(receivedPackets, t.Received.Packets, name)
+	s.count(receivedBytes, t.Received.Bytes, name)
+	s.count(ifaceDropped, t.Dropped.Packets, name)
+	s.count(ifaceDroppedBytes, t.Dropped.Bytes, name)
+	s.count(sentPackets, t.Sent.Packets, name)
+	s.count(sentBytes, t.Sent.Bytes, name)
+	s.count(sentDropped, t.SentDropped.Packets, name)
+	s.count(sentDroppedBytes, t.SentDropped.Bytes, name)
 }
 
 func (c *collector) flows(s scrape, flows api.FlowTotals) {

@@ -44,8 +44,18 @@ var (
 
 // Of interfaces.
 var (
-	attached   = gauge("interface_attached", "1 if gardu is attached to the interface.", "interface")
-	ifaceInfo  = gauge("interface_info", "1, of how gardu is attached to the interface.", "interface", "path", "egress")
+	attached  = gauge("interface_attached", "1 if gardu is attached to the interface.", "interface")
+	ifaceInfo = gauge("interface_info", "1, of how gardu is attached to the interface.", "interface", "path", "egress")
+
+	receivedPackets   = counter("interface_received_packets", "Wire packets received by the interface.", "interface")
+	receivedBytes     = counter("interface_received_bytes", "Bytes of frames received by the interface.", "interface")
+	ifaceDropped      = counter("interface_dropped_packets", "Packets received by the interface that were dropped or rejected.", "interface")
+	ifaceDroppedBytes = counter("interface_dropped_bytes", "Bytes of frames received by the interface that were dropped or rejected.", "interface")
+	sentPackets       = counter("interface_sent_packets", "Wire packets sent out of the interface by gardu, and where it is at tc egress by the kernel.", "interface")
+	sentBytes         = counter("interface_sent_bytes", "Bytes of frames sent out of the interface by gardu, and where it is at tc egress by the kernel.", "interface")
+	sentDropped       = counter("interface_sent_dropped_packets", "Packets that the kernel was to send out of the interface, and rules dropped.", "interface")
+	sentDroppedBytes  = counter("interface_sent_dropped_bytes", "Bytes of frames that the kernel was to send out of the interface, and rules dropped.", "interface")
+
 	redirected = counter("exit_redirected_packets", "Packets that rules sent out of the interface.", "interface")
 	mirrored   = counter("exit_mirrored_packets", "Packets of which rules sent a copy out of the interface.", "interface")
 	unmirrored = counter("exit_failed_packets", "Copies for the interface that could not be made.", "interface")

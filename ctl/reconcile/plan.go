@@ -88,7 +88,7 @@ func tableName(t abi.Table) string {
 // Plan returns the operations that lead from have to want, in the order in which they must happen.
 func Plan(have Have, want Want) []Op {
 	var ops []Op
-	if reused := want.Reused; len(reused.Rules)+len(reused.Backends)+len(reused.Exits) != 0 {
+	if reused := want.Reused; len(reused.Rules)+len(reused.Backends)+len(reused.Exits)+len(reused.Interfaces) != 0 {
 		ops = append(ops, Op{Kind: ResetCounters, Reused: want.Reused})
 	}
 	if want.FlowsMax != have.FlowsMax && want.FlowsMax != 0 {

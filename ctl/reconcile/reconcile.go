@@ -23,6 +23,7 @@ type Kernel[T Table, Tables ~[abi.TableCount]T] interface {
 	ResetRuleCounters(ids []uint32) error
 	ResetBackendCounters(ids []uint32) error
 	ResetExitCounters(ids []uint32) error
+	ResetInterfaceCounters(numbers []uint32) error
 	NewTable(abi.Table, []abi.Line) (T, error)
 	Commit(generation uint32, tables Tables) error
 	PutRing(id uint32, backends []uint16) error
@@ -163,7 +164,7 @@ func (a *attempt[T, Tables]) do(op Op) error {
 	switch op.Kind {
 	case ResetCounters: // of ids that nobody has any more: nothing to take back
 		return errors.Join(kernel.ResetRuleCounters(op.Reused.Rules), kernel.ResetBackendCounters(wide(op.Reused.Backends)),
-			kernel.ResetExitCounters(wide(op.Reused.Exits)))
+			kernel.ResetExitCounters(wide(op.Reused.Exits)), kernel.ResetInterfaceCounters(wide(op.Reused.Interfaces)))
 	case WidenFeatures:
 		a.onFailure(func() error { return kernel.SetFeatures(have.Features) })
 		return kernel.SetFeatures(op.Features)

@@ -84,6 +84,8 @@ func (k *fakeKernel) ResetBackendCounters(ids []uint32) error {
 
 func (k *fakeKernel) ResetExitCounters([]uint32) error { return nil }
 
+func (k *fakeKernel) ResetInterfaceCounters([]uint32) error { return nil }
+
 func (k *fakeKernel) NewTable(_ abi.Table, lines []abi.Line) (*fakeTable, error) {
 	if err := k.call("table %d", lines[0].W[0]); err != nil {
 		return nil, err

@@ -63,9 +63,13 @@ func (e *Engine) Status(context.Context) (api.Status, error) {
 		Uptime:     api.Duration(26*time.Hour + 3*time.Minute),
 		Interfaces: []api.Interface{
 			{Name: "eth0", Ifindex: 2, Path: model.PathTC, Want: model.PathAuto, Attached: true,
-				Why: "veth with offloads on: XDP would send broken checksums"},
-			{Name: "eth1", Ifindex: 3, Path: model.PathXDP, Want: model.PathXDP, Egress: true, Attached: true},
-			{Name: "wan0", Want: model.PathAuto, Error: "no such interface; waiting for it"},
+				Why: "veth with offloads on: XDP would send broken checksums",
+				Traffic: &api.Traffic{Received: api.Counter{Packets: 2_000_000, Bytes: 3_000_000_000},
+					Dropped: api.Counter{Packets: 2_000, Bytes: 120_000}, Sent: api.Counter{Packets: 500, Bytes: 30_000}}},
+			{Name: "eth1", Ifindex: 3, Path: model.PathXDP, Want: model.PathXDP, Egress: true, Attached: true,
+				Traffic: &api.Traffic{Received: api.Counter{Packets: 1_007_000, Bytes: 1_200_720_000},
+					Sent: api.Counter{Packets: 3_000_000, Bytes: 4_200_000_000}, SentDropped: api.Counter{Packets: 7, Bytes: 420}}},
+			{Name: "wan0", Want: model.PathAuto, Error: "no such interface; waiting for it", Traffic: &api.Traffic{}},
 		},
 		Reasons: map[string]api.ReasonCounter{
 			"default-pass": {Counter: api.Counter{Packets: 5_000, Bytes: 600_000}, Verdict: "pass"},

@@ -58,6 +58,10 @@ func (a *app) printStatus(s *api.Status) error {
 		return err
 	}
 	a.printf("\n")
+	if err := writeTable(a.stdout, a.color, s.Interfaces, trafficColumns()); err != nil {
+		return err
+	}
+	a.printf("\n")
 	if len(s.Exits) > 0 {
 		if err := writeTable(a.stdout, a.color, s.Exits, exitColumns()); err != nil {
 			return err
@@ -133,6 +137,33 @@ func interfaceColumns() []column[api.Interface] {
 				return styled{"not attached: " + i.Error, bad}
 			}
 			return i.Why
+		}},
+	}
+}
+
+// trafficColumns say what passed by interfaces. Who sends decides what Sent is complete for.
+func trafficColumns() []column[api.Interface] {
+	count := func(of func(*api.Traffic) any) func(*api.Interface) any {
+		return func(i *api.Interface) any {
+			if i.Traffic == nil {
+				return styled{}
+			}
+			return of(i.Traffic)
+		}
+	}
+	return []column[api.Interface]{
+		{"interface", false, func(i *api.Interface) any { return i.Name }},
+		{"received", false, count(func(t *api.Traffic) any { return t.Received.Packets })},
+		{"bytes", false, count(func(t *api.Traffic) any { return size(t.Received.Bytes) })},
+		{"dropped", false, count(func(t *api.Traffic) any { return t.Dropped.Packets })},
+		{"bytes", false, count(func(t *api.Traffic) any { return size(t.Dropped.Bytes) })},
+		{"sent", false, count(func(t *api.Traffic) any { return t.Sent.Packets })},
+		{"bytes", false, count(func(t *api.Traffic) any { return size(t.Sent.Bytes) })},
+		{"by", false, func(i *api.Interface) any {
+			if i.Egress {
+				return "gardu and the kernel"
+			}
+			return "gardu"
 		}},
 	}
 }
