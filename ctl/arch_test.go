@@ -41,6 +41,7 @@ var allowed = map[string]string{
 	"flow":         "abi",
 	"flow/history": "expr flow",
 	"event":        "abi flow",
+	"inspect":      "abi",
 	"lb/health":    "model",
 	// What is wanted becomes what is.
 	"reconcile": "abi compile lb model",
@@ -70,7 +71,7 @@ var allowed = map[string]string{
 
 // confined says which packages may use a library, tests included.
 var confined = map[string]string{
-	"github.com/cilium/ebpf":         "abi abi/gen dataplane flow event",
+	"github.com/cilium/ebpf":         "abi abi/gen dataplane flow event inspect",
 	"github.com/vishvananda/netlink": "netdev testnet",
 	"github.com/vishvananda/netns":   "testnet",
 	"github.com/google/gopacket":     "pkt",

@@ -2,7 +2,9 @@ package abi
 
 import (
 	"encoding/binary"
+	"maps"
 	"net/netip"
+	"slices"
 )
 
 // Addr reads an address as the border structs hold it: 16 bytes in network order, IPv4 as ::ffff:a.b.c.d. The
@@ -32,3 +34,9 @@ func Ntohs(be uint16) uint16 {
 
 // Htons is the inverse of Ntohs.
 func Htons(host uint16) uint16 { return Ntohs(host) }
+
+// MapHelp says who writes a map of bpf/maps.h, who reads it, and what happens when it is full; "" for other maps.
+func MapHelp(name string) string { return mapHelp[name] }
+
+// MapNames are the maps of bpf/maps.h, sorted.
+func MapNames() []string { return slices.Sorted(maps.Keys(mapHelp)) }

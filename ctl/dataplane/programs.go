@@ -71,8 +71,22 @@ func (p *programs) close() error {
 
 // load loads one object and hands out its programs.
 func (d *Dataplane) load(spec *ebpf.CollectionSpec, shared mapSet, features compile.Features, out map[string]**ebpf.Program) error {
+	collection, err := d.collect(spec, shared, features, ebpf.ProgramOptions{})
+	if err != nil {
+		return permission("load the programs", err)
+	}
+	defer collection.Close()
+	for name, to := range out {
+		if *to = collection.DetachProgram(name); *to == nil {
+			return fmt.Errorf("load the programs: no %s in the object", name)
+		}
+	}
+	return nil
+}
+
+func (d *Dataplane) collect(spec *ebpf.CollectionSpec, shared mapSet, features compile.Features, options ebpf.ProgramOptions) (*ebpf.Collection, error) {
 	if err := setConstants(spec, features); err != nil {
-		return err
+		return nil, err
 	}
 	replacements := map[string]*ebpf.Map{}
 	for name, mapSpec := range spec.Maps {
@@ -86,17 +100,40 @@ func (d *Dataplane) load(spec *ebpf.CollectionSpec, shared mapSet, features comp
 			mapSpec.InnerMap.MaxEntries = d.lengths[which]
 		}
 	}
-	collection, err := ebpf.NewCollectionWithOptions(spec, ebpf.CollectionOptions{MapReplacements: replacements})
+	return ebpf.NewCollectionWithOptions(spec, ebpf.CollectionOptions{MapReplacements: replacements, Programs: options})
+}
+
+// VerifierLog has the kernel verify the program of that name, made for features, and returns what it says: a summary, or with full
+// every instruction that it goes through, which can be many megabytes. Nothing of what runs is touched.
+func VerifierLog(features compile.Features, name string, full bool) (string, error) {
+	d, err := OpenPrivate(features, 1)
 	if err != nil {
-		return permission("load the programs", err)
+		return "", err
 	}
-	defer collection.Close()
-	for name, to := range out {
-		if *to = collection.DetachProgram(name); *to == nil {
-			return fmt.Errorf("load the programs: no %s in the object", name)
+	defer d.Close()
+	level := ebpf.LogLevelStats
+	if full {
+		level |= ebpf.LogLevelInstruction
+	}
+	for _, load := range []func() (*ebpf.CollectionSpec, error){loadXdp, loadTc} {
+		spec, err := load()
+		if err != nil {
+			return "", err
 		}
+		if spec.Programs[name] == nil {
+			continue
+		}
+		maps.DeleteFunc(spec.Programs, func(other string, _ *ebpf.ProgramSpec) bool { return other != name })
+		shared := maps.Clone(d.maps)
+		maps.Copy(shared, d.programs.outers)
+		collection, err := d.collect(spec, shared, features, ebpf.ProgramOptions{LogLevel: level, LogSizeStart: 1 << 20})
+		if err != nil {
+			return "", permission("load "+name, err)
+		}
+		defer collection.Close()
+		return collection.Programs[name].VerifierLog, nil
 	}
-	return nil
+	return "", fmt.Errorf("there is no program %s", name)
 }
 
 // setConstants sets the load-time constants of bpf/config.h.

@@ -93,10 +93,14 @@ func printRows[T any](a *app, noun string, rows []T, columns []column[T]) error 
 			a.warnf("no %s\n", noun)
 			return nil
 		}
-		columns = slices.DeleteFunc(slices.Clone(columns), func(c column[T]) bool { return c.wide && a.format != formatWide })
-		return writeTable(a.stdout, a.color, rows, columns)
+		return writeTable(a.stdout, a.color, rows, shown(a, columns))
 	}
 	return printValue(a, rows, nil)
+}
+
+// shown are the columns of a table in the chosen format.
+func shown[T any](a *app, columns []column[T]) []column[T] {
+	return slices.DeleteFunc(slices.Clone(columns), func(c column[T]) bool { return c.wide && a.format != formatWide })
 }
 
 // printValue prints a single object; human prints it for people.
