@@ -410,6 +410,13 @@ enum backend_state {
 	BACKEND_HOP = 4,     /* ifindex, dmac, smac, mtu are valid; else ask the FIB */
 };
 
+struct backend_note {    /* what somebody ordered while running; the data plane doesn't read it */
+	__u64 drained;       /* CLOCK_REALTIME ns, since when it gets no new flows; 0: it does */
+	__u64 until;         /* CLOCK_REALTIME ns, when the flows that are left go elsewhere; 0: never */
+	__u32 weight;        /* instead of the configuration's, plus 1; 0: the configuration's */
+	__u32 pad;
+};
+
 struct interface {
 	__u8 mac[6];
 	__u8 flags;          /* INTERFACE_* */
@@ -668,6 +675,7 @@ ABI_SIZE(struct services_head, 64);
 ABI_SIZE(struct service_record, 64);
 ABI_SIZE(struct control, 136);
 ABI_SIZE(struct backend, 64);
+ABI_SIZE(struct backend_note, 24);
 ABI_SIZE(struct flow_key, 40);
 ABI_SIZE(struct flow_value, 88);
 ABI_SIZE(struct flow_record, 128);

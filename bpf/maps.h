@@ -44,6 +44,16 @@ LINES_OUTER(rings, RINGS, RING_LINES);
 /* Daemon writes (health, next hops), programs read. Key: backend id. */
 MAP(backends, BPF_MAP_TYPE_ARRAY, __u32, struct backend, BACKEND_IDS);
 
+/* Daemon only: drains and weights that were ordered, kept here so that they survive a crash as the backend's state does. Key: backend
+ * id. Never full. */
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__type(key, __u32);
+	__type(value, struct backend_note);
+	__uint(max_entries, BACKEND_IDS);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+} backend_notes SEC(".maps");
+
 /* Daemon adds and removes; programs read and count hits. Full: `gardu block` fails and says so. */
 MAP(blocks, BPF_MAP_TYPE_HASH, struct block_key, struct block, 262144);
 

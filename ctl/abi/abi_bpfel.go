@@ -17,6 +17,7 @@ import (
 // Used for safe lookups in a Collection or CollectionSpec.
 const (
 	AbiMapBackendCounters   = "backend_counters"
+	AbiMapBackendNotes      = "backend_notes"
 	AbiMapBackends          = "backends"
 	AbiMapBlockCells        = "block_cells"
 	AbiMapBlockNotes        = "block_notes"
@@ -119,6 +120,7 @@ type AbiProgramSpecs struct {
 // It can be passed ebpf.CollectionSpec.Assign.
 type AbiMapSpecs struct {
 	BackendCounters   *ebpf.MapSpec `ebpf:"backend_counters"`
+	BackendNotes      *ebpf.MapSpec `ebpf:"backend_notes"`
 	Backends          *ebpf.MapSpec `ebpf:"backends"`
 	BlockCells        *ebpf.MapSpec `ebpf:"block_cells"`
 	BlockNotes        *ebpf.MapSpec `ebpf:"block_notes"`
@@ -199,6 +201,7 @@ func (o *AbiObjects) Close() error {
 // It can be passed to LoadAbiObjects or ebpf.CollectionSpec.LoadAndAssign.
 type AbiMaps struct {
 	BackendCounters   *ebpf.Map `ebpf:"backend_counters"`
+	BackendNotes      *ebpf.Map `ebpf:"backend_notes"`
 	Backends          *ebpf.Map `ebpf:"backends"`
 	BlockCells        *ebpf.Map `ebpf:"block_cells"`
 	BlockNotes        *ebpf.Map `ebpf:"block_notes"`
@@ -233,6 +236,7 @@ type AbiMaps struct {
 func (m *AbiMaps) Close() error {
 	return _AbiClose(
 		m.BackendCounters,
+		m.BackendNotes,
 		m.Backends,
 		m.BlockCells,
 		m.BlockNotes,

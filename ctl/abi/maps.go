@@ -9,6 +9,7 @@ var mapHelp = map[string]string{
 	"tables_services":    "Daemon writes, programs read: enum table, one map each. Key: slot of the generation. Inner maps are immutable once the index points to them. These three belong to one load of the programs: the inner maps are what is pinned.",
 	"rings":              "Daemon writes, programs read. Key: ring id. A changed ring is a new inner map, put here in one store. Missing: no-backend.",
 	"backends":           "Daemon writes (health, next hops), programs read. Key: backend id.",
+	"backend_notes":      "Daemon only: drains and weights that were ordered, kept here so that they survive a crash as the backend's state does. Key: backend id. Never full.",
 	"blocks":             "Daemon adds and removes; programs read and count hits. Full: `gardu block` fails and says so.",
 	"block_cells":        "Daemon writes (mmap), programs read: see struct block. Never full: blocks share cells.",
 	"block_notes":        "Daemon only: origin and reason of a block, kept here so that they survive a crash as the block does.",

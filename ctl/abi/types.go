@@ -28,6 +28,14 @@ type BackendCounter struct {
 	Flows   uint64
 }
 
+type BackendNote struct {
+	_       structs.HostLayout
+	Drained uint64
+	Until   uint64
+	Weight  uint32
+	Pad     uint32
+}
+
 type BackendState uint32
 
 const (

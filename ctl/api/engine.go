@@ -30,6 +30,12 @@ type Engine interface {
 	// Unblock removes blocks of exactly these prefixes. A prefix that isn't blocked is not an error.
 	Unblock(ctx context.Context, prefixes []netip.Prefix) (Unblocked, error)
 
+	// Drain, Undrain and Weigh change what a backend gets for now, outside of the snapshot. Established flows stay where they
+	// are, until the time of a drain is over. A name that isn't there is a Problem, CodeNotFound.
+	Drain(ctx context.Context, request DrainRequest) (Ordered, error)
+	Undrain(ctx context.Context, service, backend string) (Ordered, error)
+	Weigh(ctx context.Context, request WeightRequest) (Ordered, error)
+
 	// Flows calls yield for each flow, both directions joined, in no particular order, and stops at yield's
 	// first error, which it returns. Filtering, sorting and limits are the server's business.
 	Flows(ctx context.Context, yield func(Flow) error) error

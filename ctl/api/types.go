@@ -258,17 +258,57 @@ type Service struct {
 
 // Backend is one backend of one service. A server behind two services is two backends.
 type Backend struct {
-	Service string     `json:"service"`
-	Name    string     `json:"name"`
-	Address netip.Addr `json:"address"`
-	Weight  int        `json:"weight"`
-	State   string     `json:"state"`              // up, down, checking (not known yet)
-	Why     string     `json:"why,omitempty"`      // what the last health check said
-	Since   time.Time  `json:"since,omitzero"`     // of the state
-	NextHop string     `json:"next_hop,omitempty"` // "eth1 02:00:00:00:00:01"; absent while not resolved
-	Packets uint64     `json:"packets"`
-	Bytes   uint64     `json:"bytes"`
-	Flows   uint64     `json:"flows"` // ever assigned to it
+	Service    string     `json:"service"`
+	Name       string     `json:"name"`
+	Address    netip.Addr `json:"address"`
+	Weight     int        `json:"weight"`               // in force
+	Configured int        `json:"configured_weight"`    // what Weight is unless another one was ordered
+	State      string     `json:"state"`                // up, down, checking (not known yet), draining, drained (its time is over)
+	Why        string     `json:"why,omitempty"`        // what the last health check said
+	Since      time.Time  `json:"since,omitzero"`       // of the state
+	Until      time.Time  `json:"drain_until,omitzero"` // draining: when the flows that are left go elsewhere; absent: never
+	NextHop    string     `json:"next_hop,omitempty"`   // "eth1 02:00:00:00:00:01"; absent while not resolved
+	Packets    uint64     `json:"packets"`
+	Bytes      uint64     `json:"bytes"`
+	Flows      uint64     `json:"flows"`  // ever assigned to it
+	Active     uint64     `json:"active"` // flows that are on it and haven't ended
+}
+
+// States of a backend beside those of its health check.
+const (
+	StateUp       = "up"
+	StateDown     = "down"
+	StateDraining = "draining"
+	StateDrained  = "drained"
+)
+
+// TakesNew says whether new flows may go there.
+func (b *Backend) TakesNew() bool {
+	switch b.State {
+	case StateDown, StateDraining, StateDrained:
+		return false
+	}
+	return b.Weight > 0
+}
+
+// DrainRequest asks that new flows go elsewhere. The server has checked that the time isn't negative.
+type DrainRequest struct {
+	Service string   `json:"service"`
+	Backend string   `json:"backend"`
+	Timeout Duration `json:"timeout,omitempty"` // then the flows that are left go elsewhere; 0: never
+}
+
+// WeightRequest gives a backend another weight until the next request, 0 to 65535; nil: that of the configuration.
+type WeightRequest struct {
+	Service string `json:"service"`
+	Backend string `json:"backend"`
+	Weight  *int   `json:"weight"`
+}
+
+// Ordered is a backend after somebody wanted something of it.
+type Ordered struct {
+	Backend Backend `json:"backend"`
+	Warning string  `json:"warning,omitempty"`
 }
 
 // Block drops everything from a prefix until it expires.
@@ -340,7 +380,7 @@ type Flow struct {
 // Event is something that happened: to a packet that a rule logged or sampled, or to gardu. Parts that don't apply are left out.
 type Event struct {
 	Time time.Time `json:"time"`
-	Kind string    `json:"kind"` // log, sample, shadow, drop; apply, block, unblock, expire, up, down; lost
+	Kind string    `json:"kind"` // log, sample, shadow, drop; apply, block, unblock, expire, up, down, drain, drained, undrain, weight; lost
 
 	// Of packets.
 	Verdict   string     `json:"verdict,omitempty"` // what became of it
@@ -379,7 +419,11 @@ const (
 	EventExpire  = "expire"  // a block's time is over
 	EventUp      = "up"      // a backend
 	EventDown    = "down"
-	EventLost    = "lost" // events that were not told
+	EventDrain   = "drain"   // a backend gets no new flows
+	EventDrained = "drained" // its time is over, and the flows that were left go elsewhere
+	EventUndrain = "undrain"
+	EventWeight  = "weight" // a backend's weight is another one
+	EventLost    = "lost"   // events that were not told
 )
 
 // EventTotals say how many packets became events, and how many could not.

@@ -156,7 +156,7 @@ func (d *Daemon) release(w way) {
 // startState is the state of a backend that is new to the data plane: up until a check says otherwise.
 func (d *Daemon) startState(backend compile.Backend) reconcile.State {
 	w, _ := d.way(backend.ID)
-	return reconcile.State{Hop: w.known()}
+	return reconcile.State{Hop: w.known(), Order: orderOf(d.orders.get(backend.ID))}
 }
 
 // knownHealth is what the daemon before this one knew of a backend.

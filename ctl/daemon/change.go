@@ -247,6 +247,7 @@ func (d *Daemon) adopt(next candidate, c compiled) {
 	d.health.Set(health.Targets(next.snapshot), d.knownHealth)
 	d.syncHealth()
 	d.forgetHops(c.tables.Backends)
+	d.forgetOrders(c.tables.Backends)
 	d.inherited = nil
 	d.lists.follow(next.snapshot.Sets, next.read)
 	d.followSinks()

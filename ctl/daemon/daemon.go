@@ -64,7 +64,9 @@ type Daemon struct {
 	resized  time.Time               // guarded by changing: when the flow table got another size
 	current  atomic.Pointer[applied] // what is in force; never nil once started
 
-	exits exits
+	exits  exits
+	orders orders
+	active activeCache
 
 	inherited map[uint16]bool // backends that the daemon before this one knew; until the first commit
 
@@ -187,7 +189,11 @@ func (d *Daemon) start(ctx context.Context) (err error) {
 	droppedLost := d.saved.DroppedLost
 	d.droppedLost.Store(&droppedLost)
 	d.resized = d.started // perhaps a moment ago, by the daemon before
-	if d.reconciler, err = reconcile.New[*dataplane.Table](d.plane, generation, d.have()); err != nil {
+	have := d.have()
+	if have.Orders, err = d.recallOrders(); err != nil {
+		return err
+	}
+	if d.reconciler, err = reconcile.New[*dataplane.Table](d.plane, generation, have); err != nil {
 		return err
 	}
 	d.inherited = map[uint16]bool{}
@@ -327,6 +333,7 @@ func (d *Daemon) housekeep(ctx context.Context) error {
 			return nil
 		case <-expire.C:
 			d.expireBlocks()
+			d.syncOrders()
 			continue
 		case <-ticker.C:
 		}

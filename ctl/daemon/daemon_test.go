@@ -65,6 +65,7 @@ type world struct {
 	sink    string // directory that the daemon writes reports of flows to; "": it reports none
 	process *testnet.Process
 	api     *client.Client
+	port    int // that dialEcho used last
 }
 
 func newWorld(t *testing.T) *world {

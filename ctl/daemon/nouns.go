@@ -6,10 +6,11 @@ import (
 	"fmt"
 	"net"
 	"strings"
+	"time"
 
 	"gardu/ctl/abi"
 	"gardu/ctl/api"
-	"gardu/ctl/lb/health"
+	"gardu/ctl/dataplane"
 	"gardu/ctl/model"
 	"gardu/ctl/rule"
 )
@@ -65,7 +66,7 @@ func (d *Daemon) Services(ctx context.Context) ([]api.Service, error) {
 			if b.Service != s.Name {
 				continue
 			}
-			if b.State != health.Down.String() {
+			if b.State != api.StateDown && b.State != api.StateDrained {
 				service.BackendsUp++
 			}
 			service.Packets, service.Bytes, service.Flows = service.Packets+b.Packets, service.Bytes+b.Bytes, service.Flows+b.Flows
@@ -96,21 +97,41 @@ func (d *Daemon) backends(now *applied) ([]api.Backend, error) {
 	if err != nil {
 		return nil, err
 	}
+	notes := d.orders.all()
+	active, err := d.activeFlows()
+	if err != nil {
+		return nil, err
+	}
 	links := d.linkNames()
 	backends := make([]api.Backend, 0, len(ids))
 	for _, s := range now.snapshot.Services {
 		for _, b := range s.Backends {
 			i := len(backends) // tables.Backends has the snapshot's order
-			one := api.Backend{Service: s.Name, Name: b.Name, Address: b.Address, Weight: b.Weight, State: health.Up.String(),
-				NextHop: d.nextHop(now.tables.Backends[i].ID, links),
+			id := now.tables.Backends[i].ID
+			one := api.Backend{Service: s.Name, Name: b.Name, Address: b.Address, Weight: b.Weight, Configured: b.Weight, State: api.StateUp,
+				NextHop: d.nextHop(id, links), Active: active[id],
 				Packets: counters[i].Packets, Bytes: counters[i].Bytes, Flows: counters[i].Flows}
 			if result, checked := d.health.Result(s.Name, b.Name); checked {
 				one.State, one.Why, one.Since = result.State.String(), result.Why, result.Since
 			}
+			tellOrder(&one, notes[id])
 			backends = append(backends, one)
 		}
 	}
 	return backends, nil
+}
+
+// tellOrder shows what was ordered of a backend. One that is down has lost its flows already.
+func tellOrder(b *api.Backend, note dataplane.BackendNote) {
+	if note.Weight != nil {
+		b.Weight = *note.Weight
+	}
+	switch {
+	case isOver(note, time.Now()):
+		b.State, b.Since, b.Active = api.StateDrained, note.Until, 0
+	case !note.Drained.IsZero() && b.State != api.StateDown:
+		b.State, b.Since, b.Until = api.StateDraining, note.Drained, note.Until
+	}
 }
 
 // nextHop is the way to a backend for people; empty while it is not known.

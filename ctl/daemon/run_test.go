@@ -730,7 +730,7 @@ func TestHealth(t *testing.T) {
 
 	w.must(listener.Close())
 	w.until("the backend is down", func() error { return w.backendIs("down") })
-	if text := strings.Join(w.status().Warnings, "\n"); !strings.Contains(text, "web/b1 is down") || !strings.Contains(text, "no backend that is up") {
+	if text := strings.Join(w.status().Warnings, "\n"); !strings.Contains(text, "web/b1 is down") || !strings.Contains(text, "no backend that is up and not drained") {
 		t.Errorf("warnings: %s", text)
 	}
 	if way, err = w.api.Explain(t.Context(), packet); err != nil || way.Reason != "no-backend" {

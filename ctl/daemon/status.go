@@ -176,14 +176,16 @@ func (d *Daemon) warnings(now *applied, status api.Status, totals flow.Totals) [
 			warn("backend %s is down: %s", name(b), result.Why)
 			continue
 		}
-		up[b.ServiceName]++
+		if !orderOf(d.orders.get(b.ID)).Drained {
+			up[b.ServiceName]++
+		}
 		if w, ok := d.way(b.ID); ok && w.err != nil {
 			warn("the way to backend %s is not known: %v", name(b), w.err)
 		}
 	}
 	for _, service := range now.snapshot.Services {
 		if up[service.Name] == 0 {
-			warn("service %s has no backend that is up", service.Name)
+			warn("service %s has no backend that is up and not drained", service.Name)
 		}
 	}
 	if totals.Refused.Packets+totals.Lost.Packets > 0 {

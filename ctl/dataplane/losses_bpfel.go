@@ -17,6 +17,7 @@ import (
 // Used for safe lookups in a Collection or CollectionSpec.
 const (
 	lossesMapBackendCounters   = "backend_counters"
+	lossesMapBackendNotes      = "backend_notes"
 	lossesMapBackends          = "backends"
 	lossesMapBlockCells        = "block_cells"
 	lossesMapBlockNotes        = "block_notes"
@@ -104,6 +105,7 @@ type lossesProgramSpecs struct {
 // It can be passed ebpf.CollectionSpec.Assign.
 type lossesMapSpecs struct {
 	BackendCounters   *ebpf.MapSpec `ebpf:"backend_counters"`
+	BackendNotes      *ebpf.MapSpec `ebpf:"backend_notes"`
 	Backends          *ebpf.MapSpec `ebpf:"backends"`
 	BlockCells        *ebpf.MapSpec `ebpf:"block_cells"`
 	BlockNotes        *ebpf.MapSpec `ebpf:"block_notes"`
@@ -163,6 +165,7 @@ func (o *lossesObjects) Close() error {
 // It can be passed to loadLossesObjects or ebpf.CollectionSpec.LoadAndAssign.
 type lossesMaps struct {
 	BackendCounters   *ebpf.Map `ebpf:"backend_counters"`
+	BackendNotes      *ebpf.Map `ebpf:"backend_notes"`
 	Backends          *ebpf.Map `ebpf:"backends"`
 	BlockCells        *ebpf.Map `ebpf:"block_cells"`
 	BlockNotes        *ebpf.Map `ebpf:"block_notes"`
@@ -197,6 +200,7 @@ type lossesMaps struct {
 func (m *lossesMaps) Close() error {
 	return _LossesClose(
 		m.BackendCounters,
+		m.BackendNotes,
 		m.Backends,
 		m.BlockCells,
 		m.BlockNotes,

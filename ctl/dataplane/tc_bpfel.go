@@ -18,6 +18,7 @@ import (
 const (
 	tcMapAnswers           = "answers"
 	tcMapBackendCounters   = "backend_counters"
+	tcMapBackendNotes      = "backend_notes"
 	tcMapBackends          = "backends"
 	tcMapBlockCells        = "block_cells"
 	tcMapBlockNotes        = "block_notes"
@@ -127,6 +128,7 @@ type tcProgramSpecs struct {
 type tcMapSpecs struct {
 	Answers           *ebpf.MapSpec `ebpf:"answers"`
 	BackendCounters   *ebpf.MapSpec `ebpf:"backend_counters"`
+	BackendNotes      *ebpf.MapSpec `ebpf:"backend_notes"`
 	Backends          *ebpf.MapSpec `ebpf:"backends"`
 	BlockCells        *ebpf.MapSpec `ebpf:"block_cells"`
 	BlockNotes        *ebpf.MapSpec `ebpf:"block_notes"`
@@ -210,6 +212,7 @@ func (o *tcObjects) Close() error {
 type tcMaps struct {
 	Answers           *ebpf.Map `ebpf:"answers"`
 	BackendCounters   *ebpf.Map `ebpf:"backend_counters"`
+	BackendNotes      *ebpf.Map `ebpf:"backend_notes"`
 	Backends          *ebpf.Map `ebpf:"backends"`
 	BlockCells        *ebpf.Map `ebpf:"block_cells"`
 	BlockNotes        *ebpf.Map `ebpf:"block_notes"`
@@ -251,6 +254,7 @@ func (m *tcMaps) Close() error {
 	return _TcClose(
 		m.Answers,
 		m.BackendCounters,
+		m.BackendNotes,
 		m.Backends,
 		m.BlockCells,
 		m.BlockNotes,

@@ -18,6 +18,7 @@ import (
 const (
 	xdpMapAnswers           = "answers"
 	xdpMapBackendCounters   = "backend_counters"
+	xdpMapBackendNotes      = "backend_notes"
 	xdpMapBackends          = "backends"
 	xdpMapBlockCells        = "block_cells"
 	xdpMapBlockNotes        = "block_notes"
@@ -125,6 +126,7 @@ type xdpProgramSpecs struct {
 type xdpMapSpecs struct {
 	Answers           *ebpf.MapSpec `ebpf:"answers"`
 	BackendCounters   *ebpf.MapSpec `ebpf:"backend_counters"`
+	BackendNotes      *ebpf.MapSpec `ebpf:"backend_notes"`
 	Backends          *ebpf.MapSpec `ebpf:"backends"`
 	BlockCells        *ebpf.MapSpec `ebpf:"block_cells"`
 	BlockNotes        *ebpf.MapSpec `ebpf:"block_notes"`
@@ -208,6 +210,7 @@ func (o *xdpObjects) Close() error {
 type xdpMaps struct {
 	Answers           *ebpf.Map `ebpf:"answers"`
 	BackendCounters   *ebpf.Map `ebpf:"backend_counters"`
+	BackendNotes      *ebpf.Map `ebpf:"backend_notes"`
 	Backends          *ebpf.Map `ebpf:"backends"`
 	BlockCells        *ebpf.Map `ebpf:"block_cells"`
 	BlockNotes        *ebpf.Map `ebpf:"block_notes"`
@@ -249,6 +252,7 @@ func (m *xdpMaps) Close() error {
 	return _XdpClose(
 		m.Answers,
 		m.BackendCounters,
+		m.BackendNotes,
 		m.Backends,
 		m.BlockCells,
 		m.BlockNotes,

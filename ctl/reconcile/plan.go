@@ -23,6 +23,7 @@ type Have struct {
 	FlowsMax int
 	Rings    map[uint32]compile.Ring    // by id
 	Backends map[uint16]compile.Backend // by id
+	Orders   map[uint16]Order           // for those that have one; only New reads it
 }
 
 // Kind says what an operation does.

@@ -36,17 +36,19 @@ type Kernel[T Table, Tables ~[abi.TableCount]T] interface {
 type Reconciler[T Table, Tables ~[abi.TableCount]T] struct {
 	kernel Kernel[T, Tables]
 
+	building   sync.Mutex // of rings; taken before mu
 	mu         sync.Mutex
 	generation uint32
 	have       Have
 	tables     Tables
 	states     map[uint16]State // of the backends in have
+	stale      map[uint32]bool  // rings that don't have the states yet
 }
 
 // New returns a Reconciler for a data plane at a generation (0: none yet). What a daemon before this one made is
 // described without Tables, as far as it is known; the state of its backends is read from the data plane.
 func New[T Table, Tables ~[abi.TableCount]T](kernel Kernel[T, Tables], generation uint32, have Have) (*Reconciler[T, Tables], error) {
-	r := &Reconciler[T, Tables]{kernel: kernel, generation: generation, have: have, states: map[uint16]State{}}
+	r := &Reconciler[T, Tables]{kernel: kernel, generation: generation, have: have, states: map[uint16]State{}, stale: map[uint32]bool{}}
 	r.have.Rings, r.have.Backends = map[uint32]compile.Ring{}, map[uint16]compile.Backend{}
 	maps.Copy(r.have.Rings, have.Rings)
 	for id, backend := range have.Backends {
@@ -55,7 +57,10 @@ func New[T Table, Tables ~[abi.TableCount]T](kernel Kernel[T, Tables], generatio
 			return nil, fmt.Errorf("read backend %s/%s: %w", backend.ServiceName, backend.Name, err)
 		}
 		if abi.BackendState(entry.State)&abi.BackendUsed != 0 {
-			r.have.Backends[id], r.states[id] = backend, stateOf(entry)
+			state := stateOf(entry)
+			state.Order = have.Orders[id]
+			state.Down = state.Down && !state.Order.Out // which a check will tell
+			r.have.Backends[id], r.states[id] = backend, state
 		}
 	}
 	return r, nil
@@ -89,6 +94,8 @@ func (e *UntidyError) Unwrap() error { return e.Err }
 // Apply puts a generation in force, all or nothing. start gives the state of a backend that is new, or has a new
 // address. After an error, the generation before is in force as it was, unless the error is an *UntidyError.
 func (r *Reconciler[T, Tables]) Apply(want Want, start func(compile.Backend) State) error {
+	r.building.Lock()
+	defer r.building.Unlock()
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	states := maps.Clone(r.states)

@@ -384,6 +384,60 @@ func TestUpAndDown(t *testing.T) {
 	}
 }
 
+// A drained backend keeps its flows and gets no new ones, until it is out; the next daemon goes on with that.
+func TestOrders(t *testing.T) {
+	kernel := newKernel()
+	r := started(t, kernel, 0, Have{})
+	mustApply(t, r, first())
+	order := func(id uint16, order Order) {
+		t.Helper()
+		if err := r.SetOrder(id, order); err != nil {
+			t.Fatal(err)
+		}
+	}
+	isUp := func(id uint16) bool { return abi.BackendState(kernel.backends[id].State)&abi.BackendUp != 0 }
+	order(1, Order{Drained: true})
+	if got := share(kernel.rings[1]); got[2] != lb.RingSize || !isUp(1) {
+		t.Errorf("drained: slots %v, up %t", got, isUp(1))
+	}
+	order(1, Order{Drained: true, Out: true})
+	if isUp(1) {
+		t.Error("out, and keeps its flows")
+	}
+	order(1, Order{})
+	ten := 10
+	order(2, Order{Weight: &ten})
+	if got := share(kernel.rings[1]); got[2] < lb.RingSize/11-1 || got[2] > lb.RingSize/11+1 || !isUp(1) {
+		t.Errorf("weights 100 and 10: slots %v, up %t", got, isUp(1))
+	}
+	rings := fmt.Sprint(share(kernel.rings[1]))
+	have := r.Have()
+	have.Tables, have.Orders = nil, map[uint16]Order{2: {Weight: &ten}}
+	r = started(t, kernel, kernel.generation, have)
+	mustApply(t, r, first())
+	if got := fmt.Sprint(share(kernel.rings[1])); got != rings {
+		t.Errorf("after the next daemon came: slots %s, not %s", got, rings)
+	}
+	order(99, Order{Drained: true}) // has gone
+}
+
+// A ring that could not be put is built with the next change, or when the same is asked for again.
+func TestRingIsTriedAgain(t *testing.T) {
+	kernel := newKernel()
+	r := started(t, kernel, 0, Have{})
+	mustApply(t, r, first())
+	kernel.fail["ring 1"] = true
+	if err := r.SetUp(1, false); !errors.Is(err, errBroken) {
+		t.Fatalf("error %v", err)
+	}
+	if err := r.SetUp(1, false); err != nil {
+		t.Fatal(err)
+	}
+	if got := share(kernel.rings[1]); got[2] != lb.RingSize {
+		t.Errorf("slots %v", got)
+	}
+}
+
 func TestSetHop(t *testing.T) {
 	kernel := newKernel()
 	r := started(t, kernel, 0, Have{})

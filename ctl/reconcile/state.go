@@ -3,7 +3,9 @@ package reconcile
 import (
 	"errors"
 	"fmt"
+	"maps"
 	"net/netip"
+	"slices"
 
 	"gardu/ctl/abi"
 	"gardu/ctl/compile"
@@ -12,8 +14,26 @@ import (
 
 // State is what is known of a backend while running, outside the snapshot.
 type State struct {
-	Down bool // by its health check
-	Hop  Hop
+	Down  bool // by its health check
+	Order Order
+	Hop   Hop
+}
+
+// Order is what somebody wants of a backend for now.
+type Order struct {
+	Drained bool // new flows go elsewhere
+	Out     bool // and those that are on it too
+	Weight  *int // in place of the snapshot's
+}
+
+func (o Order) equal(other Order) bool {
+	same := o.Weight == other.Weight || o.Weight != nil && other.Weight != nil && *o.Weight == *other.Weight
+	return same && o.Drained == other.Drained && o.Out == other.Out
+}
+
+// runtime is what the state means for a ring.
+func (s State) runtime() compile.Runtime {
+	return compile.Runtime{Down: s.Down, Drained: s.Order.Drained || s.Order.Out, Weight: s.Order.Weight}
 }
 
 // Hop is the way to a backend. The zero value is "not known": the data plane asks the kernel's routes for each packet.
@@ -36,7 +56,7 @@ func entry(backend compile.Backend, state State) abi.Backend {
 	}
 	address, family := abi.PutAddr(backend.Address)
 	e.Address, e.Family = address, uint8(family)
-	if !state.Down {
+	if !state.Down && !state.Order.Out {
 		e.State |= uint8(abi.BackendUp)
 	}
 	if state.Hop.Source.IsValid() {
@@ -69,11 +89,15 @@ type ringPutter interface {
 
 // putRing fills a ring with the members that take new flows now.
 func putRing(kernel ringPutter, ring compile.Ring, states map[uint16]State) error {
+	return kernel.PutRing(ring.ID, lb.Ring(liveMembers(ring, states), lb.RingSize))
+}
+
+func liveMembers(ring compile.Ring, states map[uint16]State) []lb.Member {
 	now := make(map[uint16]compile.Runtime, len(ring.Members))
 	for _, m := range ring.Members {
-		now[m.ID] = compile.Runtime{Down: states[m.ID].Down}
+		now[m.ID] = states[m.ID].runtime()
 	}
-	return kernel.PutRing(ring.ID, lb.Ring(ring.Live(now), lb.RingSize))
+	return ring.Live(now)
 }
 
 // State returns what is known of a backend.
@@ -87,30 +111,67 @@ func (r *Reconciler[T, Tables]) State(id uint16) (State, bool) {
 // SetUp takes a backend out of its rings or back in, in every generation that is kept. A backend that is gone is no
 // error. On an error the data plane may have the backend's state but not yet its ring; calling again completes it.
 func (r *Reconciler[T, Tables]) SetUp(id uint16, up bool) error {
+	return r.change(id, func(state *State) { state.Down = !up })
+}
+
+// SetOrder does what somebody wants of a backend, in the manner of SetUp.
+func (r *Reconciler[T, Tables]) SetOrder(id uint16, order Order) error {
+	return r.change(id, func(state *State) { state.Order = order })
+}
+
+// change changes the state of a backend, and the rings that it is in. The entry comes first, at once: flows on a dead backend find
+// another one, from the ring without it a moment later. When many change together a ring is built once for several of them.
+func (r *Reconciler[T, Tables]) change(id uint16, change func(*State)) error {
 	r.mu.Lock()
-	defer r.mu.Unlock()
 	backend, ok := r.have.Backends[id]
 	if !ok {
+		r.mu.Unlock()
 		return nil
 	}
 	state := r.states[id]
-	state.Down = !up
-	// The entry first: flows on a dead backend find another one at once, from the ring without it a moment later.
+	change(&state)
 	if err := r.put(backend, state); err != nil {
+		r.mu.Unlock()
 		return err
 	}
-	var errs []error
 	for _, ring := range r.have.Rings {
-		for _, m := range ring.Members {
-			if m.ID != id {
-				continue
-			}
-			if err := putRing(r.kernel, ring, r.states); err != nil {
-				errs = append(errs, fmt.Errorf("put ring %d of %s: %w", ring.ID, ring.Service, err))
-			}
+		if slices.ContainsFunc(ring.Members, func(m lb.Member) bool { return m.ID == id }) {
+			r.stale[ring.ID] = true
+		}
+	}
+	r.mu.Unlock()
+	return r.freshen()
+}
+
+// freshen builds the stale rings. Building takes milliseconds, during which states may change again.
+func (r *Reconciler[T, Tables]) freshen() error {
+	r.building.Lock()
+	defer r.building.Unlock()
+	var errs []error
+	for _, id := range r.staleRings() {
+		r.mu.Lock()
+		ring, ok := r.have.Rings[id]
+		delete(r.stale, id)
+		members := liveMembers(ring, r.states)
+		r.mu.Unlock()
+		if !ok {
+			continue
+		}
+		slots := lb.Ring(members, lb.RingSize)
+		if err := r.kernel.PutRing(id, slots); err != nil {
+			errs = append(errs, fmt.Errorf("put ring %d of %s: %w", id, ring.Service, err))
+			r.mu.Lock()
+			r.stale[id] = true
+			r.mu.Unlock()
 		}
 	}
 	return errors.Join(errs...)
+}
+
+func (r *Reconciler[T, Tables]) staleRings() []uint32 {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return slices.Sorted(maps.Keys(r.stale))
 }
 
 // SetHop tells the way to a backend. A backend that is gone is no error.

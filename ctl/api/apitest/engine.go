@@ -4,6 +4,7 @@ package apitest
 
 import (
 	"context"
+	"fmt"
 	"net/netip"
 	"slices"
 	"sync"
@@ -29,6 +30,7 @@ type Engine struct {
 
 	mu      sync.Mutex
 	blocked []api.BlockRequest
+	orders  []string
 	removed []netip.Prefix
 }
 
@@ -37,6 +39,58 @@ func (e *Engine) Blocked() []api.BlockRequest {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	return slices.Clone(e.blocked)
+}
+
+// Orders returns what Drain, Undrain and Weigh were asked for so far, a line each.
+func (e *Engine) Orders() []string {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	return slices.Clone(e.orders)
+}
+
+func (e *Engine) order(text string, service, backend string, change func(*api.Backend)) (api.Ordered, error) {
+	backends, err := e.Backends(context.Background())
+	if err != nil {
+		return api.Ordered{}, err
+	}
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	i := slices.IndexFunc(backends, func(b api.Backend) bool { return b.Service == service && b.Name == backend })
+	if i < 0 {
+		return api.Ordered{}, api.NewProblem(api.CodeNotFound, "%s has no backend %s, but b1, b2", service, backend)
+	}
+	e.orders = append(e.orders, text)
+	change(&backends[i])
+	return api.Ordered{Backend: backends[i], Warning: "no backend of web takes new flows: they are dropped"}, nil
+}
+
+// Drain implements api.Engine.
+func (e *Engine) Drain(_ context.Context, request api.DrainRequest) (api.Ordered, error) {
+	text := fmt.Sprintf("drain %s/%s %s", request.Service, request.Backend, time.Duration(request.Timeout))
+	return e.order(text, request.Service, request.Backend, func(b *api.Backend) {
+		b.State = api.StateDraining
+		if request.Timeout > 0 {
+			b.Until = Now.Add(time.Duration(request.Timeout))
+		}
+	})
+}
+
+// Undrain implements api.Engine.
+func (e *Engine) Undrain(_ context.Context, service, backend string) (api.Ordered, error) {
+	return e.order(fmt.Sprintf("undrain %s/%s", service, backend), service, backend, func(*api.Backend) {})
+}
+
+// Weigh implements api.Engine.
+func (e *Engine) Weigh(_ context.Context, request api.WeightRequest) (api.Ordered, error) {
+	text := fmt.Sprintf("weigh %s/%s as configured", request.Service, request.Backend)
+	if request.Weight != nil {
+		text = fmt.Sprintf("weigh %s/%s %d", request.Service, request.Backend, *request.Weight)
+	}
+	return e.order(text, request.Service, request.Backend, func(b *api.Backend) {
+		if request.Weight != nil {
+			b.Weight = *request.Weight
+		}
+	})
 }
 
 // Removed returns what Unblock was asked for so far.
@@ -134,9 +188,9 @@ func (e *Engine) Services(context.Context) ([]api.Service, error) {
 // Backends implements api.Engine.
 func (e *Engine) Backends(context.Context) ([]api.Backend, error) {
 	return []api.Backend{
-		{Service: "web", Name: "b1", Address: netip.MustParseAddr("10.0.0.11"), Weight: 100, State: "up", Since: Now.Add(-time.Hour),
-			Why: "HTTP 200 in 2ms", NextHop: "eth1 02:00:00:00:00:0b", Packets: 2_000_000, Bytes: 2_800_000_000, Flows: 26_000},
-		{Service: "web", Name: "b2", Address: netip.MustParseAddr("2001:db8::12"), Weight: 50, State: "down", Since: Now.Add(-time.Minute),
+		{Service: "web", Name: "b1", Address: netip.MustParseAddr("10.0.0.11"), Weight: 100, Configured: 100, State: "up", Since: Now.Add(-time.Hour),
+			Why: "HTTP 200 in 2ms", NextHop: "eth1 02:00:00:00:00:0b", Packets: 2_000_000, Bytes: 2_800_000_000, Flows: 26_000, Active: 310},
+		{Service: "web", Name: "b2", Address: netip.MustParseAddr("2001:db8::12"), Weight: 50, Configured: 50, State: "down", Since: Now.Add(-time.Minute),
 			Why: "connection refused", Packets: 1_000_000, Bytes: 1_400_000_000, Flows: 14_000},
 	}, e.Fail
 }

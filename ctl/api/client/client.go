@@ -108,6 +108,22 @@ func (c *Client) Unblock(ctx context.Context, prefixes []netip.Prefix) (unblocke
 	}
 }
 
+// Drain sends new flows of a backend elsewhere.
+func (c *Client) Drain(ctx context.Context, request api.DrainRequest) (ordered api.Ordered, err error) {
+	return ordered, c.call(ctx, http.MethodPost, "/v1/drains", request, &ordered)
+}
+
+// Undrain takes a drain back.
+func (c *Client) Undrain(ctx context.Context, service, backend string) (ordered api.Ordered, err error) {
+	query := url.Values{"service": {service}, "backend": {backend}}
+	return ordered, c.call(ctx, http.MethodDelete, "/v1/drains?"+query.Encode(), nil, &ordered)
+}
+
+// Weigh gives a backend another weight.
+func (c *Client) Weigh(ctx context.Context, request api.WeightRequest) (ordered api.Ordered, err error) {
+	return ordered, c.call(ctx, http.MethodPut, "/v1/weights", request, &ordered)
+}
+
 // Apply replaces the snapshot, or with Check only validates it.
 func (c *Client) Apply(ctx context.Context, request api.ApplyRequest) (result api.ApplyResult, err error) {
 	return result, c.call(ctx, http.MethodPut, "/v1/snapshot", request, &result)

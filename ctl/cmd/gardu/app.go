@@ -90,7 +90,8 @@ with --keep-attached, killed or upgraded.`,
 	)
 	a.add(root, groupLook, a.statusCommand(), a.rulesCommand(), a.setsCommand(), a.servicesCommand(), a.backendsCommand(),
 		a.blocksCommand(), a.flowsCommand(), a.topCommand(), a.eventsCommand(), a.explainCommand())
-	a.add(root, groupChange, a.applyCommand(), a.blockCommand(), a.unblockCommand())
+	a.add(root, groupChange, a.applyCommand(), a.blockCommand(), a.unblockCommand(), a.drainCommand(),
+		a.undrainCommand(), a.weightCommand())
 	a.add(root, groupRun, a.runCommand(), a.checkCommand(), a.doctorCommand(), a.demoCommand(), a.decapCommand(), a.detachCommand(), a.bpfCommand())
 	a.add(root, groupOther, a.versionCommand())
 	root.AddCommand(packetTopic(), exprTopic())

@@ -11,9 +11,10 @@ func (a *app) backendsCommand() *cobra.Command {
 	return a.outputFlag(&cobra.Command{
 		Use:   "backends",
 		Short: "Show each service's backends, their health and counters",
-		Long: `Shows the backends of all services: state by health check, weight, and what was
-sent to each. -o wide adds why and since when a backend is in its state, and the
-next hop towards it.`,
+		Long: `Shows the backends of all services: state by health check, or draining and drained
+by gardu drain; weight in force; what was sent to each; how many flows were ever
+assigned to it, and how many are on it and haven't ended. -o wide adds why and since
+when a backend is in its state, and the next hop towards it.`,
 		Example: `  gardu backends
   gardu backends -o wide
   gardu backends -o json | jq '.[] | select(.state == "down")'`,
@@ -33,6 +34,7 @@ next hop towards it.`,
 					{"packets", false, func(b *api.Backend) any { return b.Packets }},
 					{"bytes", false, func(b *api.Backend) any { return size(b.Bytes) }},
 					{"flows", false, func(b *api.Backend) any { return b.Flows }},
+					{"active", false, func(b *api.Backend) any { return b.Active }},
 					{"since", true, func(b *api.Backend) any { return b.Since }},
 					{"next hop", true, func(b *api.Backend) any { return b.NextHop }},
 					{"why", true, func(b *api.Backend) any { return b.Why }},

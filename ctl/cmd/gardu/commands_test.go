@@ -129,6 +129,47 @@ func TestUnblock(t *testing.T) {
 	}
 }
 
+func TestDrainUndrainWeight(t *testing.T) {
+	engine := &apitest.Engine{}
+	serve(t, engine)
+	warning := "warning: no backend of web takes new flows: they are dropped\n"
+	for _, test := range []struct {
+		args string
+		want result
+		told string // the daemon
+	}{
+		{"drain web/b1", result{exitDone, "web/b1 is draining, weight 100: 310 flows left\n", warning}, "drain web/b1 0s"},
+		{"drain web/b1 --timeout 1d", result{exitDone, "web/b1 is draining, weight 100: 310 flows left, moved at " +
+			apitest.Now.Add(24*time.Hour).Local().Format(time.RFC3339) + "\n", warning}, "drain web/b1 24h0m0s"},
+		{"undrain web/b2", result{exitDone, "web/b2 is down, weight 50\n", warning}, "undrain web/b2"},
+		{"weight web/b1 7", result{exitDone, "web/b1 is up, weight 7 (configured: 100)\n", warning}, "weigh web/b1 7"},
+		{"weight web/b1 default", result{exitDone, "web/b1 is up, weight 100\n", warning}, "weigh web/b1 as configured"},
+		{"drain -w web/b2", result{exitDone, "web/b2 is draining, weight 50: 0 flows left\n", warning}, "drain web/b2 0s"},
+	} {
+		if r := gardu(t, strings.Fields(test.args)...); r != test.want {
+			t.Errorf("%s: %+v", test.args, r)
+		}
+		if orders := engine.Orders(); orders[len(orders)-1] != test.told {
+			t.Errorf("%s: the daemon was told %q", test.args, orders)
+		}
+	}
+	// The example's b1 is up again at the next look.
+	if r := gardu(t, "drain", "--wait", "web/b1"); r.code != exitFailed || !strings.Contains(r.stderr, "web/b1 isn't drained any more: it is up") {
+		t.Errorf("%+v", r)
+	}
+	if r := gardu(t, "drain", "web/b9"); r.code != exitFailed || !strings.Contains(r.stderr, "web has no backend b9, but b1, b2") {
+		t.Errorf("%+v", r)
+	}
+	for _, args := range []string{"drain", "drain web", "drain /b1", "undrain web/", "weight web/b1", "weight web/b1 65536", "weight web/b1 -1", "drain web/b1 --timeout 0s"} {
+		if r := gardu(t, strings.Fields(args)...); r.code != exitUsage {
+			t.Errorf("%s: %+v", args, r)
+		}
+	}
+	if r := gardu(t, "__complete", "drain", ""); !strings.HasPrefix(r.stdout, "web/b1\tup\nweb/b2\tdown\n") {
+		t.Errorf("completion: %+v", r)
+	}
+}
+
 func TestApply(t *testing.T) {
 	var got api.ApplyRequest
 	engine := &apitest.Engine{Change: func(request api.ApplyRequest) (api.ApplyResult, error) {
