@@ -240,7 +240,8 @@ struct find_elsewhere {
 	const struct pkt *p;
 	__u64 hash;
 	__u32 slot;
-	__u32 backend, last; /* of the record that was written last */
+	__u32 backend, last; /* of the record that was written last, of those that are open if there are any */
+	bool open;
 };
 
 /* The region of one CPU: 1 ends the search. Another CPU may be writing there: what was read counts if the key is still the same. */
@@ -250,18 +251,21 @@ static long flow_peek(__u64 cpu, void *arg)
 	struct flow_bucket *bucket = flow_bucket_of(f->control, f->slot, f->hash, cpu);
 	struct flow_record *record;
 	__u32 backend, last;
+	bool open;
 
 	if (!bucket)
 		return 1;
 	record = flow_in(bucket, f->hash >> 32, &f->p->key);
-	if (!record || record->value.state & FLOW_STATE_CLOSED)
+	if (!record)
 		return 0;
+	open = !(record->value.state & FLOW_STATE_CLOSED); /* one that was closed may still have something to send */
 	backend = READ_ONCE(record->value.backend);
 	last = READ_ONCE(record->value.last);
 	barrier();
-	if (same_key(&record->key, &f->p->key) && (!f->backend || (__s32)(last - f->last) > 0)) {
+	if (same_key(&record->key, &f->p->key) && (!f->backend || open > f->open || (open == f->open && (__s32)(last - f->last) > 0))) {
 		f->backend = backend;
 		f->last = last;
+		f->open = open;
 	}
 	return 0;
 }

@@ -3,6 +3,7 @@
 #pragma once
 #include "../bpf/dropped.h"
 #include "divert.h"
+#include "errors.h"
 #include "filter.h"
 #include "lb.h"
 #include "reject.h"
@@ -154,7 +155,7 @@ static __always_inline enum reason ingress(ctx_t *ctx, struct control *c, struct
 	if (cfg_services && reason != REASON_HEALTH_REPLY) {
 		if (!flow || !p->remembered || !balance_remembered(p, flow, &sent)) {
 			p->remembered = 0;
-			sent = balance(ctx, p, flow);
+			sent = is_whole_error(p) ? balance_error(ctx, p) : balance(ctx, p, flow);
 		}
 		if (sent == REASON_FORWARD && cfg_flows)
 			keep_backend(c, p);

@@ -180,7 +180,11 @@ func (g generator) script(hook string) script {
 		case what < 70:
 			next.line = "tick " + pick(g, "1ms", "10ms", "100ms", "333ms", "1s", "10s")
 		case what < 120 && len(recent) > 0:
-			next.frame = g.icmpError(pick(g, recent...).frame)
+			about := pick(g, recent...).frame
+			if g.oneIn(2) { // what a service answers
+				about = turned(about)
+			}
+			next.frame = g.icmpError(about)
 		case what < 900 && len(recent) > 0:
 			next = pick(g, recent...)
 			if g.oneIn(2) {

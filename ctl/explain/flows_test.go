@@ -63,7 +63,11 @@ func (g generator) flowScript(hook string) script {
 		case what < 64:
 			next.line = "wait " + pick(g, "2s", "2s", "12s", "101s", "200s", "8000s")
 		case what < 84 && len(recent) > 0:
-			next.frame = g.icmpError(pick(g, recent...))
+			about := pick(g, recent...)
+			if g.oneIn(2) { // what a service answers
+				about = turned(about)
+			}
+			next.frame = g.icmpError(about)
 		default:
 			var text string
 			text, next.sent = g.packetOf(pick(g, flows...))

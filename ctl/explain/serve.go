@@ -36,9 +36,23 @@ func (m *Model) serve(f facts, frame []byte, out *Outcome) {
 		out.Verdict, out.Reason, out.Frame = Redirect, "echo-reply", answerEcho(f, frame)
 	case f.hasPorts:
 		if service := m.serviceOf(f); service != nil {
-			m.balance(service, f, frame, out)
+			m.balance(service, f, f, frame, out)
+		}
+	case f.isICMPError():
+		flow, ok := answeredBy(f, frame)
+		if service := m.serviceOf(flow); ok && service != nil {
+			m.balance(service, flow, f, frame, out)
 		}
 	}
+}
+
+// answeredBy is the flow whose answer an ICMP error quotes, if it tells: the error is for whom that flow is for.
+func answeredBy(f facts, frame []byte) (flow facts, ok bool) {
+	quoted, ok := quotedCourse(f, frame[f.upper+8:f.end])
+	return facts{
+		src: quoted.to.addr, dst: quoted.from.addr, sport: quoted.to.port, dport: quoted.from.port, proto: quoted.proto, vlan: f.vlan,
+		hasPorts: hasPorts(quoted.proto),
+	}, ok && quoted.from.addr == f.dst
 }
 
 // serviceOf is the service that a packet with ports is for; nil: none.
@@ -59,10 +73,10 @@ func (m *Model) isServiceAddress(addr netip.Addr, announced bool) bool {
 	})
 }
 
-// balance chooses a backend and sends the packet there.
-func (m *Model) balance(service *model.Service, f facts, frame []byte, out *Outcome) {
+// balance chooses a flow's backend and sends a packet there: one of the flow, or an error about it.
+func (m *Model) balance(service *model.Service, flow, f facts, frame []byte, out *Outcome) {
 	out.Service = service.Name
-	key, isNew, ok := m.choose(service, f)
+	key, isNew, ok := m.choose(service, flow)
 	if !ok {
 		m.counters.packet("backend none", frame)
 		out.Verdict, out.Reason = Drop, "no-backend"
@@ -80,7 +94,7 @@ func (m *Model) balance(service *model.Service, f facts, frame []byte, out *Outc
 		out.Frame = forward(key, backend, f, frame)
 		out.key, out.Ifindex = key, backend.Ifindex
 		m.counters.packet("backend "+key.String(), frame)
-		if isNew {
+		if isNew && !f.hasICMP {
 			m.counters.Add("backend "+key.String(), Counter{Flows: 1})
 		}
 	}
@@ -203,6 +217,9 @@ func wrapUDP(key BackendKey, backend BackendState, f facts, packet []byte) []byt
 
 // righted is a packet with its checksums made right, if they cover every byte of it.
 func righted(f facts, packet []byte) ([]byte, bool) {
+	if f.proto != protoTCP && f.proto != protoUDP {
+		return nil, false
+	}
 	packet = bytes.Clone(packet)
 	upper := packet[f.upper-f.ip:]
 	at := 16
