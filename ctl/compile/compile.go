@@ -29,6 +29,11 @@ type Ring struct {
 	Members []lb.Member
 }
 
+// Equal tells that two rings are made of the same.
+func (r Ring) Equal(other Ring) bool {
+	return r.ID == other.ID && r.Service == other.Service && slices.Equal(r.Members, other.Members)
+}
+
 // Backend is one backend of one service.
 type Backend struct {
 	ID, Service       uint16

@@ -292,3 +292,27 @@ func TestLive(t *testing.T) {
 		t.Error("Live changed the ring")
 	}
 }
+
+// What is written can be read, and says the same, also of names that JSON has to escape.
+func TestIDsAsJSON(t *testing.T) {
+	ids, _ := assign(t, IDs{}, rulesNamed("b", "a", `quoted "\`, "ümlaut", "<tag>"))
+	text, err := json.Marshal(ids)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var again IDs
+	if err := json.Unmarshal(text, &again); err != nil {
+		t.Fatal(err)
+	}
+	if len(ids.Rules) != 5 || !ids.Equal(again) {
+		t.Errorf("%s\nis read as %+v", text, again)
+	}
+	if none, err := json.Marshal(IDs{}); err != nil || json.Unmarshal(none, &again) != nil || len(again.Rules) != 0 && !again.Equal(ids) {
+		t.Errorf("%s, %v", none, err)
+	}
+	for _, other := range []IDs{{}, {Rules: ids.Rules, Away: Away{Rules: []string{"a"}}}} {
+		if ids.Equal(other) {
+			t.Errorf("%+v equals %+v", ids, other)
+		}
+	}
+}

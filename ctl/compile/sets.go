@@ -145,6 +145,7 @@ type prefix6 struct {
 	hi, lo uint64
 	len    uint8
 	use    uint16
+	class  class // of its addresses that no longer prefix holds; from sweep6
 }
 
 // prefixes collects the prefixes of all uses by family. Numbers of uses fit 16 bits because bits do.

@@ -7,12 +7,6 @@ import (
 	"gardu/ctl/abi"
 )
 
-// class6 is an IPv6 prefix and the class of its addresses that no longer prefix holds.
-type class6 struct {
-	prefix6
-	class class
-}
-
 func (p *prefix6) compare(q *prefix6) int {
 	return cmp.Or(cmp.Compare(p.hi, q.hi), cmp.Compare(p.lo, q.lo), cmp.Compare(p.len, q.len), cmp.Compare(p.use, q.use))
 }
@@ -46,11 +40,11 @@ func mask6(hi, lo uint64, n uint8) (uint64, uint64) {
 }
 
 // sweep6 returns each prefix once, with the class of everything that holds it, but for prefixes that add nothing to
-// the next shorter one. It sorts prefixes.
-func sweep6(prefixes []prefix6, c *classes) []class6 {
+// the next shorter one. It sorts prefixes and writes what it returns over them.
+func sweep6(prefixes []prefix6, c *classes) []prefix6 {
 	sort6(prefixes)
-	found := make([]class6, 0, len(prefixes))
-	var holding []class6 // the prefixes that hold the present one, the longest on top
+	found := prefixes[:0] // never ahead of what is read
+	var holding []prefix6 // the prefixes that hold the present one, the longest on top
 	for i := 0; i < len(prefixes); {
 		p := prefixes[i]
 		for len(holding) > 0 && !holding[len(holding)-1].holds(&p) {
@@ -60,7 +54,8 @@ func sweep6(prefixes []prefix6, c *classes) []class6 {
 		if n := len(holding) - 1; n >= 0 {
 			inside = holding[n].class
 		}
-		now := class6{prefix6: p, class: inside}
+		now := p
+		now.class = inside
 		for ; i < len(prefixes) && prefixes[i].hi == p.hi && prefixes[i].lo == p.lo && prefixes[i].len == p.len; i++ {
 			now.class = c.with(now.class, prefixes[i].use)
 		}
@@ -81,7 +76,7 @@ const (
 )
 
 // addSets6 adds the IPv6 part. found is the result of sweep6.
-func (t *flat) addSets6(head *abi.SetsHead, found []class6) {
+func (t *flat) addSets6(head *abi.SetsHead, found []prefix6) {
 	if len(found) == 0 {
 		return
 	}
@@ -117,7 +112,7 @@ func (t *flat) addSets6(head *abi.SetsHead, found []class6) {
 }
 
 // fill6 puts the prefixes into buckets, struct sets_bucket6 of bpf/abi.h; false when some would be too far from its own.
-func fill6(lines array, found []class6, hashes []uint64) bool {
+func fill6(lines array, found []prefix6, hashes []uint64) bool {
 	over, ok := placeAll(hashes, len(lines), slots6, func(i, bucket, slot int) {
 		p, line := &found[i], &lines[bucket]
 		line.W[2*slot], line.W[2*slot+1] = p.hi, p.lo

@@ -2,8 +2,11 @@ package config
 
 import (
 	"fmt"
+	"maps"
+	"runtime"
 	"slices"
 	"strings"
+	"sync"
 	"unicode/utf8"
 
 	"gardu/ctl/model"
@@ -31,6 +34,7 @@ type decoder struct {
 	mappings map[place]*yaml.Node    // the same, once valueAt was asked
 	broken   map[model.Position]bool // objects with an error in them
 	offsets  map[int32][]int32       // characterOffsets of lines, as they are needed
+	forked   bool                    // reads a part of a list, beside others
 }
 
 // place is where something stands in the document.
@@ -98,15 +102,70 @@ func list[T any](item kind[T], empty bool, allowed string) kind[[]T] {
 			d.fail(d.at(n), allowed, "the list is empty")
 			return nil, false
 		}
-		values := make([]T, 0, len(n.Content))
-		allOK := true
-		for _, content := range n.Content {
-			value, ok := item.read(d, content, content)
-			values = append(values, value)
-			allOK = allOK && ok
+		if len(n.Content) >= manyItems && !d.forked {
+			return item.readSplit(d, n)
 		}
-		return values, allOK
+		values := make([]T, len(n.Content))
+		return values, item.readInto(d, n.Content, values)
 	}}
+}
+
+// readInto reads the items of a list.
+func (k kind[T]) readInto(d *decoder, items []*yaml.Node, values []T) bool {
+	allOK := true
+	for i, content := range items {
+		value, ok := k.read(d, content, content)
+		values[i] = value
+		allOK = allOK && ok
+	}
+	return allOK
+}
+
+// manyItems is how many items of a list are worth to be read side by side.
+const manyItems = 4096
+
+// readSplit reads a long list in parts, side by side.
+func (k kind[T]) readSplit(d *decoder, n *yaml.Node) ([]T, bool) {
+	values := make([]T, len(n.Content))
+	forks := make([]*decoder, runtime.GOMAXPROCS(0))
+	allOK := make([]bool, len(forks))
+	if !d.ascii {
+		d.allLines()
+	}
+	var running sync.WaitGroup
+	for i := range forks {
+		first, end := len(values)*i/len(forks), len(values)*(i+1)/len(forks)
+		forks[i] = &decoder{file: d.file, dir: d.dir, text: d.text, ascii: d.ascii, lines: d.lines, values: d.values, forked: true,
+			broken: make(map[model.Position]bool), offsets: make(map[int32][]int32)}
+		running.Go(func() { allOK[i] = k.readInto(forks[i], n.Content[first:end], values[first:end]) })
+	}
+	running.Wait()
+	before := d.values
+	for _, fork := range forks {
+		d.join(fork, before)
+		if fork.values >= maxValues { // it said so, and nobody reads on
+			break
+		}
+	}
+	if d.values >= maxValues && !slices.ContainsFunc(forks, func(f *decoder) bool { return f.values >= maxValues }) {
+		d.values = maxValues - 1
+		d.spend(n)
+	}
+	return values, !slices.Contains(allOK, false) && d.values < maxValues
+}
+
+// join takes over what was found in a part of the document that was read beside others, from when so many values had been read.
+func (d *decoder) join(fork *decoder, before int) {
+	d.values += fork.values - before
+	kept := min(len(fork.errors), mostErrors-len(d.errors))
+	d.errors = append(d.errors, fork.errors[:kept]...)
+	d.unkept += fork.unkept + len(fork.errors) - kept
+	d.warnings = append(d.warnings, fork.warnings...)
+	for place, mapping := range fork.mappings {
+		d.objects = append(d.objects, objectNode{place, mapping})
+	}
+	d.objects = append(d.objects, fork.objects...)
+	maps.Copy(d.broken, fork.broken)
 }
 
 // object is a kind written as a mapping with known keys.

@@ -97,23 +97,30 @@ func detect(text []byte) model.SetFormat {
 type block struct {
 	*feed
 	text  []byte
-	first bool // of the file
+	room  []byte        // that text is in
+	first bool          // of the file
+	done  chan struct{} // closed when it is parsed
 
+	bytes       int // of text
 	lines       int
-	content     content
-	wrong       Errors // the first ones, with lines counted within the block
+	content     content // until it is joined
+	found       int     // entries that it has, or had
+	wrong       Errors  // the first ones, with lines counted within the block
 	wrongLines  int
 	masked      int      // entries with bits behind the length
 	firstMasked *Warning // its place
 }
 
 // hopeless tells that a block holds wrong lines and nothing else.
-func (b *block) hopeless() bool { return b.content.len() == 0 && b.wrongLines > maxSetErrors }
+func (b *block) hopeless() bool { return b.found == 0 && b.wrongLines > maxSetErrors }
 
 func (b *block) parse() {
+	defer close(b.done)
 	entry := b.entryOf()
-	// An entry takes at least twelve bytes in most lists; room for more comes as it is needed.
-	b.content = newContent(b.kind, min(bytes.Count(b.text, []byte("\n"))+1, len(b.text)/12+1))
+	if b.bytes = len(b.text); b.content.capacity() == 0 {
+		// An entry takes at least twelve bytes in most lists; room for more comes as it is needed.
+		b.content = newContent(b.kind, min(bytes.Count(b.text, []byte("\n"))+1, len(b.text)/12+1))
+	}
 	header := b.first && b.format == model.FormatCSV // may come
 	for text := b.text; len(text) > 0 && b.wrongLines <= hopelessLines; {
 		var line []byte
@@ -144,7 +151,8 @@ func (b *block) parse() {
 		}
 	}
 	b.text = nil
-	b.entries.Add(int64(b.content.len()))
+	b.found = b.content.len()
+	b.entries.Add(int64(b.found))
 	b.feed.wrong.Add(int64(b.wrongLines))
 }
 
@@ -249,6 +257,11 @@ func newContent(kind model.SetKind, n int) (c content) {
 }
 
 func (c *content) len() int { return len(c.prefixes) + len(c.ports) + len(c.pairs) }
+
+func (c *content) capacity() int { return cap(c.prefixes) + cap(c.ports) + cap(c.pairs) }
+
+// reset empties the content and keeps its memory.
+func (c *content) reset() { c.prefixes, c.ports, c.pairs = c.prefixes[:0], c.ports[:0], c.pairs[:0] }
 
 func (c *content) append(other *content) {
 	c.prefixes = append(c.prefixes, other.prefixes...)

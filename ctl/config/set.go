@@ -57,7 +57,7 @@ func readSet(set model.Set) (model.Set, []Warning, error) {
 	if before.Size > maxSetBytes {
 		return set, nil, tooLarge(set.File)
 	}
-	f := &feed{path: set.File, kind: set.Kind, format: set.Format, most: maxSetEntries}
+	f := &feed{path: set.File, kind: set.Kind, format: set.Format, size: int(before.Size), most: maxSetEntries}
 	err = f.read(file)
 	after, statErr := stampOf(file)
 	switch {
@@ -137,27 +137,35 @@ func StampOf(path string) (model.Stamp, error) {
 	return newStamp(&stat), nil
 }
 
-// feed is a set file being read: in blocks of whole lines, which are parsed side by side.
+// feed is a set file being read: in blocks of whole lines, which are parsed side by side. Blocks are joined in the order of the
+// file and their memory is used again, because what takes longest is to touch memory for the first time.
 type feed struct {
 	path   string
 	kind   model.SetKind
 	format model.SetFormat
+	size   int   // of the file, in bytes
 	most   int64 // entries
 
 	blocks  []*block
+	joined  int // blocks whose content is in all
+	all     content
+	spare   []*block     // whose memory is free
 	wrong   atomic.Int64 // lines
 	entries atomic.Int64
 }
 
 func (f *feed) read(from io.Reader) error {
-	workers := make(chan struct{}, runtime.GOMAXPROCS(0))
 	var running sync.WaitGroup
 	defer running.Wait()
 
 	var rest []byte // the beginning of a line whose end isn't read yet
 	for size, last := 0, false; !last; {
-		text := make([]byte, len(rest)+setBlock)
-		copy(text, rest)
+		b := f.newBlock()
+		text := append(b.room, rest...)
+		if n := len(rest) + setBlock; cap(text) < n {
+			text = append(make([]byte, 0, n), rest...)
+		}
+		b.room, text = text[:0], text[:len(rest)+setBlock]
 		n, err := io.ReadFull(from, text[len(rest):])
 		text = text[:len(rest)+n]
 		switch last = errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF); {
@@ -180,19 +188,17 @@ func (f *feed) read(from io.Reader) error {
 		if len(rest) > maxSetLine {
 			return fmt.Errorf("set file %s is no list: it has a line of more than %d bytes", f.path, maxSetLine)
 		}
-		b := &block{feed: f, text: text, first: len(f.blocks) == 0}
+		b.text = text
 		f.blocks = append(f.blocks, b)
 		if b.first {
 			b.parse() // what can't be a list shows here
+			f.joinUntil(1)
 		} else {
-			workers <- struct{}{}
-			running.Go(func() {
-				b.parse()
-				<-workers
-			})
+			f.joinUntil(len(f.blocks) - 1 - runtime.GOMAXPROCS(0))
+			running.Go(b.parse)
 		}
 		if last {
-			running.Wait()
+			f.joinUntil(len(f.blocks))
 		}
 		if f.entries.Load() > f.most {
 			return fmt.Errorf("set file %s has more than %d entries", f.path, f.most)
@@ -202,6 +208,38 @@ func (f *feed) read(from io.Reader) error {
 		}
 	}
 	return nil
+}
+
+// newBlock returns a block to fill, in memory that another has no use for any more.
+func (f *feed) newBlock() *block {
+	b := &block{feed: f, first: len(f.blocks) == 0, done: make(chan struct{})}
+	if n := len(f.spare) - 1; n >= 0 {
+		b.room, b.content = f.spare[n].room, f.spare[n].content
+		f.spare[n].room, f.spare[n].content = nil, content{}
+		f.spare = f.spare[:n]
+	}
+	return b
+}
+
+// joinUntil waits for the first n blocks and puts what they hold behind that of those before.
+func (f *feed) joinUntil(n int) {
+	for ; f.joined < n; f.joined++ {
+		b := f.blocks[f.joined]
+		<-b.done
+		if b.first {
+			f.all = newContent(f.kind, expected(b.found, b.bytes, f.size))
+		}
+		f.all.append(&b.content)
+		b.content.reset()
+		f.spare = append(f.spare, b)
+	}
+}
+
+// expected is how many entries to make room for, going by a part of the file: a little more, but at most a million, since what follows may
+// be anything.
+func expected(found, bytes, size int) int {
+	n := found * size / max(bytes, 1)
+	return max(found, min(n+n/32, 1<<20))
 }
 
 // begin looks at the beginning of the file: whether it can be a list at all, and in which format.
@@ -235,7 +273,7 @@ func (f *feed) result(set *model.Set) ([]Warning, error) {
 			firstMasked = b.firstMasked
 		}
 		masked += b.masked
-		found += b.content.len()
+		found += b.found
 		line += b.lines
 	}
 	if wrong != nil {
@@ -244,7 +282,7 @@ func (f *feed) result(set *model.Set) ([]Warning, error) {
 	if found == 0 {
 		return nil, Errors{{Pos: model.Position{File: f.path, Line: 1, Column: 1}, Msg: "the file holds no entry", Allowed: f.allowed()}}
 	}
-	f.join(set, found)
+	set.Prefixes, set.Ports, set.Pairs = f.all.prefixes, f.all.ports, f.all.pairs
 	if firstMasked != nil {
 		firstMasked.Msg = fmt.Sprintf("%d entries have bits set behind the length of the prefix; they count as the whole prefix", masked)
 		return []Warning{*firstMasked}, nil
@@ -271,19 +309,4 @@ func (f *feed) explain(wrong Errors, found, lines int) Errors {
 		return wrong
 	}
 	return append(wrong, &Error{Pos: model.Position{File: f.path}, Msg: more})
-}
-
-// join puts the contents of the blocks into the set, in their order.
-func (f *feed) join(set *model.Set, n int) {
-	var all content
-	if len(f.blocks) == 1 {
-		all = f.blocks[0].content
-	} else {
-		all = newContent(set.Kind, n)
-		for _, b := range f.blocks {
-			all.append(&b.content)
-			b.content = content{}
-		}
-	}
-	set.Prefixes, set.Ports, set.Pairs = all.prefixes, all.ports, all.pairs
 }

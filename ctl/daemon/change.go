@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"maps"
-	"runtime/debug"
 	"slices"
 	"time"
 
@@ -197,8 +196,10 @@ func (d *Daemon) commit(next candidate, c compiled) (err error) {
 	promise := saved // what may be in the kernel from here on
 	promise.IDs = c.ids
 	promise.Rings, promise.Backends = union(d.reconciler.Have(), c.tables)
-	if err := promise.save(d.options.StateDir); err != nil {
-		return errors.Join(err, restore())
+	if !d.onDisk || !promise.names(saved) {
+		if err := promise.save(d.options.StateDir); err != nil {
+			return errors.Join(err, restore())
+		}
 	}
 	d.plane.WantDropped(next.snapshot.Flows.Dropped)
 	err = d.reconciler.Apply(reconcile.Want{Tables: c.tables, FlowsMax: c.flowsMax(), Reused: c.reused}, d.startState)
@@ -234,6 +235,7 @@ func (d *Daemon) adopt(next candidate, c compiled) {
 	d.saved.Digest, d.saved.Config = next.digest, next.name
 	d.saved.Rings, d.saved.Backends = union(d.reconciler.Have(), c.tables)
 	err := d.saved.save(d.options.StateDir)
+	d.onDisk = err == nil
 	d.faults.set("save state", err)
 	if err != nil {
 		d.log.Error("state not saved: the next daemon will know less", "error", err)
@@ -251,7 +253,7 @@ func (d *Daemon) adopt(next candidate, c compiled) {
 	d.inherited = nil
 	d.lists.follow(next.snapshot.Sets, next.read)
 	d.followSinks()
-	go debug.FreeOSMemory() // reading and compiling took several times what is kept
+	d.tidyAt.Store(time.Now().Add(tidyAfter).UnixNano())
 }
 
 // union lists the rings and backends that are in the kernel, or will be.

@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/signal"
 	"path/filepath"
+	"runtime/debug"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -61,8 +62,10 @@ type Daemon struct {
 
 	changing sync.Mutex              // one change of the snapshot or of attachments at a time
 	saved    state                   // guarded by changing
+	onDisk   bool                    // guarded by changing: saved is
 	resized  time.Time               // guarded by changing: when the flow table got another size
 	current  atomic.Pointer[applied] // what is in force; never nil once started
+	tidyAt   atomic.Int64            // when to give back the memory that changes took, in Unix ns; 0: done
 
 	exits  exits
 	orders orders
@@ -321,6 +324,10 @@ func (d *Daemon) reload() {
 const (
 	expireEvery    = time.Second     // how often blocks that have expired are removed
 	housekeepEvery = 5 * time.Second // how often a flow table that was resized is looked at
+
+	// tidyAfter is how long after the last change its memory is given back to the system: taking it anew costs the next change more
+	// than compiling does.
+	tidyAfter = 10 * time.Second
 )
 
 func (d *Daemon) housekeep(ctx context.Context) error {
@@ -340,6 +347,9 @@ func (d *Daemon) housekeep(ctx context.Context) error {
 		d.syncHealth()
 		d.followSinks()
 		d.faults.set("finish resize of the flow table", d.finishResize())
+		if at := d.tidyAt.Load(); at != 0 && time.Now().UnixNano() > at && d.tidyAt.CompareAndSwap(at, 0) {
+			debug.FreeOSMemory() // reading and compiling took several times what is kept
+		}
 	}
 }
 

@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"time"
 
 	"gardu/ctl/compile"
@@ -68,6 +69,11 @@ func (s state) save(dir string) error {
 		return fmt.Errorf("save state: %w", err)
 	}
 	return nil
+}
+
+// names tells that two states give the same names to the same numbers in the kernel.
+func (s state) names(other state) bool {
+	return s.IDs.Equal(other.IDs) && slices.EqualFunc(s.Rings, other.Rings, compile.Ring.Equal) && slices.Equal(s.Backends, other.Backends)
 }
 
 func replaceFile(path string, data []byte) (err error) {

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"sync"
 
 	"github.com/cilium/ebpf"
 
@@ -42,18 +43,29 @@ func (d *Dataplane) loadPrograms(features compile.Features) (_ *programs, err er
 	}
 	shared := maps.Clone(d.maps)
 	maps.Copy(shared, p.outers)
-	spec, err := loadXdp()
-	if err != nil {
-		return nil, err
+	// Side by side: what takes long is the kernel's verifier, which has no lock.
+	var errs [2]error
+	var running sync.WaitGroup
+	for i, object := range []struct {
+		spec func() (*ebpf.CollectionSpec, error)
+		out  map[string]**ebpf.Program
+	}{
+		{loadXdp, map[string]**ebpf.Program{"gardu_xdp": &p.xdp}},
+		{loadTc, map[string]**ebpf.Program{"gardu_ingress": &p.ingress, "gardu_egress": &p.egress}},
+	} {
+		running.Go(func() {
+			spec, err := object.spec()
+			if err == nil {
+				err = d.load(spec, shared, features, object.out)
+			}
+			errs[i] = err
+		})
 	}
-	if err := d.load(spec, shared, features, map[string]**ebpf.Program{"gardu_xdp": &p.xdp}); err != nil {
-		return nil, err
-	}
-	if spec, err = loadTc(); err != nil {
-		return nil, err
-	}
-	if err := d.load(spec, shared, features, map[string]**ebpf.Program{"gardu_ingress": &p.ingress, "gardu_egress": &p.egress}); err != nil {
-		return nil, err
+	running.Wait()
+	for _, err := range errs {
+		if err != nil {
+			return nil, err // mostly both fail for the same reason
+		}
 	}
 	return p, nil
 }

@@ -1,7 +1,9 @@
 package yaml
 
 import (
+	"runtime"
 	"strings"
+	"sync"
 	"unicode/utf8"
 )
 
@@ -15,6 +17,8 @@ type quick struct {
 	indent    int   // of the present line in block context
 	opened    bool  // what could stand before the document is behind
 	gaveUp    bool
+	start     int // of a part of a list
+	part      int // bytes that are worth a reader of their own; 0: none are
 
 	nodes []Node  // room for more
 	lists []*Node // room for more
@@ -24,11 +28,15 @@ type quick struct {
 const (
 	maxDepth = 64
 	maxKey   = 1000 // bytes; the library takes keys of up to 1024 characters
+	minPart  = 1 << 17
 )
 
 // readQuick returns the top node, or nil when the document needs the library.
-func readQuick(text string) *Node {
-	q := &quick{text: text, line: 1}
+func readQuick(text string) *Node { return readParts(text, minPart) }
+
+// readParts is readQuick, where parts of lists of at least so many bytes are read side by side.
+func readParts(text string, part int) *Node {
+	q := &quick{text: text, line: 1, part: part}
 	if len(text) > 1<<30 || !q.nextLine() {
 		return nil
 	}
@@ -210,22 +218,73 @@ func (q *quick) block(depth int) *Node {
 	return q.blockMapping(depth)
 }
 
-// blockList reads `- ITEM` lines of one column.
+// blockList reads `- ITEM` lines of one column. A long list is read in parts, side by side.
 func (q *quick) blockList(depth int) *Node {
 	column, since := q.column(), len(q.stack)
 	list := q.node(SequenceNode, q.at)
-	for {
-		q.at++
-		q.stack = append(q.stack, q.item(column, depth))
-		if q.gaveUp {
-			return nil
-		}
-		if q.at == len(q.text) || q.indent != column || !q.isItem() {
+	parts := q.parts()
+	var running sync.WaitGroup
+	for i, part := range parts {
+		running.Go(func() { part.items(column, depth, startOf(parts, i+1)) })
+	}
+	q.items(column, depth, startOf(parts, 0))
+	running.Wait()
+	for _, part := range parts {
+		if q.gaveUp || q.at != part.start { // the list was over before, or the part starts within an item
 			break
 		}
+		q.stack = append(q.stack, part.stack...)
+		q.at, q.line, q.lineStart, q.indent, q.gaveUp = part.at, part.line, part.lineStart, part.indent, part.gaveUp
+	}
+	if q.gaveUp {
+		return nil
 	}
 	list.Content = q.content(since)
 	return list
+}
+
+// items puts the items of a list on the stack, until the list is over or an item starts at end.
+func (q *quick) items(column, depth, end int) {
+	for {
+		q.at++
+		q.stack = append(q.stack, q.item(column, depth))
+		if q.gaveUp || q.at == len(q.text) || q.at == end || q.indent != column || !q.isItem() {
+			return
+		}
+	}
+}
+
+// parts returns readers for the parts of the list that starts here, but for the first. Each starts where a line looks like one of the
+// list's items: whether it is one shows when the part before it ends there.
+func (q *quick) parts() (parts []*quick) {
+	n := min(runtime.GOMAXPROCS(0), (len(q.text)-q.at)/max(q.part, 1))
+	if q.part == 0 || n < 2 {
+		return nil
+	}
+	dash := "\n" + q.text[q.lineStart:q.at+1]
+	line, counted := q.line, q.at
+	for i := 1; i < n; i++ {
+		from := max(counted, q.at+(len(q.text)-q.at)/n*i)
+		next := strings.Index(q.text[from:], dash)
+		if next < 0 {
+			break
+		}
+		start := from + next + len(dash) - 1
+		line, counted = line+int32(strings.Count(q.text[counted:start], "\n")), start
+		part := &quick{text: q.text, at: start, start: start, line: line, lineStart: start - q.column(), indent: q.column(), opened: true}
+		if part.isItem() {
+			parts = append(parts, part)
+		}
+	}
+	return parts
+}
+
+// startOf is where a part starts; nowhere if there are fewer.
+func startOf(parts []*quick, i int) int {
+	if i < len(parts) {
+		return parts[i].start
+	}
+	return -1
 }
 
 // item reads what follows the dash of a list in this column, and goes to the line behind it.

@@ -16,6 +16,9 @@ var documents = flag.Int("documents", 20_000, "how many random documents to comp
 
 // dump prints a tree with all that tells nodes apart.
 func dump(n *Node) string {
+	if n == nil {
+		return "nothing\n"
+	}
 	var b strings.Builder
 	var walk func(n *Node, depth int)
 	walk = func(n *Node, depth int) {
@@ -34,6 +37,11 @@ func dump(n *Node) string {
 func agree(t *testing.T, text string) bool {
 	t.Helper()
 	quick := readQuick(text)
+	for part := 1; part < 50; part += 1 + part/4 {
+		if parts := readParts(text, part); (parts == nil) != (quick == nil) || quick != nil && dump(parts) != dump(quick) {
+			t.Fatalf("%q is read in parts of %d bytes as\n%sand at once as\n%s", text, part, dump(parts), dump(quick))
+		}
+	}
 	if quick == nil {
 		return false
 	}
