@@ -361,7 +361,7 @@ struct control {
 	__u32 time_shift;    /* jiffies that the clock is ahead (tests, with cfg_trace) */
 	__u32 watch_until;   /* so long dropped packets become events: CLOCK_MONOTONIC in WATCH_SHIFT; 0: nobody follows events */
 	__u32 dropped_mask;  /* buckets a CPU - 1, of the table of dropped flows */
-	__u32 pad0;
+	__u32 flow_sample;   /* one packet of so many counts in flow records; 0 and 1: all do */
 };
 
 struct block_key {
@@ -500,7 +500,7 @@ struct flow_bucket {
 	struct flow_record record[FLOW_WAYS];
 };
 
-/* Per-CPU totals of flow accounting, packets and IP bytes. accounted = in records + in LRU + unattributed + lru_lost. */
+/* Per-CPU totals of flow accounting, packets and IP bytes; of sampled packets, but for created, filtered, sent, out_decided and state_*. accounted = in records + in LRU + unattributed + lru_lost. */
 struct flow_totals {
 	__u64 accounted, accounted_bytes;
 	__u64 evicted, evicted_bytes;     /* one-packet records that gave way: unattributed */
@@ -517,6 +517,7 @@ struct flow_totals {
 	__u64 out_decided;                /* sent packets that a rule decided */
 	__u64 dropped, dropped_bytes;     /* packets that went no further = in records of dropped flows + dropped_lost */
 	__u64 dropped_lost, dropped_lost_bytes; /* of records that gave way, and of what is no flow's */
+	__u32 sample_at, sample_pick;     /* which of the next flow_sample packets this one is, and which one counts */
 };
 
 /* What a packet is to what passed before it; the value of the field `state`. */

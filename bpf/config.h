@@ -10,6 +10,7 @@ CONFIG(__u8, cfg_sets, "look up sets and filter.allow for source and destination
 CONFIG(__u8, cfg_blocks, "look up blocks");
 CONFIG(__u8, cfg_services, "balance services");
 CONFIG(__u8, cfg_flows, "keep flow records");
+CONFIG(__u8, cfg_sample, "count one packet of so many in flow records");
 CONFIG(__u8, cfg_dropped, "remember dropped flows");
 CONFIG(__u8, cfg_limits, "rules with a limit");
 CONFIG(__u8, cfg_events, "rules that log or sample");

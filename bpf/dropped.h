@@ -45,7 +45,7 @@ static __always_inline struct flow_record *dropped_make_room(const struct contro
 }
 
 /* Count and remember a packet that goes no further. One without a flow's key, or without a table, is only counted. */
-__noinline int note_dropped(ctx_t *ctx, const struct pkt *p, __u32 reason)
+__noinline int note_dropped(ctx_t *ctx, struct pkt *p, __u32 reason)
 {
 	struct flow_bucket *bucket = NULL;
 	struct flow_record *record = NULL;
@@ -59,6 +59,10 @@ __noinline int note_dropped(ctx_t *ctx, const struct pkt *p, __u32 reason)
 	c = bpf_map_lookup_elem(&control, &zero);
 	totals = bpf_map_lookup_elem(&flow_totals, &zero);
 	if (!p || !c || !totals)
+		return 0;
+	if (cfg_sample && p->sample == SAMPLE_UNDECIDED)
+		sample(c, totals, p);
+	if (is_left_out(p))
 		return 0;
 	totals->dropped += p->segments;
 	totals->dropped_bytes += p->ip_bytes;
@@ -102,7 +106,7 @@ __noinline int note_dropped(ctx_t *ctx, const struct pkt *p, __u32 reason)
 }
 
 /* A packet is about to leave. */
-static __always_inline void note_if_dropped(ctx_t *ctx, const struct pkt *p, enum reason reason)
+static __always_inline void note_if_dropped(ctx_t *ctx, struct pkt *p, enum reason reason)
 {
 	enum verdict verdict = verdict_of(reason);
 

@@ -139,7 +139,7 @@ static __always_inline struct flow_record *flow_make_room(struct control *c, str
 		if (!record->key.tag)
 			return record;
 		age = t->now - record->value.last;
-		if (record->value.packets == 1 && (!single || age > single_age)) {
+		if (record->value.packets <= 1 && (!single || age > single_age)) {
 			single = record;
 			single_age = age;
 		}
@@ -395,6 +395,44 @@ static __always_inline void flow_tcp(struct flow_value *value, const struct pkt 
 	}
 }
 
+/* Decide whether a packet counts in flow records. Of every flow_sample packets of a CPU one does, which one is chance: random
+ * n-out-of-N sampling (RFC 5475, section 5.2.1). A bundle counts whole or not at all. */
+static __always_inline void sample(const struct control *c, struct flow_totals *totals, struct pkt *p)
+{
+	__u32 of = c->flow_sample, at = totals->sample_at;
+
+	if (of < 2) {
+		p->sample = SAMPLE_ALL;
+		return;
+	}
+	if (!at)
+		totals->sample_pick = bpf_get_prandom_u32() % of;
+	p->sample = at == totals->sample_pick ? SAMPLE_IN : SAMPLE_OUT;
+	totals->sample_at = at + 1 < of ? at + 1 : 0;
+}
+
+static __always_inline bool is_left_out(const struct pkt *p) { return cfg_sample && p->sample == SAMPLE_OUT; }
+
+/* Nobody else needs the record of a packet that doesn't count: not to remember its verdict, backend or state. */
+static __always_inline bool needs_no_record(const struct pkt *p)
+{
+	return is_left_out(p) && !(cfg_rules || cfg_sets || cfg_blocks || cfg_services || cfg_state || cfg_out);
+}
+
+/* What even a packet that doesn't count says of its flow, for others than people. */
+static __always_inline void flow_goes_on(struct flow_value *value, const struct pkt *p, __u32 now)
+{
+	value->last = now;
+	if (p->has & IS_SYN && value->state & FLOW_STATE_CLOSED)
+		value->state = 0;
+	if (p->key.proto != PROTO_TCP)
+		return;
+	if (!(p->has & IS_SYN))
+		value->state |= FLOW_STATE_ESTABLISHED;
+	if (p->tcp_flags & (TCP_FIN | TCP_RST))
+		value->state |= FLOW_STATE_CLOSED;
+}
+
 static __always_inline void flow_state(struct flow_value *value, const struct pkt *p)
 {
 	if (p->tcp_flags & TCP_SYN && value->state & FLOW_STATE_CLOSED) { /* a new flow with an old name */
@@ -412,7 +450,7 @@ static __always_inline void flow_state(struct flow_value *value, const struct pk
 		value->ttl_min = p->ttl;
 	if (p->ttl > value->ttl_max)
 		value->ttl_max = p->ttl;
-	if (has_tcp_flags(p))
+	if (!(cfg_sample && p->sample == SAMPLE_IN) && has_tcp_flags(p)) /* what passed between two samples is not known */
 		flow_tcp(value, p);
 }
 
@@ -438,11 +476,17 @@ static __always_inline void flow_account(ctx_t *ctx, struct control *c, struct f
 	struct flow_totals *totals = t->totals;
 	struct flow_record *created = NULL;
 
-	totals->accounted += p->segments;
-	totals->accounted_bytes += p->ip_bytes;
+	if (!is_left_out(p)) {
+		totals->accounted += p->segments;
+		totals->accounted_bytes += p->ip_bytes;
+	}
 	if (!value) {
+		if (is_left_out(p) && reason != REASON_FORWARD) /* a flow must stay on its backend */
+			return;
 		created = flow_create(c, t, p);
 		if (!created) {
+			if (is_left_out(p))
+				return;
 			totals->refused += p->segments;
 			totals->refused_bytes += p->ip_bytes;
 			return;
@@ -454,7 +498,10 @@ static __always_inline void flow_account(ctx_t *ctx, struct control *c, struct f
 		value->ttl_min = value->ttl_max = p->ttl;
 		value->dscp = p->tos >> 2;
 	}
-	flow_count(t, value, p);
+	if (is_left_out(p))
+		flow_goes_on(value, p, t->now);
+	else
+		flow_count(t, value, p);
 	if (!p->remembered) {
 		if (cfg_interfaces)
 			value->ifindex = ctx_ifindex(ctx); /* where the verdict holds */

@@ -19,6 +19,9 @@ enum fragment_kind { FRAGMENT_NONE, FRAGMENT_FIRST, FRAGMENT_LATER };
 /* pkt.service_place: nobody asked, there is none, or ASKED_FOUND + the index of its record. */
 enum asked { ASKED_NOT, ASKED_NONE, ASKED_FOUND };
 
+/* pkt.sample: does a packet count in flow records? */
+enum sample { SAMPLE_UNDECIDED, SAMPLE_ALL /* as every packet does */, SAMPLE_IN, SAMPLE_OUT };
+
 struct pkt {
 	struct flow_key key __attribute__((aligned(8)));
 	__u32 length;      /* bytes of IP, of one wire packet */
@@ -55,6 +58,7 @@ struct pkt {
 	__u8 state;        /* enum state */
 	__u8 state_asked;  /* the shared table was asked for it, and is to know if it passes */
 	__u8 exit;         /* REASON_RULE_REDIRECT: where to */
+	__u8 sample;       /* enum sample */
 	__u64 mirrors;     /* exits that get a copy, a bit each */
 	__u32 out_ifindex;
 	int action;        /* set by a step that sends the frame */

@@ -67,7 +67,10 @@ static __always_inline int egress(ctx_t *ctx, struct control *c, struct pkt *p)
 	if (cfg_flows && !counted) {
 		table.totals->sent += p->segments;
 		table.totals->sent_bytes += p->frame_bytes;
-		flow = flow_find(c, &table, p);
+		if (cfg_sample)
+			sample(c, table.totals, p);
+		if (!needs_no_record(p))
+			flow = flow_find(c, &table, p);
 		trace_step(STEP_FLOW, !!flow, 0);
 	}
 	if (cfg_state)
@@ -77,7 +80,7 @@ static __always_inline int egress(ctx_t *ctx, struct control *c, struct pkt *p)
 	if (verdict_of(reason) == VERDICT_PASS) {
 		if (cfg_state && p->state_asked)
 			state_passed(p);
-		if (cfg_flows && !counted)
+		if (cfg_flows && !counted && !needs_no_record(p))
 			flow_account(ctx, c, &table, flow, p, reason);
 	}
 	if (!reason)

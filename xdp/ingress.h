@@ -123,7 +123,9 @@ static __always_inline enum reason ingress(ctx_t *ctx, struct control *c, struct
 	p->filtered = 1;
 	if (!p->generation)
 		return REASON_DEFAULT_PASS;
-	if (cfg_flows)
+	if (cfg_sample)
+		sample(c, table.totals, p);
+	if (cfg_flows && !needs_no_record(p))
 		flow = flow_find(c, &table, p);
 	trace_step(STEP_FLOW, !!flow, 0);
 	if (cfg_state)
@@ -168,7 +170,7 @@ static __always_inline enum reason ingress(ctx_t *ctx, struct control *c, struct
 	}
 	if (cfg_state && p->state_asked && verdict_of(reason) != VERDICT_REDIRECT) /* what is answered here gets no further */
 		state_passed(p);
-	if (cfg_flows)
+	if (cfg_flows && !needs_no_record(p))
 		flow_account(ctx, c, &table, flow, p, reason);
 	return reason;
 }

@@ -61,6 +61,7 @@ const (
 	AbiVarCfgLink           = "cfg_link"
 	AbiVarCfgOut            = "cfg_out"
 	AbiVarCfgRules          = "cfg_rules"
+	AbiVarCfgSample         = "cfg_sample"
 	AbiVarCfgServices       = "cfg_services"
 	AbiVarCfgSets           = "cfg_sets"
 	AbiVarCfgState          = "cfg_state"
@@ -170,6 +171,7 @@ type AbiVariableSpecs struct {
 	CfgLink       *ebpf.VariableSpec `ebpf:"cfg_link"`
 	CfgOut        *ebpf.VariableSpec `ebpf:"cfg_out"`
 	CfgRules      *ebpf.VariableSpec `ebpf:"cfg_rules"`
+	CfgSample     *ebpf.VariableSpec `ebpf:"cfg_sample"`
 	CfgServices   *ebpf.VariableSpec `ebpf:"cfg_services"`
 	CfgSets       *ebpf.VariableSpec `ebpf:"cfg_sets"`
 	CfgState      *ebpf.VariableSpec `ebpf:"cfg_state"`
@@ -287,6 +289,7 @@ type AbiVariables struct {
 	CfgLink       *ebpf.Variable `ebpf:"cfg_link"`
 	CfgOut        *ebpf.Variable `ebpf:"cfg_out"`
 	CfgRules      *ebpf.Variable `ebpf:"cfg_rules"`
+	CfgSample     *ebpf.Variable `ebpf:"cfg_sample"`
 	CfgServices   *ebpf.Variable `ebpf:"cfg_services"`
 	CfgSets       *ebpf.Variable `ebpf:"cfg_sets"`
 	CfgState      *ebpf.Variable `ebpf:"cfg_state"`

@@ -110,7 +110,7 @@ type Control struct {
 	TimeShift   uint32
 	WatchUntil  uint32
 	DroppedMask uint32
-	Pad0        uint32
+	FlowSample  uint32
 }
 
 type Counter struct {
@@ -301,6 +301,8 @@ type FlowTotals struct {
 	DroppedBytes     uint64
 	DroppedLost      uint64
 	DroppedLostBytes uint64
+	SampleAt         uint32
+	SamplePick       uint32
 }
 
 type FlowValue struct {

@@ -18,7 +18,8 @@ type FlowGroup struct {
 	Bytes        uint64            `json:"bytes"` // IP bytes
 	PacketsReply uint64            `json:"packets_reply"`
 	BytesReply   uint64            `json:"bytes_reply"`
-	First        time.Time         `json:"first"` // packet of the first flow
+	Sample       int               `json:"sample,omitempty"` // one packet of so many was counted; absent: every one
+	First        time.Time         `json:"first"`            // packet of the first flow
 	Last         time.Time         `json:"last"`
 	// Missing is the most that can be in the line of the others and belongs here, both directions. Absent while all
 	// groups find room.
@@ -89,7 +90,7 @@ func (g *groups) add(f *Flow, facts *expr.Flow) {
 		g.members[key] = m
 	}
 	m.sum.plus(&FlowGroup{Flows: 1, Packets: f.Packets, Bytes: f.Bytes, PacketsReply: f.PacketsReply, BytesReply: f.BytesReply,
-		First: f.First, Last: f.Last})
+		Sample: f.Sample, First: f.First, Last: f.Last})
 }
 
 // plus adds up all but what the flows have in common.
@@ -100,6 +101,7 @@ func (g *FlowGroup) plus(more *FlowGroup) {
 	if more.Last.After(g.Last) {
 		g.Last = more.Last
 	}
+	g.Sample = max(g.Sample, more.Sample)
 	g.Flows += more.Flows
 	g.Packets += more.Packets
 	g.Bytes += more.Bytes

@@ -43,6 +43,8 @@ type History struct {
 	Groups []FlowGroup `json:"groups"`
 	// Undecided is what small flows did of which the filter can't tell: they are kept without a key that it asks for.
 	Undecided HistoryCounts `json:"undecided"`
+	// Sample says that of so many packets one was counted, at least in a part of that time; absent: every one was.
+	Sample int `json:"sample,omitempty"`
 }
 
 // HistoryCounts is what flows did, by the side that opened them and by the other.

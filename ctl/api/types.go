@@ -144,9 +144,10 @@ type FilterTotals struct {
 // FlowTotals is the state of the flow table. Packets in records + Unattributed = Accounted, exactly; losses of
 // the LRU map behind the table, which the kernel doesn't report, excepted.
 type FlowTotals struct {
-	Entries           uint64 `json:"entries"` // records in use, each direction and CPU one
-	Max               uint64 `json:"max"`     // records that fit
-	Spilled           uint64 `json:"spilled"` // entries in the LRU map behind the table
+	Sample            int    `json:"sample,omitempty"` // one packet of so many counts in all of these, and in flows; absent: every one
+	Entries           uint64 `json:"entries"`          // records in use, each direction and CPU one
+	Max               uint64 `json:"max"`              // records that fit
+	Spilled           uint64 `json:"spilled"`          // entries in the LRU map behind the table
 	Created           uint64 `json:"created"`
 	Evicted           uint64 `json:"evicted"`            // one-packet records that gave way, packets
 	Refused           uint64 `json:"refused"`            // packets that found no room
@@ -162,8 +163,9 @@ type FlowTotals struct {
 // DroppedTotals are packets that were dropped or rejected, and the table that remembers their flows; absent when none are. Attributed +
 // Unattributed = Packets, exactly. It is no lack that the table is full: what was dropped least gives way.
 type DroppedTotals struct {
-	Entries           uint64 `json:"entries"` // records in use, each direction and CPU one
-	Max               uint64 `json:"max"`     // records that fit
+	Sample            int    `json:"sample,omitempty"` // as of FlowTotals
+	Entries           uint64 `json:"entries"`          // records in use, each direction and CPU one
+	Max               uint64 `json:"max"`              // records that fit
 	Packets           uint64 `json:"packets"`
 	Bytes             uint64 `json:"bytes"`              // IP bytes
 	Attributed        uint64 `json:"attributed"`         // packets of the records
@@ -347,6 +349,7 @@ type Flow struct {
 	Bytes          uint64     `json:"bytes"` // IP bytes
 	PacketsReply   uint64     `json:"packets_reply"`
 	BytesReply     uint64     `json:"bytes_reply"`
+	Sample         int        `json:"sample,omitempty"` // one packet of so many was counted; absent: every one
 	First          time.Time  `json:"first"`
 	Last           time.Time  `json:"last"`
 	Verdict        string     `json:"verdict"` // of the last packet: pass, drop, reject, redirect, forward

@@ -12,7 +12,7 @@ import (
 // Features are the load-time constants of bpf/config.h that a snapshot needs. A field is a constant: Rules is cfg_rules. A new
 // one needs no other list; a test holds the two together.
 type Features struct {
-	Rules, Sets, Blocks, Services, Flows, Dropped, Health, Effects, Actions, State, Out, Limits, Events, Fragments, Link, Interfaces, Asked, Trace bool
+	Rules, Sets, Blocks, Services, Flows, Sample, Dropped, Health, Effects, Actions, State, Out, Limits, Events, Fragments, Link, Interfaces, Asked, Trace bool
 }
 
 // AllFeatures is everything but tracing, which live programs never have.
@@ -101,6 +101,7 @@ func features(snapshot *model.Snapshot, rules *lowered) Features {
 	}
 	// An established flow's record spares it the look at the connections.
 	f.Flows = snapshot.Flows.Enabled || len(snapshot.Services) > 0 || f.State
+	f.Sample = f.Flows && snapshot.Flows.Sample > 1
 	f.Dropped = f.Flows && snapshot.Flows.Dropped > 0
 	for _, run := range rules.runs {
 		f.Effects = f.Effects || run.effects != nil

@@ -232,6 +232,8 @@ var flows = object[model.Flows]{
 			"a flow not seen for so long has ended, 1s to 1h").or("60s"),
 		in("active", period(time.Second, 24*time.Hour), func(f *model.Flows) *time.Duration { return &f.Active },
 			"a flow that lasts is reported at least so often, 1s to 24h").or("5m"),
+		in("sample", whole[int](1, 65535), func(f *model.Flows) *int { return &f.Sample },
+			"one packet of so many counts in flow records, which packets are chance: less work, less exact; 1: every one").or("1"),
 		in("dropped", whole[int](0, 10_000_000), func(f *model.Flows) *int { return &f.Dropped },
 			"dropped and rejected flows remembered, up to 10000000, 128 bytes each; 0: none are").or("65536"),
 		in("export", list(exports.kind(), true, "a list of places such as {ipfix: 192.0.2.1:4739}"), func(f *model.Flows) *[]model.Export { return &f.Export },

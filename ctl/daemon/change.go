@@ -213,6 +213,7 @@ func (d *Daemon) commit(next candidate, c compiled) (err error) {
 	} else {
 		d.faults.set("tidy up", nil)
 	}
+	d.plane.SampleFlows(next.snapshot.Flows.Sample)
 	d.faults.set("resize the table of dropped flows", d.resizeDropped())
 	d.adopt(next, c)
 	if c.tables.Features.Services || c.tables.Features.Actions { // something may be sent from XDP

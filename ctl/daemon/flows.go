@@ -39,6 +39,9 @@ func (d *Daemon) Flows(ctx context.Context, yield func(api.Flow) error) error {
 	err = d.readFlows(func(tables []*flow.Table) error {
 		give := func(f *flow.Flow) bool {
 			if stopped = ctx.Err(); stopped == nil {
+				if f.Packets+f.PacketsReply == 0 {
+					return true // it is there to stay on its backend, and no packet was in the sample yet
+				}
 				stopped = yield(names.flow(f))
 			}
 			return stopped == nil
@@ -159,7 +162,7 @@ func (n flowNames) flow(f *flow.Flow) api.Flow {
 		Src: f.Src.Addr(), Dst: f.Dst.Addr(), Sport: f.Src.Port(), Dport: f.Dst.Port(),
 		Proto:   rule.ProtocolName(f.Proto),
 		Packets: f.Packets, Bytes: f.Bytes, PacketsReply: f.PacketsReply, BytesReply: f.BytesReply,
-		First: f.First, Last: f.Last,
+		Sample: n.sample(), First: f.First, Last: f.Last,
 		Verdict: f.Verdict.String(), Reason: f.Reason.String(),
 		Rule: n.rules[f.Rule], Service: n.services[f.Service], Backend: n.backends[f.Backend],
 		State: flow.StateWord(f.State), End: f.Ended().String(), Flags: flow.FlagLetters(f.TCPFlags), FlagsReply: flow.FlagLetters(f.TCPFlagsReply),
@@ -169,6 +172,17 @@ func (n flowNames) flow(f *flow.Flow) api.Flow {
 		TTLMin: f.TTLMin, TTLMax: f.TTLMax, TTLMinReply: f.TTLMinReply, TTLMaxReply: f.TTLMaxReply,
 		DSCP: f.DSCP, DSCPReply: f.DSCPReply,
 	}
+}
+
+// sample is of how many packets one counts; 0: every one does.
+func (a *applied) sample() int { return sampled(a.snapshot.Flows.Sample) }
+
+// sampled leaves 1 out.
+func sampled(of int) int {
+	if of == 1 {
+		return 0
+	}
+	return of
 }
 
 // Rule implements flow.Names, as do the next three.

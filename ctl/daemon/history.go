@@ -72,9 +72,10 @@ func (d *Daemon) History(ctx context.Context, wish api.HistoryWish) (api.History
 		return api.History{}, err
 	}
 	result := api.History{Since: answer.Since, Until: answer.Until, Groups: make([]api.FlowGroup, len(answer.Rows)),
-		Undecided: api.HistoryCounts(answer.Undecided)}
+		Undecided: api.HistoryCounts(answer.Undecided), Sample: sampled(answer.Sample)}
 	for i, row := range answer.Rows {
 		result.Groups[i] = flowGroup(&row, wish, answer.Since, answer.Until)
+		result.Groups[i].Sample = result.Sample
 	}
 	return result, nil
 }

@@ -76,9 +76,10 @@ func (r *reports) all() []*outlet {
 
 // taking is what a sink's goroutine needs to make reports out of what the tracker wrote.
 type taking struct {
-	clock func() (flow.Clock, error)
-	names func() flow.Names
-	fault func(name string, err error) // of a sink, or nil
+	clock  func() (flow.Clock, error)
+	names  func() flow.Names
+	sample func() int                   // of how many packets one counts
+	fault  func(name string, err error) // of a sink, or nil
 }
 
 // follow opens and closes sinks until they are the wanted ones.
@@ -154,6 +155,9 @@ func (o *outlet) run(with taking) {
 		if err != nil {
 			with.fault(o.name, err)
 		} else if reports := o.reader.Read(clock); len(reports) > 0 {
+			for i := range reports {
+				reports[i].Sample = with.sample()
+			}
 			o.sink.Consume(reports, with.names())
 			if o.given.Load() {
 				return
@@ -262,7 +266,7 @@ func (d *Daemon) followSinks() {
 }
 
 func (d *Daemon) taking() taking {
-	return taking{d.clock, func() flow.Names { return d.reports.names.get(d) }, d.sinkFault}
+	return taking{d.clock, func() flow.Names { return d.reports.names.get(d) }, func() int { return d.current.Load().sample() }, d.sinkFault}
 }
 
 func (d *Daemon) sinkFault(name string, err error) { d.faults.set("report flows to "+name, err) }

@@ -58,7 +58,7 @@ func (d *Daemon) Status(context.Context) (api.Status, error) {
 		Losses:     losses,
 		Reasons:    passed.reasons(),
 		Filter:     filter,
-		Flows:      flowStatus(totals),
+		Flows:      flowStatus(totals, now.sample()),
 		Sinks:      d.sinkStatus(),
 		History:    d.historyStatus(),
 		Events:     api.EventTotals{Sent: effects.Sent, Lost: effects.Lost, Unnoted: effects.Unnoted, Unwatched: effects.Unwatched},
@@ -88,6 +88,7 @@ func (d *Daemon) Status(context.Context) (api.Status, error) {
 		if status.Dropped, err = d.droppedTotals(programs); err != nil {
 			return api.Status{}, err
 		}
+		status.Dropped.Sample = now.sample()
 	}
 	status.Warnings = d.warnings(now, status, totals)
 	return status, nil
@@ -107,8 +108,9 @@ func (d *Daemon) Ready(context.Context) error {
 	return nil
 }
 
-func flowStatus(t flow.Totals) api.FlowTotals {
+func flowStatus(t flow.Totals, sample int) api.FlowTotals {
 	return api.FlowTotals{
+		Sample:  sample,
 		Entries: t.Records.Entries, Max: t.Capacity, Spilled: t.LRU.Entries, Created: t.Created,
 		Evicted: t.Evicted.Packets, Refused: t.Refused.Packets,
 		Attributed:   t.Records.Packets + t.LRU.Packets,

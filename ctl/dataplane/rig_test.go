@@ -58,6 +58,12 @@ services:
 // newRig makes one whose table is for so many flows. New flows get backend 0 until choose says otherwise.
 func newRig(t *testing.T, flowsMax int) *rig {
 	t.Helper()
+	return newRigWith(t, flowsMax, func(*compile.Features) {})
+}
+
+// newRigWith makes one with other features.
+func newRigWith(t *testing.T, flowsMax int, change func(*compile.Features)) *rig {
+	t.Helper()
 	needRoot(t)
 	pin(t, 0)
 	snapshot, _, err := config.Parse("rig", []byte(rigSnapshot), ".")
@@ -74,6 +80,7 @@ func newRig(t *testing.T, flowsMax int) *rig {
 	}
 	features := tables.Features
 	features.Flows, features.Blocks, features.Dropped = true, true, true
+	change(&features)
 	d, err := OpenPrivate(features, flowsMax)
 	if err != nil {
 		t.Fatal(err)

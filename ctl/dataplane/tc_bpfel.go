@@ -70,6 +70,7 @@ const (
 	tcVarCfgLink           = "cfg_link"
 	tcVarCfgOut            = "cfg_out"
 	tcVarCfgRules          = "cfg_rules"
+	tcVarCfgSample         = "cfg_sample"
 	tcVarCfgServices       = "cfg_services"
 	tcVarCfgSets           = "cfg_sets"
 	tcVarCfgState          = "cfg_state"
@@ -184,6 +185,7 @@ type tcVariableSpecs struct {
 	CfgLink       *ebpf.VariableSpec `ebpf:"cfg_link"`
 	CfgOut        *ebpf.VariableSpec `ebpf:"cfg_out"`
 	CfgRules      *ebpf.VariableSpec `ebpf:"cfg_rules"`
+	CfgSample     *ebpf.VariableSpec `ebpf:"cfg_sample"`
 	CfgServices   *ebpf.VariableSpec `ebpf:"cfg_services"`
 	CfgSets       *ebpf.VariableSpec `ebpf:"cfg_sets"`
 	CfgState      *ebpf.VariableSpec `ebpf:"cfg_state"`
@@ -311,6 +313,7 @@ type tcVariables struct {
 	CfgLink       *ebpf.Variable `ebpf:"cfg_link"`
 	CfgOut        *ebpf.Variable `ebpf:"cfg_out"`
 	CfgRules      *ebpf.Variable `ebpf:"cfg_rules"`
+	CfgSample     *ebpf.Variable `ebpf:"cfg_sample"`
 	CfgServices   *ebpf.Variable `ebpf:"cfg_services"`
 	CfgSets       *ebpf.Variable `ebpf:"cfg_sets"`
 	CfgState      *ebpf.Variable `ebpf:"cfg_state"`

@@ -6,6 +6,9 @@ import (
 	"gardu/ctl/abi"
 )
 
+// SampleFlows lets one packet of so many count in flow records, with programs that sample; 1: every one.
+func (d *Dataplane) SampleFlows(of int) { atomic.StoreUint32(&d.control.FlowSample, uint32(of)) }
+
 // watchWindows is for how many windows of time dropped packets become events after WatchDrops.
 const watchWindows = 4
 

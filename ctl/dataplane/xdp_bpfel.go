@@ -69,6 +69,7 @@ const (
 	xdpVarCfgLink           = "cfg_link"
 	xdpVarCfgOut            = "cfg_out"
 	xdpVarCfgRules          = "cfg_rules"
+	xdpVarCfgSample         = "cfg_sample"
 	xdpVarCfgServices       = "cfg_services"
 	xdpVarCfgSets           = "cfg_sets"
 	xdpVarCfgState          = "cfg_state"
@@ -182,6 +183,7 @@ type xdpVariableSpecs struct {
 	CfgLink       *ebpf.VariableSpec `ebpf:"cfg_link"`
 	CfgOut        *ebpf.VariableSpec `ebpf:"cfg_out"`
 	CfgRules      *ebpf.VariableSpec `ebpf:"cfg_rules"`
+	CfgSample     *ebpf.VariableSpec `ebpf:"cfg_sample"`
 	CfgServices   *ebpf.VariableSpec `ebpf:"cfg_services"`
 	CfgSets       *ebpf.VariableSpec `ebpf:"cfg_sets"`
 	CfgState      *ebpf.VariableSpec `ebpf:"cfg_state"`
@@ -309,6 +311,7 @@ type xdpVariables struct {
 	CfgLink       *ebpf.Variable `ebpf:"cfg_link"`
 	CfgOut        *ebpf.Variable `ebpf:"cfg_out"`
 	CfgRules      *ebpf.Variable `ebpf:"cfg_rules"`
+	CfgSample     *ebpf.Variable `ebpf:"cfg_sample"`
 	CfgServices   *ebpf.Variable `ebpf:"cfg_services"`
 	CfgSets       *ebpf.Variable `ebpf:"cfg_sets"`
 	CfgState      *ebpf.Variable `ebpf:"cfg_state"`

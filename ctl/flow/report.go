@@ -10,6 +10,7 @@ type Report struct {
 	Delta        Count     // by the side that opened the flow
 	DeltaReply   Count     // what came back
 	End          End
+	Sample       int // one packet of so many was counted; 0 and 1: every one
 }
 
 // End is why a report is the last one of a flow.

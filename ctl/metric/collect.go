@@ -103,6 +103,7 @@ func traffic(s scrape, name string, t *api.Traffic) {
 }
 
 func (c *collector) flows(s scrape, flows api.FlowTotals) {
+	s.put(flowSample, float64(max(1, flows.Sample)))
 	s.put(flowRecords, float64(flows.Entries))
 	s.put(flowSpilled, float64(flows.Spilled))
 	s.count(flowsCreated, flows.Created)

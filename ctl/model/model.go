@@ -243,6 +243,7 @@ type Flows struct {
 	Max     int           // flows expected; the table has room for twice as many records
 	Idle    time.Duration // a flow not seen for so long has ended
 	Active  time.Duration // a longer flow is reported at least so often
+	Sample  int           // one packet of so many is counted; 0 and 1: every one
 	Dropped int           // flows remembered of which packets were dropped; 0: none
 	Export  []Export
 	History History

@@ -3,6 +3,7 @@ package top
 import (
 	"cmp"
 	"context"
+	"fmt"
 	"slices"
 	"time"
 
@@ -29,6 +30,16 @@ type Frame struct {
 	Rules        []Counted
 	Services     []Counted
 	Groups       []Group
+	Sample       int // of so many packets one counts in Total, Unattributed and Groups, and of the past in all; 0 and 1: every one
+}
+
+// sample says that the numbers of flows are those of a sample; "" they are of all packets.
+func (f *Frame) sample() string {
+	of := f.Sample
+	if of < 2 {
+		return ""
+	}
+	return fmt.Sprintf("sampled 1/%d", of)
 }
 
 // Rate is a second's worth. Bytes are of IP for flows and of frames for all else.
@@ -79,7 +90,8 @@ func readCounters(ctx context.Context, source Source) (c counters, err error) {
 // frame turns two readings of the counters and what flows did meanwhile into rates.
 func frame(before, now counters, sample api.TopSample) Frame {
 	took := sample.Until.Sub(sample.Since)
-	f := Frame{Since: sample.Since, Until: sample.Until, Status: now.status, Total: rate(sample.Total, took), Unattributed: rate(sample.Unattributed, took)}
+	f := Frame{Since: sample.Since, Until: sample.Until, Status: now.status, Total: rate(sample.Total, took), Unattributed: rate(sample.Unattributed, took),
+		Sample: now.status.Flows.Sample}
 	for _, line := range sample.Groups {
 		f.Groups = append(f.Groups, groupOf(line, took))
 	}

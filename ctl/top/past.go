@@ -26,7 +26,7 @@ func Past(ctx context.Context, source Source, query api.TopQuery, at time.Time) 
 		return f, err
 	}
 	answer := ask(query.Group, query.Filter, query.Limit)
-	f.Since, f.Until = answer.Since, answer.Until
+	f.Since, f.Until, f.Sample = answer.Since, answer.Until, answer.Sample
 	took := f.Until.Sub(f.Since)
 	for _, line := range answer.Groups {
 		f.Groups = append(f.Groups, groupOf(line, took))

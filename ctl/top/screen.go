@@ -92,13 +92,16 @@ func (s *screen) head(width int) []line {
 // state is the time of the numbers, and what keeps them from being new.
 func (s *screen) state() line {
 	var l line
+	if sample := s.frame.sample(); sample != "" {
+		l = line{{sample, warn}, {"  ", plain}}
+	}
 	switch {
 	case s.problem != "":
-		l = line{{"no numbers", bad}, {"  ", plain}}
+		l = append(l, span{"no numbers", bad}, span{"  ", plain})
 	case s.paused:
-		l = line{{" paused ", reverse}, {"  ", plain}}
+		l = append(l, span{" paused ", reverse}, span{"  ", plain})
 	case s.order != nil:
-		l = line{{" order frozen ", reverse}, {"  ", plain}}
+		l = append(l, span{" order frozen ", reverse}, span{"  ", plain})
 	}
 	if s.past() {
 		return append(l, span{" " + s.pastTime() + " ", reverse})

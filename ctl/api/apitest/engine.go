@@ -135,7 +135,8 @@ func (e *Engine) Status(context.Context) (api.Status, error) {
 		Dropped: &api.DroppedTotals{Entries: 4_000, Max: 65_536, Packets: 9_000, Bytes: 540_000, Attributed: 8_900, Unattributed: 100,
 			UnattributedBytes: 6_000},
 		Flows: api.FlowTotals{Entries: 850_000, Max: 1_000_000, Created: 900_000, Evicted: 12, Refused: 3, Unattributed: 15,
-			UnattributedBytes: 900, Accounted: 3_006_000, AccountedBytes: 4_200_000_000},
+			UnattributedBytes: 900, Accounted: 3_006_000, AccountedBytes: 4_200_000_000,
+			Reports: &api.ReportTotals{Reports: 52_000, Packets: 2_900_000, Bytes: 4_100_000_000, Pending: 105_985, Missed: 15}},
 		Sinks: []api.Sink{
 			{Name: "ipfix 127.0.0.1:4739", Reports: 52_000, Packets: 2_900_000, Bytes: 4_100_000_000, Waiting: 12},
 			{Name: "history", Reports: 51_000, Packets: 2_800_000, Bytes: 4_000_000_000, LostReports: 1_012, LostPackets: 100_000, LostBytes: 90_000_000},

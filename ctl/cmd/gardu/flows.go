@@ -110,8 +110,20 @@ func (a *app) printFlows(cmd *cobra.Command, c *client.Client, query api.FlowQue
 	if err != nil {
 		return err
 	}
+	if len(flows) > 0 {
+		a.tellSample(flows[0].Sample)
+	}
 	return printRows(a, "flows", flows, a.flowColumns())
 }
+
+// tellSample says above a table that its numbers are those of a sample.
+func (a *app) tellSample(of int) {
+	if of > 1 && a.format.human() {
+		a.printf("%s\n\n", sampleText(of))
+	}
+}
+
+func sampleText(of int) string { return fmt.Sprintf("sampled: one packet of %d is counted", of) }
 
 // flowColumns shows addresses with their ports in tables, and each by itself in CSV.
 func (a *app) flowColumns() []column[api.Flow] {
@@ -127,7 +139,7 @@ func (a *app) flowColumns() []column[api.Flow] {
 			{"dport", false, func(f *api.Flow) any { return f.Dport }},
 		}
 	}
-	return append(ends, []column[api.Flow]{
+	columns := append(ends, []column[api.Flow]{
 		{"proto", false, func(f *api.Flow) any { return f.Proto }},
 		{"packets", false, func(f *api.Flow) any { return f.Packets }},
 		{"bytes", false, func(f *api.Flow) any { return size(f.Bytes) }},
@@ -159,6 +171,10 @@ func (a *app) flowColumns() []column[api.Flow] {
 		{"interface reply", true, func(f *api.Flow) any { return f.InterfaceReply }},
 		{"vlan", true, func(f *api.Flow) any { return f.Vlan }},
 	}...)
+	if a.format == formatCSV { // tables say it above
+		columns = append(columns, column[api.Flow]{"sample", false, func(f *api.Flow) any { return max(1, f.Sample) }})
+	}
+	return columns
 }
 
 // endpoint is an address with its port, where it has one.

@@ -20,6 +20,9 @@ func (a *app) printGroups(cmd *cobra.Command, c *client.Client, query api.FlowQu
 	if err != nil {
 		return err
 	}
+	if len(groups) > 0 {
+		a.tellSample(groups[0].Sample)
+	}
 	return printRows(a, "flows", groups, a.groupColumns(strings.Split(query.Group, ",")))
 }
 
@@ -47,7 +50,8 @@ func (a *app) groupColumns(keys []string) []column[api.FlowGroup] {
 		{"last", true, func(g *api.FlowGroup) any { return g.Last }},
 	}...)
 	if a.format == formatCSV {
-		columns = append(columns, column[api.FlowGroup]{"other", false, func(g *api.FlowGroup) any { return g.Other }})
+		columns = append(columns, column[api.FlowGroup]{"other", false, func(g *api.FlowGroup) any { return g.Other }},
+			column[api.FlowGroup]{"sample", false, func(g *api.FlowGroup) any { return max(1, g.Sample) }})
 	}
 	return columns
 }

@@ -76,6 +76,7 @@ func (a *app) printHistory(cmd *cobra.Command, c *client.Client, query api.Histo
 	}
 	switch {
 	case a.format.human() || a.format == formatCSV:
+		a.tellSample(history.Sample)
 		err = printRows(a, "flows in that time", history.Groups, a.groupColumns(strings.Split(cmp.Or(query.Group, api.HistoryGroup), ",")))
 	case a.format == formatNDJSON:
 		out := bufio.NewWriter(a.stdout)

@@ -77,8 +77,15 @@ func (a *app) printStatus(s *api.Status) error {
 	if e := s.Events; e != (api.EventTotals{}) {
 		a.printf("events: %s packets logged or sampled, %s lost\n", thousands(e.Sent), thousands(e.Lost))
 	}
-	a.printf("flows:  %s packets, %s of them unattributed (%s evicted, %s refused)\n", thousands(s.Flows.Accounted),
+	a.printf("flows:  ")
+	if s.Flows.Sample > 1 {
+		a.printf("%s: ", sampleText(s.Flows.Sample))
+	}
+	a.printf("%s packets, %s of them unattributed (%s evicted, %s refused)\n", thousands(s.Flows.Accounted),
 		thousands(s.Flows.Unattributed), thousands(s.Flows.Evicted), thousands(s.Flows.Refused))
+	if r := s.Flows.Reports; r != nil {
+		a.printf("        %s reported in %s reports, %s not yet, %s missed\n", thousands(r.Packets), thousands(r.Reports), thousands(r.Pending), thousands(r.Missed))
+	}
 	if s.Dropped != nil {
 		a.printf("dropped or rejected: %s packets, %s of them in no flow that is remembered\n", thousands(s.Dropped.Packets), thousands(s.Dropped.Unattributed))
 	}

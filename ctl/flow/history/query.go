@@ -28,6 +28,7 @@ type Answer struct {
 	Since, Until time.Time
 	Rows         []Row  // in no order
 	Undecided    Counts // of flows that are added up without what the filter asks for
+	Sample       int    // the most packets of which one was counted; 0: there is no answer
 }
 
 // Row is a group of flows.
@@ -208,7 +209,7 @@ func (r *reader) answer(q *Query, table int) (Answer, error) {
 			return answer, err
 		}
 	}
-	answer.Rows, answer.Undecided = sum.rows(), sum.undecided
+	answer.Rows, answer.Undecided, answer.Sample = sum.rows(), sum.undecided, int(sum.sample)
 	return answer, nil
 }
 
@@ -258,6 +259,7 @@ type summary struct {
 	kinds     map[int64]*kind
 	groups    map[group]Counts
 	undecided Counts
+	sample    uint16      // the largest
 	lacks     [4][]string // keys of the groups that rows lack, by lackEnds and lackKind
 }
 
@@ -319,6 +321,7 @@ func (s *summary) add(row *key, k *kind, others bool, c Counts) {
 			return
 		}
 	}
+	s.sample = max(s.sample, k.sample)
 	g := group{Group: s.query.Group.Of(&f)}
 	if len(s.lacks[lack]) > 0 {
 		g.lack = lack

@@ -140,11 +140,15 @@ type naming struct {
 type ids struct {
 	rule, ifindex          uint32
 	service, backend, vlan uint16
+	sample                 uint16
 	proto, verdict, reason uint8
 }
 
+// sampleOf is of how many packets one was counted.
+func sampleOf(report *flow.Report) uint16 { return uint16(max(1, report.Sample)) }
+
 func (n *naming) kind(report *flow.Report) *kind {
-	id := ids{report.Rule, report.Ifindex, report.Service, report.Backend, report.VLAN,
+	id := ids{report.Rule, report.Ifindex, report.Service, report.Backend, report.VLAN, sampleOf(report),
 		report.Proto, uint8(report.Verdict), uint8(report.Reason)}
 	k := n.known[id]
 	if k == nil {
@@ -152,7 +156,7 @@ func (n *naming) kind(report *flow.Report) *kind {
 			proto: report.Proto, vlan: report.VLAN,
 			verdict: report.Verdict.String(), reason: report.Reason.String(),
 			rule: n.names.Rule(report.Rule), service: n.names.Service(report.Service), backend: n.names.Backend(report.Backend),
-			ifaceName: n.names.Interface(report.Ifindex),
+			sample: sampleOf(report), ifaceName: n.names.Interface(report.Ifindex),
 		})
 		n.known[id] = k
 	}

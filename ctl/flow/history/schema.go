@@ -8,7 +8,7 @@ import (
 // What the file says it is.
 const (
 	applicationID = 0x67_61_72_64 // "gard"
-	version       = 2
+	version       = 3
 )
 
 // tableNames and the columns of their ends.
@@ -32,6 +32,9 @@ func endCount(table int) int {
 	return len(strings.FieldsFunc(endColumns[table], func(r rune) bool { return r == ',' }))
 }
 
+// sampleColumn says that of so many packets one was counted. Files of version 2 have none.
+const sampleColumn = "sample INTEGER NOT NULL DEFAULT 1"
+
 // schema is the whole file.
 func schema() string {
 	var b strings.Builder
@@ -43,7 +46,8 @@ CREATE TABLE levels ( -- what is whole: of intervals of so many seconds, those t
 CREATE TABLE kinds ( -- NULL: not known, of kinds that are added up
 	id INTEGER PRIMARY KEY,
 	proto INTEGER, vlan INTEGER, verdict TEXT NOT NULL, reason TEXT, rule TEXT, service TEXT, backend TEXT, interface TEXT,
-	used INTEGER NOT NULL -- a time that isn't long before that of its last row
+	used INTEGER NOT NULL, -- a time that isn't long before that of its last row
+	` + sampleColumn + `
 ) STRICT;
 CREATE INDEX kinds_by_value ON kinds (rule, service, backend, interface, reason, verdict, proto, vlan);
 `)

@@ -141,6 +141,13 @@ func (s *Store) prepare(now time.Time) error {
 		}
 	case application != applicationID:
 		return errForeign
+	case found == 2:
+		err := s.transaction(func() error {
+			return s.conn.Exec(fmt.Sprintf("ALTER TABLE kinds ADD COLUMN %s; PRAGMA user_version = %d", sampleColumn, version))
+		})
+		if err != nil {
+			return err
+		}
 	case found != version:
 		return fmt.Errorf("it has version %d, this gardu writes %d: move it away to begin anew", found, version)
 	}
@@ -429,7 +436,7 @@ type preparer interface {
 }
 
 func readKind(from preparer, id int64) (k kind, err error) {
-	stmt, err := from.stmt("SELECT proto, vlan, verdict, reason, rule, service, backend, interface FROM kinds WHERE id = ?", id)
+	stmt, err := from.stmt("SELECT proto, vlan, verdict, reason, rule, service, backend, interface, sample FROM kinds WHERE id = ?", id)
 	if err != nil {
 		return k, err
 	}
@@ -440,6 +447,7 @@ func readKind(from preparer, id int64) (k kind, err error) {
 		other: stmt.ColumnType(0) == sqlite3.NULL,
 		proto: uint8(stmt.ColumnInt64(0)), vlan: uint16(stmt.ColumnInt64(1)), verdict: stmt.ColumnText(2), reason: stmt.ColumnText(3),
 		rule: stmt.ColumnText(4), service: stmt.ColumnText(5), backend: stmt.ColumnText(6), ifaceName: stmt.ColumnText(7),
+		sample: uint16(stmt.ColumnInt64(8)),
 	}
 	return k, stmt.Reset()
 }
@@ -527,6 +535,7 @@ func (b *binder) kind(k *kind) {
 	for _, value := range []string{k.reason, k.rule, k.service, k.backend, k.ifaceName} {
 		b.text(value, !k.other)
 	}
+	b.number(uint64(k.sample), true)
 }
 
 // kindID returns the number of a kind, which is in use at a time.
@@ -553,7 +562,7 @@ func (s *Store) kindID(k *kind, at int64) (int64, error) {
 
 func (s *Store) findKind(k *kind, at int64) (kindRow, error) {
 	stmt, err := s.stmt(`SELECT id, used FROM kinds WHERE proto IS ? AND vlan IS ? AND verdict IS ? AND reason IS ? AND rule IS ?
-		AND service IS ? AND backend IS ? AND interface IS ?`)
+		AND service IS ? AND backend IS ? AND interface IS ? AND sample IS ?`)
 	if err != nil {
 		return kindRow{}, err
 	}
@@ -567,8 +576,8 @@ func (s *Store) findKind(k *kind, at int64) (kindRow, error) {
 	if err := errors.Join(stmt.Err(), stmt.Reset()); err != nil {
 		return kindRow{}, err
 	}
-	stmt, err = s.stmt(`INSERT INTO kinds (proto, vlan, verdict, reason, rule, service, backend, interface, used)
-		VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)`)
+	stmt, err = s.stmt(`INSERT INTO kinds (proto, vlan, verdict, reason, rule, service, backend, interface, sample, used)
+		VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)`)
 	if err != nil {
 		return kindRow{}, err
 	}

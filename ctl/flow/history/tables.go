@@ -11,6 +11,7 @@ type kind struct {
 	other                                              bool // the kinds that aren't kept: only the verdict is known
 	proto                                              uint8
 	vlan                                               uint16
+	sample                                             uint16 // one packet of so many was counted
 	verdict, reason, rule, service, backend, ifaceName string
 }
 
@@ -168,7 +169,7 @@ func (k key) compare(other key) int {
 func (k *kind) compare(other *kind) int {
 	return cmp.Or(cmp.Compare(k.rule, other.rule), cmp.Compare(k.service, other.service), cmp.Compare(k.backend, other.backend),
 		cmp.Compare(k.verdict, other.verdict), cmp.Compare(k.reason, other.reason), cmp.Compare(k.ifaceName, other.ifaceName),
-		cmp.Compare(k.proto, other.proto), cmp.Compare(k.vlan, other.vlan))
+		cmp.Compare(k.proto, other.proto), cmp.Compare(k.vlan, other.vlan), cmp.Compare(k.sample, other.sample))
 }
 
 // kinds has one pointer a kind, so that keys are small and quick to compare.
@@ -198,4 +199,6 @@ func (ks *kinds) of(k kind) *kind {
 func (ks *kinds) same(k *kind) *kind { return ks.of(*k) }
 
 // others is what is left of a kind that isn't kept.
-func (ks *kinds) others(k *kind) *kind { return ks.of(kind{other: true, verdict: k.verdict}) }
+func (ks *kinds) others(k *kind) *kind {
+	return ks.of(kind{other: true, verdict: k.verdict, sample: k.sample})
+}

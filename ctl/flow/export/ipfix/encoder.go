@@ -60,6 +60,7 @@ type Encoder struct {
 
 	sequence uint32 // data records in the messages before this one
 	told     map[name]string
+	sample   int // one packet of so many was counted in the last record; 0 and 1: every one
 
 	message []byte
 	set     int           // where the set that is open begins; 0: none is
@@ -85,17 +86,29 @@ func (e *Encoder) Refresh(now time.Time, losses Losses) error {
 			return err
 		}
 	}
-	sampling := order.AppendUint32(e.scratch[:0], e.Domain) // every packet counts: of one in a row one, and no space between
-	sampling = order.AppendUint16(sampling, algorithmCount)
-	sampling = order.AppendUint32(sampling, 1)
-	sampling = order.AppendUint32(sampling, 0)
-	if err := e.add(now, samplingOptions.id, sampling); err != nil {
+	if err := e.addSampling(now); err != nil {
 		return err
 	}
 	if err := e.addLosses(now, losses); err != nil {
 		return err
 	}
 	return e.flush(now)
+}
+
+// addSampling tells how packets are sampled.
+func (e *Encoder) addSampling(now time.Time) error {
+	b := order.AppendUint32(e.scratch[:0], e.Domain)
+	if e.sample < 2 { // every packet counts: of one in a row one, and no space between
+		b = order.AppendUint16(b, algorithmCount)
+		b = order.AppendUint32(b, 1)
+		b = order.AppendUint32(b, 0)
+		return e.add(now, samplingOptions.id, b)
+	}
+	b = order.AppendUint16(b, algorithmRandom)
+	b = order.AppendUint32(b, 1)
+	b = order.AppendUint32(b, uint32(e.sample))
+	b = order.AppendUint32(b, uint32(e.sample))
+	return e.add(now, randomOptions.id, append(b, samplingRandom))
 }
 
 // Losses tells what was lost so far.
@@ -115,11 +128,17 @@ func (e *Encoder) addLosses(now time.Time, losses Losses) error {
 	return e.add(now, lossOptions.id, b)
 }
 
-// Reports tells of flows, and before the first record that needs them the names. rest are those that no message sent holds.
+// Reports tells of flows, and before the first record that needs them the names, and how packets are sampled. rest are those that no message sent holds.
 func (e *Encoder) Reports(now time.Time, reports []flow.Report, names Names) (rest []flow.Report, err error) {
 	e.begin(reports)
 	for i := range reports {
 		r := record{Report: &reports[i]}
+		if max(r.Sample, 1) != max(e.sample, 1) {
+			e.sample = r.Sample
+			if err := e.addSampling(now); err != nil {
+				return e.rest, err
+			}
+		}
 		if r.Service != 0 {
 			r.hop = hopOf(&r, names)
 		}

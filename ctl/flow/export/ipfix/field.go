@@ -28,6 +28,8 @@ const (
 	minimumTTL               = 52
 	maximumTTL               = 53
 	vlanID                   = 58
+	samplingInterval         = 34 // superseded by what PSAMP has, but many collectors know only this
+	samplingAlgorithm        = 35
 	ipNextHopIPv6Address     = 62
 	interfaceName            = 82
 	forwardingStatus         = 89
@@ -46,6 +48,8 @@ const (
 	selectorAlgorithm        = 304
 	samplingPacketInterval   = 305
 	samplingPacketSpace      = 306
+	samplingSize             = 309
+	samplingPopulation       = 310
 	selectorName             = 335
 	virtualStationName       = 350
 )
@@ -75,7 +79,9 @@ const (
 	statusTooBig      = 133
 	statusNoInterface = 142
 
-	algorithmCount = 1 // of selectorAlgorithm: so many in a row of so many
+	algorithmCount  = 1 // of selectorAlgorithm: so many in a row of so many
+	algorithmRandom = 3 // so many of so many, at random
+	samplingRandom  = 2 // of samplingAlgorithm
 
 	engineUser = 6 // of applicationId: the first byte
 )

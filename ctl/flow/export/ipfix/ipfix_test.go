@@ -122,6 +122,35 @@ func TestReport(t *testing.T) {
 	}
 }
 
+// Before records whose numbers are of a sample the collector is told so, and after them that they are whole again.
+func TestSampling(t *testing.T) {
+	c := exporttest.New(t)
+	e := encoderTo(c, 1400)
+	must(t, e.Refresh(epoch, Losses{}))
+	whole, sampled := web(), web()
+	sampled.Sample = 100
+	for _, r := range []flow.Report{whole, sampled, sampled, whole} {
+		if rest, err := e.Reports(epoch, []flow.Report{r}, names{}); err != nil || len(rest) > 0 {
+			t.Fatal(rest, err)
+		}
+	}
+	var told []exporttest.Values
+	for _, option := range c.Options {
+		if option.Text(selectorAlgorithm, false) != "absent" {
+			told = append(told, option)
+		}
+	}
+	every := map[int]string{observationDomainID: "7", selectorAlgorithm: "1", samplingPacketInterval: "1", samplingPacketSpace: "0"}
+	want := []map[int]string{every, {observationDomainID: "7", selectorAlgorithm: "3", samplingSize: "1", samplingPopulation: "100",
+		samplingInterval: "100", samplingAlgorithm: "2"}, every}
+	if len(told) != len(want) {
+		t.Fatalf("told %d times how packets are sampled, want %d", len(told), len(want))
+	}
+	for i := range want {
+		wantFacts(t, told[i], want[i])
+	}
+}
+
 func TestVariants(t *testing.T) {
 	for name, test := range map[string]struct {
 		change func(*flow.Report)

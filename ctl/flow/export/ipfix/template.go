@@ -43,8 +43,13 @@ var (
 	interfaceOptions = template{id: firstTemplate + 22, scope: 1, fields: []field{
 		{id: ingressInterface, length: 4}, {id: interfaceName, length: variableLength}}}
 
+	randomOptions = template{id: firstTemplate + 23, scope: 1, fields: []field{
+		{id: observationDomainID, length: 4},
+		{id: selectorAlgorithm, length: 2}, {id: samplingSize, length: 4}, {id: samplingPopulation, length: 4},
+		{id: samplingInterval, length: 4}, {id: samplingAlgorithm, length: 1}}}
+
 	templates = []*template{&flow4, &flow6, &flow4hop4, &flow4hop6, &flow6hop4, &flow6hop6,
-		&samplingOptions, &lossOptions, &ruleOptions, &serviceOptions, &backend4Options, &backend6Options, &interfaceOptions}
+		&samplingOptions, &randomOptions, &lossOptions, &ruleOptions, &serviceOptions, &backend4Options, &backend6Options, &interfaceOptions}
 )
 
 // templateOf is the one for a flow's record.

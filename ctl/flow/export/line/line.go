@@ -77,6 +77,7 @@ var columns = []column{
 	count("ttl_max_reply", optional, func(r *flow.Report) uint64 { return uint64(r.TTLMaxReply) }),
 	count("dscp", optional, func(r *flow.Report) uint64 { return uint64(r.DSCP) }),
 	count("dscp_reply", optional, func(r *flow.Report) uint64 { return uint64(r.DSCPReply) }),
+	count("sample", number, func(r *flow.Report) uint64 { return uint64(max(1, r.Sample)) }), // one packet of so many was counted,
 }
 
 func stamp(name string, value func(*flow.Report) time.Time) column {

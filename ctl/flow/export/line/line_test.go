@@ -43,7 +43,7 @@ func TestNDJSON(t *testing.T) {
 	const want = `{"since":"2026-11-26T12:01:00Z","until":"2026-11-26T12:02:00.001Z","src":"198.51.100.7","dst":"2001:db8::10","sport":40000,"dport":443,` +
 		`"proto":"tcp","packets":10,"bytes":900,"packets_reply":20,"bytes_reply":29000,"first":"2026-11-26T12:00:00Z","last":"2026-11-26T12:01:30Z",` +
 		`"verdict":"forward","reason":"forward","rule":"n","service":"n","backend":"n","state":"established","end":"fin","flags":"SAPF","flags_reply":"SA",` +
-		`"interface":"n","interface_reply":"n","vlan":12,"server_rtt":0.0015,"retransmits":2,"ttl_min":60,"ttl_max":63,"dscp":46}` + "\n"
+		`"interface":"n","interface_reply":"n","vlan":12,"server_rtt":0.0015,"retransmits":2,"ttl_min":60,"ttl_max":63,"dscp":46,"sample":1}` + "\n"
 	if got := string(NDJSON(nil, &r, names("n"))); got != want {
 		t.Errorf("got  %swant %s", got, want)
 	}
@@ -52,7 +52,7 @@ func TestNDJSON(t *testing.T) {
 func TestCSV(t *testing.T) {
 	r := web()
 	const want = "2026-11-26T12:01:00Z,2026-11-26T12:02:00.001Z,198.51.100.7,2001:db8::10,40000,443,tcp,10,900,20,29000,2026-11-26T12:00:00Z,2026-11-26T12:01:30Z," +
-		"forward,forward,n,n,n,established,fin,SAPF,SA,n,n,12,0.0015,0,2,0,60,63,0,0,46,0\n"
+		"forward,forward,n,n,n,established,fin,SAPF,SA,n,n,12,0.0015,0,2,0,60,63,0,0,46,0,1\n"
 	if got := string(CSV(nil, &r, names("n"))); got != want {
 		t.Errorf("got  %swant %s", got, want)
 	}
