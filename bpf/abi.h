@@ -61,6 +61,7 @@ enum limits {
 	WATCH_DROPS = 1000,   /* dropped packets that become events in a window of time, see watch_drop() */
 	WATCH_SHIFT = 30,     /* 2^30 ns: about a second */
 	NOTE_BYTES = 104,
+	CHECK_MARK = 0x67617264, /* SO_MARK of health checks that go the way of the service's packets; "gard" */
 	BLOCK_CELLS = 262144, /* entries of block_cells, a power of two */
 	BLOCK_CELL4 = 24,     /* prefix length of a cell */
 	BLOCK_CELL6 = 40,

@@ -75,7 +75,8 @@ struct {
 	__uint(map_flags, BPF_F_NO_PREALLOC);
 } block_notes SEC(".maps");
 
-/* Daemon's health checkers add and remove; programs read when the filter would drop. Full: the check's answer may be dropped; the checker logs it. */
+/* Daemon's health checkers add and remove; programs read when the filter would drop, and gardu_check to find the backend that a check is
+ * of (0: it goes to the backend's own address). Full: the check fails and says so, or its answer may be dropped. */
 MAP(health_flows, BPF_MAP_TYPE_HASH, struct health_key, __u32, 8192);
 
 /* Daemon writes, programs read. Key: ifindex. Full: attach fails. */

@@ -42,7 +42,7 @@ var allowed = map[string]string{
 	"flow/history": "expr flow",
 	"event":        "abi flow",
 	"inspect":      "abi",
-	"lb/health":    "model",
+	"lb/health":    "lb model",
 	// What is wanted becomes what is.
 	"reconcile": "abi compile lb model",
 	"daemon":    everything,

@@ -1,7 +1,9 @@
 /* SPDX-License-Identifier: BSD-2-Clause OR GPL-2.0 */
-/* Received packets at tc ingress, for interfaces where XDP can't be or would send partial checksums; and what leaves, at tc egress. */
+/* Received packets at tc ingress, for interfaces where XDP can't be or would send partial checksums; what leaves, at tc egress;
+ * and health checks on their way to a backend. */
 #define HOOK_TC
 #include "../xdp/ingress.h"
+#include "check.h"
 #include "egress.h"
 
 char LICENSE[] SEC("license") = "Dual BSD/GPL";
@@ -36,4 +38,15 @@ int gardu_egress(struct __sk_buff *ctx)
 	if (action == ACTION_PASS && ctx->cb[0] != SENT_BY_GARDU)
 		count_leaving(ctx);
 	return action;
+}
+
+SEC("tc")
+int gardu_check(struct __sk_buff *ctx)
+{
+	struct pkt *p;
+
+	if (ctx->mark != CHECK_MARK)
+		return ACTION_PASS;
+	p = new_pkt(PKT_SENT);
+	return p ? check(ctx, p) : ACTION_DROP;
 }

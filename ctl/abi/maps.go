@@ -13,7 +13,7 @@ var mapHelp = map[string]string{
 	"blocks":             "Daemon adds and removes; programs read and count hits. Full: `gardu block` fails and says so.",
 	"block_cells":        "Daemon writes (mmap), programs read: see struct block. Never full: blocks share cells.",
 	"block_notes":        "Daemon only: origin and reason of a block, kept here so that they survive a crash as the block does.",
-	"health_flows":       "Daemon's health checkers add and remove; programs read when the filter would drop. Full: the check's answer may be dropped; the checker logs it.",
+	"health_flows":       "Daemon's health checkers add and remove; programs read when the filter would drop, and gardu_check to find the backend that a check is of (0: it goes to the backend's own address). Full: the check fails and says so, or its answer may be dropped.",
 	"interfaces":         "Daemon writes, programs read. Key: ifindex. Full: attach fails.",
 	"fragments":          "Programs only, while a rule asks for ports. Full: the least recently used gives way, and the fragments that were still to come of that packet are judged without ports.",
 	"exits":              "Daemon writes, programs read. Key: number of an interface that rules send packets or copies to. Away: redirect-failed.",

@@ -426,6 +426,7 @@ const (
 	WatchDrops      Limits = 1000
 	WatchShift      Limits = 30
 	NoteBytes       Limits = 104
+	CheckMark       Limits = 1734439524
 	BlockCells      Limits = 262144
 	BlockCell4      Limits = 24
 	BlockCell6      Limits = 40

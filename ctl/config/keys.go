@@ -209,6 +209,8 @@ var healths = object[model.Health]{
 			"of http and https: the host that is asked for; default: the address of the service"),
 		in("tls-name", domainName, func(h *model.Health) *string { return &h.TLSName },
 			"of https: the name that the backend's certificate must be for, by the authorities that this machine trusts; default: any certificate"),
+		in("via", choiceOf([]model.Via{model.ViaService, model.ViaBackend}), func(h *model.Health) *model.Via { return &h.Via },
+			"service: checks go to the service's address and reach the backend as packets of clients do; backend: to its own address; default: service"),
 		in("port", whole[uint16](1, 65535), func(h *model.Health) *uint16 { return &h.Port },
 			"the port to check, 1 to 65535; default: the port of the service"),
 		in("every", period(100*time.Millisecond, time.Hour), func(h *model.Health) *time.Duration { return &h.Every },

@@ -107,6 +107,9 @@ func (d *decoder) checkHealth(service model.Service) {
 			d.fail(at, "the key with "+key.to, "%s says nothing about this check", key.name)
 		}
 	}
+	if mode, ok := lb.FindMode(service.Forward); ok && !mode.Checks && health.Via == model.ViaService {
+		d.fail(d.valueAt(health.Pos, "via"), "backend", "checks of a service with forward %s go to the backends' own addresses", mode.Name)
+	}
 	if health.Timeout > health.Every {
 		d.fail(d.valueAt(health.Pos, "timeout"), "at most "+formatPeriod(health.Every)+", the time between checks",
 			"a check would take longer than the time until the next one")

@@ -209,9 +209,15 @@ func (d *Daemon) setUp(backend compile.Backend, up bool) {
 	}
 }
 
-// registerCheck lets the answers to a health check through the filter.
+// registerCheck lets the answers to a health check through the filter, and what it sends through to its backend.
 func (d *Daemon) registerCheck(conn health.Conn) (release func(), err error) {
-	if err := d.plane.AddHealthFlow(conn.Local, conn.Remote, conn.Proto); err != nil {
+	var backend uint16
+	if conn.Through {
+		if backend = d.current.Load().backends[backendName{conn.Service, conn.Backend}].ID; backend == 0 {
+			return nil, fmt.Errorf("%s/%s is gone", conn.Service, conn.Backend)
+		}
+	}
+	if err := d.plane.AddHealthFlow(conn.Local, conn.Remote, conn.Proto, backend); err != nil {
 		return nil, err
 	}
 	return func() {

@@ -16,6 +16,7 @@ import (
 	"syscall"
 	"time"
 
+	"gardu/ctl/abi"
 	"gardu/ctl/api"
 	"gardu/ctl/config"
 	"gardu/ctl/dataplane"
@@ -70,6 +71,7 @@ type Daemon struct {
 	exits  exits
 	orders orders
 	active activeCache
+	checks checks
 
 	inherited map[uint16]bool // backends that the daemon before this one knew; until the first commit
 
@@ -204,7 +206,9 @@ func (d *Daemon) start(ctx context.Context) (err error) {
 		d.inherited[id] = true
 	}
 	d.takeOverLinks()
-	d.health = health.New(health.Options{Register: d.registerCheck, Changed: d.healthChanged})
+	d.health = health.New(health.Options{
+		Register: d.registerCheck, Through: d.checkThrough, Mark: uint32(abi.CheckMark), Changed: d.healthChanged,
+	})
 	if d.events, err = netdev.Watch(ctx); err != nil { // before the first look, so that nothing is missed between
 		return err
 	}
@@ -242,11 +246,16 @@ func (d *Daemon) abandon(fresh bool) error {
 		d.reports.close(d.taking())
 		errs = append(errs, d.plane.Close())
 		if fresh {
-			errs = append(errs, dataplane.Remove(d.options.BPFDir, d.netdev), d.netdev.ReleaseAll())
+			errs = append(errs, dataplane.Remove(d.options.BPFDir, d.netdev), d.releaseNetwork())
 		}
 	}
 	d.netdev.Close()
 	return errors.Join(errs...)
+}
+
+// releaseNetwork takes back what the kernel was told by netlink.
+func (d *Daemon) releaseNetwork() error {
+	return errors.Join(d.netdev.ReleaseAll(), d.netdev.UnrouteMarked(uint32(abi.CheckMark)))
 }
 
 // serve runs what runs beside the packets, until ctx ends or one of them fails.
@@ -287,7 +296,7 @@ func (d *Daemon) end() error {
 		return d.plane.Close()
 	}
 	d.log.Info("ending; detaching")
-	return errors.Join(d.plane.DetachAll(), d.plane.Close(), dataplane.Remove(d.options.BPFDir, d.netdev), d.netdev.ReleaseAll())
+	return errors.Join(d.plane.DetachAll(), d.plane.Close(), dataplane.Remove(d.options.BPFDir, d.netdev), d.releaseNetwork())
 }
 
 // watchConfig reads the configuration again on SIGHUP, and set files when they change.

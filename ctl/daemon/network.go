@@ -37,6 +37,7 @@ func (d *Daemon) watchNetwork(ctx context.Context) error {
 		d.syncHops(dirty)
 		if dirty.routes {
 			d.syncExits(d.current.Load().ids.Exits)
+			d.followChecks()
 		}
 	}
 }

@@ -171,6 +171,7 @@ func (d *Daemon) warnings(now *applied, status api.Status, totals flow.Totals) [
 			warn("set %s holds what was in its file before: %s", set.Name, summary(file.err))
 		}
 	}
+	d.checkWarnings(now, warn)
 	up := map[string]int{}
 	for _, b := range now.tables.Backends {
 		result, checked := d.health.Result(b.ServiceName, b.Name)

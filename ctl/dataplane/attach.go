@@ -136,13 +136,16 @@ func (d *Dataplane) detach(name string) error {
 	return nil
 }
 
-// DetachAll takes gardu off every interface. The maps stay.
+// DetachAll takes gardu off every interface, the loopback of health checks included. The maps stay.
 func (d *Dataplane) DetachAll() error {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	var errs []error
 	for name := range d.attachments {
 		errs = append(errs, d.detach(name))
+	}
+	if d.check != nil {
+		errs = append(errs, d.detachCheck())
 	}
 	return errors.Join(errs...)
 }

@@ -22,6 +22,7 @@ const (
 	flowsDir  = "flows"
 	linksDir  = "links"
 	decapDir  = "decap"
+	checkDir  = "check" // likewise a hook: on the loopback, which may be one of the interfaces as well
 )
 
 // makeDir makes dir with subdirectories on a bpffs, which it mounts at the usual place if it isn't there. mounted says
@@ -91,7 +92,7 @@ func Remove(dir string, netlink Netlink) error {
 		return errors.Join(err, fmt.Errorf("remove %s: not a directory on a bpffs", dir))
 	}
 	var errs []error
-	for _, sub := range []string{linksDir, decapDir} {
+	for _, sub := range []string{linksDir, decapDir, checkDir} {
 		hooks, err := openHooks(filepath.Join(dir, sub), netlink)
 		errs = append(errs, err)
 		for _, h := range hooks {

@@ -17,11 +17,11 @@ import (
 
 // Netlink is what dataplane asks of rtnetlink, which it doesn't speak itself.
 type Netlink interface {
-	// AttachFilter adds gardu's tc filter to the clsact qdisc of an interface, or replaces its program in one step. The
-	// error is unix.ENODEV when the interface is gone.
-	AttachFilter(ifindex int, egress bool, program int) error
+	// AttachFilter adds gardu's tc filter, which is called as its program, to the clsact qdisc of an interface, or replaces its program
+	// in one step. The error is unix.ENODEV when the interface is gone.
+	AttachFilter(ifindex int, name string, program int) error
 	// DetachFilter removes it. It is no error when the filter or the interface is gone.
-	DetachFilter(ifindex int, egress bool) error
+	DetachFilter(ifindex int, name string) error
 	// XDPProgram is the id of the XDP program on an interface, whoever attached it; 0 = none.
 	XDPProgram(ifindex int) (uint32, error)
 	// DetachXDP removes an XDP program that was attached by netlink.
@@ -57,6 +57,7 @@ type Dataplane struct {
 	slots       [abi.GenerationSlots]Tables
 	lengths     [abi.TableCount]uint32 // of the arrays of each kind of table, in lines
 	losses      []link.Link            // programs that count them
+	check       *hook                  // that takes health checks to backends; nil: none does
 
 	blocks  blockTable
 	states  stateTable
@@ -87,7 +88,7 @@ func Open(opts Options) (_ *Dataplane, err error) {
 	if d.dir == "" {
 		d.dir = DefaultDir
 	}
-	mounted, err := makeDir(d.dir, tablesDir, flowsDir, linksDir)
+	mounted, err := makeDir(d.dir, tablesDir, flowsDir, linksDir, checkDir)
 	if err != nil {
 		return nil, err
 	}
@@ -119,6 +120,9 @@ func Open(opts Options) (_ *Dataplane, err error) {
 		return nil, err
 	}
 	if err := d.takeOverLinks(); err != nil {
+		return nil, err
+	}
+	if err := d.takeOverCheck(); err != nil {
 		return nil, err
 	}
 	d.control.Features = features.Bits()
@@ -249,6 +253,9 @@ func (d *Dataplane) Close() error {
 		errs = append(errs, a.close())
 	}
 	d.attachments = nil
+	if d.check != nil {
+		errs = append(errs, d.check.close())
+	}
 	if d.programs != nil {
 		errs = append(errs, d.programs.close())
 	}

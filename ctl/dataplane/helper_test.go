@@ -45,10 +45,10 @@ func testDir(t *testing.T) string {
 // noFilters is for an instance whose filters are gone with their namespace.
 type noFilters struct{}
 
-func (noFilters) AttachFilter(int, bool, int) error { return errors.ErrUnsupported }
-func (noFilters) DetachFilter(int, bool) error      { return nil }
-func (noFilters) XDPProgram(int) (uint32, error)    { return 0, nil }
-func (noFilters) DetachXDP(int) error               { return nil }
+func (noFilters) AttachFilter(int, string, int) error { return errors.ErrUnsupported }
+func (noFilters) DetachFilter(int, string) error      { return nil }
+func (noFilters) XDPProgram(int) (uint32, error)      { return 0, nil }
+func (noFilters) DetachXDP(int) error                 { return nil }
 
 // open opens dir with everything on. The caller closes it.
 func open(t *testing.T, dir string) *Dataplane {

@@ -24,23 +24,29 @@ const (
 	kindEgress        kind = "egress"         // likewise
 	kindClsactIngress kind = "clsact_ingress" // tc, by a filter on the clsact qdisc
 	kindClsactEgress  kind = "clsact_egress"
+	kindCheck         kind = "check" // at egress of the loopback
+	kindClsactCheck   kind = "clsact_check"
 )
 
 func (k kind) isXDP() bool    { return k == kindXDP || k == kindGeneric || k == kindFallback }
-func (k kind) isClsact() bool { return k == kindClsactIngress || k == kindClsactEgress }
-func (k kind) isEgress() bool { return k == kindEgress || k == kindClsactEgress }
+func (k kind) isClsact() bool { return strings.HasPrefix(string(k), "clsact_") }
 
 // program is the one of p that belongs there.
 func (k kind) program(p *programs) *ebpf.Program {
-	switch {
-	case k.isXDP():
+	switch k {
+	case kindXDP, kindGeneric, kindFallback:
 		return p.xdp
-	case k.isEgress():
+	case kindEgress, kindClsactEgress:
 		return p.egress
+	case kindCheck, kindClsactCheck:
+		return p.check
 	default:
 		return p.ingress
 	}
 }
+
+// filter is what a filter of that kind is called: as its program.
+func (k kind) filter() string { return "gardu_" + strings.TrimPrefix(string(k), "clsact_") }
 
 // hook is one program on one interface.
 type hook struct {
@@ -75,13 +81,13 @@ func (h *hook) attach(program *ebpf.Program) (err error) {
 		h.link, err = link.AttachXDP(link.XDPOptions{Program: program, Interface: h.ifindex, Flags: link.XDPGenericMode})
 	case kindIngress:
 		h.link, err = link.AttachTCX(link.TCXOptions{Program: program, Interface: h.ifindex, Attach: ebpf.AttachTCXIngress, Anchor: link.Head()})
-	case kindEgress: // after what others may change on the way out
+	case kindEgress, kindCheck: // after what others may change on the way out
 		h.link, err = link.AttachTCX(link.TCXOptions{Program: program, Interface: h.ifindex, Attach: ebpf.AttachTCXEgress, Anchor: link.Tail()})
 	default:
 		if h.netlink == nil {
 			return &KernelError{Tried: "attach at tc", Lacks: "TCX (Linux 6.6)", Advice: "use a newer kernel"}
 		}
-		err = h.netlink.AttachFilter(h.ifindex, h.kind.isEgress(), program.FD())
+		err = h.netlink.AttachFilter(h.ifindex, h.kind.filter(), program.FD())
 	}
 	return err
 }
@@ -137,7 +143,7 @@ func (h *hook) detach() error {
 		}
 		errs = append(errs, h.link.Close())
 	} else if h.ifindex != 0 {
-		errs = append(errs, h.netlink.DetachFilter(h.ifindex, h.kind.isEgress()))
+		errs = append(errs, h.netlink.DetachFilter(h.ifindex, h.kind.filter()))
 	}
 	if err := errors.Join(errs...); err != nil {
 		return fmt.Errorf("detach from %s (%s): %w", h.name, h.kind, err)
@@ -238,7 +244,7 @@ func parsePinName(pin string) (name string, k kind, ok bool) {
 	}
 	k = kind(pin[dash+1:])
 	switch k {
-	case kindXDP, kindGeneric, kindFallback, kindIngress, kindEgress, kindClsactIngress, kindClsactEgress:
+	case kindXDP, kindGeneric, kindFallback, kindIngress, kindEgress, kindClsactIngress, kindClsactEgress, kindCheck, kindClsactCheck:
 		return strings.ReplaceAll(pin[:dash], ":", "."), k, true
 	}
 	return "", "", false

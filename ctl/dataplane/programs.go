@@ -18,6 +18,7 @@ type programs struct {
 	xdp      *ebpf.Program
 	ingress  *ebpf.Program
 	egress   *ebpf.Program
+	check    *ebpf.Program
 }
 
 // loadPrograms loads the programs with the constants that features ask for, on the maps and tables of d.
@@ -51,7 +52,7 @@ func (d *Dataplane) loadPrograms(features compile.Features) (_ *programs, err er
 		out  map[string]**ebpf.Program
 	}{
 		{loadXdp, map[string]**ebpf.Program{"gardu_xdp": &p.xdp}},
-		{loadTc, map[string]**ebpf.Program{"gardu_ingress": &p.ingress, "gardu_egress": &p.egress}},
+		{loadTc, map[string]**ebpf.Program{"gardu_ingress": &p.ingress, "gardu_egress": &p.egress, "gardu_check": &p.check}},
 	} {
 		running.Go(func() {
 			spec, err := object.spec()
@@ -72,7 +73,7 @@ func (d *Dataplane) loadPrograms(features compile.Features) (_ *programs, err er
 
 func (p *programs) close() error {
 	var errs []error
-	for _, one := range []*ebpf.Program{p.xdp, p.ingress, p.egress} {
+	for _, one := range []*ebpf.Program{p.xdp, p.ingress, p.egress, p.check} {
 		if one != nil {
 			errs = append(errs, one.Close())
 		}
@@ -193,16 +194,14 @@ func (d *Dataplane) swapPrograms(features compile.Features) error {
 		return err
 	}
 	var done []*hook
-	for _, a := range d.attachments {
-		for _, h := range a.hooks {
-			if err := h.update(h.kind.program(next)); err != nil {
-				for _, h := range done {
-					err = errors.Join(err, h.update(h.kind.program(d.programs)))
-				}
-				return errors.Join(err, next.close())
+	for _, h := range d.hooks() {
+		if err := h.update(h.kind.program(next)); err != nil {
+			for _, h := range done {
+				err = errors.Join(err, h.update(h.kind.program(d.programs)))
 			}
-			done = append(done, h)
+			return errors.Join(err, next.close())
 		}
+		done = append(done, h)
 	}
 	for _, a := range d.attachments {
 		a.describe() // an interface may turn out to be gone
@@ -215,6 +214,17 @@ func (d *Dataplane) swapPrograms(features compile.Features) error {
 		err = errors.Join(err, d.dropStates())
 	}
 	return err
+}
+
+// hooks are all places where programs sit.
+func (d *Dataplane) hooks() (all []*hook) {
+	for _, a := range d.attachments {
+		all = append(all, a.hooks...)
+	}
+	if d.check != nil {
+		all = append(all, d.check)
+	}
+	return all
 }
 
 // inUse adds to features what the programs in force were made for, so that taking over never switches a step off.

@@ -7,6 +7,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/cilium/ebpf"
 	"golang.org/x/sys/unix"
 
 	"gardu/ctl/abi"
@@ -175,11 +176,11 @@ func TestHealthFlowsAreCountedAndForgotten(t *testing.T) {
 	d := open(t, dir)
 	local, remote := netip.MustParseAddrPort("192.0.2.1:40000"), netip.MustParseAddrPort("192.0.2.10:80")
 	for range 2 { // the second changes nothing
-		if err := d.AddHealthFlow(local, remote, model.ProtoTCP); err != nil {
+		if err := d.AddHealthFlow(local, remote, model.ProtoTCP, 0); err != nil {
 			t.Fatal(err)
 		}
 	}
-	if err := d.AddHealthFlow(remote, local, model.ProtoTCP); err != nil {
+	if err := d.AddHealthFlow(remote, local, model.ProtoTCP, 0); err != nil {
 		t.Fatal(err)
 	}
 	for range 2 {
@@ -246,4 +247,55 @@ func TestDecap(t *testing.T) {
 	if err := DetachDecap(dir, "eth0", nil); err == nil {
 		t.Error("detached twice")
 	}
+}
+
+// TestCheckProgram: what has no mark is left alone, what has one goes to the backend that it is registered with, or nowhere.
+func TestCheckProgram(t *testing.T) {
+	d := private(t, allOn())
+	local, service := netip.MustParseAddrPort("198.51.100.7:40000"), netip.MustParseAddrPort("192.0.2.1:53")
+	frame := udp4(local.Addr(), service.Addr())
+	frame[34], frame[35], frame[36], frame[37] = 40000>>8, 40000&0xff, 0, 53
+	run := func(mark uint32) (uint32, []byte) {
+		t.Helper()
+		options := &ebpf.RunOptions{Data: frame, DataOut: make([]byte, len(frame)+frameGrowth), Context: &markedContext{Mark: mark, Ifindex: 1}}
+		action, err := d.programs.check.Run(options)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return action, options.DataOut
+	}
+	if action, _ := run(0); action != tcNext {
+		t.Errorf("not marked: action %d", action)
+	}
+	if action, _ := run(uint32(abi.CheckMark)); action != tcShot {
+		t.Errorf("not registered: action %d", action)
+	}
+	backend := abi.Backend{State: uint8(abi.BackendUsed | abi.BackendHop), Mode: uint8(abi.ModeIpip), Ifindex: 1, Dmac: [6]byte{2, 1}, Smac: [6]byte{2, 2}}
+	backend.Address, _ = abi.PutAddr(netip.MustParseAddr("10.0.0.11"))
+	backend.Source, _ = abi.PutAddr(netip.MustParseAddr("10.0.0.1"))
+	if err := d.PutBackend(7, backend); err != nil { // which is down: that is what checks are for
+		t.Fatal(err)
+	}
+	if err := d.AddHealthFlow(local, service, unix.IPPROTO_UDP, 7); err != nil {
+		t.Fatal(err)
+	}
+	if err := d.AddHealthFlow(local, service, unix.IPPROTO_UDP, 8); err == nil {
+		t.Error("two backends have the same check")
+	}
+	const tcRedirect = 7
+	action, out := run(uint32(abi.CheckMark))
+	if action != tcRedirect || len(out) != len(frame)+20 || !bytes.Equal(out[34:], frame[14:]) || !bytes.Equal(out[30:34], []byte{10, 0, 0, 11}) {
+		t.Errorf("action %d, frame %x", action, out)
+	}
+	if action, _ := run(0); action != tcNext {
+		t.Errorf("registered, not marked: action %d", action)
+	}
+}
+
+// markedContext is the beginning of struct __sk_buff with a mark.
+type markedContext struct {
+	Len, PktType, Mark uint32
+	_                  [6]uint32
+	IngressIfindex     uint32
+	Ifindex            uint32
 }

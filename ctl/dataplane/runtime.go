@@ -93,12 +93,13 @@ func (d *Dataplane) DeleteInterface(ifindex int) error {
 	return absent(d.maps[abi.AbiMapInterfaces].Delete(uint32(ifindex)), fmt.Sprintf("delete interface %d", ifindex))
 }
 
-// AddHealthFlow lets the answers to one of our own health checks through the filter. Call it before connecting.
-func (d *Dataplane) AddHealthFlow(local, remote netip.AddrPort, proto uint8) error {
+// AddHealthFlow lets the answers to one of our own health checks through the filter, and has what is sent at the address of a service
+// brought to a backend; 0: it isn't. Call it before connecting.
+func (d *Dataplane) AddHealthFlow(local, remote netip.AddrPort, proto uint8, backend uint16) error {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	err := d.maps[abi.AbiMapHealthFlows].Update(healthKey(local, remote, proto), uint32(0), ebpf.UpdateNoExist)
-	if errors.Is(err, ebpf.ErrKeyExist) {
+	err := d.maps[abi.AbiMapHealthFlows].Update(healthKey(local, remote, proto), uint32(backend), ebpf.UpdateNoExist)
+	if errors.Is(err, ebpf.ErrKeyExist) && backend == 0 {
 		return nil
 	}
 	if err != nil {

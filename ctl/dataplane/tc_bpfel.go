@@ -54,6 +54,7 @@ const (
 	tcMapTablesSets        = "tables_sets"
 	tcMapTrace             = "trace"
 	tcMapWatched           = "watched"
+	tcProgGarduCheck       = "gardu_check"
 	tcProgGarduEgress      = "gardu_egress"
 	tcProgGarduIngress     = "gardu_ingress"
 	tcVarCfgActions        = "cfg_actions"
@@ -119,6 +120,7 @@ type tcSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type tcProgramSpecs struct {
+	GarduCheck   *ebpf.ProgramSpec `ebpf:"gardu_check"`
 	GarduEgress  *ebpf.ProgramSpec `ebpf:"gardu_egress"`
 	GarduIngress *ebpf.ProgramSpec `ebpf:"gardu_ingress"`
 }
@@ -324,12 +326,14 @@ type tcVariables struct {
 //
 // It can be passed to loadTcObjects or ebpf.CollectionSpec.LoadAndAssign.
 type tcPrograms struct {
+	GarduCheck   *ebpf.Program `ebpf:"gardu_check"`
 	GarduEgress  *ebpf.Program `ebpf:"gardu_egress"`
 	GarduIngress *ebpf.Program `ebpf:"gardu_ingress"`
 }
 
 func (p *tcPrograms) Close() error {
 	return _TcClose(
+		p.GarduCheck,
 		p.GarduEgress,
 		p.GarduIngress,
 	)

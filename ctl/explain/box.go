@@ -226,7 +226,7 @@ func (b *Box) Unblock(prefix netip.Prefix) error {
 
 // Check lets the answers to one of gardu's own health checks pass.
 func (b *Box) Check(proto uint8, local, remote netip.AddrPort) error {
-	return b.plane.AddHealthFlow(local, remote, proto)
+	return b.plane.AddHealthFlow(local, remote, proto, 0)
 }
 
 // boxInterface is what a Box is told of an interface.

@@ -13,6 +13,7 @@ type ModeInfo struct {
 	ABI    abi.Mode
 	Help   string
 	Mixed  bool                 // a service of one family can have backends of the other
+	Checks bool                 // answers come from the service's address, so a health check can go the same way
 	Header [abi.FamilyCount]int // bytes added to the packet, by the family of the backend's address
 }
 
@@ -21,18 +22,21 @@ func Modes() []ModeInfo {
 	return []ModeInfo{
 		{
 			Name: "dsr", ABI: abi.ModeDsr,
-			Help: "rewrite the destination MAC; the backend owns the service address",
+			Help:   "rewrite the destination MAC; the backend owns the service address",
+			Checks: true,
 		},
 		{
 			Name: "ipip", ABI: abi.ModeIpip,
 			Help:   "wrap in IPv4 or IPv6 (RFC 2003, 2473, 4213); the backend unwraps",
 			Mixed:  true,
+			Checks: true,
 			Header: [abi.FamilyCount]int{abi.FamilyV4: 20, abi.FamilyV6: 40},
 		},
 		{
 			Name: "gue", ABI: abi.ModeGue,
 			Help:   "wrap in UDP and IPv4 or IPv6 (GUE variant 1, port 6080); the backend unwraps",
 			Mixed:  true,
+			Checks: true,
 			Header: [abi.FamilyCount]int{abi.FamilyV4: 28, abi.FamilyV6: 48},
 		},
 	}

@@ -229,6 +229,7 @@ type Health struct {
 	Host    string // of HTTP requests; "": the service's address
 	TLSName string // whose certificate the backend has to show, also SNI; "": any certificate will do
 
+	Via     Via    // "": the service's address where the mode can do that
 	Port    uint16 // 0: the service's port
 	Every   time.Duration
 	Timeout time.Duration
@@ -236,6 +237,14 @@ type Health struct {
 	Down    int // failures in a row before it is down
 	Pos     Position
 }
+
+// Via is the way of a health check.
+type Via string
+
+const (
+	ViaService Via = "service" // to the service's address, and to the backend as packets of clients
+	ViaBackend Via = "backend" // to the backend's own address
+)
 
 // Flows is the flow table's size and time-outs.
 type Flows struct {

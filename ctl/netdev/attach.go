@@ -10,23 +10,23 @@ import (
 
 // gardu's own filters.
 const (
-	filterPriority = 1
-	ingressName    = "gardu_ingress"
-	egressName     = "gardu_egress"
+	IngressFilter = "gardu_ingress"
+	EgressFilter  = "gardu_egress"
+	CheckFilter   = "gardu_check" // at egress, after the other
 )
 
-func own(ifindex int, egress bool) Filter {
-	f := Filter{Ifindex: ifindex, Egress: egress, Priority: filterPriority, Name: ingressName}
-	if egress {
-		f.Name = egressName
+func own(ifindex int, name string) Filter {
+	f := Filter{Ifindex: ifindex, Egress: name != IngressFilter, Priority: 1, Name: name}
+	if name == CheckFilter {
+		f.Priority = 2
 	}
 	return f
 }
 
-// AttachFilter adds gardu's own filter to one direction of an interface, or replaces its program in one step. When the
+// AttachFilter adds gardu's own filter of that name to an interface, or replaces its program in one step. When the
 // interface is gone, the error is both ErrNoLink and ENODEV.
-func (h *Handle) AttachFilter(ifindex int, egress bool, program int) error {
-	f := own(ifindex, egress)
+func (h *Handle) AttachFilter(ifindex int, name string, program int) error {
+	f := own(ifindex, name)
 	f.Program = program
 	err := h.AddFilter(f)
 	if errors.Is(err, ErrNoLink) {
@@ -35,9 +35,9 @@ func (h *Handle) AttachFilter(ifindex int, egress bool, program int) error {
 	return err
 }
 
-// DetachFilter removes gardu's own filter. It is no error when the filter or the interface is gone.
-func (h *Handle) DetachFilter(ifindex int, egress bool) error {
-	return h.DeleteFilter(own(ifindex, egress))
+// DetachFilter removes gardu's own filter of that name. It is no error when the filter or the interface is gone.
+func (h *Handle) DetachFilter(ifindex int, name string) error {
+	return h.DeleteFilter(own(ifindex, name))
 }
 
 // XDPProgram returns the id of the XDP program on an interface, whoever attached it; 0 when there is none.

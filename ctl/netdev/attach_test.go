@@ -17,16 +17,16 @@ func TestOwnFilter(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, egress := range []bool{false, true} {
-		if err := l.handle.AttachFilter(link.Index, egress, classifier(t)); err != nil {
+	for _, name := range []string{netdev.IngressFilter, netdev.EgressFilter, netdev.CheckFilter} {
+		if err := l.handle.AttachFilter(link.Index, name, classifier(t)); err != nil {
 			t.Fatal(err)
 		}
 	}
-	if list, err := l.handle.Filters(link.Index); err != nil || len(list) != 2 {
+	if list, err := l.handle.Filters(link.Index); err != nil || len(list) != 3 {
 		t.Errorf("got %+v, %v", list, err)
 	}
-	for _, egress := range []bool{false, true} {
-		if err := l.handle.DetachFilter(link.Index, egress); err != nil {
+	for _, name := range []string{netdev.IngressFilter, netdev.EgressFilter, netdev.CheckFilter} {
+		if err := l.handle.DetachFilter(link.Index, name); err != nil {
 			t.Fatal(err)
 		}
 	}

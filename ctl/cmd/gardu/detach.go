@@ -3,6 +3,7 @@ package main
 import (
 	"github.com/spf13/cobra"
 
+	"gardu/ctl/abi"
 	"gardu/ctl/dataplane"
 	"gardu/ctl/netdev"
 )
@@ -30,6 +31,9 @@ gardu had never been there. It is refused while a daemon runs.`,
 				return err
 			}
 			if err := links.ReleaseAll(); err != nil {
+				return err
+			}
+			if err := links.UnrouteMarked(uint32(abi.CheckMark)); err != nil {
 				return err
 			}
 			a.printf("nothing of gardu is left in %s or on the interfaces\n", bpffs)

@@ -3,6 +3,7 @@ package health
 import (
 	"context"
 	"math/rand/v2"
+	"net/netip"
 	"sync"
 	"time"
 )
@@ -37,11 +38,17 @@ type Change struct {
 
 // Options of a Checker.
 type Options struct {
-	// Concurrency bounds the checks under way at once; 0 means 128.
+	// Concurrency bounds the checks under way at once; 0 means 2048, enough for 1,000 dead backends that each cost the time-out, and
+	// a descriptor each.
 	Concurrency int
 	// Register is called before a check connects, so that the packet path can let the answer in, and its result
 	// after the connection is closed. A check goes on when it fails, and blames it if the answer doesn't come. May be nil.
 	Register func(Conn) (release func(), err error)
+	// Through says from which address a target with Through is checked at the address of its service; zero: what the kernel would
+	// send from to the backend. On an error the check goes to the backend's own address. nil: all do.
+	Through func(Target) (source netip.Addr, err error)
+	// Mark is the SO_MARK of sockets that go to the address of a service.
+	Mark uint32
 	// Changed is told of each transition, of one backend in order, of several backends at the same time.
 	Changed func(Change)
 }
@@ -69,9 +76,9 @@ type check struct {
 // New returns a Checker without targets.
 func New(o Options) *Checker {
 	if o.Concurrency == 0 {
-		o.Concurrency = 128
+		o.Concurrency = 2048
 	}
-	p := prober{register: o.Register}
+	p := prober{register: o.Register, through: o.Through, mark: int(o.Mark)}
 	return &Checker{
 		changed: o.Changed,
 		probe:   p.probe,

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"net/netip"
 	"slices"
+	"strconv"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -214,6 +215,39 @@ func TestSet(t *testing.T) {
 	})
 }
 
+// TestThousandBackends: none is checked later because others don't answer.
+func TestThousandBackends(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var done atomic.Int32
+		c := New(Options{})
+		c.probe = func(ctx context.Context, t Target) (string, error) {
+			defer done.Add(1)
+			if t.Service == "dead" {
+				<-ctx.Done()
+				return "", ctx.Err()
+			}
+			return "", nil
+		}
+		var targets []Target
+		for i := range 1000 {
+			one := target(strconv.Itoa(i))
+			one.Check.Every, one.Check.Timeout = time.Second, time.Second
+			if i%2 == 0 {
+				one.Service = "dead"
+			}
+			targets = append(targets, one)
+		}
+		c.Set(targets, nil)
+		ctx, cancel := context.WithTimeout(t.Context(), 61*time.Second)
+		defer cancel()
+		_ = c.Run(ctx)
+		// Every second those that answer, every two those that take the time-out.
+		if got := done.Load(); got < 44_000 {
+			t.Errorf("%d checks in a minute, want 45,000", got)
+		}
+	})
+}
+
 func TestTargets(t *testing.T) {
 	check := &model.Health{HTTP: "/healthz", Every: time.Second, Pos: model.Position{Line: 7}}
 	got := Targets(&model.Snapshot{Services: []model.Service{
@@ -223,11 +257,30 @@ func TestTargets(t *testing.T) {
 			Backends: []model.Backend{{Name: "b1", Address: netip.MustParseAddr("10.0.0.1")}},
 		},
 	}})
-	want := []Target{{
+	want := []Target{{ // the mode is not known, so nothing is said of the way
 		Service: "web", Backend: "b1", Address: netip.MustParseAddrPort("10.0.0.1:443"), Host: "[2001:db8::1]:443",
 		Check: model.Health{HTTP: "/healthz", Port: 443, Every: time.Second},
 	}}
 	if !slices.Equal(got, want) {
 		t.Errorf("got %+v\nwant %+v", got, want)
+	}
+}
+
+func TestTargetsWay(t *testing.T) {
+	for _, c := range []struct {
+		mode model.Mode
+		via  model.Via
+		want string
+	}{
+		{"ipip", "", "192.0.2.1:80"}, {"dsr", "", "192.0.2.1:80"}, {"gue", model.ViaService, "192.0.2.1:80"},
+		{"ipip", model.ViaBackend, "invalid AddrPort"}, {"none-that-can", "", "invalid AddrPort"},
+	} {
+		targets := Targets(&model.Snapshot{Services: []model.Service{{
+			Name: "web", Address: netip.MustParseAddr("192.0.2.1"), Port: model.Range{Lo: 80, Hi: 80}, Forward: c.mode,
+			Backends: []model.Backend{{Name: "b1", Address: netip.MustParseAddr("10.0.0.1")}}, Health: &model.Health{TCP: true, Via: c.via},
+		}}})
+		if got := targets[0].Through.String(); got != c.want {
+			t.Errorf("%s, via %q: through %s, want %s", c.mode, c.via, got, c.want)
+		}
 	}
 }

@@ -8,6 +8,7 @@ import (
 	"math/rand/v2"
 	"net"
 	"net/netip"
+	"syscall"
 
 	"golang.org/x/net/dns/dnsmessage"
 	"golang.org/x/sys/unix"
@@ -45,7 +46,7 @@ var errOther = errors.New("not the answer to this")
 
 // datagram takes whatever comes back from the backend's port for an answer.
 func datagram(ctx context.Context, c *connection, message []byte) (string, error) {
-	conn, err := c.dial(ctx, "udp", c.remote.String())
+	conn, err := c.dial(ctx, "udp", "")
 	if err != nil {
 		return "", err
 	}
@@ -69,7 +70,7 @@ func ask(ctx context.Context, c *connection, name string) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	conn, err := c.dial(ctx, "udp", c.remote.String())
+	conn, err := c.dial(ctx, "udp", "")
 	if err != nil {
 		return "", err
 	}
@@ -95,6 +96,9 @@ func rcode(code dnsmessage.RCode) string {
 	return fmt.Sprintf("error %d", code)
 }
 
+// pingTries is how many identifiers are tried.
+const pingTries = 4
+
 const (
 	echoRequest, echoReply   = 8, 0
 	echoRequest6, echoReply6 = 128, 129
@@ -107,15 +111,31 @@ func ping(ctx context.Context, c *connection) (string, error) {
 	if address.Is6() {
 		network, proto, request, reply = "ip6:ipv6-icmp", unix.IPPROTO_ICMPV6, echoRequest6, echoReply6
 	}
-	id := uint16(1 + rand.N(65535))
+	var id uint16
+	var dialer net.Dialer
 	if c.register != nil {
-		source, err := sourceTowards(ctx, netip.AddrPortFrom(address, 9))
-		if err != nil {
+		if err := c.findSource(ctx); err != nil {
 			return "", err
 		}
-		c.release, c.refused = c.register(Conn{proto, netip.AddrPortFrom(source, id), netip.AddrPortFrom(address, id)})
 	}
-	var dialer net.Dialer
+	for try := 1; ; try++ {
+		id = uint16(1 + rand.N(65535))
+		if c.register == nil {
+			break
+		}
+		c.as.Proto, c.as.Local, c.as.Remote = proto, netip.AddrPortFrom(c.source, id), netip.AddrPortFrom(address, id)
+		if err := c.tell(); err == nil {
+			break
+		} else if try == pingTries { // another backend's ping may have this identifier
+			return "", err
+		}
+	}
+	if c.register != nil {
+		dialer.LocalAddr = &net.IPAddr{IP: c.source.AsSlice(), Zone: c.source.Zone()}
+		dialer.ControlContext = func(_ context.Context, _, _ string, raw syscall.RawConn) (err error) {
+			return errors.Join(raw.Control(func(fd uintptr) { err = setMark(int(fd), c.mark) }), err)
+		}
+	}
 	conn, err := dialer.DialContext(ctx, network, address.String())
 	if err != nil {
 		return "", err

@@ -11,6 +11,7 @@ import (
 	"net/http"
 	"net/netip"
 	"net/url"
+	"os"
 	"syscall"
 	"time"
 
@@ -19,8 +20,10 @@ import (
 
 // Conn is a check's TCP connection, pair of UDP ports, or ping, whose identifier stands for both ports.
 type Conn struct {
-	Proto         uint8 // IP protocol number
-	Local, Remote netip.AddrPort
+	Proto            uint8 // IP protocol number
+	Local, Remote    netip.AddrPort
+	Service, Backend string // that it checks
+	Through          bool   // Remote is the service's address: what is sent has to be brought to the backend
 }
 
 // bodyLimit is how much of an answer is read, in bytes; the rest is of no interest.
@@ -42,17 +45,29 @@ func (e *unregisteredError) Error() string {
 
 func (e *unregisteredError) Unwrap() error { return e.check }
 
+// throughError is a failure on the way that a service's packets take: the backend itself may be well.
+type throughError struct{ check error }
+
+func (e *throughError) Error() string { return e.check.Error() + ", through the service's address" }
+
+func (e *throughError) Unwrap() error { return e.check }
+
 // prober does one check.
 type prober struct {
 	register func(Conn) (release func(), err error)
+	through  func(Target) (source netip.Addr, err error)
+	mark     int
 }
 
 // probe returns what it saw of a backend that is well, or why it isn't. ctx bounds all of it.
 func (p prober) probe(ctx context.Context, t Target) (seen string, err error) {
-	conn := connection{remote: t.Address, register: p.register}
+	conn := p.connection(t)
 	defer func() {
 		conn.close()
-		if err != nil && conn.refused != nil {
+		switch {
+		case err != nil && conn.as.Through:
+			err = &throughError{err}
+		case err != nil && conn.refused != nil:
 			err = &unregisteredError{check: err, register: conn.refused}
 		}
 	}()
@@ -68,10 +83,24 @@ func (p prober) probe(ctx context.Context, t Target) (seen string, err error) {
 	case check.ICMP:
 		return ping(ctx, &conn)
 	}
-	if _, err := conn.dial(ctx, "tcp", t.Address.String()); err != nil {
+	if _, err := conn.dial(ctx, "tcp", ""); err != nil {
 		return "", err
 	}
 	return "connected", nil
+}
+
+// connection is how a target is reached now.
+func (p prober) connection(t Target) connection {
+	c := connection{remote: t.Address, register: p.register, as: Conn{Service: t.Service, Backend: t.Backend, Remote: t.Address}, towards: t.Address}
+	if p.through == nil || !t.Through.IsValid() {
+		return c
+	}
+	source, err := p.through(t)
+	if err != nil {
+		return c // who asks for it knows, and says so
+	}
+	c.remote, c.as.Remote, c.as.Through, c.source, c.mark = t.Through, t.Through, true, source, p.mark
+	return c
 }
 
 // get asks for a path. Redirects are not followed: where they lead says nothing about this backend.
@@ -113,6 +142,10 @@ func get(ctx context.Context, conn *connection, t Target, scheme, wanted string)
 // connection is a check's TCP connection, or its pair of UDP ports, which are registered before the first packet leaves.
 type connection struct {
 	remote   netip.AddrPort
+	towards  netip.AddrPort // what it is sent from is found by the way to this
+	source   netip.Addr     // that it is sent from; zero: what the kernel chooses
+	mark     int            // of the socket
+	as       Conn           // what it is registered as
 	register func(Conn) (release func(), err error)
 
 	conn    net.Conn
@@ -120,23 +153,20 @@ type connection struct {
 	refused error // why it could not be registered
 }
 
-// dial has the signature of http.Transport.DialContext.
-func (c *connection) dial(ctx context.Context, network, address string) (net.Conn, error) {
+// dial has the signature of http.Transport.DialContext, but knows where to.
+func (c *connection) dial(ctx context.Context, network, _ string) (net.Conn, error) {
 	var dialer net.Dialer
 	if c.register != nil {
-		source, err := sourceTowards(ctx, c.remote)
-		if err != nil {
+		if err := c.findSource(ctx); err != nil {
 			return nil, err
 		}
-		proto := uint8(unix.IPPROTO_TCP)
+		c.as.Proto = unix.IPPROTO_TCP
 		if network == "udp" {
-			proto = unix.IPPROTO_UDP
+			c.as.Proto = unix.IPPROTO_UDP
 		}
-		dialer.ControlContext = func(_ context.Context, _, _ string, raw syscall.RawConn) error {
-			return c.bind(raw, source, proto)
-		}
+		dialer.ControlContext = func(_ context.Context, _, _ string, raw syscall.RawConn) error { return c.bind(raw) }
 	}
-	conn, err := dialer.DialContext(ctx, network, address)
+	conn, err := dialer.DialContext(ctx, network, c.remote.String())
 	if err != nil {
 		return nil, err
 	}
@@ -148,16 +178,42 @@ func (c *connection) dial(ctx context.Context, network, address string) (net.Con
 	return conn, nil
 }
 
-// bind gives the socket its local port, and tells of it before it connects.
-func (c *connection) bind(raw syscall.RawConn, source netip.Addr, proto uint8) error {
-	var local netip.AddrPort
-	var bindErr error
-	err := raw.Control(func(fd uintptr) { local, bindErr = bindTo(int(fd), source) })
-	if err = errors.Join(err, bindErr); err != nil {
-		return fmt.Errorf("bind to %s: %w", source, err)
+// findSource finds the address that the check is sent from, if it has none yet.
+func (c *connection) findSource(ctx context.Context) (err error) {
+	if !c.source.IsValid() {
+		c.source, err = sourceTowards(ctx, c.towards)
 	}
-	c.release, c.refused = c.register(Conn{proto, local, c.remote})
+	return err
+}
+
+// bind gives the socket its mark and its local port, and tells of it before it connects.
+func (c *connection) bind(raw syscall.RawConn) error {
+	var bindErr error
+	err := raw.Control(func(fd uintptr) {
+		if bindErr = setMark(int(fd), c.mark); bindErr == nil {
+			c.as.Local, bindErr = bindTo(int(fd), c.source)
+		}
+	})
+	if err = errors.Join(err, bindErr); err != nil {
+		return fmt.Errorf("bind to %s: %w", c.source, err)
+	}
+	return c.tell()
+}
+
+// tell registers the check. What fails is noted, and ends one that can't get anywhere without.
+func (c *connection) tell() error {
+	c.release, c.refused = c.register(c.as)
+	if c.as.Through {
+		return c.refused
+	}
 	return nil
+}
+
+func setMark(fd, mark int) error {
+	if mark == 0 {
+		return nil
+	}
+	return os.NewSyscallError("set SO_MARK", unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_MARK, mark))
 }
 
 func (c *connection) close() {
@@ -208,6 +264,10 @@ func explain(err error, timeout time.Duration) string {
 	var unregistered *unregisteredError
 	if errors.As(err, &unregistered) {
 		return (&unregisteredError{errors.New(explain(unregistered.check, timeout)), unregistered.register}).Error()
+	}
+	var through *throughError
+	if errors.As(err, &through) {
+		return (&throughError{errors.New(explain(through.check, timeout))}).Error()
 	}
 	var failed *net.OpError
 	var network net.Error

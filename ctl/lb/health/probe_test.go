@@ -160,3 +160,63 @@ func TestRegisterFails(t *testing.T) {
 		t.Errorf("got %q, want %q", why, want)
 	}
 }
+
+// TestThrough: a check goes to the service's address from the address that it is told, or, when that can't be, to the backend's own.
+func TestThrough(t *testing.T) {
+	address := serve(t, func(http.ResponseWriter, *http.Request) {})
+	for _, c := range []struct {
+		through error
+		at      string
+		source  string
+	}{{nil, address, "127.0.0.9"}, {errors.New("no way"), "192.0.2.200:9", ""}} {
+		var registered Conn
+		p := prober{
+			register: func(conn Conn) (func(), error) { registered = conn; return func() {}, nil },
+			through:  func(Target) (netip.Addr, error) { return netip.MustParseAddr("127.0.0.9"), c.through },
+		}
+		backend, service := netip.MustParseAddrPort("192.0.2.200:9"), netip.MustParseAddrPort(address)
+		if c.through != nil {
+			backend, service = service, backend
+		}
+		seen, err := p.probe(t.Context(), Target{Service: "web", Backend: "b1", Address: backend, Through: service,
+			Check: model.Health{HTTP: "/", Status: model.Range{Lo: 200, Hi: 200}}})
+		if err != nil || seen != "HTTP 200" {
+			t.Errorf("%v: got %q, %v", c.through, seen, err)
+		}
+		through := c.through == nil
+		if registered.Through != through || registered.Remote.String() != address || registered.Service != "web" || registered.Backend != "b1" {
+			t.Errorf("%v: registered %+v", c.through, registered)
+		}
+		if through && registered.Local.Addr().String() != c.source {
+			t.Errorf("sent from %s, not %s", registered.Local, c.source)
+		}
+	}
+}
+
+// TestThroughUnregistered: what isn't registered would be lost on the way, so it isn't sent.
+func TestThroughUnregistered(t *testing.T) {
+	for _, check := range []model.Health{{TCP: true}, {UDP: "x"}, {ICMP: true}} {
+		p := prober{
+			register: func(Conn) (func(), error) { return nil, errors.New("table full") },
+			through:  func(Target) (netip.Addr, error) { return netip.MustParseAddr("127.0.0.1"), nil },
+		}
+		at := netip.MustParseAddrPort("127.0.0.1:9")
+		_, err := p.probe(t.Context(), Target{Address: at, Through: at, Check: check})
+		if err == nil || explain(err, time.Second) != "table full, through the service's address" {
+			t.Errorf("%+v: got %v", check, err)
+		}
+	}
+}
+
+// BenchmarkCheck is one HTTP check, its server's part included.
+func BenchmarkCheck(b *testing.B) {
+	server := httptest.NewServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) {}))
+	defer server.Close()
+	p := prober{register: func(Conn) (func(), error) { return func() {}, nil }}
+	target := Target{Address: netip.MustParseAddrPort(server.Listener.Addr().String()), Check: model.Health{HTTP: "/", Status: model.Range{Lo: 200, Hi: 200}}}
+	for b.Loop() {
+		if _, err := p.probe(b.Context(), target); err != nil {
+			b.Fatal(err)
+		}
+	}
+}

@@ -4,13 +4,15 @@ import (
 	"net/netip"
 	"strconv"
 
+	"gardu/ctl/lb"
 	"gardu/ctl/model"
 )
 
 // Target is one backend of one service to check.
 type Target struct {
 	Service, Backend string         // names; together they tell targets apart
-	Address          netip.AddrPort // to connect to
+	Address          netip.AddrPort // of the backend, to connect to
+	Through          netip.AddrPort // of the service, to connect to instead where the forwarding path can be gone; zero: not wanted
 	Host             string         // of HTTP requests: the service's address
 	Check            model.Health   // its position is of no interest
 }
@@ -27,11 +29,17 @@ func Targets(s *model.Snapshot) []Target {
 		if check.Port == 0 {
 			check.Port = uint16(service.Port.Lo)
 		}
+		mode, _ := lb.FindMode(service.Forward)
+		var through netip.AddrPort
+		if mode.Checks && check.Via != model.ViaBackend {
+			through = netip.AddrPortFrom(service.Address, check.Port)
+		}
 		for _, backend := range service.Backends {
 			targets = append(targets, Target{
 				Service: service.Name,
 				Backend: backend.Name,
 				Address: netip.AddrPortFrom(backend.Address, check.Port),
+				Through: through,
 				Host:    host(service, check.Host),
 				Check:   check,
 			})

@@ -1,0 +1,73 @@
+package dataplane
+
+import (
+	"errors"
+
+	"github.com/cilium/ebpf"
+)
+
+// The loopback, by which marked packets come: see netdev.RouteMarked.
+const (
+	loopback      = "lo"
+	loopbackIndex = 1
+)
+
+// AttachCheck puts the program on the loopback that takes health checks of a service address to the backends in question.
+func (d *Dataplane) AttachCheck() error {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.check != nil && d.check.ifindex != 0 {
+		return nil
+	}
+	dir := d.checkPath()
+	attach := func(k kind) (err error) {
+		d.check, err = attachHook(dir, loopback, loopbackIndex, k, k.program(d.programs), d.netlink)
+		return err
+	}
+	if !d.noTCX {
+		if err := attach(kindCheck); !errors.Is(err, ebpf.ErrNotSupported) {
+			return err
+		}
+	}
+	return attach(kindClsactCheck)
+}
+
+// DetachCheck takes it off; it is no error when it isn't there.
+func (d *Dataplane) DetachCheck() error {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.detachCheck()
+}
+
+func (d *Dataplane) detachCheck() error {
+	if d.check == nil {
+		return nil
+	}
+	err := d.check.detach()
+	if err == nil {
+		d.check = nil
+	}
+	return err
+}
+
+// takeOverCheck finds the hook that a daemon before this one left, and swaps this process's program in.
+func (d *Dataplane) takeOverCheck() error {
+	hooks, err := openHooks(d.checkPath(), d.netlink)
+	if err != nil {
+		return err
+	}
+	for _, h := range hooks {
+		if err := h.update(h.kind.program(d.programs)); err != nil {
+			return err
+		}
+		d.check = h
+	}
+	return nil
+}
+
+func (d *Dataplane) checkPath() string {
+	if d.dir == "" {
+		return ""
+	}
+	return d.path(checkDir)
+}
