@@ -71,20 +71,21 @@ var allowed = map[string]string{
 
 // confined says which packages may use a library, tests included.
 var confined = map[string]string{
-	"github.com/cilium/ebpf":         "abi abi/gen dataplane flow event inspect",
-	"github.com/vishvananda/netlink": "netdev testnet",
-	"github.com/vishvananda/netns":   "testnet",
-	"github.com/google/gopacket":     "pkt",
-	"github.com/ncruces/go-sqlite3":  "flow/history",
-	"github.com/spf13/cobra":         "cmd/gardu",
-	"github.com/prometheus":          "metric",
-	"charm.land/bubbletea":           "top",
-	"github.com/charmbracelet/x":     "top e2e",
-	"go.yaml.in/yaml":                "cmd/gardu config yaml",
-	"github.com/netsampler/goflow2":  "flow/export/exporttest",
-	"github.com/twmb/franz-go":       "daemon flow/export/kafka", // the daemon only to test it
-	"C":                              "",
-	"unsafe":                         "abi dataplane event flow netdev",
+	"github.com/cilium/ebpf":           "abi abi/gen dataplane flow event inspect",
+	"github.com/vishvananda/netlink":   "netdev testnet",
+	"github.com/vishvananda/netns":     "testnet",
+	"github.com/google/gopacket":       "pkt",
+	"github.com/ncruces/go-sqlite3":    "flow/history",
+	"github.com/spf13/cobra":           "cmd/gardu",
+	"github.com/aymanbagabas/go-udiff": "cmd/gardu",
+	"github.com/prometheus":            "metric",
+	"charm.land/bubbletea":             "top",
+	"github.com/charmbracelet/x":       "top e2e",
+	"go.yaml.in/yaml":                  "cmd/gardu config yaml",
+	"github.com/netsampler/goflow2":    "flow/export/exporttest",
+	"github.com/twmb/franz-go":         "daemon flow/export/kafka", // the daemon only to test it
+	"C":                                "",
+	"unsafe":                           "abi dataplane event flow netdev",
 }
 
 // source is one parsed Go file.

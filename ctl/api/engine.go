@@ -54,6 +54,14 @@ type Engine interface {
 
 	// Apply replaces the snapshot, all or nothing. With Check it only says what it would say.
 	Apply(ctx context.Context, request ApplyRequest) (ApplyResult, error)
+	// Confirm keeps the snapshot that waits for it. When it comes too late, or nothing waits, the problem is CodeConflict.
+	Confirm(ctx context.Context, request ConfirmRequest) (ConfirmResult, error)
+	// Rollback puts an older snapshot in force again, all or nothing.
+	Rollback(ctx context.Context, request RollbackRequest) (ApplyResult, error)
+	// Revisions lists the snapshots that are kept, the newest first, without their texts.
+	Revisions(ctx context.Context) ([]Revision, error)
+	// Revision returns one of them with its text.
+	Revision(ctx context.Context, number uint64) (Revision, error)
 
 	// Explain judges one frame without side effects. The server has turned request.Packet into request.Frame.
 	Explain(ctx context.Context, request ExplainRequest) (Explanation, error)

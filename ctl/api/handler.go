@@ -43,7 +43,11 @@ func Handler(engine Engine, log *slog.Logger) http.Handler {
 		{"GET", "/v1/top", h.top},
 		{"GET", "/v1/history", h.serveHistory},
 		{"GET", "/v1/events", h.events},
-		{"PUT", "/v1/snapshot", writer(engine.Apply)},
+		{"PUT", "/v1/snapshot", writer(h.apply)},
+		{"POST", "/v1/confirm", writer(engine.Confirm)},
+		{"POST", "/v1/rollback", writer(h.rollback)},
+		{"GET", "/v1/revisions", reader(list(engine.Revisions))},
+		{"GET", "/v1/revision", h.revision},
 		{"POST", "/v1/explain", writer(h.explain)},
 	}
 	mux := http.NewServeMux()

@@ -34,6 +34,7 @@ const (
 	CodeTooLarge  Code = "too-large" // the request is over the size limit
 	CodeFull      Code = "full"      // a table has no room
 	CodeConflict  Code = "conflict"  // not in this state: nothing applied yet, another apply is running
+	CodeCutOff    Code = "cut-off"   // the connection it is asked from would be cut off
 	CodeInternal  Code = "internal"
 	CodeNotReady  Code = "not-ready" // the daemon is starting or ending
 )
@@ -91,7 +92,7 @@ func (c Code) Status() int {
 		return http.StatusRequestEntityTooLarge
 	case CodeFull:
 		return http.StatusInsufficientStorage
-	case CodeConflict:
+	case CodeConflict, CodeCutOff:
 		return http.StatusConflict
 	case CodeNotReady:
 		return http.StatusServiceUnavailable

@@ -55,6 +55,9 @@ func ReadOnly(engine Engine, metrics http.Handler, log *slog.Logger) http.Handle
 		}
 		return sayOK(w)
 	}))
+	mux.HandleFunc("/v1/revision", h.guard(func(http.ResponseWriter, *http.Request) error {
+		return NewProblem(CodeForbidden, "the text of a configuration is told by the Unix socket alone")
+	}))
 	return h.guard(func(w http.ResponseWriter, r *http.Request) error {
 		if err := checkLocal(r); err != nil {
 			return err

@@ -44,7 +44,8 @@ type Status struct {
 	Generation uint32                   `json:"generation"` // of the tables in force; grows with re-read set files too
 	Config     string                   `json:"config,omitempty"`
 	Applied    time.Time                `json:"applied,omitzero"`
-	Started    time.Time                `json:"started"` // of this daemon; the data plane may be older
+	Waiting    *Waiting                 `json:"waiting,omitempty"` // absent: what is in force stays
+	Started    time.Time                `json:"started"`           // of this daemon; the data plane may be older
 	Uptime     Duration                 `json:"uptime"`
 	Interfaces []Interface              `json:"interfaces"`
 	Exits      []Exit                   `json:"exits,omitempty"`  // interfaces that rules redirect or mirror to
@@ -451,8 +452,12 @@ type ApplyRequest struct {
 	YAML  string `json:"yaml"`            // its text
 	Check bool   `json:"check,omitempty"` // only validate
 
-	// What SSH_CONNECTION says where the request comes from, so that a warning can say when that would be cut off.
+	Comment string   `json:"comment,omitempty"`
+	Confirm Duration `json:"confirm,omitempty"` // go back by itself unless confirmed within that time; 0: it stays
+
+	// What SSH_CONNECTION says where the request comes from: when that would be cut off, it is refused (CodeCutOff).
 	SSHConnection string `json:"ssh_connection,omitempty"`
+	Force         bool   `json:"force,omitempty"` // it is not, but warned of
 }
 
 // ApplyResult says what is in force now, or with Check would be.
@@ -463,6 +468,7 @@ type ApplyResult struct {
 	Rules    int       `json:"rules"`
 	Sets     int       `json:"sets"`
 	Services int       `json:"services"`
+	Waiting  *Waiting  `json:"waiting,omitempty"` // for confirmation
 }
 
 // ExplainRequest asks what would become of one frame that arrives on an interface.

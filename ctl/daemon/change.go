@@ -24,6 +24,7 @@ type candidate struct {
 	warnings []config.Warning
 	digest   string
 	name     string // of the file it came from
+	dir      string // set files are relative to it
 	text     []byte // of that file
 	read     time.Time
 }
@@ -67,7 +68,7 @@ func (d *Daemon) parse(name string, text []byte, dir string) (candidate, error) 
 	if err != nil {
 		return candidate{}, err
 	}
-	return candidate{snapshot: snapshot, warnings: warnings, digest: digest(snapshot), name: name, text: text, read: read}, nil
+	return candidate{snapshot: snapshot, warnings: warnings, digest: digest(snapshot), name: name, dir: dir, text: text, read: read}, nil
 }
 
 // compile turns a candidate into tables, with the ids that are in use.
@@ -107,15 +108,24 @@ func (d *Daemon) have() reconcile.Have {
 }
 
 // Apply replaces the snapshot, all or nothing.
-func (d *Daemon) Apply(_ context.Context, request api.ApplyRequest) (api.ApplyResult, error) {
-	result, err := d.apply(request)
+func (d *Daemon) Apply(ctx context.Context, request api.ApplyRequest) (api.ApplyResult, error) {
+	result, err := d.apply(request, change{how: byApply, author: api.Author(ctx), comment: request.Comment})
 	if err == nil && result.Changed && !request.Check {
 		d.log.Info("applied", "configuration", request.Name, "revision", result.Revision)
 	}
 	return result, err
 }
 
-func (d *Daemon) apply(request api.ApplyRequest) (api.ApplyResult, error) {
+// change says who wants a snapshot in force, and for how long.
+type change struct {
+	how, author, comment string
+
+	of      uint64        // the revision whose snapshot it is; 0: none
+	confirm time.Duration // it waits for confirmation so long; 0: it doesn't
+	ends    bool          // nothing waits any more once it is in force
+}
+
+func (d *Daemon) apply(request api.ApplyRequest, how change) (api.ApplyResult, error) {
 	next, err := d.parse(request.Name, []byte(request.YAML), request.Dir)
 	if err != nil {
 		return api.ApplyResult{}, err
@@ -143,7 +153,11 @@ func (d *Daemon) apply(request api.ApplyRequest) (api.ApplyResult, error) {
 		result.Revision++
 	}
 	if !result.Changed && !request.Check {
+		result.Waiting = d.waitingStatus()
 		return result, nil
+	}
+	if err := d.mayChange(next, request); err != nil {
+		return api.ApplyResult{}, err
 	}
 	tables, err := d.compile(next)
 	if err != nil {
@@ -152,10 +166,37 @@ func (d *Daemon) apply(request api.ApplyRequest) (api.ApplyResult, error) {
 	if request.Check {
 		return result, nil
 	}
-	if err := d.commit(next, tables); err != nil {
+	if next.digest != now.digest {
+		how.confirm = time.Duration(request.Confirm)
+	}
+	if how.confirm != 0 {
+		if err := d.prepareReturn(); err != nil {
+			return api.ApplyResult{}, err
+		}
+	}
+	if err := d.commit(next, tables, how); err != nil {
 		return api.ApplyResult{}, problem(err)
 	}
+	d.faults.set(startFault, nil)
+	result.Waiting = d.waitingStatus()
 	return result, nil
+}
+
+// mayChange refuses a snapshot that would cut off who asks for it, and one that would stay while another one is tried out.
+func (d *Daemon) mayChange(next candidate, request api.ApplyRequest) error {
+	if w := d.saved.Waiting; w != nil && request.Confirm == 0 && next.digest != w.Digest {
+		return api.NewProblem(api.CodeConflict,
+			"revision %d waits for confirmation until %s: `gardu confirm` keeps it, `gardu rollback` takes it back, and with --confirm another one can be tried instead",
+			w.Revision, timeText(w.Wall))
+	}
+	session, ok := lint.Session(request.SSHConnection, d.netdev)
+	if !ok || request.Force {
+		return nil
+	}
+	if cut, ends := lint.Ends(next.snapshot, session, next.text); ends {
+		return api.NewProblem(api.CodeCutOff, "%v", cut)
+	}
+	return nil
 }
 
 // problem gives errors that are the user's to solve a code of the API.
@@ -170,7 +211,7 @@ func problem(err error) error {
 }
 
 // commit puts a candidate in force, all or nothing. changing is held, or nobody else is there yet.
-func (d *Daemon) commit(next candidate, c compiled) (err error) {
+func (d *Daemon) commit(next candidate, c compiled, how change) (err error) {
 	door, err := d.prepareDoor(next)
 	if err != nil {
 		return err
@@ -196,17 +237,25 @@ func (d *Daemon) commit(next candidate, c compiled) (err error) {
 	promise := saved // what may be in the kernel from here on
 	promise.IDs = c.ids
 	promise.Rings, promise.Backends = union(d.reconciler.Have(), c.tables)
-	if !d.onDisk || !promise.names(saved) {
-		if err := promise.save(d.options.StateDir); err != nil {
-			return errors.Join(err, restore())
-		}
+	entry := d.numbered(next, how)
+	if how.confirm != 0 {
+		promise.Waiting = d.wait(entry, how)
 	}
+	forget, err := d.record(entry, next)
+	if err == nil && (how.confirm != 0 || !d.onDisk || !promise.names(saved)) {
+		err = promise.save(d.options.StateDir)
+	}
+	if err != nil {
+		return errors.Join(err, forget(), restore())
+	}
+	d.step("promised")
 	d.plane.WantDropped(next.snapshot.Flows.Dropped)
 	err = d.reconciler.Apply(reconcile.Want{Tables: c.tables, FlowsMax: c.flowsMax(), Reused: c.reused}, d.startState)
 	untidy, _ := errors.AsType[*reconcile.UntidyError](err)
 	if err != nil && untidy == nil {
-		return errors.Join(err, restore(), saved.save(d.options.StateDir))
+		return errors.Join(err, restore(), saved.save(d.options.StateDir), forget())
 	}
+	d.step("in force")
 	if untidy != nil {
 		d.log.Warn("applied, with remains", "error", untidy)
 		d.faults.set("tidy up", untidy)
@@ -215,23 +264,78 @@ func (d *Daemon) commit(next candidate, c compiled) (err error) {
 	}
 	d.plane.SampleFlows(next.snapshot.Flows.Sample)
 	d.faults.set("resize the table of dropped flows", d.resizeDropped())
-	d.adopt(next, c)
+	d.adopt(next, c, entry, how.kept(saved.Waiting, promise.Waiting))
+	d.step("saved")
 	if c.tables.Features.Services || c.tables.Features.Actions { // something may be sent from XDP
 		d.faults.set("count what is lost after XDP sends it", d.plane.CountLosses())
 	}
 	return nil
 }
 
+// kept is what waits when a change has come into force.
+func (how change) kept(before, promised *waiting) *waiting {
+	switch {
+	case how.ends:
+		return nil
+	case how.confirm == 0:
+		return before
+	}
+	now := *promised
+	now.InForce = true
+	return &now
+}
+
+// numbered is a candidate as it is kept: under the number that it has, or would have.
+func (d *Daemon) numbered(next candidate, how change) revision {
+	r := revision{Number: d.saved.Revision, Time: d.saved.Applied, Author: how.author, How: how.how, Comment: how.comment, Of: how.of,
+		Config: next.name, Dir: next.dir, Digest: next.digest, YAML: string(next.text)}
+	if next.digest != d.saved.Digest {
+		r.Number, r.Time = d.saved.Revision+1, time.Now()
+	}
+	return r
+}
+
+// wait is what waits once the revision is in force. changing is held.
+func (d *Daemon) wait(r revision, how change) *waiting {
+	return &waiting{Revision: r.Number, Back: d.before.Revision, Digest: r.Digest, Author: r.Author, deadline: readClocks().after(how.confirm)}
+}
+
+// record keeps a revision, unless it is there. forget, never nil, takes that back.
+func (d *Daemon) record(r revision, next candidate) (forget func() error, err error) {
+	nothing := func() error { return nil }
+	if d.revisions.has(r.Number) && r.Number == d.saved.Revision || next.text == nil {
+		return nothing, nil
+	}
+	if err := d.revisions.put(r); err != nil {
+		return nothing, err
+	}
+	if err := d.revisions.prune(r.Number); err != nil {
+		d.log.Warn("old revisions not removed", "error", err)
+	}
+	return func() error { return d.revisions.drop(r.Number) }, nil
+}
+
+// step tells tests how far a change has come.
+func (d *Daemon) step(name string) {
+	if d.options.step != nil {
+		d.options.step(name)
+	}
+}
+
 // adopt is what follows a commit. Nothing in it can go wrong for a packet.
-func (d *Daemon) adopt(next candidate, c compiled) {
-	now := &applied{candidate: next, compiled: c, revision: d.saved.Revision, at: d.saved.Applied,
+func (d *Daemon) adopt(next candidate, c compiled, entry revision, waits *waiting) {
+	now := &applied{candidate: next, compiled: c, revision: entry.Number, at: entry.Time,
 		rules: turn(c.ids.Rules), services: turn(c.ids.Services), backends: map[backendName]compile.Backend{}}
 	for _, b := range c.tables.Backends {
 		now.backends[backendName{b.ServiceName, b.Name}] = b
 	}
-	if next.digest != d.saved.Digest {
-		now.revision, now.at = d.saved.Revision+1, time.Now()
+	was := d.saved.Waiting
+	if was != nil && waits == nil { // it was taken back
+		d.saved.Undone = &undone{Revision: was.Revision, Back: was.Back, As: now.revision, Digest: was.Digest, Time: time.Now(), Late: entry.How != byRollback}
+	} else if u := d.saved.Undone; u != nil && u.Digest == next.digest && waits == nil {
+		d.saved.Undone = nil
 	}
+	d.saved.Waiting = waits
 	d.saved.IDs, d.saved.Revision, d.saved.Applied = c.ids, now.revision, now.at
 	d.saved.Digest, d.saved.Config = next.digest, next.name
 	d.saved.Rings, d.saved.Backends = union(d.reconciler.Have(), c.tables)
@@ -241,8 +345,12 @@ func (d *Daemon) adopt(next candidate, c compiled) {
 	if err != nil {
 		d.log.Error("state not saved: the next daemon will know less", "error", err)
 	}
-	now.text = nil // it was for errors
+	now.text = nil // it was for errors and the history
 	d.current.Store(now)
+	d.setWaiting(waits)
+	if was != nil && waits == nil && err == nil {
+		d.forgetBefore()
+	}
 	d.happened(api.Event{Kind: api.EventApply, Text: fmt.Sprintf("revision %d from %s: %d rules, %d sets, %d services", now.revision, now.name,
 		len(now.snapshot.Filter.Rules), len(now.snapshot.Sets), len(now.snapshot.Services))})
 	d.detachOthers(next.snapshot.Interfaces)

@@ -40,7 +40,8 @@ type Options struct {
 	Replace      bool         // take foreign XDP programs off
 	Log          *slog.Logger // slog.Default when nil
 
-	sinks []sinkWish // tests: besides those of the configuration
+	sinks []sinkWish   // tests: besides those of the configuration
+	step  func(string) // tests: is told how far a change has come; nil: nobody is
 }
 
 type reconciler = reconcile.Reconciler[*dataplane.Table, dataplane.Tables]
@@ -67,6 +68,11 @@ type Daemon struct {
 	resized  time.Time               // guarded by changing: when the flow table got another size
 	current  atomic.Pointer[applied] // what is in force; never nil once started
 	tidyAt   atomic.Int64            // when to give back the memory that changes took, in Unix ns; 0: done
+
+	revisions revisions
+	before    *before                 // guarded by changing: what comes back when what waits isn't confirmed
+	waiting   atomic.Pointer[waiting] // the same as saved.Waiting, to read without the lock
+	waits     chan struct{}           // told when that changes
 
 	exits  exits
 	orders orders
@@ -137,6 +143,7 @@ func newDaemon(options Options) *Daemon {
 	d := &Daemon{options: options, log: options.Log, started: time.Now(), happenings: event.NewLog[happening](keptEvents),
 		doors: doors{next: make(chan door, 1)}}
 	d.metrics = metric.New(d, d.log)
+	d.revisions, d.waits = revisions{filepath.Join(options.StateDir, "revisions"), revisionsMax, revisionsMaxBytes}, make(chan struct{}, 1)
 	d.watchers, d.ending = make(chan struct{}, watchersMax), make(chan struct{})
 	return d
 }
@@ -144,14 +151,13 @@ func newDaemon(options Options) *Daemon {
 // start brings the data plane up. When it fails, a data plane that was there before is as it was, and one that wasn't
 // is gone again.
 func (d *Daemon) start(ctx context.Context) (err error) {
-	text, err := os.ReadFile(d.options.Config)
-	if err != nil {
-		return fmt.Errorf("read configuration: %w", err)
-	}
 	if d.dir, err = filepath.Abs(filepath.Dir(d.options.Config)); err != nil {
 		return fmt.Errorf("read configuration: %w", err)
 	}
-	first, err := d.parse(d.options.Config, text, d.dir)
+	if d.saved, err = loadState(d.options.StateDir); err != nil {
+		return err
+	}
+	first, how, err := d.atStart()
 	if err != nil {
 		return err
 	}
@@ -164,9 +170,6 @@ func (d *Daemon) start(ctx context.Context) (err error) {
 			err = errors.Join(err, d.abandon(fresh))
 		}
 	}()
-	if d.saved, err = loadState(d.options.StateDir); err != nil {
-		return err
-	}
 	next, err := d.compile(first)
 	if err != nil {
 		return err
@@ -212,10 +215,12 @@ func (d *Daemon) start(ctx context.Context) (err error) {
 	if d.events, err = netdev.Watch(ctx); err != nil { // before the first look, so that nothing is missed between
 		return err
 	}
-	if err := d.checkInterfaces(first); err != nil {
-		return err
+	if how.how != byReturn { // that one was in force: an interface may be away
+		if err := d.checkInterfaces(first); err != nil {
+			return err
+		}
 	}
-	if err := d.commit(first, next); err != nil {
+	if err := d.commit(first, next, how); err != nil {
 		return err
 	}
 	if generation != 0 {
@@ -267,6 +272,7 @@ func (d *Daemon) serve(ctx context.Context, stop context.CancelFunc, reload <-ch
 		d.sendAway,
 		d.health.Run,
 		func(ctx context.Context) error { return d.watchConfig(ctx, reload) },
+		d.watchWaiting,
 		d.watchNetwork,
 		d.housekeep,
 		d.trackFlows,
@@ -320,7 +326,7 @@ func (d *Daemon) reload() {
 	text, err := os.ReadFile(d.options.Config)
 	var result api.ApplyResult
 	if err == nil {
-		result, err = d.apply(api.ApplyRequest{Name: d.options.Config, YAML: string(text), Dir: d.dir})
+		result, err = d.apply(api.ApplyRequest{Name: d.options.Config, YAML: string(text), Dir: d.dir}, change{how: byReload})
 	}
 	d.faults.set("reload", err)
 	if err != nil {

@@ -41,6 +41,14 @@ func runDaemon(text string) int {
 	if path := os.Getenv(sinkEnv); path != "" {
 		options.sinks = []sinkWish{{name: "test", made: path, open: func() (sink, error) { return fileSink{path}, nil }}}
 	}
+	die := filepath.Join(filepath.Dir(options.Config), "die")
+	options.step = func(name string) {
+		if at, err := os.ReadFile(die); err == nil && string(at) == name {
+			os.Remove(die)
+			syscall.Kill(os.Getpid(), syscall.SIGKILL)
+			select {} // it is on its way
+		}
+	}
 	options.Log = slog.New(slog.NewTextHandler(os.Stderr, nil))
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM)
 	defer stop()

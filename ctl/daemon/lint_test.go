@@ -1,6 +1,7 @@
 package daemon
 
 import (
+	"errors"
 	"strings"
 	"testing"
 
@@ -28,7 +29,13 @@ func TestApplyWouldCutOff(t *testing.T) {
 		{"by another interface", "interfaces: {out0: {path: tc}}\n" + closing, ssh, false},
 		{"from this machine", attached + closing, "198.51.100.1 40001 198.51.100.1 22", false},
 	} {
-		result, err := w.api.Apply(t.Context(), api.ApplyRequest{Name: "new.yaml", YAML: tc.yaml, Check: true, SSHConnection: tc.ssh})
+		request := api.ApplyRequest{Name: "new.yaml", YAML: tc.yaml, Check: true, SSHConnection: tc.ssh}
+		_, err := w.api.Apply(t.Context(), request)
+		if problem, ok := errors.AsType[*api.Problem](err); ok != tc.told || ok && problem.Code != api.CodeCutOff {
+			t.Errorf("%s: %v", tc.name, err)
+		}
+		request.Force = true
+		result, err := w.api.Apply(t.Context(), request)
 		w.must(err)
 		told := len(result.Warnings) == 1 && result.Warnings[0].Line == 2 &&
 			strings.Contains(result.Warnings[0].Message, "from 198.51.100.10:40001 to port 22, would be cut off")

@@ -215,7 +215,7 @@ func (d *Daemon) commitLists(changed map[string]reread) error {
 		return err
 	}
 	compiled := time.Now()
-	if err := d.commit(next, tables); err != nil {
+	if err := d.commit(next, tables, change{}); err != nil {
 		return err
 	}
 	d.log.Info("set files read again", "sets", len(changed), "generation", d.reconciler.Generation(),

@@ -35,6 +35,9 @@ type state struct {
 	Dropped  flow.Count        `json:"dropped"`  // packets of flow tables that others replaced, since the counters began
 
 	DroppedLost flow.Count `json:"dropped_lost"` // likewise of tables of dropped flows
+
+	Waiting *waiting `json:"waiting,omitempty"` // for confirmation
+	Undone  *undone  `json:"undone,omitempty"`  // nil: nothing, or it was applied again
 }
 
 // loadState reads the state that the daemon before left; the zero state when there is none.

@@ -51,6 +51,7 @@ func (d *Daemon) Status(context.Context) (api.Status, error) {
 		Generation: d.reconciler.Generation(),
 		Config:     now.name,
 		Applied:    now.at,
+		Waiting:    d.waitingStatus(),
 		Started:    d.started,
 		Uptime:     api.Duration(time.Since(d.started).Truncate(time.Second)),
 		Interfaces: d.interfaceStatus(now, passed),

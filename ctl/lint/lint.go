@@ -109,22 +109,42 @@ func Around(connection string, router Router) []Peer {
 func CutOff(s *model.Snapshot, peers []Peer, text []byte) []config.Warning {
 	var warnings []config.Warning
 	for _, p := range peers {
-		attached := slices.ContainsFunc(s.Interfaces, func(i model.Interface) bool { return i.Name == p.Interface })
-		if len(s.Interfaces) == 0 || p.Interface != "" && !attached {
-			continue // gardu doesn't see its packets
+		if !p.seen(s) {
+			continue
 		}
 		for _, c := range p.conversations() {
-			out, err := c.judge(s)
-			if err != nil || out.Verdict == explain.Pass {
-				continue
+			if w, cut := p.cut(c, s, text); cut {
+				warnings = append(warnings, w)
+				break
 			}
-			pos, by := blame(s, out)
-			msg := fmt.Sprintf("%s, %s, %s %s", p.What, p.text(), c.what, by)
-			warnings = append(warnings, config.Warning{Pos: pos, Msg: msg, Line: config.LineOf(text, pos.Line)})
-			break
 		}
 	}
 	return warnings
+}
+
+// Ends says whether a snapshot would end what goes on with a peer, and how. That nothing new could begin is no such end.
+func Ends(s *model.Snapshot, p Peer, text []byte) (config.Warning, bool) {
+	if !p.seen(s) {
+		return config.Warning{}, false
+	}
+	return p.cut(p.conversations()[0], s, text)
+}
+
+// seen says whether packets of the peer pass gardu.
+func (p Peer) seen(s *model.Snapshot) bool {
+	attached := slices.ContainsFunc(s.Interfaces, func(i model.Interface) bool { return i.Name == p.Interface })
+	return len(s.Interfaces) > 0 && (p.Interface == "" || attached)
+}
+
+// cut says whether a conversation would not get through.
+func (p Peer) cut(c conversation, s *model.Snapshot, text []byte) (config.Warning, bool) {
+	out, err := c.judge(s)
+	if err != nil || out.Verdict == explain.Pass {
+		return config.Warning{}, false
+	}
+	pos, by := blame(s, out)
+	msg := fmt.Sprintf("%s, %s, %s %s", p.What, p.text(), c.what, by)
+	return config.Warning{Pos: pos, Msg: msg, Line: config.LineOf(text, pos.Line)}, true
 }
 
 func (p Peer) text() string {

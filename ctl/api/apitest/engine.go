@@ -3,6 +3,7 @@
 package apitest
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"net/netip"
@@ -292,6 +293,58 @@ func (e *Engine) Apply(_ context.Context, request api.ApplyRequest) (api.ApplyRe
 		return e.Change(request)
 	}
 	return api.ApplyResult{Revision: 8, Changed: true, Rules: 2, Sets: 2, Services: 1}, nil
+}
+
+// Confirm implements api.Engine.
+func (e *Engine) Confirm(_ context.Context, request api.ConfirmRequest) (api.ConfirmResult, error) {
+	if request.Revision == 0 {
+		request.Revision = 7
+	}
+	return api.ConfirmResult{Revision: request.Revision}, e.Fail
+}
+
+// Rollback implements api.Engine.
+func (e *Engine) Rollback(_ context.Context, request api.RollbackRequest) (api.ApplyResult, error) {
+	if e.Fail != nil {
+		return api.ApplyResult{}, e.Fail
+	}
+	return api.ApplyResult{Revision: 8, Changed: true, Rules: 2, Sets: 2, Services: 1, Waiting: e.waiting(8, request.Confirm)}, nil
+}
+
+func (e *Engine) waiting(revision uint64, confirm api.Duration) *api.Waiting {
+	if confirm == 0 {
+		return nil
+	}
+	return &api.Waiting{Revision: revision, Back: revision - 1, Author: "root", Until: Now.Add(time.Duration(confirm)), Left: confirm}
+}
+
+// Revisions implements api.Engine.
+func (e *Engine) Revisions(context.Context) ([]api.Revision, error) {
+	list := e.revisions()
+	for i := range list {
+		list[i].YAML = ""
+	}
+	return list, e.Fail
+}
+
+// Revision implements api.Engine.
+func (e *Engine) Revision(_ context.Context, number uint64) (api.Revision, error) {
+	for _, r := range e.revisions() {
+		if r.Revision == number {
+			return r, e.Fail
+		}
+	}
+	return api.Revision{}, cmp.Or(e.Fail, error(api.NewProblem(api.CodeNotFound, "there is no revision %d", number)))
+}
+
+func (e *Engine) revisions() []api.Revision {
+	const first = "interfaces:\n  eth0: {path: tc}\n"
+	return []api.Revision{
+		{Revision: 7, Time: Now.Add(-time.Hour), Author: "anna", How: "apply", Comment: "close ssh to the world", Config: "/etc/gardu/gardu.yaml",
+			State: api.RevisionInForce, YAML: first + "filter: {default: drop}\n"},
+		{Revision: 6, Time: Now.Add(-2 * time.Hour), Author: "root", How: "rollback", Of: 4, Config: "/etc/gardu/gardu.yaml", State: api.RevisionPast, YAML: first},
+		{Revision: 5, State: api.RevisionDamaged, Error: "revision 5: /var/lib/gardu/revisions/5.json.gz is damaged: it ends too early"},
+	}
 }
 
 // Explain implements api.Engine.

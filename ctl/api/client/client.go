@@ -129,6 +129,26 @@ func (c *Client) Apply(ctx context.Context, request api.ApplyRequest) (result ap
 	return result, c.call(ctx, http.MethodPut, "/v1/snapshot", request, &result)
 }
 
+// Confirm keeps the snapshot that waits for it.
+func (c *Client) Confirm(ctx context.Context, request api.ConfirmRequest) (result api.ConfirmResult, err error) {
+	return result, c.call(ctx, http.MethodPost, "/v1/confirm", request, &result)
+}
+
+// Rollback puts an older snapshot in force again.
+func (c *Client) Rollback(ctx context.Context, request api.RollbackRequest) (result api.ApplyResult, err error) {
+	return result, c.call(ctx, http.MethodPost, "/v1/rollback", request, &result)
+}
+
+// Revisions lists the snapshots that are kept, the newest first.
+func (c *Client) Revisions(ctx context.Context) (revisions []api.Revision, err error) {
+	return revisions, c.call(ctx, http.MethodGet, "/v1/revisions", nil, &revisions)
+}
+
+// Revision returns one of them with its text.
+func (c *Client) Revision(ctx context.Context, number uint64) (revision api.Revision, err error) {
+	return revision, c.call(ctx, http.MethodGet, "/v1/revision?number="+strconv.FormatUint(number, 10), nil, &revision)
+}
+
 // Explain judges one frame without side effects.
 func (c *Client) Explain(ctx context.Context, request api.ExplainRequest) (explanation api.Explanation, err error) {
 	return explanation, c.call(ctx, http.MethodPost, "/v1/explain", request, &explanation)

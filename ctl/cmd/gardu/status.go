@@ -52,6 +52,9 @@ func (a *app) printStatus(s *api.Status) error {
 			a.printf(", applied %s", s.Applied.Format(time.RFC3339))
 		}
 		a.printf(", generation %d\n", s.Generation)
+		if s.Waiting != nil {
+			a.printf("%s\n", warn.paint(a.color, waitingText(s.Waiting)))
+		}
 	}
 	a.printf("\n")
 	if err := writeTable(a.stdout, a.color, s.Interfaces, interfaceColumns()); err != nil {
