@@ -59,6 +59,7 @@ struct pkt {
 	__u8 state_asked;  /* the shared table was asked for it, and is to know if it passes */
 	__u8 exit;         /* REASON_RULE_REDIRECT: where to */
 	__u8 sample;       /* enum sample */
+	__u16 room;        /* REASON_TOO_BIG: bytes of IP that fit */
 	__u64 mirrors;     /* exits that get a copy, a bit each */
 	__u32 out_ifindex;
 	int action;        /* set by a step that sends the frame */

@@ -24,7 +24,7 @@
 	X(MALFORMED, DROP, "malformed", "headers are cut short or contradict each other")                      \
 	X(NO_BACKEND, DROP, "no-backend", "the service has no backend that is up")                             \
 	X(NO_NEXT_HOP, DROP, "no-next-hop", "the way to the backend is not known")                             \
-	X(TOO_BIG, DROP, "too-big", "larger than the MTU of the way out")                                 \
+	X(TOO_BIG, DROP, "too-big", "larger than the MTU of the way out, and nobody was told")                 \
 	X(SERVICE_FRAGMENT, DROP, "service-fragment", "a fragment for a service address")                      \
 	X(ENCAP_FAILED, DROP, "encap-failed", "the kernel refused room for the outer header")                  \
 	X(NO_TABLES, DROP, "no-tables", "cannot happen: the generation's tables are missing")                  \
@@ -37,4 +37,6 @@
 	X(REDIRECT_FAILED, DROP, "redirect-failed", "the interface that a rule redirects to is away or down")          \
 	X(ARP_REPLY, REDIRECT, "arp-reply", "answered an ARP request for a service address")                   \
 	X(ND_REPLY, REDIRECT, "nd-reply", "answered a neighbour solicitation for a service address")           \
-	X(ECHO_REPLY, REDIRECT, "echo-reply", "answered a ping to a service address")
+	X(ECHO_REPLY, REDIRECT, "echo-reply", "answered a ping to a service address")                  \
+	X(TOO_BIG_TOLD, REJECT, "too-big-told", "larger than the MTU of the way to the backend, and its sender was told")   \
+	X(CANNOT_FRAGMENT, REJECT, "cannot-fragment", "as too-big-told, of IPv4 that may be fragmented, which gardu can't")

@@ -163,7 +163,12 @@ static __always_inline enum reason ingress(ctx_t *ctx, struct control *c, struct
 			keep_backend(c, p);
 		if (sent == REASON_FORWARD)
 			sent = forward_to(ctx, p);
-		if (verdict_of(sent) == VERDICT_DROP)
+		if (sent == REASON_TOO_BIG) {
+			if (c->watch_until)
+				watch_drop(ctx, p); /* as long as it is what came in */
+			sent = too_big(ctx, p);
+		}
+		if (verdict_of(sent) == VERDICT_DROP || verdict_of(sent) == VERDICT_REJECT)
 			return sent;
 		if (sent)
 			reason = sent;

@@ -74,11 +74,20 @@ static __always_inline enum reason send(ctx_t *ctx, struct pkt *p, const struct 
 	return REASON_FORWARD;
 }
 
+/* False: what the packet may be at most is in p->room. */
+static __always_inline bool fits(struct pkt *p, const struct hop *hop, __u32 outer)
+{
+	if (!hop->mtu || p->length + outer <= hop->mtu)
+		return true;
+	p->room = hop->mtu > outer ? hop->mtu - outer : 0;
+	return false;
+}
+
 static __always_inline enum reason forward_dsr(ctx_t *ctx, struct pkt *p, const struct hop *hop)
 {
 	struct eth_header *eth;
 
-	if (hop->mtu && p->length > hop->mtu)
+	if (!fits(p, hop, 0))
 		return REASON_TOO_BIG;
 	if (!make_room(ctx, p, 0, 0, false))
 		return REASON_ENCAP_FAILED;
@@ -152,7 +161,7 @@ static __always_inline enum reason wrap_ipv4(ctx_t *ctx, struct pkt *p, const st
 	struct ipv4_header *ip;
 	struct eth_header *eth;
 
-	if (hop->mtu && p->length + outer > hop->mtu)
+	if (!fits(p, hop, outer))
 		return REASON_TOO_BIG;
 	if (!make_room(ctx, p, outer, FAMILY_V4, gue))
 		return REASON_ENCAP_FAILED;
@@ -186,7 +195,7 @@ static __always_inline enum reason wrap_ipv6(ctx_t *ctx, struct pkt *p, const st
 	struct ipv6_header *ip;
 	struct eth_header *eth;
 
-	if (hop->mtu && p->length + outer > hop->mtu)
+	if (!fits(p, hop, outer))
 		return REASON_TOO_BIG;
 	if (!make_room(ctx, p, outer, FAMILY_V6, gue))
 		return REASON_ENCAP_FAILED;

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: BSD-2-Clause OR GPL-2.0 */
-/* action reject: the frame turns into its own answer, a TCP reset or an ICMP error, and leaves the way it came. */
+/* action reject, and what is too big for its way: the frame turns into its own answer, a TCP reset or an ICMP error, and leaves the way
+ * it came. */
 #pragma once
 #include "../bpf/csum.h"
 #include "../bpf/hash.h"
@@ -12,6 +13,9 @@ enum {
 	REJECT_DF = 0x4000,
 	ICMP_BYTES = sizeof(struct icmp_header),
 	ICMP6_UNREACHABLE = 1,
+	ICMP6_TOO_BIG = 2,
+	ICMP_FRAGMENTATION_NEEDED = 4, /* code of ICMP_UNREACHABLE */
+	IPV6_MTU = 1280,               /* every way carries as much, RFC 8200 section 5 */
 	ICMP_QUERIES = 1 << 0 | 1 << 8 | 0x3f << 13, /* types that are no errors; what nobody knows may be one */
 	ICMP_LAST = 18,
 	ICMP6_INFORMATIONAL = 128,
@@ -191,7 +195,13 @@ static __always_inline void quote_segment(const struct pkt *p, void *quoted)
 	}
 }
 
-static __always_inline __u32 write_unreachable4(ctx_t *ctx, const struct pkt *p, struct answer *answer, __u8 code)
+/* What an error says besides what it quotes. */
+struct icmp_error {
+	__u8 type, code;
+	__be16 be_mtu; /* 0: nothing of it */
+};
+
+static __always_inline __u32 write_error4(ctx_t *ctx, const struct pkt *p, struct answer *answer, struct icmp_error error)
 {
 	__u64 bytes = p->length < QUOTE4 ? p->length : QUOTE4;
 	struct icmp_header *icmp = (void *)answer->ip + sizeof(struct ipv4_header);
@@ -201,8 +211,9 @@ static __always_inline __u32 write_unreachable4(ctx_t *ctx, const struct pkt *p,
 	if (!quote(ctx, p, icmp + 1, bytes))
 		return 0;
 	quote_segment(p, icmp + 1);
-	icmp->type = ICMP_UNREACHABLE;
-	icmp->code = code;
+	icmp->type = error.type;
+	icmp->code = error.code;
+	icmp->be_sequence = error.be_mtu;
 	sum = sum_of(icmp, CSUM_BYTES, 0);
 	icmp->csum = csum_fold(sum_of((void *)icmp + CSUM_BYTES, ICMP_BYTES + QUOTE4 - CSUM_BYTES, sum));
 	bytes += sizeof(struct ipv4_header) + ICMP_BYTES;
@@ -210,7 +221,7 @@ static __always_inline __u32 write_unreachable4(ctx_t *ctx, const struct pkt *p,
 	return bytes;
 }
 
-static __always_inline __u32 write_unreachable6(ctx_t *ctx, const struct pkt *p, struct answer *answer, __u8 code)
+static __always_inline __u32 write_error6(ctx_t *ctx, const struct pkt *p, struct answer *answer, struct icmp_error error)
 {
 	__u64 bytes = p->length < QUOTE6 ? p->length : QUOTE6;
 	struct icmp_header *icmp = (void *)answer->ip + sizeof(struct ipv6_header);
@@ -222,8 +233,9 @@ static __always_inline __u32 write_unreachable6(ctx_t *ctx, const struct pkt *p,
 	if (!quote(ctx, p, icmp + 1, bytes))
 		return 0;
 	quote_segment(p, icmp + 1);
-	icmp->type = ICMP6_UNREACHABLE;
-	icmp->code = code;
+	icmp->type = error.type;
+	icmp->code = error.code;
+	icmp->be_sequence = error.be_mtu;
 	bytes += ICMP_BYTES;
 	write_ip(answer, p, PROTO_ICMPV6, sizeof(struct ipv6_header) + bytes);
 	sum = sum_of(answer->ip + offsetof(struct ipv6_header, saddr), 32, bpf_htonl(PROTO_ICMPV6 + bytes));
@@ -293,14 +305,23 @@ static __always_inline bool become(ctx_t *ctx, const struct pkt *p, struct answe
 	return true;
 }
 
+static __always_inline void turn_link(struct answer *answer)
+{
+	__u8 mac[6];
+
+	__builtin_memcpy(mac, answer->link, 6);
+	__builtin_memcpy(answer->link, answer->link + 6, 6);
+	__builtin_memcpy(answer->link + 6, mac, 6);
+}
+
 /* Answer a packet that a rule rejects. What must not be answered is dropped, and what is over the limit. (Global functions are verified
  * once, each on its own: see parse_any().) */
 __noinline int reject(ctx_t *ctx, struct pkt *p)
 {
 	struct answer *answer;
 	struct control *c;
+	struct icmp_error error = {};
 	__u32 zero = 0, bytes;
-	__u8 mac[6], code;
 	bool reset;
 
 	answer = bpf_map_lookup_elem(&answers, &zero);
@@ -316,17 +337,54 @@ __noinline int reject(ctx_t *ctx, struct pkt *p)
 		return REASON_REJECT_SILENT;
 	if (!may_answer(c, p))
 		return REASON_REJECT_LIMITED;
-	__builtin_memcpy(mac, answer->link, 6);
-	__builtin_memcpy(answer->link, answer->link + 6, 6);
-	__builtin_memcpy(answer->link + 6, mac, 6);
-	code = reject_codes[p->reject & 7][p->family & 1];
+	turn_link(answer);
+	error.type = p->family == FAMILY_V4 ? ICMP_UNREACHABLE : ICMP6_UNREACHABLE;
+	error.code = reject_codes[p->reject & 7][p->family & 1];
 	if (reset)
 		bytes = write_reset(ctx, p, answer);
 	else if (p->family == FAMILY_V4)
-		bytes = write_unreachable4(ctx, p, answer, code);
+		bytes = write_error4(ctx, p, answer, error);
 	else
-		bytes = write_unreachable6(ctx, p, answer, code);
+		bytes = write_error6(ctx, p, answer, error);
 	if (!bytes || !become(ctx, p, answer, bytes))
 		return REASON_REJECT_FAILED;
 	return reply(ctx, p, REASON_RULE_REJECT);
+}
+
+/* Tell who sent a packet that is too big for the way to its backend how much fits: p->room. Also without DF: gardu doesn't fragment, but
+ * who is told will. (Likewise.) */
+__noinline int too_big(ctx_t *ctx, struct pkt *p)
+{
+	enum reason told = REASON_TOO_BIG_TOLD;
+	struct icmp_error error = {};
+	struct ipv4_header *ip;
+	struct answer *answer;
+	struct control *c;
+	__u32 zero = 0, bytes;
+
+	answer = bpf_map_lookup_elem(&answers, &zero);
+	c = bpf_map_lookup_elem(&control, &zero);
+	if (!p || !c || !answer)
+		return REASON_TOO_BIG;
+	if (p->has & IS_LATER || may_be_icmp_error(p) || (p->family == FAMILY_V6 && p->length <= IPV6_MTU))
+		return REASON_TOO_BIG;
+	if (!read_link(ctx, answer) || !is_between_hosts(p, answer) || !may_answer(c, p))
+		return REASON_TOO_BIG;
+	turn_link(answer);
+	if (p->family == FAMILY_V4) {
+		ip = ctx_at(ctx, p->l3);
+		if ((void *)(ip + 1) <= ctx_data_end(ctx) && !(ip->be_fragment & bpf_htons(REJECT_DF)))
+			told = REASON_CANNOT_FRAGMENT;
+		error.type = ICMP_UNREACHABLE;
+		error.code = ICMP_FRAGMENTATION_NEEDED;
+		error.be_mtu = bpf_htons(p->room);
+		bytes = write_error4(ctx, p, answer, error);
+	} else {
+		error.type = ICMP6_TOO_BIG;
+		error.be_mtu = bpf_htons(p->room > IPV6_MTU ? p->room : IPV6_MTU);
+		bytes = write_error6(ctx, p, answer, error);
+	}
+	if (!bytes || !become(ctx, p, answer, bytes))
+		return REASON_TOO_BIG;
+	return reply(ctx, p, told);
 }

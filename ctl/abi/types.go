@@ -497,7 +497,9 @@ const (
 	ReasonArpReply        Reason = 28
 	ReasonNdReply         Reason = 29
 	ReasonEchoReply       Reason = 30
-	ReasonCount           Reason = 31
+	ReasonTooBigTold      Reason = 31
+	ReasonCannotFragment  Reason = 32
+	ReasonCount           Reason = 33
 )
 
 type RejectLimit struct {

@@ -5,8 +5,6 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
-	"os"
-	"os/exec"
 	"strings"
 	"syscall"
 	"testing"
@@ -32,20 +30,7 @@ func TestReject(t *testing.T) {
 			case "tc": // what veth does by default: checksums are left to be done
 				w.must(w.client.SetTxChecksum("eth0", true))
 			case "xdp": // a veth takes what XDP sends back only if there is a native program here too
-				log, err := os.Create(w.path("client.decap"))
-				w.must(err)
-				cmd := exec.Command(binary, "decap", "-i", "eth0", "--path", "xdp")
-				cmd.Stdout, cmd.Stderr = log, log
-				_, err = w.client.Start(cmd)
-				log.Close()
-				w.must(err)
-				w.until("XDP on the client", func() error {
-					text, err := os.ReadFile(log.Name())
-					if err == nil && len(text) == 0 {
-						err = errors.New("it has said nothing")
-					}
-					return err
-				})
+				w.runXDP(w.client, "eth0")
 			}
 			w.start(fmt.Sprintf(`
 interfaces:

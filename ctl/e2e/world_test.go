@@ -39,6 +39,7 @@ type world struct {
 	api         *client.Client
 	daemon      *testnet.Process
 	listen      string // where the API is served by TCP; "": nowhere
+	innerMTU    int    // between the box and the backends
 }
 
 // serviceAddresses are on the loopback of every backend.
@@ -54,10 +55,21 @@ func addresses(texts ...string) (list []netip.Prefix) {
 
 func newWorld(t *testing.T, backends int) *world {
 	t.Helper()
+	w := newBoxAlone(t)
+	w.connectClient()
+	for i := 1; i <= backends; i++ {
+		w.addBackend(i)
+	}
+	return w
+}
+
+// newBoxAlone is a world whose client and box aren't connected yet, without backends.
+func newBoxAlone(t *testing.T) *world {
+	t.Helper()
 	if os.Geteuid() != 0 {
 		t.Skip("needs root: makes network namespaces and loads BPF programs")
 	}
-	w := &world{T: t}
+	w := &world{T: t, innerMTU: innerMTU}
 	var err error
 	if w.network, err = testnet.New("gardu-e2e-*"); err != nil {
 		t.Fatal(err)
@@ -79,10 +91,6 @@ func newWorld(t *testing.T, backends int) *world {
 	for _, key := range []string{"net.ipv4.ip_forward", "net.ipv6.conf.all.forwarding"} {
 		w.must(w.box.SetSysctl(key, "1"))
 	}
-	w.connectClient()
-	for i := 1; i <= backends; i++ {
-		w.addBackend(i)
-	}
 	return w
 }
 
@@ -101,7 +109,7 @@ func (w *world) addBackend(i int) {
 	node := w.node(fmt.Sprintf("b%d", i))
 	w.must(w.network.Connect(
 		testnet.End{Node: node, Name: "eth0", Addresses: addresses(fmt.Sprintf("10.0.%d.11/24", i), fmt.Sprintf("2001:db8:%d::11/64", i))},
-		testnet.End{Node: w.box, Name: node.Name(), Addresses: addresses(fmt.Sprintf("10.0.%d.1/24", i), fmt.Sprintf("2001:db8:%d::1/64", i))}, innerMTU))
+		testnet.End{Node: w.box, Name: node.Name(), Addresses: addresses(fmt.Sprintf("10.0.%d.1/24", i), fmt.Sprintf("2001:db8:%d::1/64", i))}, w.innerMTU))
 	w.must(node.AddRoute(netip.MustParsePrefix("0.0.0.0/0"), netip.MustParseAddr(fmt.Sprintf("10.0.%d.1", i))))
 	w.must(node.AddRoute(netip.MustParsePrefix("::/0"), netip.MustParseAddr(fmt.Sprintf("2001:db8:%d::1", i))))
 	for _, address := range serviceAddresses {

@@ -22,13 +22,10 @@ func (m *Model) divert(f facts, frame []byte, out *Outcome) {
 		switch {
 		case answer == nil:
 			out.Verdict, out.Reason = Drop, "reject-silent"
-		case m.answers != nil && *m.answers == 0:
+		case !m.mayAnswer():
 			out.Verdict, out.Reason = Drop, "reject-limited"
 		default:
 			out.Frame = answer
-			if m.answers != nil {
-				*m.answers--
-			}
 		}
 	case model.Redirect:
 		length := f.length
@@ -47,6 +44,33 @@ func (m *Model) divert(f facts, frame []byte, out *Outcome) {
 	}
 }
 
+// mayAnswer takes one of the answers that may still be given.
+func (m *Model) mayAnswer() bool {
+	if m.answers == nil {
+		return true
+	}
+	*m.answers--
+	return *m.answers >= 0
+}
+
+// tooBig tells the sender of a packet how much fits: RFC 1191 section 4, RFC 4443 section 3.2. No host believes that less than 1280
+// bytes of IPv6 do (RFC 8200, section 5).
+func (m *Model) tooBig(mtu int, f facts, frame []byte, out *Outcome) {
+	out.Verdict, out.Reason = Drop, "too-big"
+	if f.later || f.hasICMP && !isQuery(f) || !betweenHosts(f, frame) || f.src.Is6() && f.length <= 1280 || !m.mayAnswer() {
+		return
+	}
+	out.Verdict, out.Reason = Reject, "too-big-told"
+	head, proto := []byte{3, 4, 0, 0, 0, 0, byte(mtu >> 8), byte(mtu)}, byte(protoICMP)
+	if f.src.Is6() {
+		mtu = max(mtu, 1280)
+		head, proto = []byte{2, 0, 0, 0, 0, 0, byte(mtu >> 8), byte(mtu)}, protoICMPv6
+	} else if frame[f.ip+6]&0x40 == 0 {
+		out.Reason = "cannot-fragment"
+	}
+	out.Frame = answer(f, frame, proto, append(head, quote(f, frame)...))
+}
+
 // answerReject returns the frame that tells a packet's sender that it is not wanted, or nil when the RFCs forbid one.
 func answerReject(how model.RejectCode, f facts, frame []byte) []byte {
 	var upper []byte
@@ -63,6 +87,11 @@ func answerReject(how model.RejectCode, f facts, frame []byte) []byte {
 	default:
 		proto, upper = unreachable(how, f, frame)
 	}
+	return answer(f, frame, proto, upper)
+}
+
+// answer is a frame from where the packet was sent to, back to its sender; the checksum of upper is 0 still.
+func answer(f facts, frame []byte, proto byte, upper []byte) []byte {
 	out := append(append([]byte{}, frame[6:12]...), frame[:6]...)
 	out = append(out, frame[12:f.ip]...) // tags, Ethernet type
 	src, dst := f.dst.AsSlice(), f.src.AsSlice()
@@ -142,22 +171,29 @@ func reset(f facts, frame []byte) []byte {
 	return out
 }
 
-// unreachable is the ICMP message, its checksum 0 still. It quotes as much of the packet as fits into what every path
-// carries: RFC 1812 section 4.3.2.3, RFC 4443 section 2.4 (c).
+// unreachable is the ICMP message, its checksum 0 still.
 func unreachable(how model.RejectCode, f facts, frame []byte) (proto byte, message []byte) {
-	quoted := frame[f.ip:f.end]
 	if f.src.Is4() {
 		code := map[model.RejectCode]byte{model.RejectNet: 0, model.RejectHost: 1, model.RejectAdmin: 13}
 		message = []byte{3, 3, 0, 0, 0, 0, 0, 0}
 		if c, ok := code[how]; ok {
 			message[1] = c
 		}
-		return protoICMP, append(message, quoted[:min(len(quoted), 576-28)]...)
+		return protoICMP, append(message, quote(f, frame)...)
 	}
 	code := map[model.RejectCode]byte{model.RejectNet: 0, model.RejectAdmin: 1, model.RejectHost: 3}
 	message = []byte{1, 4, 0, 0, 0, 0, 0, 0}
 	if c, ok := code[how]; ok {
 		message[1] = c
 	}
-	return protoICMPv6, append(message, quoted[:min(len(quoted), 1280-48)]...)
+	return protoICMPv6, append(message, quote(f, frame)...)
+}
+
+// quote is as much of the packet as fits into what every path carries: RFC 1812 section 4.3.2.3, RFC 4443 section 2.4 (c).
+func quote(f facts, frame []byte) []byte {
+	most := 1280 - 48
+	if f.src.Is4() {
+		most = 576 - 28
+	}
+	return frame[f.ip:min(f.end, f.ip+most)]
 }

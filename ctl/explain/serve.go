@@ -88,7 +88,7 @@ func (m *Model) balance(service *model.Service, flow, f facts, frame []byte, out
 	case !backend.Hop:
 		out.Verdict, out.Reason = Drop, "no-next-hop"
 	case backend.MTU != 0 && f.length+overhead(key) > backend.MTU:
-		out.Verdict, out.Reason = Drop, "too-big"
+		m.tooBig(backend.MTU-overhead(key), f, frame, out)
 	default:
 		out.Verdict, out.Reason = Forward, "forward"
 		out.Frame = forward(key, backend, f, frame)

@@ -156,6 +156,7 @@ var dropped = map[abi.Reason]uint8{
 	abi.ReasonFragmentDrop: statusDenied, abi.ReasonBlocked: statusDenied, abi.ReasonRuleReject: statusDenied,
 	abi.ReasonRejectLimited: statusDenied, abi.ReasonRejectSilent: statusDenied, abi.ReasonRejectFailed: statusDenied,
 	abi.ReasonNoBackend: statusUnroutable, abi.ReasonNoNextHop: statusAdjacency, abi.ReasonTooBig: statusTooBig,
+	abi.ReasonTooBigTold: statusTooBig, abi.ReasonCannotFragment: statusTooBig,
 	abi.ReasonRedirectFailed: statusNoInterface,
 }
 
