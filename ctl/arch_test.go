@@ -50,7 +50,7 @@ var allowed = map[string]string{
 	"flow/export":            "flow flow/export/ipfix flow/export/line",
 	"flow/export/ipfix":      "abi flow",
 	"flow/export/line":       "flow rule",
-	"flow/export/kafka":      "flow flow/export flow/export/line",
+	"flow/export/kafka":      "flow flow/export flow/export/line model",
 	"flow/export/exporttest": "",
 	// People and programs.
 	"lint":       "config explain model pkt",

@@ -32,6 +32,36 @@ var exports = object[model.Export]{
 			"brokers of a Kafka cluster, host and port; one is enough to find the others"),
 		in("topic", topic, func(e *model.Export) *string { return &e.Topic },
 			"the topic that a record is sent to for each report, a JSON object").or("gardu-flows"),
+		in("tls", as(tlsKeys.kind(), func(t model.TLS) model.TLS { t.On = true; return t }), func(e *model.Export) *model.TLS { return &e.TLS },
+			"connect to brokers by TLS; {} will do"),
+		in("login", logins.kind(), func(e *model.Export) *model.Login { return &e.Login },
+			"log in to brokers by SASL"),
+	},
+}
+
+var tlsKeys = object[model.TLS]{
+	what: "tls",
+	keys: []key[model.TLS]{
+		in("ca", filePath, func(t *model.TLS) *string { return &t.CA },
+			"a file of the authorities that are trusted, PEM; default: those that this machine trusts"),
+		in("cert", filePath, func(t *model.TLS) *string { return &t.Cert },
+			"a file with a certificate to show, PEM; read again for each connection"),
+		in("key", filePath, func(t *model.TLS) *string { return &t.Key },
+			"and the file with its key"),
+		in("name", domainName, func(t *model.TLS) *string { return &t.Name },
+			"the name that the other side's certificate must be for; default: the host as written"),
+	},
+}
+
+var logins = object[model.Login]{
+	what: "login",
+	keys: []key[model.Login]{
+		in("mechanism", choiceOf([]model.Mechanism{model.ScramSHA512, model.ScramSHA256, model.Plain}), func(l *model.Login) *model.Mechanism { return &l.Mechanism },
+			"how the password is proved; plain sends it").or("scram-sha-512"),
+		in("user", probeText, func(l *model.Login) *string { return &l.User },
+			"who logs in").must(),
+		in("password-file", filePath, func(l *model.Login) *string { return &l.PasswordFile },
+			"the file with the password; read again for each connection").must(),
 	},
 }
 
@@ -65,7 +95,7 @@ var exportKinds = []struct {
 }{
 	{"ipfix", func(e model.Export) bool { return e.IPFIX != "" }, []string{"transport", "refresh", "domain"}},
 	{"file", func(e model.Export) bool { return e.File != "" }, []string{"format", "rotate"}},
-	{"kafka", func(e model.Export) bool { return e.Kafka != nil }, []string{"topic"}},
+	{"kafka", func(e model.Export) bool { return e.Kafka != nil }, []string{"topic", "tls", "login"}},
 }
 
 // checkExports makes sure that an export is one thing, and that no two go to the same place.
@@ -87,6 +117,7 @@ func (d *decoder) checkExports(exports []model.Export) {
 			continue
 		}
 		d.checkBelongings(e, given[0])
+		d.checkSecrets(e)
 		if e.File != "" {
 			e.File = absolute(d.dir, e.File)
 		}
@@ -98,6 +129,21 @@ func (d *decoder) checkExports(exports []model.Export) {
 			d.fail(d.valueAt(e.Pos, given[0]), "", "%s is exported to twice; the first is in line %d", place, d.valueAt(first, given[0]).Line)
 		}
 		places[place] = e.Pos
+	}
+}
+
+// checkSecrets looks at how an export connects.
+func (d *decoder) checkSecrets(e *model.Export) {
+	if (e.TLS.Cert == "") != (e.TLS.Key == "") {
+		d.fail(d.valueAt(e.Pos, "tls"), "both, or none", "a certificate goes with its key")
+	}
+	if e.Login.Mechanism == model.Plain && !e.TLS.On {
+		d.warn(d.valueAt(e.Pos, "login"), "the password is sent for everybody on the way to read: plain without tls")
+	}
+	for _, file := range []*string{&e.TLS.CA, &e.TLS.Cert, &e.TLS.Key, &e.Login.PasswordFile} {
+		if *file != "" {
+			*file = absolute(d.dir, *file)
+		}
 	}
 }
 

@@ -41,6 +41,10 @@ func TestBadExports(t *testing.T) {
 		{"[{kafka: [192.0.2.1:9092], format: csv}]", "format belongs to an export with file", ""},
 		{"[{file: a, topic: b}]", "topic belongs to an export with kafka", ""},
 		{"[{kafka: [192.0.2.1:9092]}, {kafka: [192.0.2.1:9092]}]", "kafka gardu-flows at 192.0.2.1:9092 is exported to twice", ""},
+		{"[{kafka: [192.0.2.1:9092], login: {user: a}}]", "login needs the key password-file", "the file with the password"},
+		{"[{kafka: [192.0.2.1:9092], login: {user: a, password: b, password-file: c}}]", `unknown key "password"`, "password-file"},
+		{"[{kafka: [192.0.2.1:9092], tls: {cert: a}}]", "a certificate goes with its key", "both, or none"},
+		{"[{file: a, tls: {}}]", "tls belongs to an export with kafka", ""},
 		{"[{fiel: a}]", `unknown key "fiel" in an export; did you mean file?`, "ipfix"},
 	} {
 		_, _, err := Parse("gardu.yaml", []byte("flows:\n  export: "+tc.export+"\n"), t.TempDir())
@@ -63,5 +67,26 @@ func TestExportFilesAreBesideTheConfiguration(t *testing.T) {
 	}
 	if got, want := snapshot.Flows.Export[0].File, filepath.Join(dir, "out/flows.ndjson"); got != want {
 		t.Errorf("the file is %s, want %s", got, want)
+	}
+}
+
+// Secrets are files beside the configuration, and one that travels in the clear is warned about.
+func TestKafkaSecrets(t *testing.T) {
+	dir := t.TempDir()
+	const clear = "interfaces: {eth0: {}}\nflows: {export: [{kafka: [192.0.2.1:9092], login: {mechanism: plain, user: a, password-file: b}}]}"
+	snapshot, warnings, err := Parse("gardu.yaml", []byte(clear), dir)
+	if err != nil || len(warnings) != 1 || !strings.Contains(warnings[0].Msg, "plain without tls") {
+		t.Fatalf("%v, %v", warnings, err)
+	}
+	if e := snapshot.Flows.Export[0]; e.Login.PasswordFile != filepath.Join(dir, "b") || e.TLS.On {
+		t.Errorf("%+v", e)
+	}
+	secure := strings.Replace(clear, "login: {mechanism: plain,", "tls: {}, login: {", 1)
+	snapshot, warnings, err = Parse("gardu.yaml", []byte(secure), dir)
+	if err != nil || len(warnings) != 0 {
+		t.Fatalf("%v, %v", warnings, err)
+	}
+	if e := snapshot.Flows.Export[0]; !e.TLS.On || e.Login.Mechanism != "scram-sha-512" {
+		t.Errorf("%+v", e)
 	}
 }

@@ -31,7 +31,7 @@ func exportWishes(snapshot *model.Snapshot) (wishes []sinkWish) {
 			}
 		case e.Kafka != nil:
 			wish.name, wish.open = "kafka "+e.Topic+" at "+strings.Join(e.Kafka, ", "), func() (sink, error) {
-				return kafka.New(kafka.Options{Brokers: e.Kafka, Topic: e.Topic})
+				return kafka.New(kafka.Options{Brokers: e.Kafka, Topic: e.Topic, TLS: e.TLS, Login: e.Login})
 			}
 		}
 		wishes = append(wishes, wish)

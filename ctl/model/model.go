@@ -272,9 +272,35 @@ type Export struct {
 
 	Kafka []string // hosts and ports of brokers
 	Topic string
+	TLS   TLS   // to the brokers
+	Login Login // likewise
 
 	Pos Position
 }
+
+// TLS is how the other side is trusted, and what is shown to it. Files are absolute or relative to the configuration.
+type TLS struct {
+	On        bool
+	CA        string // file of the authorities that are trusted; empty: those that this machine trusts
+	Cert, Key string // files of a certificate of our own; empty: none
+	Name      string // that the certificate of the other side is for; empty: the host as written
+}
+
+// Login is by SASL.
+type Login struct {
+	Mechanism    Mechanism // empty: none
+	User         string
+	PasswordFile string // absolute or relative to the configuration
+}
+
+// Mechanism is one of SASL.
+type Mechanism string
+
+const (
+	Plain       Mechanism = "plain"
+	ScramSHA256 Mechanism = "scram-sha-256"
+	ScramSHA512 Mechanism = "scram-sha-512"
+)
 
 // Transport carries IPFIX messages.
 type Transport string

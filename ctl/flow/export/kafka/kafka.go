@@ -13,12 +13,15 @@ import (
 	"gardu/ctl/flow"
 	"gardu/ctl/flow/export"
 	"gardu/ctl/flow/export/line"
+	"gardu/ctl/model"
 )
 
 // Options say where the cluster is.
 type Options struct {
 	Brokers []string // hosts and ports, of which one is enough to find the others
 	Topic   string
+	TLS     model.TLS
+	Login   model.Login
 }
 
 const (
@@ -46,18 +49,19 @@ type doing struct {
 func New(options Options) (*Producer, error) {
 	p := &Producer{topic: options.Topic}
 	p.ctx, p.abort = context.WithCancel(context.Background())
-	dialer := net.Dialer{Timeout: dialTimeout}
-	var err error
-	p.client, err = kgo.NewClient(
+	secure, err := security(options)
+	if err != nil {
+		return nil, err
+	}
+	p.client, err = kgo.NewClient(append(secure,
 		kgo.ClientID("gardu"),
 		kgo.SeedBrokers(options.Brokers...),
 		kgo.DefaultProduceTopic(options.Topic),
 		kgo.MaxBufferedRecords(buffered),
 		kgo.ProducerLinger(0), // batches come as they are
 		kgo.UnknownTopicRetries(-1),
-		kgo.Dialer(dialer.DialContext),
 		kgo.WithHooks(&p.doing),
-	)
+	)...)
 	return p, err
 }
 
