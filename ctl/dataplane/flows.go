@@ -249,14 +249,14 @@ func (d *Dataplane) closeFlows() error {
 
 // FlowMemory is how many bytes of memory the kernel takes, at most, for the flow table that is made for max flows.
 func FlowMemory(max int) (uint64, error) {
-	const lruOverhead = 72 // of an entry: its hash, its links in the hash and in the list (struct htab_elem of kernel/bpf/hashtab.c)
+	const lruOverhead, lruBucket = 48, 16 // of an entry, and of a bucket of the hash (struct htab_elem, struct bucket of kernel/bpf/hashtab.c)
 	cpus, err := ebpf.PossibleCPU()
 	if err != nil {
 		return 0, fmt.Errorf("count CPUs: %w", err)
 	}
 	buckets := uint64(cpus) * uint64(flowBuckets(max, cpus)) * uint64(unsafe.Sizeof(abi.FlowBucket{}))
 	record := uint64(unsafe.Sizeof(abi.FlowKey{})+unsafe.Sizeof(abi.FlowValue{})) + lruOverhead
-	return buckets + uint64(lruSize(max))*record, nil
+	return buckets + uint64(lruSize(max))*record + lruBucket<<bits.Len32(lruSize(max)-1), nil
 }
 
 // flowBuckets is the number of buckets a CPU, a power of two, that gives max flows their room.
