@@ -37,23 +37,31 @@ type benchPacket6 struct {
 	TcpCheck uint16
 }
 
+type benchRecord struct {
+	_    structs.HostLayout
+	Word [16]uint64
+}
+
 // Names of all BPF objects in the ELF.
 //
 // Used for safe lookups in a Collection or CollectionSpec.
 const (
-	benchMapPackets     = "packets"
-	benchMapPackets6    = "packets6"
-	benchMapSubject     = "subject"
-	benchProgEmpty      = "empty"
-	benchProgFloorIpip  = "floor_ipip"
-	benchProgGenerate   = "generate"
-	benchProgGenerate6  = "generate6"
-	benchProgInject     = "inject"
-	benchProgSend       = "send"
-	benchVarFrame       = "frame"
-	benchVarNext        = "next"
-	benchVarPacketCount = "packet_count"
-	benchVarSendTo      = "send_to"
+	benchMapPackets      = "packets"
+	benchMapPackets6     = "packets6"
+	benchMapRecords      = "records"
+	benchMapSubject      = "subject"
+	benchProgEmpty       = "empty"
+	benchProgFloorIpip   = "floor_ipip"
+	benchProgFloorRecord = "floor_record"
+	benchProgGenerate    = "generate"
+	benchProgGenerate6   = "generate6"
+	benchProgInject      = "inject"
+	benchProgSend        = "send"
+	benchVarFrame        = "frame"
+	benchVarNext         = "next"
+	benchVarPacketCount  = "packet_count"
+	benchVarRecordMask   = "record_mask"
+	benchVarSendTo       = "send_to"
 )
 
 // loadBench returns the embedded CollectionSpec for bench.
@@ -98,12 +106,13 @@ type benchSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type benchProgramSpecs struct {
-	Empty     *ebpf.ProgramSpec `ebpf:"empty"`
-	FloorIpip *ebpf.ProgramSpec `ebpf:"floor_ipip"`
-	Generate  *ebpf.ProgramSpec `ebpf:"generate"`
-	Generate6 *ebpf.ProgramSpec `ebpf:"generate6"`
-	Inject    *ebpf.ProgramSpec `ebpf:"inject"`
-	Send      *ebpf.ProgramSpec `ebpf:"send"`
+	Empty       *ebpf.ProgramSpec `ebpf:"empty"`
+	FloorIpip   *ebpf.ProgramSpec `ebpf:"floor_ipip"`
+	FloorRecord *ebpf.ProgramSpec `ebpf:"floor_record"`
+	Generate    *ebpf.ProgramSpec `ebpf:"generate"`
+	Generate6   *ebpf.ProgramSpec `ebpf:"generate6"`
+	Inject      *ebpf.ProgramSpec `ebpf:"inject"`
+	Send        *ebpf.ProgramSpec `ebpf:"send"`
 }
 
 // benchMapSpecs contains maps before they are loaded into the kernel.
@@ -112,6 +121,7 @@ type benchProgramSpecs struct {
 type benchMapSpecs struct {
 	Packets  *ebpf.MapSpec `ebpf:"packets"`
 	Packets6 *ebpf.MapSpec `ebpf:"packets6"`
+	Records  *ebpf.MapSpec `ebpf:"records"`
 	Subject  *ebpf.MapSpec `ebpf:"subject"`
 }
 
@@ -122,6 +132,7 @@ type benchVariableSpecs struct {
 	Frame       *ebpf.VariableSpec `ebpf:"frame"`
 	Next        *ebpf.VariableSpec `ebpf:"next"`
 	PacketCount *ebpf.VariableSpec `ebpf:"packet_count"`
+	RecordMask  *ebpf.VariableSpec `ebpf:"record_mask"`
 	SendTo      *ebpf.VariableSpec `ebpf:"send_to"`
 }
 
@@ -147,6 +158,7 @@ func (o *benchObjects) Close() error {
 type benchMaps struct {
 	Packets  *ebpf.Map `ebpf:"packets"`
 	Packets6 *ebpf.Map `ebpf:"packets6"`
+	Records  *ebpf.Map `ebpf:"records"`
 	Subject  *ebpf.Map `ebpf:"subject"`
 }
 
@@ -154,6 +166,7 @@ func (m *benchMaps) Close() error {
 	return _BenchClose(
 		m.Packets,
 		m.Packets6,
+		m.Records,
 		m.Subject,
 	)
 }
@@ -165,6 +178,7 @@ type benchVariables struct {
 	Frame       *ebpf.Variable `ebpf:"frame"`
 	Next        *ebpf.Variable `ebpf:"next"`
 	PacketCount *ebpf.Variable `ebpf:"packet_count"`
+	RecordMask  *ebpf.Variable `ebpf:"record_mask"`
 	SendTo      *ebpf.Variable `ebpf:"send_to"`
 }
 
@@ -172,18 +186,20 @@ type benchVariables struct {
 //
 // It can be passed to loadBenchObjects or ebpf.CollectionSpec.LoadAndAssign.
 type benchPrograms struct {
-	Empty     *ebpf.Program `ebpf:"empty"`
-	FloorIpip *ebpf.Program `ebpf:"floor_ipip"`
-	Generate  *ebpf.Program `ebpf:"generate"`
-	Generate6 *ebpf.Program `ebpf:"generate6"`
-	Inject    *ebpf.Program `ebpf:"inject"`
-	Send      *ebpf.Program `ebpf:"send"`
+	Empty       *ebpf.Program `ebpf:"empty"`
+	FloorIpip   *ebpf.Program `ebpf:"floor_ipip"`
+	FloorRecord *ebpf.Program `ebpf:"floor_record"`
+	Generate    *ebpf.Program `ebpf:"generate"`
+	Generate6   *ebpf.Program `ebpf:"generate6"`
+	Inject      *ebpf.Program `ebpf:"inject"`
+	Send        *ebpf.Program `ebpf:"send"`
 }
 
 func (p *benchPrograms) Close() error {
 	return _BenchClose(
 		p.Empty,
 		p.FloorIpip,
+		p.FloorRecord,
 		p.Generate,
 		p.Generate6,
 		p.Inject,

@@ -23,6 +23,7 @@ type generator struct {
 type options struct {
 	noFrags bool // the program under test can't do multi-buffer packets: a tail call wants the same on both sides
 	sendTo  int  // the interface that the program "send" sends on
+	records int  // a power of two: entries of the table of the program "floor_record"; 0: as good as none
 }
 
 // newGenerator loads a generator that sends tuples in order and then again, to nobody yet. They are of one family.
@@ -41,7 +42,9 @@ func newGenerator(tuples []tuple, o options) (g *generator, err error) {
 		entry, table = benchProgGenerate6, benchMapPackets6
 	}
 	spec.Maps[table].MaxEntries = uint32(len(tuples))
+	spec.Maps[benchMapRecords].MaxEntries = uint32(max(1, o.records))
 	for name, value := range map[string]any{
+		benchVarRecordMask:  uint32(max(1, o.records) - 1),
 		benchVarFrame:       words,
 		benchVarPacketCount: uint32(len(tuples)),
 		benchVarSendTo:      uint32(o.sendTo),

@@ -21,6 +21,8 @@ const (
 type scenario struct {
 	name, about string
 	program     string                 // of bench.c; "": gardu's XDP program
+	records     int                    // of the table that the program looks into
+	beside      func() []tuple         // packets that another CPU sends meanwhile; nil: none
 	peer        bool                   // xdp-filter in its place
 	base        string                 // what net is net of; "": emptyName
 	world       string                 // scenarios of the same world share its data plane
@@ -124,7 +126,16 @@ func scenarios() []scenario {
 		list = append(list, scenario{name: "flows, " + n.name, about: "flow accounting alone",
 			world: "flows", snapshot: flowsOnly, tuples: clients(n.flows), action: xdpPass, reasons: pass, aim: n.alone})
 	}
+	const alone, elephant = "two CPUs, a flow each", "two CPUs, one flow"
 	list = append(list,
+		scenario{name: alone, about: "flow accounting alone, while another CPU receives another flow: what the machine's cores share",
+			world: "flows", snapshot: flowsOnly, tuples: clients(1), beside: everNew(1), action: xdpPass},
+		scenario{name: elephant, about: "while another CPU receives the same flow", aim: 1.1, of: alone,
+			world: "flows", snapshot: flowsOnly, tuples: clients(1), beside: clients(1), action: xdpPass},
+		scenario{name: "floor 64k records", about: "no gardu: one record of a table, picked by the packet's ends; 64k flows, a table for 500k",
+			program: benchProgFloorRecord, records: 1 << 20, tuples: clients(many), action: xdpPass},
+		scenario{name: "floor 1M records", about: "likewise; 1M flows, a table for as many: what this machine's memory takes",
+			program: benchProgFloorRecord, records: 1 << 21, tuples: everNew(1_000_000), action: xdpPass},
 		scenario{name: "flows, 1M flows", about: "flow accounting alone", aim: 320, room: 1_000_000,
 			world: "flows, 1M", snapshot: flowsOnly, tuples: everNew(1_000_000), action: xdpPass, reasons: pass},
 		scenario{name: "flows, all new", about: "every packet is of a flow that isn't in the table, which is full", aim: 420, room: 250_000,

@@ -40,7 +40,7 @@ func (l lab) subject(s scenario) (*subject, error) {
 	case s.peer:
 		return peer(s)
 	case s.program != "":
-		g, err := newGenerator(s.tuples(), options{})
+		g, err := newGenerator(s.tuples(), options{records: s.records})
 		if err != nil {
 			return nil, err
 		}
@@ -62,6 +62,12 @@ func (l lab) subject(s scenario) (*subject, error) {
 	loaded := &subject{scenario: s, generator: g, counted: counted}
 	if s.arriving > 0 {
 		loaded.during = func() (func() error, error) { return w.addBlocks(s.arriving) }
+	}
+	if s.beside != nil {
+		loaded.counted = nil // which doesn't tell CPUs apart
+		if loaded.during, loaded.release, err = besides(w.Program(dataplane.HookXDP), s.beside()); err != nil {
+			return nil, errors.Join(err, g.close())
+		}
 	}
 	return loaded, g.put(w.Program(dataplane.HookXDP))
 }
