@@ -355,6 +355,7 @@ func (d *Daemon) adopt(next candidate, c compiled, entry revision, waits *waitin
 		len(now.snapshot.Filter.Rules), len(now.snapshot.Sets), len(now.snapshot.Services))})
 	d.detachOthers(next.snapshot.Interfaces)
 	d.detachEgress(c.interfaces)
+	d.announce()
 	targets := health.Targets(next.snapshot)
 	d.syncChecks(targets)
 	d.health.Set(targets, d.knownHealth)

@@ -79,6 +79,8 @@ type Daemon struct {
 	active activeCache
 	checks checks
 
+	announcements announcements
+
 	inherited map[uint16]bool // backends that the daemon before this one knew; until the first commit
 
 	happenings *event.Log[happening] // what `gardu events` shows
@@ -356,6 +358,7 @@ func (d *Daemon) housekeep(ctx context.Context) error {
 		case <-expire.C:
 			d.expireBlocks()
 			d.syncOrders()
+			d.announceAgain()
 			continue
 		case <-ticker.C:
 		}

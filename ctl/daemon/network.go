@@ -33,6 +33,7 @@ func (d *Daemon) watchNetwork(ctx context.Context) error {
 		}
 		if dirty.links {
 			d.syncLinks()
+			d.announce()
 		}
 		d.syncHops(dirty)
 		if dirty.routes {

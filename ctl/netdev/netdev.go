@@ -20,6 +20,8 @@ type Handle struct {
 	route   *netlink.Handle
 	sockets map[int]*nl.SocketHandle // for requests that the netlink library has no call for
 	inet    int                      // socket for ethtool ioctls
+	packet  int                      // socket for frames; -1: there is none, because of
+	refused error
 }
 
 // Open returns a Handle for the network namespace of the calling thread.
@@ -28,7 +30,7 @@ func Open() (*Handle, error) {
 	if err != nil {
 		return nil, fmt.Errorf("open rtnetlink: %w", err)
 	}
-	h := &Handle{route: route, sockets: make(map[int]*nl.SocketHandle), inet: -1}
+	h := &Handle{route: route, sockets: make(map[int]*nl.SocketHandle), inet: -1, packet: -1}
 	for _, family := range []int{unix.NETLINK_ROUTE, unix.NETLINK_GENERIC} {
 		socket, err := nl.Subscribe(family)
 		if err != nil {
@@ -42,6 +44,8 @@ func Open() (*Handle, error) {
 		h.Close()
 		return nil, fmt.Errorf("open ethtool socket: %w", err)
 	}
+	// It receives nothing. Most of who opens a Handle never sends, and some may not.
+	h.packet, h.refused = unix.Socket(unix.AF_PACKET, unix.SOCK_RAW|unix.SOCK_CLOEXEC, 0)
 	return h, nil
 }
 
@@ -51,8 +55,10 @@ func (h *Handle) Close() {
 	for _, s := range h.sockets {
 		s.Close()
 	}
-	if h.inet >= 0 {
-		unix.Close(h.inet)
+	for _, socket := range []int{h.inet, h.packet} {
+		if socket >= 0 {
+			unix.Close(socket)
+		}
 	}
 }
 
@@ -65,6 +71,7 @@ type Link struct {
 	Kind       string  // of a virtual link: "veth", "bridge", "vlan"; "" for hardware and virtio
 	Driver     string  // as ethtool names it; "" when the link doesn't tell
 	Up         bool    // administratively
+	Running    bool    // up, and something is at the other end
 	Loopback   bool
 	Ethernet   bool           // frames begin with an Ethernet header (the loopback's do, too)
 	Addresses  []netip.Prefix // with the host part
@@ -130,6 +137,7 @@ func (h *Handle) describe(l netlink.Link, name string) (Link, error) {
 		Index:    attrs.Index,
 		MTU:      attrs.MTU,
 		Up:       attrs.Flags&net.FlagUp != 0,
+		Running:  attrs.RawFlags&unix.IFF_RUNNING != 0,
 		Loopback: attrs.Flags&net.FlagLoopback != 0,
 		Ethernet: attrs.EncapType == "ether" || attrs.EncapType == "loopback",
 	}
