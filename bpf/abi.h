@@ -33,7 +33,7 @@ enum family { FAMILY_V4, FAMILY_V6, FAMILY_COUNT };
 
 /* Sizes that both sides must agree on. */
 enum limits {
-	ABI_VERSION = 5,      /* raised when the meaning of anything pinned changes; a daemon refuses maps of another version */
+	ABI_VERSION = 6,      /* raised when the meaning of anything pinned changes; a daemon refuses maps of another version */
 	GENERATION_SLOTS = 3, /* current, previous, being built: slot = generation % 3 */
 	RULE_IDS = 131072,    /* counters; ids below FIRST_RULE_ID are reserved, see enum decider */
 	SERVICE_IDS = 4096,   /* id 0: none */
@@ -576,7 +576,7 @@ struct backend_counter {
 	__u64 flows;         /* flows assigned to it */
 };
 
-/* The ports of a packet in fragments, which only the first one carries. */
+/* The ports of a packet in fragments, which only the first one carries, and the backend that it went to. */
 struct fragment_key {
 	__u8 saddr[16], daddr[16];
 	__u32 id;            /* as it stands in the header */
@@ -587,6 +587,8 @@ struct fragment_key {
 struct fragment {
 	__be16 be_sport, be_dport;
 	__u32 seen;          /* jiffies, low 32 bits */
+	__u16 backend;       /* 0: none */
+	__u16 pad;
 };
 
 /* Our own health check's connection, local end first. */
@@ -686,4 +688,4 @@ ABI_SIZE(struct block_key, 20);
 ABI_SIZE(struct health_key, 40);
 ABI_SIZE(struct interface, 12);
 ABI_SIZE(struct fragment_key, 40);
-ABI_SIZE(struct fragment, 8);
+ABI_SIZE(struct fragment, 12);

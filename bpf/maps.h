@@ -82,8 +82,8 @@ MAP(health_flows, BPF_MAP_TYPE_HASH, struct health_key, __u32, 8192);
 /* Daemon writes, programs read. Key: ifindex. Full: attach fails. */
 MAP(interfaces, BPF_MAP_TYPE_HASH, __u32, struct interface, INTERFACE_IDS);
 
-/* Programs only, while a rule asks for ports. Full: the least recently used gives way, and the fragments that were still to come
- * of that packet are judged without ports. */
+/* Programs only, while a rule asks for ports, and for services. Full: the least recently used gives way; the fragments that were still
+ * to come of that packet are judged without ports, and of one for a service they are dropped as service-fragment. */
 MAP(fragments, BPF_MAP_TYPE_LRU_HASH, struct fragment_key, struct fragment, 16384);
 
 /* Daemon writes, programs read. Key: number of an interface that rules send packets or copies to. Away: redirect-failed. */

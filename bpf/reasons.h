@@ -25,7 +25,7 @@
 	X(NO_BACKEND, DROP, "no-backend", "the service has no backend that is up")                             \
 	X(NO_NEXT_HOP, DROP, "no-next-hop", "the way to the backend is not known")                             \
 	X(TOO_BIG, DROP, "too-big", "larger than the MTU of the way out, and nobody was told")                 \
-	X(SERVICE_FRAGMENT, DROP, "service-fragment", "a fragment for a service address")                      \
+	X(SERVICE_FRAGMENT, DROP, "service-fragment", "a later fragment for a service address, and the first wasn't seen before it") \
 	X(ENCAP_FAILED, DROP, "encap-failed", "the kernel refused room for the outer header")                  \
 	X(NO_TABLES, DROP, "no-tables", "cannot happen: the generation's tables are missing")                  \
 	X(FORWARD, FORWARD, "forward", "sent to a backend")                                                    \

@@ -94,7 +94,7 @@ static __always_inline enum reason judge_rules(ctx_t *ctx, struct control *c, st
 		return REASON_BLOCKED;
 	}
 	if (cfg_fragments && head->flags & RULES_PORTS && (p->has & (IS_FRAGMENT | IS_LATER)) == IS_FRAGMENT)
-		note_ports(p);
+		note_first(p);
 	if (!head->records)
 		return judge_default(head, p);
 	if (cfg_interfaces) {

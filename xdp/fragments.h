@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: BSD-2-Clause OR GPL-2.0 */
-/* Ports of later fragments are those of the first one, if it came before them and not too long ago. Only the first carries them. */
+/* Ports of later fragments are those of the first one, if it came before them and not too long ago, and they go where it went. Only the
+ * first carries them. */
 #pragma once
 #include "../bpf/maps.h"
 #include "../bpf/state.h"
@@ -18,29 +19,41 @@ static __always_inline void fragment_key(struct fragment_key *key, const struct 
 	key->family = p->family;
 }
 
-/* A first fragment that rules with ports are about to judge leaves its ports. */
-__noinline int note_ports(const struct pkt *p)
+/* A first fragment that rules with ports are about to judge, or that is for a service address, leaves its ports and, once it has one,
+ * its backend. */
+__noinline int note_first(const struct pkt *p)
 {
 	struct fragment_key key;
-	struct fragment note;
+	struct fragment note = {};
 	struct control *c;
 	__u32 zero = 0;
 
 	c = bpf_map_lookup_elem(&control, &zero);
-	if (!p || !c || !(p->has & HAS_PORTS))
+	if (!p || !c || !(p->has & HAS_PORTS) || p->has & IS_LATER)
 		return 0;
 	fragment_key(&key, p);
 	note.be_sport = p->key.be_sport;
 	note.be_dport = p->key.be_dport;
 	note.seen = now_jiffies(c);
+	note.backend = p->backend;
 	bpf_map_update_elem(&fragments, &key, &note, BPF_ANY);
 	return 0;
+}
+
+/* What the first fragment left; NULL: it wasn't seen, or too long ago. */
+static __always_inline struct fragment *first_of(const struct pkt *p, const struct control *c)
+{
+	struct fragment_key key;
+	struct fragment *first;
+
+	fragment_key(&key, p);
+	first = bpf_map_lookup_elem(&fragments, &key);
+	return first && (__u32)now_jiffies(c) - first->seen < FRAGMENT_TIMEOUT * c->hz ? first : NULL;
 }
 
 /* A later fragment takes the ports while it is judged. Not for longer: its flow's key must stay what it is. */
 __noinline int borrow_ports(struct pkt *p)
 {
-	struct fragment_key key;
 	struct rules_head *head;
 	struct fragment *first;
 	struct control *c;
@@ -56,9 +69,8 @@ __noinline int borrow_ports(struct pkt *p)
 	head = line_at(rules, p->way);
 	if (!head || !(head->flags & RULES_PORTS))
 		return 0;
-	fragment_key(&key, p);
-	first = bpf_map_lookup_elem(&fragments, &key);
-	if (!first || (__u32)now_jiffies(c) - first->seen >= FRAGMENT_TIMEOUT * c->hz)
+	first = first_of(p, c);
+	if (!first)
 		return 0;
 	p->key.be_sport = first->be_sport;
 	p->key.be_dport = first->be_dport;

@@ -157,10 +157,15 @@ static __always_inline enum reason ingress(ctx_t *ctx, struct control *c, struct
 	if (cfg_services && reason != REASON_HEALTH_REPLY) {
 		if (!flow || !p->remembered || !balance_remembered(p, flow, &sent)) {
 			p->remembered = 0;
-			sent = is_whole_error(p) ? balance_error(ctx, p) : balance(ctx, p, flow);
+			if (p->has & IS_LATER)
+				sent = balance_later(ctx, p);
+			else
+				sent = is_whole_error(p) ? balance_error(ctx, p) : balance(ctx, p, flow);
 		}
 		if (sent == REASON_FORWARD && cfg_flows)
 			keep_backend(c, p);
+		if (p->has & IS_FRAGMENT && p->service)
+			note_first(p);
 		if (sent == REASON_FORWARD)
 			sent = forward_to(ctx, p);
 		if (sent == REASON_TOO_BIG) {

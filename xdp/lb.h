@@ -4,6 +4,7 @@
 #include "../bpf/flow.h"
 #include "../bpf/trace.h"
 #include "answer.h"
+#include "fragments.h"
 #include "lb_modes.h"
 #include "services.h"
 
@@ -158,11 +159,13 @@ __noinline int balance(ctx_t *ctx, struct pkt *p, struct flow_value *flow)
 	f.lo = addr_lo(p->key.daddr);
 	if (!service_filter(f.services, f.head, p->family, f.hi, f.lo))
 		return REASON_NONE;
-	if (p->has & HAS_PORTS && !(p->has & IS_FRAGMENT)) {
-		if (cfg_asked && p->service_place)
+	if (p->has & HAS_PORTS) {
+		if (cfg_asked && p->service_place && !(p->has & IS_FRAGMENT))
 			f.found = p->service_place >= ASKED_FOUND ? p->service_place - ASKED_FOUND : NO_SERVICE;
 		else
 			service_by_port(&f);
+		if (f.found == NO_SERVICE && f.address && p->has & IS_FRAGMENT)
+			note_first(p); /* those that follow are the kernel's, too */
 		if (f.found == NO_SERVICE)
 			return REASON_NONE;
 		service = line_at(f.services, f.head->service_off + f.found);
@@ -170,9 +173,47 @@ __noinline int balance(ctx_t *ctx, struct pkt *p, struct flow_value *flow)
 	}
 	if (!service_address(&f, p->key.daddr))
 		return REASON_NONE;
-	if (p->has & IS_FRAGMENT)
+	if (p->has & IS_LATER && has_ports(p->key.proto))
 		return REASON_SERVICE_FRAGMENT;
-	return is_ping(p) ? answer_ping(ctx, p) : REASON_NONE;
+	return is_ping(p) && !(p->has & IS_FRAGMENT) ? answer_ping(ctx, p) : REASON_NONE;
+}
+
+/* A later fragment goes where the first one went, if that is still the flow's service. (Likewise.) */
+__noinline int balance_later(ctx_t *ctx, struct pkt *p)
+{
+	struct fragment *first;
+	struct control *c;
+	__u16 place, own;
+	__u32 zero = 0;
+	__u8 has;
+	int sent;
+
+	c = bpf_map_lookup_elem(&control, &zero);
+	if (!p || !c)
+		return REASON_NONE;
+	first = first_of(p, c);
+	if (!first)
+		return balance(ctx, p, NULL);
+	own = first->backend;
+	has = p->has;
+	place = p->service_place;
+	p->key.be_sport = first->be_sport;
+	p->key.be_dport = first->be_dport;
+	p->has = HAS_PORTS;
+	p->service_place = ASKED_NOT;
+
+	sent = balance(ctx, p, NULL);
+	if (backend_of(own, p->service)) {
+		p->backend = own;
+		sent = REASON_FORWARD;
+		trace_step(STEP_BACKEND, 1, own);
+	}
+	p->new_flow = 0;
+
+	p->key.be_sport = p->key.be_dport = 0;
+	p->has = has;
+	p->service_place = place;
+	return sent;
 }
 
 /* A request for a service address is answered, all else is the kernel's. */

@@ -15,7 +15,7 @@ var mapHelp = map[string]string{
 	"block_notes":        "Daemon only: origin and reason of a block, kept here so that they survive a crash as the block does.",
 	"health_flows":       "Daemon's health checkers add and remove; programs read when the filter would drop, and gardu_check to find the backend that a check is of (0: it goes to the backend's own address). Full: the check fails and says so, or its answer may be dropped.",
 	"interfaces":         "Daemon writes, programs read. Key: ifindex. Full: attach fails.",
-	"fragments":          "Programs only, while a rule asks for ports. Full: the least recently used gives way, and the fragments that were still to come of that packet are judged without ports.",
+	"fragments":          "Programs only, while a rule asks for ports, and for services. Full: the least recently used gives way; the fragments that were still to come of that packet are judged without ports, and of one for a service they are dropped as service-fragment.",
 	"exits":              "Daemon writes, programs read. Key: number of an interface that rules send packets or copies to. Away: redirect-failed.",
 	"exit_counters":      "Programs write, daemon reads. Per CPU, index as exits.",
 	"losses":             "Programs on the kernel's tracepoints write (tc/losses.c), daemon reads: packets. Full: a further kind of loss isn't counted.",

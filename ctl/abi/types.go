@@ -341,6 +341,8 @@ type Fragment struct {
 	BeSport uint16
 	BeDport uint16
 	Seen    uint32
+	Backend uint16
+	Pad     uint16
 }
 
 type FragmentKey struct {
@@ -398,7 +400,7 @@ const (
 type Limits uint32
 
 const (
-	AbiVersion      Limits = 5
+	AbiVersion      Limits = 6
 	GenerationSlots Limits = 3
 	RuleIds         Limits = 131072
 	ServiceIds      Limits = 4096

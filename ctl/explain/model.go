@@ -448,6 +448,7 @@ type fragmentKey struct {
 type fragmentPorts struct {
 	sport, dport uint16
 	seen         time.Time
+	backend      BackendKey // that the first one went to
 }
 
 func fragmentOf(f facts) fragmentKey { return fragmentKey{f.src, f.dst, f.proto, f.vlan, f.id} }
@@ -475,13 +476,16 @@ func (m *Model) asksPorts() bool {
 
 // noteFragment keeps the ports of a first fragment for those that follow.
 func (m *Model) noteFragment(f facts) {
-	if !f.fragment || f.later || !f.hasPorts || !m.asksPorts() {
-		return
+	if f.fragment && !f.later && f.hasPorts && m.asksPorts() {
+		m.noteFirst(f, BackendKey{})
 	}
+}
+
+func (m *Model) noteFirst(f facts, backend BackendKey) {
 	if m.fragments == nil {
 		m.fragments = map[fragmentKey]fragmentPorts{}
 	}
-	m.fragments[fragmentOf(f)] = fragmentPorts{f.sport, f.dport, m.Now}
+	m.fragments[fragmentOf(f)] = fragmentPorts{f.sport, f.dport, m.Now, backend}
 }
 
 func (m *Model) inSet(name string, addr netip.Addr) bool {

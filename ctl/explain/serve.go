@@ -30,19 +30,36 @@ func (m *Model) serve(f facts, frame []byte, out *Outcome) {
 	switch {
 	case !m.isServiceAddress(f.dst, false):
 		return
-	case f.fragment:
-		out.Verdict, out.Reason = Drop, "service-fragment"
-	case f.hasICMP && (f.src.Is4() && f.icmpType == echoRequest || f.src.Is6() && f.icmpType == echoRequest6):
+	case f.later && hasPorts(f.proto):
+		m.follow(f, frame, out)
+	case f.hasICMP && !f.fragment && (f.src.Is4() && f.icmpType == echoRequest || f.src.Is6() && f.icmpType == echoRequest6):
 		out.Verdict, out.Reason, out.Frame = Redirect, "echo-reply", answerEcho(f, frame)
 	case f.hasPorts:
+		var key BackendKey
 		if service := m.serviceOf(f); service != nil {
-			m.balance(service, f, f, frame, out)
+			key = m.balance(service, f, f, frame, out)
 		}
-	case f.isICMPError():
+		if f.fragment {
+			m.noteFirst(f, key)
+		}
+	case f.isICMPError() && !f.fragment:
 		flow, ok := answeredBy(f, frame)
 		if service := m.serviceOf(flow); ok && service != nil {
 			m.balance(service, flow, f, frame, out)
 		}
+	}
+}
+
+// follow sends a later fragment where the first one went.
+func (m *Model) follow(f facts, frame []byte, out *Outcome) {
+	first, ok := m.fragments[fragmentOf(f)]
+	if !ok || m.Now.Sub(first.seen) >= fragmentTimeout {
+		out.Verdict, out.Reason = Drop, "service-fragment"
+		return
+	}
+	flow := facts{src: f.src, dst: f.dst, proto: f.proto, vlan: f.vlan, sport: first.sport, dport: first.dport, hasPorts: true}
+	if service := m.serviceOf(flow); service != nil {
+		m.balance(service, flow, f, frame, out)
 	}
 }
 
@@ -73,14 +90,18 @@ func (m *Model) isServiceAddress(addr netip.Addr, announced bool) bool {
 	})
 }
 
-// balance chooses a flow's backend and sends a packet there: one of the flow, or an error about it.
-func (m *Model) balance(service *model.Service, flow, f facts, frame []byte, out *Outcome) {
+// balance chooses a flow's backend and sends a packet there: one of the flow, a later fragment, or an error about it. It returns
+// the backend.
+func (m *Model) balance(service *model.Service, flow, f facts, frame []byte, out *Outcome) BackendKey {
 	out.Service = service.Name
 	key, isNew, ok := m.choose(service, flow)
+	if first := m.fragments[fragmentOf(f)].backend; f.later && first.Service == service.Name && !m.backends[first].Down {
+		key, ok = first, true
+	}
 	if !ok {
 		m.counters.packet("backend none", frame)
 		out.Verdict, out.Reason = Drop, "no-backend"
-		return
+		return key
 	}
 	out.Backend = key.Name
 	backend := m.backends[key]
@@ -94,10 +115,11 @@ func (m *Model) balance(service *model.Service, flow, f facts, frame []byte, out
 		out.Frame = forward(key, backend, f, frame)
 		out.key, out.Ifindex = key, backend.Ifindex
 		m.counters.packet("backend "+key.String(), frame)
-		if isNew && !f.hasICMP {
+		if isNew && !f.hasICMP && !f.later {
 			m.counters.Add("backend "+key.String(), Counter{Flows: 1})
 		}
 	}
+	return key
 }
 
 // choose returns the backend that the flow is on while that is up, else the ring's choice. A SYN on a flow that was
@@ -217,7 +239,7 @@ func wrapUDP(key BackendKey, backend BackendState, f facts, packet []byte) []byt
 
 // righted is a packet with its checksums made right, if they cover every byte of it.
 func righted(f facts, packet []byte) ([]byte, bool) {
-	if f.proto != protoTCP && f.proto != protoUDP {
+	if f.fragment || f.proto != protoTCP && f.proto != protoUDP {
 		return nil, false
 	}
 	packet = bytes.Clone(packet)
