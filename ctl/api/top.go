@@ -46,7 +46,7 @@ type TopSample struct {
 type Reading struct {
 	Since time.Time `json:"since"`
 	Until time.Time `json:"until"`
-	Total Counter   `json:"total"` // what reached flow accounting between; IP bytes
+	Total Counter   `json:"total"` // what reached flow accounting between, and what was dropped if flows of that are remembered; IP bytes
 	// Least is what of that came when neither reading was under way, so it is in flows if it is in any.
 	Least Counter `json:"-"`
 }

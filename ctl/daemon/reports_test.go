@@ -3,6 +3,7 @@ package daemon
 import (
 	"bufio"
 	"bytes"
+	"context"
 	"encoding/binary"
 	"encoding/json"
 	"errors"
@@ -323,5 +324,33 @@ func TestReportsOverAFullTable(t *testing.T) {
 		w.start()
 		w.datagrams(500, 500)
 		w.everythingReported()
+	}
+}
+
+// Who watches sees flows whose packets are dropped, with their rule, as those that pass.
+func TestTopShowsDroppedFlows(t *testing.T) {
+	w := newWorld(t)
+	w.write("gardu.yaml", base+"filter: {rules: [{name: no-discard, match: {proto: udp, dport: 9}, action: drop}]}\n")
+	w.start()
+	if !w.passes() {
+		t.Fatal("nothing passes")
+	}
+	conn, err := w.client.Dial(t.Context(), "udp", "10.0.0.11:9")
+	w.must(err)
+	defer conn.Close()
+	ctx, stop := context.WithTimeout(t.Context(), patience)
+	defer stop()
+	shown := errors.New("shown")
+	err = w.api.Top(ctx, api.TopQuery{Group: "verdict,rule", Every: api.MinTopEvery}, func(sample api.TopSample) error {
+		for _, g := range sample.Groups {
+			if g.Group["verdict"] == "drop" && g.Group["rule"] == "no-discard" && g.Packets > 0 && g.Packets <= sample.Total.Packets {
+				return shown
+			}
+		}
+		_, err := conn.Write([]byte("gardu"))
+		return err
+	})
+	if !errors.Is(err, shown) {
+		t.Errorf("it is not shown: %v", err)
 	}
 }

@@ -23,8 +23,8 @@ func (d *Daemon) FlowChanges(ctx context.Context, every time.Duration, yield fun
 	default:
 		return api.NewProblem(api.CodeFull, "%d clients watch the flows already, and no more are served at once", watchersMax)
 	}
-	meter := flow.NewMeter()
-	before, err := d.readChanges(ctx, meter, yield)
+	meters := meters{flow.NewMeter(), flow.NewMeter()}
+	before, err := d.readChanges(ctx, meters, yield)
 	if err != nil {
 		return err
 	}
@@ -36,7 +36,7 @@ func (d *Daemon) FlowChanges(ctx context.Context, every time.Duration, yield fun
 			return nil
 		case <-time.After(max(wait, readingShare*before.took)):
 		}
-		now, err := d.readChanges(ctx, meter, yield)
+		now, err := d.readChanges(ctx, meters, yield)
 		if err != nil {
 			return err
 		}
@@ -46,6 +46,9 @@ func (d *Daemon) FlowChanges(ctx context.Context, every time.Duration, yield fun
 		before = now
 	}
 }
+
+// meters are one for flows and one for those of which packets were dropped: the same ends may be in both.
+type meters struct{ passed, dropped *flow.Meter }
 
 // reading is when the flow table was read, how long that took, and what had been accounted before and after it.
 type reading struct {
@@ -58,7 +61,7 @@ func between(before, now api.Counter) api.Counter {
 	return api.Counter{Packets: now.Packets - before.Packets, Bytes: now.Bytes - before.Bytes}
 }
 
-func (d *Daemon) readChanges(ctx context.Context, meter *flow.Meter, yield func(api.Flow, api.FlowChange) error) (r reading, err error) {
+func (d *Daemon) readChanges(ctx context.Context, meters meters, yield func(api.Flow, api.FlowChange) error) (r reading, err error) {
 	clock, err := d.clock()
 	if err != nil {
 		return r, err
@@ -69,12 +72,21 @@ func (d *Daemon) readChanges(ctx context.Context, meter *flow.Meter, yield func(
 	r.at = time.Now()
 	names := d.flowNames()
 	var stopped error
+	give := func(f *flow.Flow, did, reply flow.Count) bool {
+		if stopped = ctx.Err(); stopped == nil {
+			stopped = yield(names.flow(f), api.FlowChange{Packets: did.Packets, Bytes: did.Bytes, PacketsReply: reply.Packets, BytesReply: reply.Bytes})
+		}
+		return stopped == nil
+	}
 	err = d.readFlows(func(tables []*flow.Table) error {
-		return meter.Read(tables, clock, r.at, func(f *flow.Flow, did, reply flow.Count) bool {
-			if stopped = ctx.Err(); stopped == nil {
-				stopped = yield(names.flow(f), api.FlowChange{Packets: did.Packets, Bytes: did.Bytes, PacketsReply: reply.Packets, BytesReply: reply.Bytes})
+		if err := meters.passed.Read(tables, clock, r.at, give); err != nil || stopped != nil {
+			return err
+		}
+		return d.readDropped(func(table *flow.Table) error {
+			if table == nil {
+				return nil
 			}
-			return stopped == nil
+			return meters.dropped.Read([]*flow.Table{table}, clock, r.at, give)
 		})
 	})
 	r.took = time.Since(r.at)
@@ -85,10 +97,10 @@ func (d *Daemon) readChanges(ctx context.Context, meter *flow.Meter, yield func(
 	return r, err
 }
 
-// accounted is what reached flow accounting so far.
+// accounted is what reached flow accounting so far, and what was dropped and remembered or was to be.
 func (d *Daemon) accounted() (api.Counter, error) {
 	totals, err := d.plane.FlowTotals()
-	return api.Counter{Packets: totals.Accounted, Bytes: totals.AccountedBytes}, err
+	return api.Counter{Packets: totals.Accounted + totals.Dropped, Bytes: totals.AccountedBytes + totals.DroppedBytes}, err
 }
 
 // sendAway lets clients that watch go when ctx ends, so that the server needn't cut them off.
