@@ -26,6 +26,8 @@ struct keep {
 	struct line line;
 	struct flow_bucket flow_bucket;
 	struct state_bucket state_bucket;
+	struct nat_bucket nat_bucket;
+	struct nat_line nat_line;
 	struct flow_value flow_value;
 	struct bucket bucket;
 	struct rules_head rules_head;

@@ -52,6 +52,10 @@ enum limits {
 	FLOW_PEEK = 16,       /* CPUs whose records are searched for a flow that another one may have */
 	SCAN_RECORDS = 2,     /* rule records that are scanned rather than looked up */
 	STATE_ENTRIES = 4,    /* connections a bucket */
+	NAT_ENTRIES = 4,      /* translations a bucket */
+	NAT_SLOTS = 8,        /* of translated ends, a line */
+	NAT_TRIES = 64,       /* ports that are tried for a new translation */
+	NAT_POOL = 256,       /* addresses of a service's pool */
 	EXITS = 64,           /* interfaces that rules redirect or mirror to: one bit each; 0: none */
 	REJECT_SOURCES = 4096, /* sources, by hash, that the answers of action reject are limited for */
 	TRACE_STEPS = 64,
@@ -327,9 +331,11 @@ struct service_record {
 	__u8 flags;          /* SERVICE_* */
 	__u16 port_lo, port_hi;
 	__u16 id;
-	__u16 pad0;
+	__u16 nat_addresses; /* mode nat: addresses of the pool; 0: the one of the way to the backend */
 	__u32 ring;          /* index of `rings` */
-	__u64 pad1[4];
+	__u32 nat_off;       /* their lines: four addresses each, network order, v4 mapped */
+	__u16 nat_lo, nat_hi; /* source ports */
+	__u64 pad1[3];
 };
 enum service_flags { SERVICE_ARP = 1 /* answer ARP and ND */, SERVICE_AFFINITY_SOURCE = 2 };
 /* A ring is an array of lines as well: u16 backend ids, ring_size of them; slot = (u64)(u32)h * ring_size >> 32 with
@@ -363,6 +369,9 @@ struct control {
 	__u32 watch_until;   /* so long dropped packets become events: CLOCK_MONOTONIC in WATCH_SHIFT; 0: nobody follows events */
 	__u32 dropped_mask;  /* buckets a CPU - 1, of the table of dropped flows */
 	__u32 flow_sample;   /* one packet of so many counts in flow records; 0 and 1: all do */
+	__u32 nat_mask;      /* buckets of the table of translations - 1 */
+	__u32 nat_slot_mask; /* lines of slots - 1 */
+	__u64 nat_key;       /* secret of the choice of ports; 0 in private instances, so that it can be foretold */
 };
 
 struct block_key {
@@ -403,7 +412,8 @@ struct backend {
 	__u32 ifindex;
 	__u8 address[16], source[16]; /* network order, v4 mapped; source 0 = not known */
 	__u8 dmac[6], smac[6]; /* together and in this order, as in an Ethernet header */
-	__u32 pad1;
+	__be16 be_port;      /* mode nat: where it listens; 0: at the port of the service */
+	__u16 pad1;
 };
 enum backend_state {
 	BACKEND_USED = 1,    /* the entry is valid */
@@ -557,6 +567,31 @@ enum state_timeouts {
 	TIMEOUT_OTHER = 600,
 };
 
+/* A translation: what a client sends to a service goes on from `pool` to `address`, and answers come back. The head is as in
+ * struct state_entry, the client's end first, whatever the order; words as there, way[0] of what the client sent. See xdp/nat.h. */
+struct nat_entry {
+	__u8 client[16], service[16];
+	__be16 be_client_port, be_service_port;
+	__u8 proto, family;
+	__u16 pad0;
+	__u64 way[2];
+	__u16 backend;
+	__be16 be_pool_port, be_port;
+	__u16 pad1;
+	__u8 pool[16], address[16];
+	__u64 hash;          /* of the ends towards the backend: says where the slot is that refers to this entry; 0: there is none */
+	__u8 macs[12];       /* of the client's first frame turned round: where answers go when there is no route */
+	__u32 ifindex;       /* likewise */
+	__u64 pad2;
+};
+struct nat_bucket {
+	struct nat_entry entry[NAT_ENTRIES];
+};
+/* The ends towards backends that are taken, by hash: a word is half of the hash << 32 | index of the entry + 1; 0: free. */
+struct nat_line {
+	__u64 slot[NAT_SLOTS];
+};
+
 struct counter {
 	__u64 packets;
 	__u64 bytes;         /* frame lengths */
@@ -640,13 +675,13 @@ struct event {
 /* ---- Trace (explain): written only with cfg_trace ----------------------------------------------------------- */
 enum step {
 	STEP_PARSE, STEP_FLOW, STEP_STATE, STEP_ALLOW, STEP_BLOCK, STEP_RULE, STEP_DEFAULT, STEP_SERVICE, STEP_BACKEND, STEP_NEXT_HOP, STEP_LEAVE,
-	STEP_LIMIT,
+	STEP_LIMIT, STEP_NAT,
 	STEP_COUNT
 };
 struct trace_step {
 	__u16 step;          /* enum step */
 	__u16 result;        /* STEP_LEAVE: reason; STEP_STATE: enum state; others: 0 no, 1 yes */
-	__u32 arg;           /* rule id, service id, backend id, ifindex, by step */
+	__u32 arg;           /* rule id, service id, backend id, ifindex, source port, by step */
 };
 struct trace {
 	__u64 clock;         /* in: what limits take for the time, ns; 0: the real one */
@@ -677,13 +712,15 @@ ABI_SIZE(struct sets_head, 64);
 ABI_SIZE(struct sets_bucket6, 64);
 ABI_SIZE(struct services_head, 64);
 ABI_SIZE(struct service_record, 64);
-ABI_SIZE(struct control, 136);
+ABI_SIZE(struct control, 152);
 ABI_SIZE(struct backend, 64);
 ABI_SIZE(struct backend_note, 24);
 ABI_SIZE(struct flow_key, 40);
 ABI_SIZE(struct flow_value, 88);
 ABI_SIZE(struct flow_record, 128);
 ABI_SIZE(struct state_entry, 64);
+ABI_SIZE(struct nat_entry, 128);
+ABI_SIZE(struct nat_line, 64);
 ABI_SIZE(struct block_key, 20);
 ABI_SIZE(struct health_key, 40);
 ABI_SIZE(struct interface, 12);

@@ -178,6 +178,24 @@ struct {
 	});
 } states SEC(".maps");
 
+/* Programs write, daemon reads by mmap. Key: 0. Translations, and which ends towards backends they have; made when a snapshot first has
+ * a service with forward: nat. Full: nat-full, nat-ports; see xdp/nat.h. */
+#define NAT_OUTER(name, inner)                                           \
+	struct {                                                         \
+		__uint(type, BPF_MAP_TYPE_ARRAY_OF_MAPS);                \
+		__type(key, __u32);                                      \
+		__uint(max_entries, 1);                                  \
+		__array(values, struct {                                 \
+			__uint(type, BPF_MAP_TYPE_ARRAY);                \
+			__uint(key_size, sizeof(__u32));                 \
+			__uint(value_size, sizeof(inner));               \
+			__uint(max_entries, 1);                          \
+			__uint(map_flags, BPF_F_MMAPABLE | BPF_F_INNER_MAP); \
+		});                                                      \
+	} name SEC(".maps")
+NAT_OUTER(nat_entries, struct nat_bucket);
+NAT_OUTER(nat_lines, struct nat_line);
+
 /* Programs write and read: token buckets, see xdp/limit.h. Full: packets share buckets, counted in effect_totals. */
 MAP(limits, BPF_MAP_TYPE_ARRAY, __u32, struct line, LIMIT_LINES);
 

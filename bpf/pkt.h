@@ -60,6 +60,7 @@ struct pkt {
 	__u8 exit;         /* REASON_RULE_REDIRECT: where to */
 	__u8 sample;       /* enum sample */
 	__u16 room;        /* REASON_TOO_BIG: bytes of IP that fit */
+	__u8 translated;   /* enum nat_kind; struct nat_now says more */
 	__u64 mirrors;     /* exits that get a copy, a bit each */
 	__u32 out_ifindex;
 	int action;        /* set by a step that sends the frame */
@@ -85,3 +86,16 @@ static __always_inline struct pkt *new_pkt(enum pkt_place place)
 static __always_inline const __u64 *addr64(const __u8 *addr) { return (const __u64 *)addr; }
 static __always_inline __u64 addr_hi(const __u8 *addr) { return bpf_be64_to_cpu(addr64(addr)[0]); }
 static __always_inline __u64 addr_lo(const __u8 *addr) { return bpf_be64_to_cpu(addr64(addr)[1]); }
+
+/* By words: clang copies byte by byte what it takes for bytes. */
+static __always_inline void copy_macs(void *to, const void *from)
+{
+	*(__u64 *)to = *(const __u64 *)from;
+	*(__u32 *)(to + 8) = *(const __u32 *)(from + 8);
+}
+
+static __always_inline void copy_address(void *to, const void *from)
+{
+	((__u64 *)to)[0] = ((const __u64 *)from)[0];
+	((__u64 *)to)[1] = ((const __u64 *)from)[1];
+}

@@ -27,8 +27,12 @@
 	X(TOO_BIG, DROP, "too-big", "larger than the MTU of the way out, and nobody was told")                 \
 	X(SERVICE_FRAGMENT, DROP, "service-fragment", "a later fragment for a service address, and the first wasn't seen before it") \
 	X(ENCAP_FAILED, DROP, "encap-failed", "the kernel refused room for the outer header")                  \
+	X(TTL_EXCEEDED, DROP, "ttl-exceeded", "translated packets lose a hop of their TTL as routed ones do, and it had none left") \
+	X(NAT_FULL, DROP, "nat-full", "the table of translations has no room for another one")                 \
+	X(NAT_PORTS, DROP, "nat-ports", "every source port that was tried for a new translation is in use")    \
 	X(NO_TABLES, DROP, "no-tables", "cannot happen: the generation's tables are missing")                  \
 	X(FORWARD, FORWARD, "forward", "sent to a backend")                                                    \
+	X(NAT_REPLY, FORWARD, "nat-reply", "a backend's answer, translated back and sent to the client")        \
 	X(RULE_REJECT, REJECT, "rule-reject", "a rule with action reject decided, and its sender was told")            \
 	X(REJECT_LIMITED, DROP, "reject-limited", "rejected without an answer: enough were given")                     \
 	X(REJECT_SILENT, DROP, "reject-silent", "rejected without an answer: such a packet must get none")             \

@@ -254,6 +254,7 @@ var untestable = map[string]string{
 	"none":          "never counted",
 	"no-tables":     "cannot happen",
 	"reject-failed": "likewise, or a bundle that the kernel can't make one packet of",
+	"nat-full":      "the table of translations is large: see ctl/dataplane/nats_test.go",
 	"encap-failed":  "drivers that reserve too little headroom for XDP",
 }
 

@@ -101,6 +101,22 @@ static __always_inline enum reason ingress_link(ctx_t *ctx, struct pkt *p)
 	return sent == REASON_NOT_IP ? reason : sent;
 }
 
+/* A packet goes on its way: its connection and its flow know that. What a backend answers is to them what its client sees. */
+static __always_inline void note_passed(ctx_t *ctx, struct control *c, struct flow_table *table, struct flow_value *flow, struct pkt *p,
+					enum reason reason)
+{
+	if (cfg_nat && p->translated == NAT_ANSWER)
+		nat_swap_key(p);
+	if (cfg_state && p->state_asked && (verdict_of(reason) != VERDICT_REDIRECT || reason == REASON_RULE_REDIRECT)) /* what is answered here gets no further */
+		state_passed(p);
+	if (reason == REASON_NAT_REPLY)
+		nat_name(p);
+	if (cfg_flows && !needs_no_record(p))
+		flow_account(ctx, c, table, flow, p, reason);
+	if (cfg_nat && p->translated == NAT_ANSWER)
+		nat_swap_key(p);
+}
+
 static __always_inline enum reason ingress(ctx_t *ctx, struct control *c, struct pkt *p)
 {
 	struct flow_value *flow = NULL;
@@ -125,13 +141,22 @@ static __always_inline enum reason ingress(ctx_t *ctx, struct control *c, struct
 		return REASON_DEFAULT_PASS;
 	if (cfg_sample)
 		sample(c, table.totals, p);
+	if (cfg_nat)
+		nat_answers(p);
+	if (cfg_nat && p->translated == NAT_ANSWER) /* its record and its state are those of what the client sees */
+		nat_swap_key(p);
 	if (cfg_flows && !needs_no_record(p))
 		flow = flow_find(c, &table, p);
 	trace_step(STEP_FLOW, !!flow, 0);
 	if (cfg_state)
 		find_state(ctx, c, &table, flow, p);
-	if (!remembered(ctx, c, p, flow, &reason))
+	if (cfg_nat && p->translated == NAT_ANSWER) {
+		nat_swap_key(p);
 		reason = judge(ctx, p);
+		p->remember = 0; /* the record's key doesn't tell what it was judged by */
+	} else if (!remembered(ctx, c, p, flow, &reason)) {
+		reason = judge(ctx, p);
+	}
 	if (cfg_health && c->health && verdict_of(reason) != VERDICT_PASS && is_health_reply(p)) {
 		reason = REASON_HEALTH_REPLY;
 		p->rule = DECIDER_HEALTH;
@@ -146,15 +171,17 @@ static __always_inline enum reason ingress(ctx_t *ctx, struct control *c, struct
 	}
 	if (cfg_actions && reason == REASON_RULE_REDIRECT) {
 		reason = redirect(ctx, p);
-		if (cfg_state && p->state_asked && reason == REASON_RULE_REDIRECT)
-			state_passed(p);
-		if (cfg_flows && reason == REASON_RULE_REDIRECT)
-			flow_account(ctx, c, &table, flow, p, reason);
+		if (reason == REASON_RULE_REDIRECT)
+			note_passed(ctx, c, &table, flow, p, reason);
 		return reason;
 	}
 	if (verdict_of(reason) != VERDICT_PASS)
 		return reason;
-	if (cfg_services && reason != REASON_HEALTH_REPLY) {
+	if (cfg_nat && p->translated == NAT_ANSWER && reason != REASON_HEALTH_REPLY) {
+		reason = answer_nat(ctx, p);
+		if (verdict_of(reason) == VERDICT_DROP)
+			return reason;
+	} else if (cfg_services && reason != REASON_HEALTH_REPLY) {
 		if (!flow || !p->remembered || !balance_remembered(p, flow, &sent)) {
 			p->remembered = 0;
 			if (p->has & IS_LATER)
@@ -166,8 +193,15 @@ static __always_inline enum reason ingress(ctx_t *ctx, struct control *c, struct
 			keep_backend(c, p);
 		if (p->has & IS_FRAGMENT && p->service)
 			note_first(p);
+		if (cfg_nat && sent == REASON_FORWARD)
+			sent = nat_follow(p);
 		if (sent == REASON_FORWARD)
 			sent = forward_to(ctx, p);
+		if (cfg_nat && sent == REASON_NAT_NEW) {
+			sent = nat_make(p);
+			if (!sent)
+				sent = forward_to(ctx, p);
+		}
 		if (sent == REASON_TOO_BIG) {
 			if (c->watch_until)
 				watch_drop(ctx, p); /* as long as it is what came in */
@@ -178,9 +212,6 @@ static __always_inline enum reason ingress(ctx_t *ctx, struct control *c, struct
 		if (sent)
 			reason = sent;
 	}
-	if (cfg_state && p->state_asked && verdict_of(reason) != VERDICT_REDIRECT) /* what is answered here gets no further */
-		state_passed(p);
-	if (cfg_flows && !needs_no_record(p))
-		flow_account(ctx, c, &table, flow, p, reason);
+	note_passed(ctx, c, &table, flow, p, reason);
 	return reason;
 }

@@ -10,8 +10,6 @@
 
 enum {
 	RING_TRIES = 4, /* other slots tried when a backend died and its ring isn't rebuilt yet */
-	FAMILY_INET = 2,
-	FAMILY_INET6 = 10,
 };
 
 /* Choose a backend from the ring. Two boxes with the same configuration choose alike. */
@@ -99,19 +97,9 @@ __noinline int forward_to(ctx_t *ctx, struct pkt *p)
 	if (!backend)
 		return REASON_NO_BACKEND;
 	found = hop_of(ctx, backend, &hop);
-	trace_step(STEP_NEXT_HOP, found, hop.ifindex);
+	if (p->translated != NAT_MADE) /* told already */
+		trace_step(STEP_NEXT_HOP, found, hop.ifindex);
 	return found ? forward(ctx, p, &hop) : REASON_NO_NEXT_HOP;
-}
-
-/* A backend that a flow is on, while it lives and still belongs to the service. */
-static __always_inline struct backend *backend_of(__u16 id, __u16 service)
-{
-	__u32 key = id;
-	struct backend *backend = bpf_map_lookup_elem(&backends, &key);
-
-	if (!id || !backend || !(backend->state & BACKEND_UP) || backend->service != service)
-		return NULL;
-	return backend;
 }
 
 static __always_inline enum reason choose_backend(struct pkt *p, struct flow_value *flow, struct services_head *head,

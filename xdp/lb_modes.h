@@ -5,8 +5,9 @@
 #include "../bpf/hash.h"
 #include "../bpf/parse.h"
 #include "../bpf/verdict.h"
+#include "nat.h"
 
-enum { OUTER_TTL = 64, IPV4_DF = 0x4000 };
+enum { OUTER_TTL = 64, IPV4_DF = 0x4000, FAMILY_INET = 2, FAMILY_INET6 = 10 };
 
 /* Where a packet goes next: a copy of a backend's entry that is known to be whole. */
 struct hop {
@@ -24,19 +25,6 @@ static __always_inline __u64 flow_mix(const struct pkt *p)
 
 	h = mix(mix(h, addr_hi(p->key.daddr)), addr_lo(p->key.daddr));
 	return mix(h, (__u64)bpf_ntohs(p->key.be_sport) << 32 | (__u32)bpf_ntohs(p->key.be_dport) << 16 | p->key.proto);
-}
-
-/* By words: clang copies byte by byte what it takes for bytes. */
-static __always_inline void copy_macs(void *to, const void *from)
-{
-	*(__u64 *)to = *(const __u64 *)from;
-	*(__u32 *)(to + 8) = *(const __u32 *)(from + 8);
-}
-
-static __always_inline void copy_address(void *to, const void *from)
-{
-	((__u64 *)to)[0] = ((const __u64 *)from)[0];
-	((__u64 *)to)[1] = ((const __u64 *)from)[1];
 }
 
 static __always_inline void write_link(struct eth_header *eth, const struct hop *hop, __u16 type)
@@ -229,6 +217,97 @@ static __always_inline enum reason forward_gue(ctx_t *ctx, struct pkt *p, const 
 	struct gue gue = gue_of(ctx, p);
 
 	return hop->family == FAMILY_V4 ? wrap_ipv4(ctx, p, hop, &gue) : wrap_ipv6(ctx, p, hop, &gue);
+}
+
+/* Other ends for the packet: from an address and port of gardu's to the backend. REASON_NAT_NEW: it can be sent, and is to come again when
+ * there is a translation (which isn't made here, for the stack's sake). */
+static __always_inline enum reason forward_nat(ctx_t *ctx, struct pkt *p, const struct hop *hop)
+{
+	struct nat_now *now = nat_now();
+	struct eth_header *eth = ctx_data(ctx);
+
+	if (!cfg_nat || !now || !nat_can(p))
+		return REASON_NO_BACKEND;
+	if (!fits(p, hop, 0))
+		return REASON_TOO_BIG;
+	if (p->ttl <= 1)
+		return REASON_TTL_EXCEEDED;
+	if ((void *)(eth + 1) > ctx_data_end(ctx))
+		return REASON_ENCAP_FAILED;
+	if (!now->live) {
+		__builtin_memcpy(now->macs, eth->src, 6);
+		__builtin_memcpy(now->macs + 6, eth->dst, 6);
+		now->ifindex = ctx_ifindex(ctx);
+		copy_address(now->pool, hop->source);
+		return REASON_NAT_NEW;
+	}
+	if (p->translated != NAT_MADE)
+		nat_heard(now, p, false);
+	if (!nat_rewrite(ctx, p, now->pool, now->address, nat_ports(now->be_pool_port, now->be_port)) ||
+	    !make_room(ctx, p, 0, 0, false))
+		return REASON_ENCAP_FAILED;
+	eth = ctx_data(ctx);
+	if ((void *)(eth + 1) > ctx_data_end(ctx))
+		return REASON_ENCAP_FAILED;
+	write_link(eth, hop, p->family == FAMILY_V4 ? ETHERTYPE_IPV4 : ETHERTYPE_IPV6);
+	return send(ctx, p, hop);
+}
+
+/* The way to the client: the kernel's route and neighbour, or else back to where the client's first frame came from. */
+static __always_inline enum reason way_back(ctx_t *ctx, const struct pkt *p, const struct nat_now *now, struct hop *hop)
+{
+	struct bpf_fib_lookup fib = {.ifindex = ctx_ifindex(ctx), .tot_len = p->length};
+	long found;
+
+	if (p->family == FAMILY_V4) {
+		fib.family = FAMILY_INET;
+		fib.ipv4_src = ((__be32 *)now->client.saddr)[3];
+		fib.ipv4_dst = ((__be32 *)now->client.daddr)[3];
+	} else {
+		fib.family = FAMILY_INET6;
+		__builtin_memcpy(fib.ipv6_src, now->client.saddr, 16);
+		__builtin_memcpy(fib.ipv6_dst, now->client.daddr, 16);
+	}
+	found = bpf_fib_lookup(ctx, &fib, sizeof(fib), 0);
+	if (found == BPF_FIB_LKUP_RET_FRAG_NEEDED)
+		return REASON_TOO_BIG;
+	if (found == BPF_FIB_LKUP_RET_SUCCESS) {
+		__builtin_memcpy(hop->macs, fib.dmac, 6);
+		__builtin_memcpy(hop->macs + 6, fib.smac, 6);
+		hop->ifindex = fib.ifindex;
+	} else {
+		copy_macs(hop->macs, now->macs);
+		hop->ifindex = now->ifindex;
+	}
+	return hop->ifindex ? REASON_NONE : REASON_NO_NEXT_HOP;
+}
+
+/* A backend's answer goes to the client, from the service. */
+__noinline int answer_nat(ctx_t *ctx, struct pkt *p)
+{
+	struct nat_now *now = nat_now();
+	struct hop hop = {};
+	struct eth_header *eth;
+	enum reason reason;
+
+	if (!p || !now)
+		return REASON_NO_BACKEND;
+	if (p->ttl <= 1)
+		return REASON_TTL_EXCEEDED;
+	reason = way_back(ctx, p, now, &hop);
+	trace_step(STEP_NEXT_HOP, !reason, hop.ifindex);
+	if (reason)
+		return reason;
+	nat_heard(now, p, true);
+	if (!nat_rewrite(ctx, p, now->client.saddr, now->client.daddr, nat_ports(now->client.be_sport, now->client.be_dport)) ||
+	    !make_room(ctx, p, 0, 0, false))
+		return REASON_ENCAP_FAILED;
+	eth = ctx_data(ctx);
+	if ((void *)(eth + 1) > ctx_data_end(ctx))
+		return REASON_ENCAP_FAILED;
+	write_link(eth, &hop, p->family == FAMILY_V4 ? ETHERTYPE_IPV4 : ETHERTYPE_IPV6);
+	send(ctx, p, &hop);
+	return REASON_NAT_REPLY;
 }
 
 static __always_inline enum reason forward(ctx_t *ctx, struct pkt *p, const struct hop *hop)

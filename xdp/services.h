@@ -124,6 +124,17 @@ static __always_inline bool services_open(struct find_service *f, const struct p
 	return f->head && f->head->services;
 }
 
+/* A backend that a flow is on, while it lives and still belongs to the service. */
+static __always_inline struct backend *backend_of(__u16 id, __u16 service)
+{
+	__u32 key = id;
+	struct backend *backend = bpf_map_lookup_elem(&backends, &key);
+
+	if (!id || !backend || !(backend->state & BACKEND_UP) || backend->service != service)
+		return NULL;
+	return backend;
+}
+
 /* Rules ask for the service: look it up, once for them and for balance(). */
 __noinline int ask_service(struct pkt *p)
 {

@@ -38,6 +38,8 @@ const (
 	AbiMapInterfaces        = "interfaces"
 	AbiMapLimits            = "limits"
 	AbiMapLosses            = "losses"
+	AbiMapNatEntries        = "nat_entries"
+	AbiMapNatLines          = "nat_lines"
 	AbiMapRejectLimit       = "reject_limit"
 	AbiMapRejectSources     = "reject_sources"
 	AbiMapRings             = "rings"
@@ -59,6 +61,7 @@ const (
 	AbiVarCfgInterfaces     = "cfg_interfaces"
 	AbiVarCfgLimits         = "cfg_limits"
 	AbiVarCfgLink           = "cfg_link"
+	AbiVarCfgNat            = "cfg_nat"
 	AbiVarCfgOut            = "cfg_out"
 	AbiVarCfgRules          = "cfg_rules"
 	AbiVarCfgSample         = "cfg_sample"
@@ -142,6 +145,8 @@ type AbiMapSpecs struct {
 	Interfaces        *ebpf.MapSpec `ebpf:"interfaces"`
 	Limits            *ebpf.MapSpec `ebpf:"limits"`
 	Losses            *ebpf.MapSpec `ebpf:"losses"`
+	NatEntries        *ebpf.MapSpec `ebpf:"nat_entries"`
+	NatLines          *ebpf.MapSpec `ebpf:"nat_lines"`
 	RejectLimit       *ebpf.MapSpec `ebpf:"reject_limit"`
 	RejectSources     *ebpf.MapSpec `ebpf:"reject_sources"`
 	Rings             *ebpf.MapSpec `ebpf:"rings"`
@@ -169,6 +174,7 @@ type AbiVariableSpecs struct {
 	CfgInterfaces *ebpf.VariableSpec `ebpf:"cfg_interfaces"`
 	CfgLimits     *ebpf.VariableSpec `ebpf:"cfg_limits"`
 	CfgLink       *ebpf.VariableSpec `ebpf:"cfg_link"`
+	CfgNat        *ebpf.VariableSpec `ebpf:"cfg_nat"`
 	CfgOut        *ebpf.VariableSpec `ebpf:"cfg_out"`
 	CfgRules      *ebpf.VariableSpec `ebpf:"cfg_rules"`
 	CfgSample     *ebpf.VariableSpec `ebpf:"cfg_sample"`
@@ -224,6 +230,8 @@ type AbiMaps struct {
 	Interfaces        *ebpf.Map `ebpf:"interfaces"`
 	Limits            *ebpf.Map `ebpf:"limits"`
 	Losses            *ebpf.Map `ebpf:"losses"`
+	NatEntries        *ebpf.Map `ebpf:"nat_entries"`
+	NatLines          *ebpf.Map `ebpf:"nat_lines"`
 	RejectLimit       *ebpf.Map `ebpf:"reject_limit"`
 	RejectSources     *ebpf.Map `ebpf:"reject_sources"`
 	Rings             *ebpf.Map `ebpf:"rings"`
@@ -259,6 +267,8 @@ func (m *AbiMaps) Close() error {
 		m.Interfaces,
 		m.Limits,
 		m.Losses,
+		m.NatEntries,
+		m.NatLines,
 		m.RejectLimit,
 		m.RejectSources,
 		m.Rings,
@@ -287,6 +297,7 @@ type AbiVariables struct {
 	CfgInterfaces *ebpf.Variable `ebpf:"cfg_interfaces"`
 	CfgLimits     *ebpf.Variable `ebpf:"cfg_limits"`
 	CfgLink       *ebpf.Variable `ebpf:"cfg_link"`
+	CfgNat        *ebpf.Variable `ebpf:"cfg_nat"`
 	CfgOut        *ebpf.Variable `ebpf:"cfg_out"`
 	CfgRules      *ebpf.Variable `ebpf:"cfg_rules"`
 	CfgSample     *ebpf.Variable `ebpf:"cfg_sample"`

@@ -18,7 +18,8 @@ type Backend struct {
 	Source  [16]uint8
 	Dmac    [6]uint8
 	Smac    [6]uint8
-	Pad1    uint32
+	BePort  uint16
+	Pad1    uint16
 }
 
 type BackendCounter struct {
@@ -111,6 +112,9 @@ type Control struct {
 	WatchUntil  uint32
 	DroppedMask uint32
 	FlowSample  uint32
+	NatMask     uint32
+	NatSlotMask uint32
+	NatKey      uint64
 }
 
 type Counter struct {
@@ -419,6 +423,10 @@ const (
 	FlowPeek        Limits = 16
 	ScanRecords     Limits = 2
 	StateEntries    Limits = 4
+	NatEntries      Limits = 4
+	NatSlots        Limits = 8
+	NatTries        Limits = 64
+	NatPool         Limits = 256
 	Exits           Limits = 64
 	RejectSources   Limits = 4096
 	TraceSteps      Limits = 64
@@ -453,8 +461,41 @@ const (
 	ModeDsr   Mode = 1
 	ModeIpip  Mode = 2
 	ModeGue   Mode = 3
-	ModeCount Mode = 4
+	ModeNat   Mode = 4
+	ModeCount Mode = 5
 )
+
+type NatBucket struct {
+	_     structs.HostLayout
+	Entry [4]NatEntry
+}
+
+type NatEntry struct {
+	_             structs.HostLayout
+	Client        [16]uint8
+	Service       [16]uint8
+	BeClientPort  uint16
+	BeServicePort uint16
+	Proto         uint8
+	Family        uint8
+	Pad0          uint16
+	Way           [2]uint64
+	Backend       uint16
+	BePoolPort    uint16
+	BePort        uint16
+	Pad1          uint16
+	Pool          [16]uint8
+	Address       [16]uint8
+	Hash          uint64
+	Macs          [12]uint8
+	Ifindex       uint32
+	Pad2          uint64
+}
+
+type NatLine struct {
+	_    structs.HostLayout
+	Slot [8]uint64
+}
 
 type NoteKind uint32
 
@@ -488,20 +529,24 @@ const (
 	ReasonTooBig          Reason = 17
 	ReasonServiceFragment Reason = 18
 	ReasonEncapFailed     Reason = 19
-	ReasonNoTables        Reason = 20
-	ReasonForward         Reason = 21
-	ReasonRuleReject      Reason = 22
-	ReasonRejectLimited   Reason = 23
-	ReasonRejectSilent    Reason = 24
-	ReasonRejectFailed    Reason = 25
-	ReasonRuleRedirect    Reason = 26
-	ReasonRedirectFailed  Reason = 27
-	ReasonArpReply        Reason = 28
-	ReasonNdReply         Reason = 29
-	ReasonEchoReply       Reason = 30
-	ReasonTooBigTold      Reason = 31
-	ReasonCannotFragment  Reason = 32
-	ReasonCount           Reason = 33
+	ReasonTtlExceeded     Reason = 20
+	ReasonNatFull         Reason = 21
+	ReasonNatPorts        Reason = 22
+	ReasonNoTables        Reason = 23
+	ReasonForward         Reason = 24
+	ReasonNatReply        Reason = 25
+	ReasonRuleReject      Reason = 26
+	ReasonRejectLimited   Reason = 27
+	ReasonRejectSilent    Reason = 28
+	ReasonRejectFailed    Reason = 29
+	ReasonRuleRedirect    Reason = 30
+	ReasonRedirectFailed  Reason = 31
+	ReasonArpReply        Reason = 32
+	ReasonNdReply         Reason = 33
+	ReasonEchoReply       Reason = 34
+	ReasonTooBigTold      Reason = 35
+	ReasonCannotFragment  Reason = 36
+	ReasonCount           Reason = 37
 )
 
 type RejectLimit struct {
@@ -648,18 +693,21 @@ const (
 )
 
 type ServiceRecord struct {
-	_      structs.HostLayout
-	Addr   [2]uint64
-	Family uint8
-	Proto  uint8
-	Mode   uint8
-	Flags  uint8
-	PortLo uint16
-	PortHi uint16
-	Id     uint16
-	Pad0   uint16
-	Ring   uint32
-	Pad1   [4]uint64
+	_            structs.HostLayout
+	Addr         [2]uint64
+	Family       uint8
+	Proto        uint8
+	Mode         uint8
+	Flags        uint8
+	PortLo       uint16
+	PortHi       uint16
+	Id           uint16
+	NatAddresses uint16
+	Ring         uint32
+	NatOff       uint32
+	NatLo        uint16
+	NatHi        uint16
+	Pad1         [3]uint64
 }
 
 type ServicesHead struct {
@@ -772,7 +820,8 @@ const (
 	StepNextHop Step = 9
 	StepLeave   Step = 10
 	StepLimit   Step = 11
-	StepCount   Step = 12
+	StepNat     Step = 12
+	StepCount   Step = 13
 )
 
 type Table uint32

@@ -39,6 +39,7 @@ type Backend struct {
 	ID, Service       uint16
 	Name, ServiceName string
 	Address           netip.Addr
+	Port              uint16 // mode nat; 0: that of the packet
 	Mode              abi.Mode
 }
 

@@ -6,13 +6,14 @@ import (
 	"strings"
 
 	"gardu/ctl/abi"
+	"gardu/ctl/lb"
 	"gardu/ctl/model"
 )
 
 // Features are the load-time constants of bpf/config.h that a snapshot needs. A field is a constant: Rules is cfg_rules. A new
 // one needs no other list; a test holds the two together.
 type Features struct {
-	Rules, Sets, Blocks, Services, Flows, Sample, Dropped, Health, Effects, Actions, State, Out, Limits, Events, Fragments, Link, Interfaces, Asked, Trace bool
+	Rules, Sets, Blocks, Services, Flows, Sample, Dropped, Health, Effects, Actions, State, Out, Limits, Events, Fragments, Link, Interfaces, Asked, Nat, Trace bool
 }
 
 // AllFeatures is everything but tracing, which live programs never have.
@@ -119,6 +120,7 @@ func features(snapshot *model.Snapshot, rules *lowered) Features {
 	}
 	for i := range snapshot.Services {
 		f.Health = f.Health || snapshot.Services[i].Health != nil
+		f.Nat = f.Nat || snapshot.Services[i].Forward == lb.ModeNAT
 	}
 	return f
 }

@@ -1,6 +1,7 @@
 package compile
 
 import (
+	"encoding/binary"
 	"fmt"
 
 	"gardu/ctl/abi"
@@ -24,7 +25,6 @@ func servicesTable(services []model.Service, ids IDs) ([]abi.Line, error) {
 		if records[i], err = serviceRecord(&services[i], ids); err != nil {
 			return nil, fmt.Errorf("service %q: %w", services[i].Name, err)
 		}
-		lines[i] = abi.ToLine(records[i])
 	}
 	byAddress := map[serviceAddress][]uint32{}
 	var entries []entry
@@ -52,6 +52,12 @@ func servicesTable(services []model.Service, ids IDs) ([]abi.Line, error) {
 	}
 	t := table{heads: 1}
 	head := abi.ServicesHead{Services: uint32(len(services)), RingSize: lb.RingSize}
+	for i := range services {
+		if pool := poolLines(&services[i]); pool != nil {
+			records[i].NatOff, records[i].NatAddresses = t.add(pool), uint16(len(services[i].NAT.Pool))
+		}
+		lines[i] = abi.ToLine(records[i])
+	}
 	head.ServiceOff = t.add(lines)
 	head.FilterOff, head.FilterMask = t.add(filter), uint32(filterSize-1)
 	head.BucketOff, head.BucketMask = t.add(buckets.buckets), buckets.mask()
@@ -109,6 +115,9 @@ func serviceRecord(s *model.Service, ids IDs) (abi.ServiceRecord, error) {
 		Addr: mapped(s.Address), Family: uint8(family), Proto: s.Proto, Mode: uint8(mode.ABI),
 		PortLo: uint16(s.Port.Lo), PortHi: uint16(s.Port.Hi), Id: id, Ring: ring,
 	}
+	if s.Forward == lb.ModeNAT {
+		r.NatLo, r.NatHi = uint16(s.NAT.Ports.Lo), uint16(s.NAT.Ports.Hi)
+	}
 	if s.ARP {
 		r.Flags |= uint8(abi.ServiceArp)
 	}
@@ -116,6 +125,20 @@ func serviceRecord(s *model.Service, ids IDs) (abi.ServiceRecord, error) {
 		r.Flags |= uint8(abi.ServiceAffinitySource)
 	}
 	return r, nil
+}
+
+// poolLines are the addresses that a service's packets are sent on from, four a line; nil: it has no pool.
+func poolLines(s *model.Service) []abi.Line {
+	if s.Forward != lb.ModeNAT || len(s.NAT.Pool) == 0 {
+		return nil
+	}
+	lines := make([]abi.Line, (len(s.NAT.Pool)+3)/4)
+	for i, address := range s.NAT.Pool {
+		bytes, _ := abi.PutAddr(address)
+		word := lines[i/4].W[i%4*2:]
+		word[0], word[1] = binary.NativeEndian.Uint64(bytes[:8]), binary.NativeEndian.Uint64(bytes[8:])
+	}
+	return lines
 }
 
 // backends returns the rings and backends of all services.
@@ -134,7 +157,7 @@ func backends(services []model.Service, ids IDs) ([]Ring, []Backend, error) {
 			}
 			ring.Members[j] = lb.Member{Name: b.Name, ID: id, Weight: b.Weight}
 			all = append(all, Backend{
-				ID: id, Service: ids.Services[s.Name], Name: b.Name, ServiceName: s.Name, Address: b.Address, Mode: mode.ABI,
+				ID: id, Service: ids.Services[s.Name], Name: b.Name, ServiceName: s.Name, Address: b.Address, Port: b.Port, Mode: mode.ABI,
 			})
 		}
 		rings = append(rings, ring)

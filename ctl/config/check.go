@@ -9,6 +9,7 @@ import (
 	"strings"
 
 	"gardu/ctl/abi"
+	"gardu/ctl/lb"
 	"gardu/ctl/model"
 	"gardu/ctl/rule"
 )
@@ -29,6 +30,7 @@ func (d *decoder) check(doc document) *model.Snapshot {
 		Sets:       doc.sets,
 		Filter:     doc.filter.Filter,
 		Services:   doc.services,
+		NAT:        doc.nat,
 		Flows:      doc.flows,
 		API:        doc.api,
 	}
@@ -66,6 +68,11 @@ func (d *decoder) check(doc document) *model.Snapshot {
 		s.Sets = append(s.Sets, model.Set{Name: AllowSet, Prefixes: doc.filter.allow.Prefixes, Pos: doc.filter.allow.Pos})
 	}
 	d.checkServices(s)
+	for i := range s.Services {
+		if s.Services[i].Forward != lb.ModeNAT {
+			s.Services[i].NAT = model.NAT{}
+		}
+	}
 	s.API.Pos = d.valueAt(s.API.Pos, "listen")
 	d.checkExports(s.Flows.Export)
 	return s

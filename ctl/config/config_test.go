@@ -219,6 +219,7 @@ api: {socket: /tmp/gardu.sock, listen: "[::1]:9180"}
 				Backends: []model.Backend{{Name: "b1", Address: netip.MustParseAddr("10.0.0.11"), Weight: 100, Pos: at(36, 86)}},
 			},
 		},
+		NAT: model.NATTable{Max: 200_000},
 		Flows: model.Flows{Enabled: true, Max: 5000, Idle: 10 * time.Second, Active: 90 * time.Second, Sample: 1, Dropped: 65536, Pos: at(37, 1), Export: []model.Export{
 			{IPFIX: "192.0.2.5:4739", Transport: model.TCP, Refresh: 30 * time.Second, Domain: 1<<32 - 1, Pos: at(42, 7)},
 			{IPFIX: "collector.example:4739", Transport: model.UDP, Refresh: time.Minute, Domain: 1, Pos: at(43, 7)},
@@ -238,6 +239,7 @@ func TestDefaults(t *testing.T) {
 	want := &model.Snapshot{
 		Interfaces: []model.Interface{{Name: "eth0", Path: model.PathAuto, Pos: at(1, 14)}},
 		Filter:     model.Filter{Default: model.Pass},
+		NAT:        model.NATTable{Max: 200_000},
 		Flows:      model.Flows{Max: 1_000_000, Idle: time.Minute, Active: 5 * time.Minute, Sample: 1, Dropped: 65536},
 		API:        model.API{Socket: "/run/gardu/gardu.sock"},
 	}

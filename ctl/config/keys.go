@@ -17,6 +17,7 @@ type document struct {
 	sets       []model.Set
 	filter     filter
 	services   []model.Service
+	nat        model.NATTable
 	flows      model.Flows
 	api        model.API
 }
@@ -41,6 +42,8 @@ var root = object[document]{
 		in("services", named(name, services, func(s *model.Service) *string { return &s.Name }),
 			func(d *document) *[]model.Service { return &d.services },
 			"virtual addresses whose packets go to backends, by name"),
+		in("nat", natTables.kind(), func(d *document) *model.NATTable { return &d.nat },
+			"the table of translations of all services with forward: nat").orDefaults(),
 		in("flows", enabled(flows.kind()), func(d *document) *model.Flows { return &d.flows },
 			"the flow table; flows are recorded when this key is present or there is a service").orDefaults(),
 		in("api", apis.kind(), func(d *document) *model.API { return &d.api },
@@ -135,8 +138,10 @@ var services = object[model.Service]{
 		in("proto", choice([]string{"tcp", "udp"}, []uint8{model.ProtoTCP, model.ProtoUDP}, "sctp", "any"),
 			func(s *model.Service) *uint8 { return &s.Proto },
 			"the protocol: tcp or udp").must(),
-		in("forward", choiceOf(modeNames(), "nat"), func(s *model.Service) *model.Mode { return &s.Forward },
-			"how packets reach a backend: dsr rewrites the destination MAC, ipip wraps in IPv4 or IPv6, gue in UDP too").must(),
+		in("forward", choiceOf(modeNames()), func(s *model.Service) *model.Mode { return &s.Forward },
+			"how packets reach a backend: dsr rewrites the destination MAC, ipip wraps in IPv4 or IPv6, gue in UDP too, nat translates addresses and ports").must(),
+		in("nat", natPools.kind(), func(s *model.Service) *model.NAT { return &s.NAT },
+			"of forward: nat: what packets come from on their way to backends").orDefaults(),
 		in("affinity", choiceOf([]model.Affinity{model.AffinityFlow, model.AffinitySource}),
 			func(s *model.Service) *model.Affinity { return &s.Affinity },
 			"what stays on one backend: a flow (5-tuple), or all flows of a source address").or("flow"),
@@ -172,6 +177,26 @@ var announces = object[announce]{
 	later: []string{"bgp"},
 }
 
+var natPools = object[model.NAT]{
+	what: "nat",
+	pos:  func(n *model.NAT) *model.Position { return &n.Pos },
+	keys: []key[model.NAT]{
+		in("pool", list(hostAddress, false, "a list of addresses"), func(n *model.NAT) *[]netip.Addr { return &n.Pool },
+			"addresses that lead back to this machine, up to 256; default: the address of the interface towards the backend"),
+		in("ports", ports, func(n *model.NAT) *model.Range { return &n.Ports },
+			"source ports, which the kernel of this machine must not use itself").or("1024-32767"),
+	},
+}
+
+var natTables = object[model.NATTable]{
+	what: "nat",
+	pos:  func(n *model.NATTable) *model.Position { return &n.Pos },
+	keys: []key[model.NATTable]{
+		in("max", whole[int](1000, 50_000_000), func(n *model.NATTable) *int { return &n.Max },
+			"translations at once, 1000 to 50000000; each takes 144 to 288 bytes").or("200000"),
+	},
+}
+
 var backends = object[model.Backend]{
 	what: "a backend",
 	pos:  func(b *model.Backend) *model.Position { return &b.Pos },
@@ -180,6 +205,8 @@ var backends = object[model.Backend]{
 			"its name, unique within the service; its counters follow the name").must(),
 		in("address", hostAddress, func(b *model.Backend) *netip.Addr { return &b.Address },
 			"its address, unique within the service").must(),
+		in("port", whole[uint16](1, 65535), func(b *model.Backend) *uint16 { return &b.Port },
+			"of forward: nat: the port where it listens, 1 to 65535; default: the port that the client asked for"),
 		in("weight", whole[int](0, 65535), func(b *model.Backend) *int { return &b.Weight },
 			"its share of new flows relative to the other backends, 0 to 65535; 0 gets none").or("100"),
 	},
@@ -212,7 +239,7 @@ var healths = object[model.Health]{
 		in("via", choiceOf([]model.Via{model.ViaService, model.ViaBackend}), func(h *model.Health) *model.Via { return &h.Via },
 			"service: checks go to the service's address and reach the backend as packets of clients do; backend: to its own address; default: service"),
 		in("port", whole[uint16](1, 65535), func(h *model.Health) *uint16 { return &h.Port },
-			"the port to check, 1 to 65535; default: the port of the service"),
+			"the port to check, 1 to 65535; default: the port of the backend, or else of the service"),
 		in("every", period(100*time.Millisecond, time.Hour), func(h *model.Health) *time.Duration { return &h.Every },
 			"time between checks, 100ms to 1h").or("2s"),
 		in("timeout", period(10*time.Millisecond, time.Minute), func(h *model.Health) *time.Duration { return &h.Timeout },

@@ -32,6 +32,7 @@ func (d *decoder) checkServices(s *model.Snapshot) {
 	backends := 0
 	for _, service := range s.Services {
 		d.checkBackends(service, addresses)
+		d.checkNAT(service)
 		if service.Health != nil {
 			d.checkHealth(service)
 		}
@@ -70,6 +71,34 @@ func (d *decoder) checkBackends(service model.Service, services map[netip.Addr]s
 	})
 	if weights == 0 && !broken && len(service.Backends) > 0 {
 		d.fail(d.valueAt(service.Pos, "backends"), "a weight above 0 for at least one", "every backend of %s has weight 0", service.Name)
+	}
+}
+
+// checkNAT: what is said of translations must be of a service that has some.
+func (d *decoder) checkNAT(service model.Service) {
+	if service.Forward != lb.ModeNAT {
+		if at := d.valueAt(service.Pos, "nat"); at != service.Pos {
+			d.fail(at, "the key with forward: nat", "only forward: nat translates, and this service has forward: %s", service.Forward)
+		}
+		for _, backend := range service.Backends {
+			if backend.Port != 0 {
+				d.fail(d.valueAt(backend.Pos, "port"), "the key with forward: nat",
+					"%s leaves ports as they are; only forward: nat changes them", service.Forward)
+			}
+		}
+		return
+	}
+	if len(service.NAT.Pool) > int(abi.NatPool) {
+		d.fail(d.valueAt(service.NAT.Pos, "pool"), "", "there are %d addresses; at most %d fit", len(service.NAT.Pool), int(abi.NatPool))
+	}
+	for i, address := range service.NAT.Pool {
+		if address.IsValid() && service.Address.IsValid() && address.Is4() != service.Address.Is4() {
+			d.fail(d.valueAt(service.NAT.Pos, "pool"), fmt.Sprintf("an %s address", family(service.Address)),
+				"packets of an %s service cannot come from %s", family(service.Address), address)
+		}
+		if slices.Contains(service.NAT.Pool[:i], address) {
+			d.fail(d.valueAt(service.NAT.Pos, "pool"), "", "the address %s is in the pool twice", address)
+		}
 	}
 }
 

@@ -141,6 +141,7 @@ func (d *Daemon) apply(request api.ApplyRequest, how change) (api.ApplyResult, e
 	}
 	next.warnings = append(next.warnings, lint.CutOff(next.snapshot, lint.Around(request.SSHConnection, d.netdev), next.text)...)
 	next.warnings = append(next.warnings, lint.Untagged(next.snapshot, d.netdev.StripsVLAN, next.text)...)
+	next.warnings = append(next.warnings, lint.SharedPorts(next.snapshot, lint.LocalPorts(), next.text)...)
 	result := api.ApplyResult{
 		Revision: now.revision,
 		Changed:  next.digest != now.digest || !sameLists(next.snapshot, now.snapshot),
@@ -250,6 +251,7 @@ func (d *Daemon) commit(next candidate, c compiled, how change) (err error) {
 	}
 	d.step("promised")
 	d.plane.WantDropped(next.snapshot.Flows.Dropped)
+	d.plane.RoomForTranslations(next.snapshot.NAT.Max)
 	err = d.reconciler.Apply(reconcile.Want{Tables: c.tables, FlowsMax: c.flowsMax(), Reused: c.reused}, d.startState)
 	untidy, _ := errors.AsType[*reconcile.UntidyError](err)
 	if err != nil && untidy == nil {

@@ -184,6 +184,7 @@ func (d *Daemon) start(ctx context.Context) (err error) {
 		Features:   next.tables.Features,
 		FlowsMax:   next.flowsMax(),
 		DroppedMax: first.snapshot.Flows.Dropped,
+		NATMax:     first.snapshot.NAT.Max,
 		Netlink:    d.netdev,
 		Log:        d.log,
 	})

@@ -84,6 +84,13 @@ func (d *Daemon) Status(context.Context) (api.Status, error) {
 			Evicted: programs.StateEvicted, Refused: programs.StateRefused}
 		status.Tables = append(status.Tables, api.Fill{Name: "states", Entries: states.Live, Max: states.Max})
 	}
+	if now.tables.Features.Nat {
+		translations, err := d.plane.Translations()
+		if err != nil {
+			return api.Status{}, err
+		}
+		status.Tables = append(status.Tables, api.Fill{Name: "translations", Entries: translations.Live, Max: translations.Max})
+	}
 	status.Flows.Reports = d.reportStatus(totals)
 	if now.tables.Features.Dropped {
 		if status.Dropped, err = d.droppedTotals(programs); err != nil {
@@ -197,6 +204,12 @@ func (d *Daemon) warnings(now *applied, status api.Status, totals flow.Totals) [
 	}
 	if s := status.States; s != nil && s.Refused > 0 {
 		warn("%d packets' connections found no room in the table that state is read from: raise flows.max, and have the table made anew by `gardu detach` and run", s.Refused)
+	}
+	if full := status.Reasons[abi.ReasonNatFull.String()].Packets; full > 0 {
+		warn("%d packets found no room for a translation: raise nat.max, and have the table made anew by `gardu detach` and run", full)
+	}
+	if taken := status.Reasons[abi.ReasonNatPorts.String()].Packets; taken > 0 {
+		warn("%d packets found no free source port for a translation: give their services more addresses by nat.pool, or more ports", taken)
 	}
 	if lost := status.Events.Lost; lost > 0 {
 		warn("%d events were lost, because the ring was full: let rules log and sample fewer packets", lost)

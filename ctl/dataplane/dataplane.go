@@ -34,6 +34,7 @@ type Options struct {
 	Features   compile.Features // what the programs are made for; see SetFeatures
 	FlowsMax   int              // flows expected; what is taken over keeps its size, see ResizeFlows
 	DroppedMax int              // dropped flows to remember; likewise, see ResizeDropped
+	NATMax     int              // translations at once; what is taken over keeps its size
 	Netlink    Netlink          // nil: no fall-back to clsact, and the owner of a busy interface stays unknown
 	Log        *slog.Logger     // nil: silent
 }
@@ -61,6 +62,7 @@ type Dataplane struct {
 
 	blocks  blockTable
 	states  stateTable
+	nats    natTable
 	flows   flowTables
 	ledger  ledger
 	dropped droppedTable
@@ -103,6 +105,7 @@ func Open(opts Options) (_ *Dataplane, err error) {
 	}
 	features := opts.Features
 	d.dropped.max = opts.DroppedMax
+	d.nats.max = opts.NATMax
 	if d.maps == nil {
 		if err := d.create(opts.FlowsMax, nil); err != nil {
 			return nil, err
@@ -147,12 +150,14 @@ func OpenPrivate(features compile.Features, flowsMax int, options ...PrivateOpti
 	d.specs[abi.AbiMapBlocks].MaxEntries = privateBlocks
 	d.specs[abi.AbiMapEvents].MaxEntries = privateEvents
 	d.dropped.max = privateDropped
+	d.nats.max = flowsMax
 	for _, option := range options {
 		option(d)
 	}
 	if err := d.create(flowsMax, nil); err != nil {
 		return nil, err
 	}
+	d.control.NatKey = 0 // which ports are chosen can be foretold
 	if d.programs, err = d.loadPrograms(features); err != nil {
 		return nil, err
 	}
@@ -232,6 +237,9 @@ func (d *Dataplane) takeOver() (err error) {
 	if err := d.openStates(); err != nil {
 		return err
 	}
+	if err := d.openNats(); err != nil {
+		return err
+	}
 	if err := d.openDropped(); err != nil {
 		return err
 	}
@@ -259,7 +267,7 @@ func (d *Dataplane) Close() error {
 	if d.programs != nil {
 		errs = append(errs, d.programs.close())
 	}
-	errs = append(errs, d.closeTables(), d.closeFlows(), d.ledger.close(), d.closeStates(), d.closeDropped(), d.closeLosses(), d.blocks.cells.unmap())
+	errs = append(errs, d.closeTables(), d.closeFlows(), d.ledger.close(), d.closeStates(), d.closeNats(), d.closeDropped(), d.closeLosses(), d.blocks.cells.unmap())
 	if d.control.memory != nil {
 		errs = append(errs, d.control.unmap())
 	}

@@ -38,6 +38,8 @@ const (
 	lossesMapInterfaces        = "interfaces"
 	lossesMapLimits            = "limits"
 	lossesMapLosses            = "losses"
+	lossesMapNatEntries        = "nat_entries"
+	lossesMapNatLines          = "nat_lines"
 	lossesMapRejectLimit       = "reject_limit"
 	lossesMapRejectSources     = "reject_sources"
 	lossesMapRings             = "rings"
@@ -126,6 +128,8 @@ type lossesMapSpecs struct {
 	Interfaces        *ebpf.MapSpec `ebpf:"interfaces"`
 	Limits            *ebpf.MapSpec `ebpf:"limits"`
 	Losses            *ebpf.MapSpec `ebpf:"losses"`
+	NatEntries        *ebpf.MapSpec `ebpf:"nat_entries"`
+	NatLines          *ebpf.MapSpec `ebpf:"nat_lines"`
 	RejectLimit       *ebpf.MapSpec `ebpf:"reject_limit"`
 	RejectSources     *ebpf.MapSpec `ebpf:"reject_sources"`
 	Rings             *ebpf.MapSpec `ebpf:"rings"`
@@ -186,6 +190,8 @@ type lossesMaps struct {
 	Interfaces        *ebpf.Map `ebpf:"interfaces"`
 	Limits            *ebpf.Map `ebpf:"limits"`
 	Losses            *ebpf.Map `ebpf:"losses"`
+	NatEntries        *ebpf.Map `ebpf:"nat_entries"`
+	NatLines          *ebpf.Map `ebpf:"nat_lines"`
 	RejectLimit       *ebpf.Map `ebpf:"reject_limit"`
 	RejectSources     *ebpf.Map `ebpf:"reject_sources"`
 	Rings             *ebpf.Map `ebpf:"rings"`
@@ -221,6 +227,8 @@ func (m *lossesMaps) Close() error {
 		m.Interfaces,
 		m.Limits,
 		m.Losses,
+		m.NatEntries,
+		m.NatLines,
 		m.RejectLimit,
 		m.RejectSources,
 		m.Rings,

@@ -143,7 +143,7 @@ func repin(m *ebpf.Map, path string) error {
 
 // initialise writes what the control map holds from the start.
 func (c control) initialise() error {
-	var key [16]byte
+	var key [24]byte
 	if _, err := rand.Read(key[:]); err != nil {
 		return fmt.Errorf("make the hash key: %w", err)
 	}
@@ -153,6 +153,7 @@ func (c control) initialise() error {
 	}
 	c.AbiVersion = uint32(abi.AbiVersion)
 	c.HashKey = [2]uint64{binary.NativeEndian.Uint64(key[:8]), binary.NativeEndian.Uint64(key[8:])}
+	c.NatKey = binary.NativeEndian.Uint64(key[16:])
 	c.Hz = uint32(hz)
 	c.FlowGuard = uint32(flowGuard.Seconds()) * uint32(hz)
 	return nil

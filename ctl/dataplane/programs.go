@@ -34,6 +34,11 @@ func (d *Dataplane) loadPrograms(features compile.Features) (_ *programs, err er
 			return nil, err
 		}
 	}
+	if features.Nat {
+		if err := d.useNats(); err != nil {
+			return nil, err
+		}
+	}
 	if features.Dropped {
 		if err := d.useDropped(); err != nil {
 			return nil, err
@@ -212,6 +217,9 @@ func (d *Dataplane) swapPrograms(features compile.Features) error {
 	err = old.close()
 	if !features.State {
 		err = errors.Join(err, d.dropStates())
+	}
+	if !features.Nat {
+		err = errors.Join(err, d.dropNats())
 	}
 	return err
 }

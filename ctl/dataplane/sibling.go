@@ -7,7 +7,7 @@ import (
 )
 
 // Sibling makes a private instance beside this one, with the same programs and trace on: rings, backends, interfaces, exits and
-// health flows are shared, and the table of connections, which it reads only; the generation in force and the blocks are those of this moment; counters and flows
+// health flows are shared, and the tables of connections and of translations, which it reads only; the generation in force and the blocks are those of this moment; counters and flows
 // are its own, so that nothing it does is seen here. Close it.
 func (d *Dataplane) Sibling() (_ *Dataplane, err error) {
 	d.mu.Lock()
@@ -29,7 +29,8 @@ func (d *Dataplane) Sibling() (_ *Dataplane, err error) {
 	s.specs[abi.AbiMapEvents].MaxEntries = privateEvents
 	shared := mapSet{}
 	for _, name := range []string{
-		abi.AbiMapRings, abi.AbiMapBackends, abi.AbiMapInterfaces, abi.AbiMapHealthFlows, abi.AbiMapStates, abi.AbiMapExits,
+		abi.AbiMapRings, abi.AbiMapBackends, abi.AbiMapInterfaces, abi.AbiMapHealthFlows, abi.AbiMapStates, abi.AbiMapNatEntries, abi.AbiMapNatLines,
+		abi.AbiMapExits,
 	} {
 		shared[name] = d.maps[name]
 	}
@@ -39,6 +40,9 @@ func (d *Dataplane) Sibling() (_ *Dataplane, err error) {
 	s.control.HashKey = d.control.HashKey
 	s.control.Health = d.control.Health
 	if err := s.readStates(d); err != nil {
+		return nil, err
+	}
+	if err := s.readNats(d); err != nil {
 		return nil, err
 	}
 	if err := s.AddBlocks(blocks); err != nil {

@@ -42,6 +42,9 @@ const (
 	tcMapInterfaces        = "interfaces"
 	tcMapLimits            = "limits"
 	tcMapLosses            = "losses"
+	tcMapNatEntries        = "nat_entries"
+	tcMapNatLines          = "nat_lines"
+	tcMapNatScratch        = "nat_scratch"
 	tcMapPackets           = "packets"
 	tcMapRejectLimit       = "reject_limit"
 	tcMapRejectSources     = "reject_sources"
@@ -69,6 +72,7 @@ const (
 	tcVarCfgInterfaces     = "cfg_interfaces"
 	tcVarCfgLimits         = "cfg_limits"
 	tcVarCfgLink           = "cfg_link"
+	tcVarCfgNat            = "cfg_nat"
 	tcVarCfgOut            = "cfg_out"
 	tcVarCfgRules          = "cfg_rules"
 	tcVarCfgSample         = "cfg_sample"
@@ -155,6 +159,9 @@ type tcMapSpecs struct {
 	Interfaces        *ebpf.MapSpec `ebpf:"interfaces"`
 	Limits            *ebpf.MapSpec `ebpf:"limits"`
 	Losses            *ebpf.MapSpec `ebpf:"losses"`
+	NatEntries        *ebpf.MapSpec `ebpf:"nat_entries"`
+	NatLines          *ebpf.MapSpec `ebpf:"nat_lines"`
+	NatScratch        *ebpf.MapSpec `ebpf:"nat_scratch"`
 	Packets           *ebpf.MapSpec `ebpf:"packets"`
 	RejectLimit       *ebpf.MapSpec `ebpf:"reject_limit"`
 	RejectSources     *ebpf.MapSpec `ebpf:"reject_sources"`
@@ -185,6 +192,7 @@ type tcVariableSpecs struct {
 	CfgInterfaces *ebpf.VariableSpec `ebpf:"cfg_interfaces"`
 	CfgLimits     *ebpf.VariableSpec `ebpf:"cfg_limits"`
 	CfgLink       *ebpf.VariableSpec `ebpf:"cfg_link"`
+	CfgNat        *ebpf.VariableSpec `ebpf:"cfg_nat"`
 	CfgOut        *ebpf.VariableSpec `ebpf:"cfg_out"`
 	CfgRules      *ebpf.VariableSpec `ebpf:"cfg_rules"`
 	CfgSample     *ebpf.VariableSpec `ebpf:"cfg_sample"`
@@ -240,6 +248,9 @@ type tcMaps struct {
 	Interfaces        *ebpf.Map `ebpf:"interfaces"`
 	Limits            *ebpf.Map `ebpf:"limits"`
 	Losses            *ebpf.Map `ebpf:"losses"`
+	NatEntries        *ebpf.Map `ebpf:"nat_entries"`
+	NatLines          *ebpf.Map `ebpf:"nat_lines"`
+	NatScratch        *ebpf.Map `ebpf:"nat_scratch"`
 	Packets           *ebpf.Map `ebpf:"packets"`
 	RejectLimit       *ebpf.Map `ebpf:"reject_limit"`
 	RejectSources     *ebpf.Map `ebpf:"reject_sources"`
@@ -282,6 +293,9 @@ func (m *tcMaps) Close() error {
 		m.Interfaces,
 		m.Limits,
 		m.Losses,
+		m.NatEntries,
+		m.NatLines,
+		m.NatScratch,
 		m.Packets,
 		m.RejectLimit,
 		m.RejectSources,
@@ -313,6 +327,7 @@ type tcVariables struct {
 	CfgInterfaces *ebpf.Variable `ebpf:"cfg_interfaces"`
 	CfgLimits     *ebpf.Variable `ebpf:"cfg_limits"`
 	CfgLink       *ebpf.Variable `ebpf:"cfg_link"`
+	CfgNat        *ebpf.Variable `ebpf:"cfg_nat"`
 	CfgOut        *ebpf.Variable `ebpf:"cfg_out"`
 	CfgRules      *ebpf.Variable `ebpf:"cfg_rules"`
 	CfgSample     *ebpf.Variable `ebpf:"cfg_sample"`

@@ -42,6 +42,9 @@ const (
 	xdpMapInterfaces        = "interfaces"
 	xdpMapLimits            = "limits"
 	xdpMapLosses            = "losses"
+	xdpMapNatEntries        = "nat_entries"
+	xdpMapNatLines          = "nat_lines"
+	xdpMapNatScratch        = "nat_scratch"
 	xdpMapPackets           = "packets"
 	xdpMapRejectLimit       = "reject_limit"
 	xdpMapRejectSources     = "reject_sources"
@@ -67,6 +70,7 @@ const (
 	xdpVarCfgInterfaces     = "cfg_interfaces"
 	xdpVarCfgLimits         = "cfg_limits"
 	xdpVarCfgLink           = "cfg_link"
+	xdpVarCfgNat            = "cfg_nat"
 	xdpVarCfgOut            = "cfg_out"
 	xdpVarCfgRules          = "cfg_rules"
 	xdpVarCfgSample         = "cfg_sample"
@@ -151,6 +155,9 @@ type xdpMapSpecs struct {
 	Interfaces        *ebpf.MapSpec `ebpf:"interfaces"`
 	Limits            *ebpf.MapSpec `ebpf:"limits"`
 	Losses            *ebpf.MapSpec `ebpf:"losses"`
+	NatEntries        *ebpf.MapSpec `ebpf:"nat_entries"`
+	NatLines          *ebpf.MapSpec `ebpf:"nat_lines"`
+	NatScratch        *ebpf.MapSpec `ebpf:"nat_scratch"`
 	Packets           *ebpf.MapSpec `ebpf:"packets"`
 	RejectLimit       *ebpf.MapSpec `ebpf:"reject_limit"`
 	RejectSources     *ebpf.MapSpec `ebpf:"reject_sources"`
@@ -181,6 +188,7 @@ type xdpVariableSpecs struct {
 	CfgInterfaces *ebpf.VariableSpec `ebpf:"cfg_interfaces"`
 	CfgLimits     *ebpf.VariableSpec `ebpf:"cfg_limits"`
 	CfgLink       *ebpf.VariableSpec `ebpf:"cfg_link"`
+	CfgNat        *ebpf.VariableSpec `ebpf:"cfg_nat"`
 	CfgOut        *ebpf.VariableSpec `ebpf:"cfg_out"`
 	CfgRules      *ebpf.VariableSpec `ebpf:"cfg_rules"`
 	CfgSample     *ebpf.VariableSpec `ebpf:"cfg_sample"`
@@ -236,6 +244,9 @@ type xdpMaps struct {
 	Interfaces        *ebpf.Map `ebpf:"interfaces"`
 	Limits            *ebpf.Map `ebpf:"limits"`
 	Losses            *ebpf.Map `ebpf:"losses"`
+	NatEntries        *ebpf.Map `ebpf:"nat_entries"`
+	NatLines          *ebpf.Map `ebpf:"nat_lines"`
+	NatScratch        *ebpf.Map `ebpf:"nat_scratch"`
 	Packets           *ebpf.Map `ebpf:"packets"`
 	RejectLimit       *ebpf.Map `ebpf:"reject_limit"`
 	RejectSources     *ebpf.Map `ebpf:"reject_sources"`
@@ -278,6 +289,9 @@ func (m *xdpMaps) Close() error {
 		m.Interfaces,
 		m.Limits,
 		m.Losses,
+		m.NatEntries,
+		m.NatLines,
+		m.NatScratch,
 		m.Packets,
 		m.RejectLimit,
 		m.RejectSources,
@@ -309,6 +323,7 @@ type xdpVariables struct {
 	CfgInterfaces *ebpf.Variable `ebpf:"cfg_interfaces"`
 	CfgLimits     *ebpf.Variable `ebpf:"cfg_limits"`
 	CfgLink       *ebpf.Variable `ebpf:"cfg_link"`
+	CfgNat        *ebpf.Variable `ebpf:"cfg_nat"`
 	CfgOut        *ebpf.Variable `ebpf:"cfg_out"`
 	CfgRules      *ebpf.Variable `ebpf:"cfg_rules"`
 	CfgSample     *ebpf.Variable `ebpf:"cfg_sample"`

@@ -24,6 +24,8 @@ var forwards = []struct {
 	{"gue6in6", "2001:db8:10::13", "gue", "2001:db8:%d::11"},
 	{"gue4in6", "192.0.2.14", "gue", "2001:db8:%d::11"},
 	{"gue6in4", "2001:db8:10::14", "gue", "10.0.%d.11"},
+	{"nat4", "192.0.2.15", "nat", "10.0.%d.11"},
+	{"nat6", "2001:db8:10::15", "nat", "2001:db8:%d::11"},
 }
 
 // host is the address as a URL has it.
@@ -85,8 +87,8 @@ func TestTransfers(t *testing.T) {
 // prepareXDP sets what a veth needs where XDP forwards: senders that finish checksums, and receivers with NAPI.
 func (w *world) prepareXDP() {
 	w.Helper()
-	w.must(w.client.SetTxChecksum("eth0", false))
-	for _, node := range w.backends {
+	for _, node := range append(w.backends, w.client) { // the answers of nat are forwarded too
+		w.must(node.SetTxChecksum("eth0", false))
 		w.must(node.SetGRO("eth0", true))
 	}
 }

@@ -27,6 +27,7 @@ type Box struct {
 	names      Names
 	backends   map[BackendKey]uint16 // all that ever were
 	states     map[BackendKey]BackendState
+	ports      map[BackendKey]uint16  // of their own, with mode nat
 	rings      map[uint32][]lb.Member // as they were put
 	exits      map[string]Exit
 	interfaces map[int]boxInterface
@@ -46,7 +47,7 @@ func NewBox(features compile.Features) (*Box, error) {
 	}
 	b := &Box{
 		plane: plane, features: features,
-		backends: map[BackendKey]uint16{}, states: map[BackendKey]BackendState{}, rings: map[uint32][]lb.Member{},
+		backends: map[BackendKey]uint16{}, states: map[BackendKey]BackendState{}, ports: map[BackendKey]uint16{}, rings: map[uint32][]lb.Member{},
 		exits: map[string]Exit{}, interfaces: map[int]boxInterface{},
 	}
 	if features.Events {
@@ -118,7 +119,7 @@ func (b *Box) Apply(snapshot *model.Snapshot) error {
 		}
 	}
 	for _, backend := range tables.Backends {
-		b.backends[b.key(backend)] = backend.ID
+		b.backends[b.key(backend)], b.ports[b.key(backend)] = backend.ID, backend.Port
 		if err := b.putBackend(b.key(backend)); err != nil {
 			return err
 		}
@@ -186,6 +187,7 @@ func (b *Box) putBackend(key BackendKey) error {
 	var family abi.Family
 	entry.Address, family = abi.PutAddr(key.Address)
 	entry.Family = uint8(family)
+	entry.BePort = abi.Htons(b.ports[key])
 	if state.Source.IsValid() {
 		entry.Source, _ = abi.PutAddr(state.Source)
 	}

@@ -146,6 +146,7 @@ func (g generator) script(hook string) script {
 	var recent []step
 	var blocked []string
 	watching, watched := false, 0
+	seen := rehearse(s)
 	for len(s.steps) < roundPackets {
 		var next step
 		if len(s.steps) == roundPackets*9/10 { // there are no more in this round
@@ -185,6 +186,15 @@ func (g generator) script(hook string) script {
 				about = turned(about)
 			}
 			next.frame = g.icmpError(about)
+		case what < 300 && len(seen.answers) > 0:
+			next.frame = pick(g, seen.answers...)
+			if g.oneIn(8) {
+				next.frame = g.fragmented(next.frame)
+			}
+			if g.oneIn(6) {
+				next.frame = bytes.Clone(next.frame)
+				next.frame[14+g.IntN(28)] ^= 1 << g.IntN(8)
+			}
 		case what < 900 && len(recent) > 0:
 			next = pick(g, recent...)
 			if g.oneIn(2) {
@@ -214,9 +224,38 @@ func (g generator) script(hook string) script {
 		}
 		if next.frame == nil || hook != "tc" && !next.sent || !refusedAtTC(next.frame) {
 			s.steps = append(s.steps, next)
+			seen.play(next)
 		}
 	}
 	return s
+}
+
+// rehearsal is a script played on the reference model while it is made, to know what the answers to forwarded packets would be.
+type rehearsal struct {
+	player
+	answers [][]byte // the latest
+}
+
+func rehearse(s script) *rehearsal {
+	r := &rehearsal{player: player{archive: s.archive(), path: newModelPath(), states: map[string]explain.BackendState{}}}
+	if err := r.apply("config.yaml"); err != nil {
+		panic(err)
+	}
+	return r
+}
+
+func (r *rehearsal) play(s step) {
+	if s.frame == nil {
+		if _, err := r.line(s.line); err != nil && !errors.Is(err, errNoBackend) {
+			panic(fmt.Sprintf("%s: %v", s.line, err))
+		}
+		return
+	}
+	out, _ := s.judge(r.path)
+	if out.Reason == "forward" || out.Reason == "nat-reply" {
+		r.answers = append(r.answers, turned(out.Frame))
+		r.answers = r.answers[max(0, len(r.answers)-100):]
+	}
 }
 
 // backends are those of all its configurations.

@@ -97,6 +97,8 @@ func (n Names) result(step abi.TraceStep, interfaces map[int]string) string {
 		return yes(step, "service "+n.services[uint16(step.Arg)], "for no service")
 	case abi.StepBackend:
 		return yes(step, "backend "+n.backends[uint16(step.Arg)], "none is up")
+	case abi.StepNat:
+		return yes(step, fmt.Sprintf("translated, port %d", step.Arg), "no port is free")
 	case abi.StepNextHop:
 		return yes(step, "by "+interfaceName(interfaces, int(step.Arg)), "not known")
 	}

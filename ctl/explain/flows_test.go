@@ -40,6 +40,7 @@ func (g generator) flowScript(hook string) script {
 	backends := s.backends()
 	var blocked []string
 	var recent [][]byte
+	seen := rehearse(s)
 	for len(s.steps) < roundPackets {
 		var next step
 		switch what := g.IntN(1000); {
@@ -68,6 +69,8 @@ func (g generator) flowScript(hook string) script {
 				about = turned(about)
 			}
 			next.frame = g.icmpError(about)
+		case what < 400 && len(seen.answers) > 0:
+			next.frame, next.clean = pick(g, seen.answers[max(0, len(seen.answers)-20):]...), false
 		default:
 			var text string
 			text, next.sent = g.packetOf(pick(g, flows...))
@@ -76,6 +79,7 @@ func (g generator) flowScript(hook string) script {
 		}
 		if next.frame == nil || hook != "tc" && !next.sent || !refusedAtTC(next.frame) {
 			s.steps = append(s.steps, next)
+			seen.play(next)
 		}
 	}
 	return s

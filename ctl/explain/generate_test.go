@@ -243,19 +243,44 @@ var (
 
 func (g generator) service(i int) string {
 	address := pick(g, serviceAddresses...)
-	mode := pick(g, "dsr", "ipip", "ipip", "gue")
+	mode := pick(g, "dsr", "ipip", "gue", "nat", "nat")
 	v6 := strings.Contains(address, ":")
 	var b strings.Builder
 	fmt.Fprintf(&b, "  s%d:\n    address: \"%s\"\n    port: %s\n    proto: %s\n    forward: %s\n    affinity: %s\n    announce: {arp: %t}\n    backends:",
 		i, address, pick(g, servicePorts...), pick(g, "tcp", "udp"), mode, pick(g, "flow", "flow", "source"), g.oneIn(2))
 	for j := range 1 + g.IntN(4) {
 		backend := fmt.Sprintf("10.0.0.%d", 11+j)
-		if mode == "dsr" && v6 || mode != "dsr" && g.oneIn(2) {
+		same := mode == "dsr" || mode == "nat"
+		if same && v6 || !same && g.oneIn(2) {
 			backend = fmt.Sprintf("2001:db8:ffff::%x", 0x11+j)
 		}
-		fmt.Fprintf(&b, "\n      - {name: b%d, address: \"%s\", weight: %d}", j, backend, pick(g, 100, 50, 1, 0))
+		port := ""
+		if mode == "nat" && g.oneIn(3) {
+			port = ", port: " + pick(g, "80", "443", "8080")
+		}
+		fmt.Fprintf(&b, "\n      - {name: b%d, address: \"%s\", weight: %d%s}", j, backend, pick(g, 100, 50, 1, 0), port)
+	}
+	if mode == "nat" && !g.oneIn(4) {
+		b.WriteString("\n    nat: " + g.pool(v6))
 	}
 	return b.String()
+}
+
+// pool is what translated packets come from: sometimes more than there will ever be, sometimes less.
+func (g generator) pool(v6 bool) string {
+	ports := pick(g, "1024-32767", "2000-2999", "2000-2099", "2000-2004", "2000")
+	if g.oneIn(2) {
+		return fmt.Sprintf("{ports: %s}", ports)
+	}
+	var pool []string
+	for i := range 1 + g.IntN(6) {
+		if v6 {
+			pool = append(pool, fmt.Sprintf("\"2001:db8:ffff::%x\"", 0x100+i))
+		} else {
+			pool = append(pool, fmt.Sprintf("10.0.0.%d", 100+i))
+		}
+	}
+	return fmt.Sprintf("{pool: [%s], ports: %s}", strings.Join(pool, ", "), ports)
 }
 
 func (g generator) list(most int, item func() string) string {

@@ -106,6 +106,8 @@ type Model struct {
 	trusted   map[way]time.Time
 	fragments map[fragmentKey]fragmentPorts
 	rings     map[string][]uint16
+	byClient  map[course]*translation
+	byBackend map[course]*translation // by the course of answers
 	exits     map[string]Exit
 	copies    []string // where copies of the packet in hand go
 	answers   *int     // to rejected packets, that may still be given; nil: any number
@@ -186,7 +188,13 @@ func (m *Model) judge(frame []byte) Outcome {
 	case how == notIP:
 		return m.judgeLink(f, frame)
 	}
-	m.ask(&f, frame)
+	answer := m.answered(f)
+	known := f // as its flow and its connection are known
+	if answer != nil {
+		known = f.seenBy(answer.client.back())
+	}
+	m.ask(&known, frame)
+	f.state, f.trusted = known.state, known.trusted
 	out, decider := m.filter(f, frame)
 	if decider != DeciderBlock && decider != DeciderAllow {
 		m.noteFragment(f)
@@ -196,12 +204,16 @@ func (m *Model) judge(frame []byte) Outcome {
 	}
 	m.counters.packet(decider, frame)
 	m.divert(f, frame, &out)
-	if out.Verdict == Pass && decider != DeciderHealth {
+	switch {
+	case out.Verdict != Pass || decider == DeciderHealth:
+	case answer != nil:
+		m.sendBack(answer, f, frame, &out)
+	default:
 		m.serve(f, frame, &out)
 	}
-	m.account(f, out)
+	m.account(known, out)
 	if out.Verdict == Pass || out.Verdict == Forward || out.Reason == "rule-redirect" {
-		m.remember(f, out.Verdict == Forward)
+		m.remember(known, out.Reason == "forward")
 	}
 	return out
 }

@@ -104,15 +104,43 @@ func (m *Model) balance(service *model.Service, flow, f facts, frame []byte, out
 		return key
 	}
 	out.Backend = key.Name
+	var nat *translation
+	if isNAT(key) && f.fragment {
+		out.Verdict, out.Reason = Drop, "service-fragment"
+		return key
+	}
+	if isNAT(key) && !translates(f) { // an error about a flow
+		out.Service, out.Backend = "", ""
+		return key
+	}
+	if isNAT(key) {
+		if nat = m.followed(service, f); nat != nil {
+			key, isNew = nat.backend, false
+			out.Backend = key.Name
+		}
+	}
 	backend := m.backends[key]
 	switch {
 	case !backend.Hop:
 		out.Verdict, out.Reason = Drop, "no-next-hop"
 	case backend.MTU != 0 && f.length+overhead(key) > backend.MTU:
 		m.tooBig(backend.MTU-overhead(key), f, frame, out)
+	case isNAT(key) && f.ttl <= 1:
+		out.Verdict, out.Reason = Drop, "ttl-exceeded"
 	default:
+		if isNAT(key) && nat == nil {
+			if nat = m.translate(service, key, f); nat == nil {
+				out.Verdict, out.Reason = Drop, "nat-ports"
+				return key
+			}
+		}
 		out.Verdict, out.Reason = Forward, "forward"
-		out.Frame = forward(key, backend, f, frame)
+		if isNAT(key) {
+			m.heard(f, &nat.there, nat.back)
+			out.Frame = translated(f, nat.onward, backend.NextMAC, backend.OwnMAC, frame)
+		} else {
+			out.Frame = forward(key, backend, f, frame)
+		}
 		out.key, out.Ifindex = key, backend.Ifindex
 		m.counters.packet("backend "+key.String(), frame)
 		if isNew && !f.hasICMP && !f.later {
@@ -172,7 +200,7 @@ func hash(f facts, affinity model.Affinity) uint64 {
 // overhead is what forwarding adds to the IP packet.
 func overhead(key BackendKey) int {
 	bytes := 0
-	if key.Mode == "dsr" {
+	if key.Mode == "dsr" || isNAT(key) {
 		return 0
 	}
 	if key.Mode == "gue" {

@@ -17,6 +17,9 @@ type ModeInfo struct {
 	Header [abi.FamilyCount]int // bytes added to the packet, by the family of the backend's address
 }
 
+// ModeNAT is the mode that has a pool, and backends with ports of their own.
+const ModeNAT model.Mode = "nat"
+
 // Modes returns a row for each mode of bpf/modes.h, in its order.
 func Modes() []ModeInfo {
 	return []ModeInfo{
@@ -38,6 +41,10 @@ func Modes() []ModeInfo {
 			Mixed:  true,
 			Checks: true,
 			Header: [abi.FamilyCount]int{abi.FamilyV4: 28, abi.FamilyV6: 48},
+		},
+		{
+			Name: ModeNAT, ABI: abi.ModeNat,
+			Help: "translate addresses and ports, and the answers back; the backend sees gardu's address",
 		},
 	}
 }

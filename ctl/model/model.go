@@ -18,6 +18,7 @@ type Snapshot struct {
 	Sets       []Set
 	Filter     Filter
 	Services   []Service
+	NAT        NATTable
 	Flows      Flows
 	API        API
 }
@@ -181,7 +182,7 @@ type Condition struct {
 // Mask is what of a value must be what: value & Bits == Value. A MAC address has its first byte in bits 40 to 47.
 type Mask struct{ Value, Bits uint64 }
 
-// Mode is how packets reach a backend: a row of lb.Modes ("dsr", "ipip", "gue").
+// Mode is how packets reach a backend: a row of lb.Modes ("dsr", "ipip", "gue", "nat").
 type Mode string
 
 type Service struct {
@@ -192,9 +193,23 @@ type Service struct {
 	Forward  Mode
 	Affinity Affinity
 	ARP      bool // answer ARP and neighbour solicitations for Address
+	NAT      NAT
 	Backends []Backend
 	Health   *Health // nil: backends are always up
 	Pos      Position
+}
+
+// NAT is what the packets of a service with mode nat come from on their way to backends.
+type NAT struct {
+	Pool  []netip.Addr // of the service's family; empty: the address of the way to the backend
+	Ports Range
+	Pos   Position
+}
+
+// NATTable is the table of translations, which all services share.
+type NATTable struct {
+	Max int // translations at once
+	Pos Position
 }
 
 const (
@@ -212,7 +227,8 @@ const (
 type Backend struct {
 	Name    string
 	Address netip.Addr
-	Weight  int // 0 to 65535; 0 gets no new flows. 100 when not given
+	Port    uint16 // mode nat: where it listens; 0: at the port that the client asked for
+	Weight  int    // 0 to 65535; 0 gets no new flows. 100 when not given
 	Pos     Position
 }
 

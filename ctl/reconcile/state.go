@@ -53,6 +53,7 @@ func entry(backend compile.Backend, state State) abi.Backend {
 		State:   uint8(abi.BackendUsed),
 		Mode:    uint8(backend.Mode),
 		Service: backend.Service,
+		BePort:  abi.Htons(backend.Port),
 	}
 	address, family := abi.PutAddr(backend.Address)
 	e.Address, e.Family = address, uint8(family)

@@ -82,6 +82,7 @@ func onThisMachine(snapshot *model.Snapshot, text []byte) []config.Warning {
 	defer links.Close()
 	warnings := lint.CutOff(snapshot, lint.Around(sshConnection(), links), text)
 	warnings = append(warnings, lint.Untagged(snapshot, links.StripsVLAN, text)...)
+	warnings = append(warnings, lint.SharedPorts(snapshot, lint.LocalPorts(), text)...)
 	for _, i := range snapshot.Interfaces {
 		if _, err := links.Link(i.Name); errors.Is(err, netdev.ErrNoLink) {
 			msg := fmt.Sprintf("this machine has no interface %s: run and apply would refuse", i.Name)

@@ -35,6 +35,10 @@ func Targets(s *model.Snapshot) []Target {
 			through = netip.AddrPortFrom(service.Address, check.Port)
 		}
 		for _, backend := range service.Backends {
+			check := check
+			if backend.Port != 0 && service.Health.Port == 0 {
+				check.Port = backend.Port
+			}
 			targets = append(targets, Target{
 				Service: service.Name,
 				Backend: backend.Name,

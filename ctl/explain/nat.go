@@ -1,0 +1,190 @@
+package explain
+
+import (
+	"bytes"
+	"encoding/binary"
+	"net/netip"
+	"slices"
+
+	"gardu/ctl/lb"
+	"gardu/ctl/model"
+)
+
+// translation is what becomes of the packets of a client's flow, and of their answers.
+type translation struct {
+	backend      BackendKey
+	client       course // from the client to the service
+	onward       course // from gardu to the backend
+	there, back  passing
+	theirs, ours [6]byte // MAC addresses of the client's first frame
+	ifindex      int     // where that came in
+}
+
+// natTries is how many ports are tried.
+const natTries = 64
+
+func courseByPorts(f facts) course {
+	return course{end{f.src, f.sport}, end{f.dst, f.dport}, f.proto}
+}
+
+// translates: TCP and UDP whose header is there.
+func translates(f facts) bool {
+	return f.hasPorts && !f.fragment && (f.proto == protoTCP || f.proto == protoUDP)
+}
+
+// refresh forgets what has timed out of a translation. It lives while one direction does.
+func (m *Model) refresh(t *translation) (lives bool) {
+	limit := timeout(t.client.proto, t.there, t.back)
+	if m.Now.Sub(t.there.last) > limit {
+		t.there = passing{}
+	}
+	if m.Now.Sub(t.back.last) > limit {
+		t.back = passing{}
+	}
+	return t.there.seen || t.back.seen
+}
+
+// followed is the translation that a client's packet goes on with, while its backend is up; nil: it needs a new one. A SYN on a
+// connection that was closed begins a new one.
+func (m *Model) followed(service *model.Service, f facts) *translation {
+	t := m.byClient[courseByPorts(f)]
+	if t == nil || !m.refresh(t) {
+		return nil
+	}
+	closed := t.there.rst || t.back.rst || t.there.fin && t.back.fin
+	if f.isSYN() && closed || t.backend.Service != service.Name || m.backends[t.backend].Down {
+		return nil
+	}
+	return t
+}
+
+// translate makes a translation to a backend; nil: every port that is tried is in use.
+func (m *Model) translate(service *model.Service, key BackendKey, f facts) *translation {
+	client := courseByPorts(f)
+	if old := m.byClient[client]; old != nil {
+		m.forget(old)
+	}
+	port := f.dport
+	for _, b := range service.Backends {
+		if b.Name == key.Name && b.Port != 0 {
+			port = b.Port
+		}
+	}
+	pool := service.NAT.Pool
+	if len(pool) == 0 {
+		pool = []netip.Addr{m.backends[key].Source}
+	}
+	ports := service.NAT.Ports.Hi - service.NAT.Ports.Lo + 1
+	space := uint64(ports) * uint64(len(pool))
+	h := hash(f, model.AffinityFlow)
+	start, step := h>>32%space, uint64(1)
+	if space > natTries {
+		step = 1 + uint64(uint32(h))%(space-1)
+	}
+	for i := range uint64(natTries) {
+		at := (start + i*step) % space
+		from := end{pool[at/uint64(ports)], uint16(uint64(service.NAT.Ports.Lo) + at%uint64(ports))}
+		onward := course{from, end{key.Address, port}, f.proto}
+		if other := m.byBackend[onward.back()]; other != nil {
+			if m.refresh(other) {
+				continue
+			}
+			m.forget(other)
+		}
+		t := &translation{backend: key, client: client, onward: onward, theirs: f.srcMAC, ours: f.dstMAC, ifindex: m.Ifindex}
+		if m.byClient == nil {
+			m.byClient, m.byBackend = map[course]*translation{}, map[course]*translation{}
+		}
+		m.byClient[client], m.byBackend[onward.back()] = t, t
+		return t
+	}
+	return nil
+}
+
+func (m *Model) forget(t *translation) {
+	delete(m.byClient, t.client)
+	delete(m.byBackend, t.onward.back())
+}
+
+// heard notes that a packet passes in the direction own.
+func (m *Model) heard(f facts, own *passing, other passing) {
+	tcp := f.proto == protoTCP
+	own.seen, own.last = true, m.Now
+	own.syn = own.syn || tcp && f.tcpFlags&flagSYN != 0
+	own.fin = own.fin || tcp && f.tcpFlags&flagFIN != 0
+	own.rst = tcp && f.tcpFlags&flagRST != 0
+	own.spoke = own.spoke || other.seen && !(tcp && f.tcpFlags&flagSYN != 0)
+}
+
+// answered is the translation that a packet is an answer to, nil: none.
+func (m *Model) answered(f facts) *translation {
+	t := m.byBackend[courseByPorts(f)]
+	if t == nil || !translates(f) || !m.refresh(t) {
+		return nil
+	}
+	return t
+}
+
+// seenBy is a packet with other ends.
+func (f facts) seenBy(c course) facts {
+	f.src, f.sport, f.dst, f.dport = c.from.addr, c.from.port, c.to.addr, c.to.port
+	return f
+}
+
+// sendBack sends a backend's answer to the client. There are no routes here: it takes the way that the client's first frame came.
+func (m *Model) sendBack(t *translation, f facts, frame []byte, out *Outcome) {
+	if f.ttl <= 1 {
+		out.Verdict, out.Reason = Drop, "ttl-exceeded"
+		return
+	}
+	m.heard(f, &t.back, t.there)
+	out.Verdict, out.Reason = Forward, "nat-reply"
+	out.Service, out.Backend, out.key = t.backend.Service, t.backend.Name, t.backend
+	out.Ifindex = t.ifindex
+	out.Frame = translated(f, t.client.back(), t.theirs, t.ours, frame)
+}
+
+// translated is a frame with other ends, without its VLAN tags, one hop further.
+func translated(f facts, c course, to, from [6]byte, frame []byte) []byte {
+	packet := bytes.Clone(frame[f.ip:])
+	upper := packet[f.upper-f.ip:]
+	sum := upper[6:]
+	if f.proto == protoTCP {
+		sum = upper[16:]
+	}
+	none := f.proto == protoUDP && sum[0] == 0 && sum[1] == 0
+	before, after := addressesOf(f.src, f.dst), addressesOf(c.from.addr, c.to.addr)
+	change := func(sums [][]byte, before, after []byte) {
+		for i := 0; i < len(before); i += 2 {
+			for _, sum := range sums {
+				adjust(sum, binary.BigEndian.Uint16(before[i:]), binary.BigEndian.Uint16(after[i:]))
+			}
+		}
+	}
+	sums := [][]byte{sum}
+	if f.src.Is4() {
+		sums = append(sums, packet[10:])
+		copy(packet[12:], after)
+		adjust(packet[10:], uint16(f.ttl)<<8, uint16(f.ttl-1)<<8)
+		packet[8]--
+	} else {
+		copy(packet[8:], after)
+		packet[7]--
+	}
+	change(sums, before, after)
+	ports := binary.BigEndian.AppendUint16(binary.BigEndian.AppendUint16(nil, c.from.port), c.to.port)
+	change(sums[:1], slices.Clone(upper[:4]), ports)
+	copy(upper, ports)
+	switch {
+	case none:
+		copy(sum, []byte{0, 0})
+	case f.proto == protoUDP && sum[0] == 0 && sum[1] == 0:
+		copy(sum, []byte{0xff, 0xff})
+	}
+	out := append(append([]byte{}, to[:]...), from[:]...)
+	return append(binary.BigEndian.AppendUint16(out, f.etherType), packet...)
+}
+
+func addressesOf(src, dst netip.Addr) []byte { return append(src.AsSlice(), dst.AsSlice()...) }
+
+func isNAT(key BackendKey) bool { return key.Mode == lb.ModeNAT }

@@ -1,0 +1,700 @@
+/* SPDX-License-Identifier: BSD-2-Clause OR GPL-2.0 */
+/* Translations of forward: nat. What a client sends to a service goes on from an address and port of gardu's to the backend, which
+ * answers there; the answer gets the service's address and goes to the client.
+ *
+ * All CPUs and both hooks share one table. A translation is found by the client's ends in one of two buckets, and by the
+ * backend's ends through a slot that refers to it; whoever makes one tries ports until a slot is his. A slot is taken by
+ * compare-and-exchange, and who finds the same ends in another one as well gives his back: so no two translations that live have
+ * the same ends, on whatever CPUs they were made.
+ *
+ * Nobody gives way: a translation lives until it times out, by the rules of state.h. Nothing sweeps: who needs the place or the
+ * port of one that has timed out takes it. So all this works as well without the daemon. Words of entries are as in state.h.
+ */
+#pragma once
+#include "../bpf/csum.h"
+#include "../bpf/state.h"
+#include "../bpf/verdict.h"
+#include "services.h"
+
+/* Not a reason: the packet has no translation yet. */
+enum { REASON_NAT_NEW = REASON_COUNT };
+
+/* pkt.translated: an answer to what was translated, or the packet that a translation was just made for. */
+enum nat_kind { NAT_NONE, NAT_ANSWER, NAT_MADE };
+
+/* The translation of the packet in hand. */
+struct nat_now {
+	struct flow_key client; /* an answer's key as its client knows it */
+	__u8 pool[16], address[16];
+	__be16 be_pool_port, be_port;
+	__u32 index;    /* of the entry + 1; 0: there is none */
+	__u64 word[2];  /* as read */
+	__u32 flags[2]; /* 0: nothing passed that way within the time-out */
+	__u32 clock;
+	__u32 ifindex;
+	__u8 macs[12];
+	__u16 backend;
+	__u8 live;      /* it is the packet's own, not only one whose place it may have */
+	__u8 pad;
+
+	/* A search for a port. Candidates are the pool's ports from `start` on, `step` apart, both given by the flow's hash: they cost nothing
+	 * to remember, and flows spread over the pool. */
+	struct state_ends ends; /* the client's, then, candidate by candidate, those towards the backend */
+	__u64 hash;             /* of the latter */
+	__u32 addresses;        /* lines of the pool; 0: there is one address, in `pool` already */
+	__u32 start, step, space;
+	__u32 lo, ports;
+};
+
+/* Programs only. One entry. */
+MAP(nat_scratch, BPF_MAP_TYPE_PERCPU_ARRAY, __u32, struct nat_now, 1);
+
+static __always_inline struct nat_now *nat_now(void)
+{
+	__u32 zero = 0;
+
+	return bpf_map_lookup_elem(&nat_scratch, &zero);
+}
+
+static __always_inline void *nat_table(void)
+{
+	__u32 zero = 0;
+
+	return bpf_map_lookup_elem(&nat_entries, &zero);
+}
+
+static __always_inline void *nat_slots(void)
+{
+	__u32 zero = 0;
+
+	return bpf_map_lookup_elem(&nat_lines, &zero);
+}
+
+static __always_inline struct nat_entry *nat_entry_at(void *table, __u32 index)
+{
+	__u32 key = index / NAT_ENTRIES;
+	struct nat_bucket *bucket = bpf_map_lookup_elem(table, &key);
+
+	if (!bucket)
+		return NULL;
+	asm volatile("" : "+r"(index)); /* clang would add to the pointer before it is checked */
+	return &bucket->entry[index % NAT_ENTRIES];
+}
+
+static __always_inline struct nat_line *nat_line_at(const struct control *c, void *slots, __u64 hash)
+{
+	__u32 key = hash & c->nat_slot_mask;
+
+	return bpf_map_lookup_elem(slots, &key);
+}
+
+static __always_inline __u32 nat_clock(const struct control *c) { return c->hz ? now_jiffies(c) * STATE_TICKS / c->hz : 0; }
+
+static __always_inline bool nat_frozen(const struct control *c) { return cfg_trace && c->state_frozen; }
+
+/* What can be translated: the checksums of others don't follow changes, and later fragments have no ports. */
+static __always_inline bool nat_can(const struct pkt *p)
+{
+	return (p->has & (HAS_PORTS | IS_FRAGMENT)) == HAS_PORTS && (p->key.proto == PROTO_TCP || p->key.proto == PROTO_UDP);
+}
+
+static __always_inline void nat_ends(struct state_ends *ends, const struct pkt *p)
+{
+	__builtin_memcpy(ends->a, p->key.saddr, 32);
+	ends->be_aport = p->key.be_sport;
+	ends->be_bport = p->key.be_dport;
+	ends->proto = p->key.proto;
+	ends->family = p->family;
+}
+
+static __always_inline __u32 nat_seen_flags(__u64 word, __u32 clock, __u32 timeout)
+{
+	return state_age(word, clock) > timeout ? 0 : word >> STATE_FLAGS & 0xff;
+}
+
+/* What passed of a translation within its time-out. */
+static __always_inline void nat_age(struct nat_now *now, __u8 proto)
+{
+	__u32 timeout = state_timeout(proto, now->word[0] >> STATE_FLAGS & 0xff, now->word[1] >> STATE_FLAGS & 0xff);
+
+	now->flags[0] = nat_seen_flags(now->word[0], now->clock, timeout);
+	now->flags[1] = nat_seen_flags(now->word[1], now->clock, timeout);
+}
+
+static __always_inline bool nat_claimed(__u64 word) { return word >> STATE_FLAGS & STATE_CLAIMED; }
+
+/* Copy what a translation says. False: it became another one meanwhile. */
+static __always_inline bool nat_read(const struct nat_entry *entry, struct nat_now *now, __u32 index, __u64 word)
+{
+	now->index = index + 1;
+	now->word[0] = word;
+	now->word[1] = READ_ONCE(entry->way[1]);
+	__builtin_memcpy(now->pool, entry->pool, 32);
+	now->be_pool_port = entry->be_pool_port;
+	now->be_port = entry->be_port;
+	now->backend = entry->backend;
+	barrier();
+	return word == READ_ONCE(entry->way[0]);
+}
+
+/* Look for the translation of a client's ends in one bucket. */
+static __always_inline bool nat_in(void *table, __u32 number, const struct state_ends *ends, __u64 tag, struct nat_now *now)
+{
+	struct nat_bucket *bucket = bpf_map_lookup_elem(table, &number);
+	__u64 word;
+
+	if (!bucket)
+		return false;
+#pragma unroll
+	for (int i = 0; i < NAT_ENTRIES; i++) {
+		struct nat_entry *entry = &bucket->entry[i];
+
+		word = READ_ONCE(entry->way[0]);
+		if (word >> STATE_TAG << STATE_TAG != tag || nat_claimed(word) || !same_ends((struct state_entry *)entry, ends))
+			continue;
+		return nat_read(entry, now, number * NAT_ENTRIES + i, word);
+	}
+	return false;
+}
+
+static __always_inline __u32 nat_bucket(const struct control *c, __u64 hash, int n)
+{
+	return (n ? (__u32)(hash >> 20) * 0x9E3779B1u : (__u32)hash) & c->nat_mask;
+}
+
+/* A client's packet is for p->backend, unless a translation that lives says that its flow is on another one: that outlives records of
+ * flows, and whatever becomes of rings.
+ * Errors can't be translated, and are the kernel's: REASON_NONE. */
+__noinline int nat_follow(struct pkt *p)
+{
+	struct nat_now *now = nat_now();
+	struct state_ends ends = {};
+	struct backend *backend;
+	struct control *c;
+	__u32 key, zero = 0;
+	__u64 hash;
+	void *table;
+
+	c = bpf_map_lookup_elem(&control, &zero);
+	table = nat_table();
+	if (!p || !now || !c || !table)
+		return REASON_NO_TABLES;
+	key = p->backend;
+	backend = bpf_map_lookup_elem(&backends, &key);
+	if (!backend || backend->mode != MODE_NAT)
+		return REASON_FORWARD;
+	if (p->has & IS_FRAGMENT)
+		return REASON_SERVICE_FRAGMENT;
+	if (!nat_can(p)) {
+		p->service = p->backend = 0;
+		return REASON_NONE;
+	}
+	now->index = now->live = 0;
+	now->clock = nat_clock(c);
+	nat_ends(&ends, p);
+	hash = state_hash(c, &ends);
+	if (!nat_in(table, nat_bucket(c, hash, 0), &ends, state_tag(hash), now) &&
+	    !nat_in(table, nat_bucket(c, hash, 1), &ends, state_tag(hash), now)) {
+		now->index = 0;
+		return REASON_FORWARD;
+	}
+	nat_age(now, p->key.proto);
+	if (!(now->flags[0] | now->flags[1]) || (p->has & IS_SYN && tcp_closed(now->flags[0], now->flags[1])))
+		return REASON_FORWARD;
+	if (!backend_of(now->backend, p->service))
+		return REASON_FORWARD;
+	p->backend = now->backend;
+	p->new_flow = 0;
+	now->live = 1;
+	trace_step(STEP_NAT, 1, bpf_ntohs(now->be_pool_port));
+	return REASON_FORWARD;
+}
+
+/* The word of a direction after a packet passed that way. */
+static __always_inline __u64 nat_word(const struct pkt *p, __u32 own, __u32 other, __u64 tag, __u32 clock)
+{
+	__u32 flags = (own & ~SEEN_RST) | SEEN;
+
+	if (p->key.proto == PROTO_TCP) {
+		if (p->tcp_flags & TCP_SYN)
+			flags |= SEEN_SYN;
+		else if (other)
+			flags |= SEEN_SPOKE;
+		if (p->tcp_flags & TCP_FIN)
+			flags |= SEEN_FIN;
+		if (p->tcp_flags & TCP_RST)
+			flags |= SEEN_RST;
+	} else if (other) {
+		flags |= SEEN_SPOKE;
+	}
+	return tag | (__u64)flags << STATE_FLAGS | clock;
+}
+
+/* A packet passes. A word that says the same and is less than half a second old stays. What loses a race is the same news. */
+static __always_inline void nat_heard(const struct nat_now *now, const struct pkt *p, bool answer)
+{
+	__u64 word, old = now->word[answer], tag = now->word[0] >> STATE_TAG << STATE_TAG;
+	struct nat_entry *entry;
+	struct control *c;
+	__u32 zero = 0;
+	void *table;
+
+	word = nat_word(p, now->flags[answer], now->flags[!answer], tag, now->clock);
+	if (old >> STATE_FLAGS == word >> STATE_FLAGS && state_age(old, now->clock) < STATE_TICKS / 2)
+		return;
+	c = bpf_map_lookup_elem(&control, &zero);
+	table = nat_table();
+	if (!c || !table || nat_frozen(c))
+		return;
+	entry = nat_entry_at(table, now->index - 1);
+	if (entry)
+		__sync_val_compare_and_swap(&entry->way[answer], old, word);
+}
+
+/* ---- Making one ---------------------------------------------------------------------------------------------- */
+
+/* What the search needs on the stack: pointers, which no map can hold. */
+struct nat_try {
+	struct control *c;
+	struct nat_now *now;
+	void *table, *slots, *services;
+	bool done;
+};
+
+static __always_inline __u64 nat_slot_word(__u64 hash, __u32 index) { return hash >> 32 << 32 | (index + 1); }
+
+/* Give a slot back. */
+static __always_inline void nat_leave_slot(const struct control *c, void *slots, __u64 hash, __u32 index)
+{
+	struct nat_line *line = nat_line_at(c, slots, hash);
+	__u64 word = nat_slot_word(hash, index);
+
+	if (!line)
+		return;
+#pragma unroll
+	for (int i = 0; i < NAT_SLOTS; i++)
+		if (READ_ONCE(line->slot[i]) == word)
+			__sync_val_compare_and_swap(&line->slot[i], word, 0);
+}
+
+/* May a new translation have this place? It is free, or what is there has timed out. */
+__noinline int nat_expired(const struct nat_entry *entry, __u32 clock)
+{
+	__u64 word, other;
+	__u32 timeout;
+
+	if (!entry)
+		return false;
+	word = READ_ONCE(entry->way[0]);
+	other = READ_ONCE(entry->way[1]);
+	if (nat_claimed(word))
+		return false;
+	if (!word)
+		return true;
+	timeout = state_timeout(entry->proto, word >> STATE_FLAGS & 0xff, other >> STATE_FLAGS & 0xff);
+	return !nat_seen_flags(word, clock, timeout) && !nat_seen_flags(other, clock, timeout);
+}
+
+/* Make a place this CPU's, if it is free: nobody then finds anything there. */
+static __always_inline bool nat_claim(struct nat_entry *entry, __u64 word, __u32 clock)
+{
+	return __sync_val_compare_and_swap(&entry->way[0], word, (__u64)STATE_CLAIMED << STATE_FLAGS | clock) == word;
+}
+
+static __always_inline void nat_free(struct nat_entry *entry)
+{
+	WRITE_ONCE(entry->hash, 0);
+	__sync_lock_test_and_set(&entry->way[1], 0);
+	__sync_lock_test_and_set(&entry->way[0], 0);
+}
+
+/* The slot of ends that a new translation would have: may it be taken from who has it, because that has timed out? */
+static __noinline bool nat_take_slot(struct nat_try *t, __u64 *slot, __u64 word)
+{
+	struct nat_entry *entry = nat_entry_at(t->table, (__u32)word - 1);
+	__u64 seen;
+
+	if (!entry)
+		return false;
+	seen = READ_ONCE(entry->way[0]);
+	if (!nat_expired(entry, t->now->clock))
+		return false;
+	if (nat_frozen(t->c))
+		return true;
+	if (!nat_claim(entry, seen, t->now->clock))
+		return false;
+	__sync_val_compare_and_swap(slot, word, 0);
+	nat_free(entry);
+	return true;
+}
+
+/* Take a slot for the ends with this hash. False: another translation has them, or the line is full. */
+static __noinline bool nat_reserve(struct nat_try *t, __u64 hash)
+{
+	struct nat_line *line = nat_line_at(t->c, t->slots, hash);
+	__u64 word = nat_slot_word(hash, t->now->index - 1), there;
+	__u32 free = NAT_SLOTS;
+
+	if (!line)
+		return false;
+	for (int i = 0; i < NAT_SLOTS; i++) {
+		there = READ_ONCE(line->slot[i]);
+		if (there && there >> 32 == hash >> 32 && nat_take_slot(t, &line->slot[i], there))
+			there = 0;
+		else if (there >> 32 == hash >> 32 && there)
+			return false;
+		if (!there)
+			free = i;
+	}
+	if (free >= NAT_SLOTS)
+		return false;
+	if (nat_frozen(t->c))
+		return true;
+	if (__sync_val_compare_and_swap(&line->slot[free], 0, word))
+		return false;
+	for (int i = 0; i < NAT_SLOTS; i++) {
+		there = READ_ONCE(line->slot[i]);
+		if (i != free && there && there >> 32 == hash >> 32) { /* another CPU wants the same, and sees this one */
+			__sync_val_compare_and_swap(&line->slot[free], word, 0);
+			return false;
+		}
+	}
+	return true;
+}
+
+/* One candidate: 1 ends the loop. */
+static long nat_try(__u64 i, void *arg)
+{
+	struct nat_try *t = arg;
+	struct nat_now *now = t->now;
+	__u32 at = (now->start + i * now->step) % now->space, which = at / now->ports;
+	struct line *line;
+
+	if (now->addresses) {
+		line = line_at(t->services, now->addresses + which / 4);
+		if (!line)
+			return 1;
+		__builtin_memcpy(now->pool, &line->w[which % 4 * 2], 16);
+	}
+	now->be_pool_port = bpf_htons(now->lo + at % now->ports);
+	copy_address(now->ends.a, now->address);
+	copy_address(now->ends.b, now->pool);
+	now->ends.be_aport = now->be_port;
+	now->ends.be_bport = now->be_pool_port;
+	now->hash = state_hash(t->c, &now->ends);
+	t->done = nat_reserve(t, now->hash);
+	return t->done;
+}
+
+/* A place in a bucket, and how many it has. */
+struct nat_places {
+	struct nat_entry *entry; /* NULL: none */
+	__u32 index, free;
+};
+
+static __always_inline void nat_places_in(struct nat_try *t, __u32 number, struct nat_places *places)
+{
+	struct nat_bucket *bucket = bpf_map_lookup_elem(t->table, &number);
+
+	if (!bucket)
+		return;
+#pragma unroll
+	for (int i = 0; i < NAT_ENTRIES; i++) {
+		if (!nat_expired(&bucket->entry[i], t->now->clock))
+			continue;
+		places->entry = &bucket->entry[i];
+		places->index = number * NAT_ENTRIES + i;
+		places->free++;
+	}
+}
+
+/* An entry for a new translation, claimed: the one that a former translation of the same ends has, or one of two buckets, the emptier one.
+ * NULL: there is none. */
+static __noinline struct nat_entry *nat_place(struct nat_try *t, __u64 hash)
+{
+	struct nat_places first = {}, second = {};
+	struct nat_entry *entry;
+	__u64 word;
+
+	if (t->now->index) {
+		entry = nat_entry_at(t->table, t->now->index - 1);
+		word = t->now->word[0];
+	} else {
+		nat_places_in(t, nat_bucket(t->c, hash, 0), &first);
+		nat_places_in(t, nat_bucket(t->c, hash, 1), &second);
+		if (second.free > first.free)
+			first = second;
+		entry = first.entry;
+		if (!entry)
+			return NULL;
+		word = READ_ONCE(entry->way[0]);
+		if (!nat_expired(entry, t->now->clock))
+			return NULL;
+		t->now->index = first.index + 1;
+	}
+	if (!entry || nat_frozen(t->c))
+		return entry;
+	return nat_claim(entry, word, t->now->clock) ? entry : NULL;
+}
+
+/* The pool of the packet's service. False: the packet's generation has no such service. */
+static __noinline bool nat_pool(struct nat_try *t, struct pkt *p)
+{
+	struct service_record *service;
+	struct services_head *head;
+	struct nat_now *now = t->now;
+	__u64 h;
+
+	if (!p->service_place)
+		ask_service(p);
+	t->services = table_of(p->generation, TABLE_SERVICES);
+	head = t->services ? line_at(t->services, 0) : NULL;
+	if (p->service_place < ASKED_FOUND || !head)
+		return false;
+	service = line_at(t->services, head->service_off + p->service_place - ASKED_FOUND);
+	if (!service || service->nat_hi < service->nat_lo)
+		return false;
+	now->addresses = service->nat_addresses ? service->nat_off : 0;
+	now->lo = service->nat_lo;
+	now->ports = service->nat_hi - service->nat_lo + 1;
+	now->space = now->ports * (now->addresses ? service->nat_addresses : 1);
+	h = mix(mix(MIX_SEED ^ t->c->nat_key, addr_hi(p->key.saddr)), addr_lo(p->key.saddr));
+	h = mix(mix(h, addr_hi(p->key.daddr)), addr_lo(p->key.daddr));
+	h = mix(h, (__u64)bpf_ntohs(p->key.be_sport) << 32 | (__u32)bpf_ntohs(p->key.be_dport) << 16 | p->key.proto);
+	now->start = (__u32)(h >> 32) % now->space;
+	now->step = now->space <= NAT_TRIES ? 1 : 1 + (__u32)h % (now->space - 1);
+	return true;
+}
+
+/* A new translation of a client's packet to p->backend. now->pool has the default address, now->macs where the client is. Gives the reason
+ * why there is none, or REASON_NONE. */
+__noinline int nat_make(struct pkt *p)
+{
+	struct nat_now *now = nat_now();
+	struct nat_try t = {};
+	struct nat_entry *entry;
+	struct backend *backend;
+	__u32 key, zero = 0;
+	__u64 hash;
+
+	t.c = bpf_map_lookup_elem(&control, &zero);
+	t.table = nat_table();
+	t.slots = nat_slots();
+	if (!p || !now || !t.c || !t.table || !t.slots)
+		return REASON_NAT_FULL;
+	t.now = now;
+	key = p->backend;
+	backend = bpf_map_lookup_elem(&backends, &key);
+	if (!backend || !nat_pool(&t, p))
+		return REASON_NO_BACKEND;
+	if (!now->addresses && !(addr64(now->pool)[0] | addr64(now->pool)[1]))
+		return REASON_NO_NEXT_HOP;
+	copy_address(now->address, backend->address);
+	now->be_port = backend->be_port ? backend->be_port : p->key.be_dport;
+	now->backend = p->backend;
+	nat_ends(&now->ends, p);
+	hash = state_hash(t.c, &now->ends);
+	entry = nat_place(&t, hash);
+	if (!entry)
+		return REASON_NAT_FULL;
+	if (!nat_frozen(t.c)) { /* nobody else sees it now */
+		if (entry->hash)
+			nat_leave_slot(t.c, t.slots, entry->hash, now->index - 1);
+		WRITE_ONCE(entry->hash, 0);
+		__builtin_memcpy(entry, &now->ends, sizeof(now->ends));
+	}
+	bpf_loop(NAT_TRIES, nat_try, &t, 0);
+	trace_step(STEP_NAT, t.done, bpf_ntohs(now->be_pool_port));
+	now->live = p->translated = NAT_MADE;
+	if (nat_frozen(t.c))
+		return t.done ? REASON_NONE : REASON_NAT_PORTS;
+	if (!t.done) {
+		nat_free(entry);
+		return REASON_NAT_PORTS;
+	}
+	__builtin_memcpy(entry->pool, now->pool, 32);
+	entry->backend = now->backend;
+	entry->be_pool_port = now->be_pool_port;
+	entry->be_port = now->be_port;
+	copy_macs(entry->macs, now->macs);
+	entry->ifindex = now->ifindex;
+	entry->hash = now->hash;
+	barrier();
+	__sync_lock_test_and_set(&entry->way[1], 0);
+	__sync_lock_test_and_set(&entry->way[0], nat_word(p, 0, 0, state_tag(hash), now->clock));
+	return REASON_NONE;
+}
+
+/* ---- Answers ------------------------------------------------------------------------------------------------- */
+
+/* Is the packet a backend's answer to something that was translated? Fills the scratch, and p->translated. */
+__noinline int nat_answers(struct pkt *p)
+{
+	struct nat_now *now = nat_now();
+	struct state_ends ends = {};
+	struct nat_entry *entry;
+	struct nat_line *line;
+	struct control *c;
+	__u32 zero = 0, index = 0;
+	void *table, *slots;
+	__u64 hash, there;
+
+	c = bpf_map_lookup_elem(&control, &zero);
+	table = nat_table();
+	slots = nat_slots();
+	if (!p || !now || !c || !table || !slots || !nat_can(p))
+		return 0;
+	nat_ends(&ends, p);
+	hash = state_hash(c, &ends);
+	line = nat_line_at(c, slots, hash);
+	if (!line)
+		return 0;
+#pragma unroll
+	for (int i = 0; i < NAT_SLOTS; i++) {
+		there = READ_ONCE(line->slot[i]);
+		if (there && there >> 32 == hash >> 32)
+			index = there;
+	}
+	if (!index)
+		return 0;
+	entry = nat_entry_at(table, index - 1);
+	if (!entry)
+		return 0;
+	there = READ_ONCE(entry->way[0]);
+	if (!there || nat_claimed(there) || entry->hash != hash || entry->proto != ends.proto || entry->family != ends.family)
+		return 0;
+	now->clock = nat_clock(c);
+	copy_address(now->client.saddr, entry->service);
+	copy_address(now->client.daddr, entry->client);
+	now->client.be_sport = entry->be_service_port;
+	now->client.be_dport = entry->be_client_port;
+	copy_macs(now->macs, entry->macs);
+	now->ifindex = entry->ifindex;
+	if (!nat_read(entry, now, index - 1, there))
+		return 0;
+	nat_age(now, ends.proto);
+	if (!(now->flags[0] | now->flags[1]))
+		return 0;
+	now->client.proto = p->key.proto;
+	now->client.zone = p->key.zone;
+	now->client.tag = p->key.tag;
+	if (now->be_port != ends.be_aport || now->be_pool_port != ends.be_bport || addr64(now->address)[0] != addr64(ends.a)[0] ||
+	    addr64(now->address)[1] != addr64(ends.a)[1] || addr64(now->pool)[0] != addr64(ends.b)[0] ||
+	    addr64(now->pool)[1] != addr64(ends.b)[1])
+		return 0;
+	p->translated = NAT_ANSWER;
+	return 0;
+}
+
+/* Give an answer the key that its client knows it by, or its own again. */
+__noinline int nat_swap_key(struct pkt *p)
+{
+	struct nat_now *now = nat_now();
+	__u64 *a, *b, word;
+
+	if (!p || !now)
+		return 0;
+	a = (__u64 *)&p->key;
+	b = (__u64 *)&now->client;
+#pragma unroll
+	for (int i = 0; i < (int)sizeof(p->key) / 8; i++) {
+		word = a[i];
+		a[i] = b[i];
+		b[i] = word;
+	}
+	return 0;
+}
+
+/* Say whose answer it is. */
+static __always_inline void nat_name(struct pkt *p)
+{
+	struct nat_now *now = nat_now();
+	struct backend *backend;
+	__u32 key;
+
+	if (!now)
+		return;
+	key = p->backend = now->backend;
+	backend = bpf_map_lookup_elem(&backends, &key);
+	if (backend)
+		p->service = backend->service;
+}
+
+/* ---- Changing packets ---------------------------------------------------------------------------------------- */
+
+/* What changes of a pseudo header adds to a checksum; the words as they lie in memory. */
+static __always_inline __u32 nat_difference(__u8 family, const void *old, const void *new)
+{
+	const __u16 *from = old, *to = new;
+	__u32 sum = 0;
+
+	if (family == FAMILY_V4)
+		return (__u16)~from[6] + to[6] + (__u16)~from[7] + to[7];
+#pragma unroll
+	for (int i = 0; i < 8; i++)
+		sum += (__u16)~from[i] + to[i];
+	return sum;
+}
+
+/* TCP and UDP: ports and checksum. `addresses`: what their change adds. A checksum that isn't there stays away (RFC 768). */
+static __always_inline bool nat_rewrite_ports(ctx_t *ctx, const struct pkt *p, __u32 addresses, __u32 be_ports)
+{
+	struct udp_header *udp = ctx_at(ctx, p->l4);
+	bool is_udp = p->key.proto == PROTO_UDP;
+	__u32 old = (__u32)p->key.be_dport << 16 | p->key.be_sport;
+#ifdef HOOK_XDP
+	__u16 *csum = is_udp ? &udp->csum : &((struct tcp_header *)udp)->csum, value;
+
+	if ((void *)(udp + 1) > ctx_data_end(ctx) || (void *)(csum + 1) > ctx_data_end(ctx))
+		return false;
+	value = *csum;
+	if (!is_udp || value) {
+		value = csum_fold((__u16)~value + addresses + (__u16)~old + (__u16)~(old >> 16) + (__u16)be_ports + (be_ports >> 16));
+		*csum = is_udp && !value ? 0xffff : value;
+	}
+#else
+	/* The kernel's helpers know a checksum that the sender leaves to the network card. */
+	__u32 at = p->l4 + (is_udp ? offsetof(struct udp_header, csum) : offsetof(struct tcp_header, csum));
+	__u64 zero = is_udp ? BPF_F_MARK_MANGLED_0 : 0;
+
+	if (bpf_l4_csum_replace(ctx, at, 0, addresses, zero | BPF_F_PSEUDO_HDR) ||
+	    bpf_l4_csum_replace(ctx, at, old, be_ports, zero | sizeof(old)))
+		return false;
+	udp = ctx_at(ctx, p->l4);
+	if ((void *)(udp + 1) > ctx_data_end(ctx))
+		return false;
+#endif
+	udp->be_sport = be_ports;
+	udp->be_dport = be_ports >> 16;
+	return true;
+}
+
+/* Give a packet other ends, and take a hop of its TTL. be_ports: source, and destination above it. */
+static __always_inline bool nat_rewrite(ctx_t *ctx, const struct pkt *p, const __u8 *saddr, const __u8 *daddr, __u32 be_ports)
+{
+	__u32 addresses = nat_difference(p->family, p->key.saddr, saddr) + nat_difference(p->family, p->key.daddr, daddr);
+	struct ipv4_header *ip4;
+	struct ipv6_header *ip6;
+
+	if (!nat_rewrite_ports(ctx, p, addresses, be_ports))
+		return false;
+	if (p->family == FAMILY_V4) {
+		ip4 = ctx_at(ctx, p->l3);
+		if ((void *)(ip4 + 1) > ctx_data_end(ctx))
+			return false;
+		ip4->csum = csum_fold((__u16)~ip4->csum + addresses + (__u16)~bpf_htons(p->ttl << 8) + bpf_htons((p->ttl - 1) << 8));
+		ip4->ttl = p->ttl - 1;
+		ip4->saddr = ((__be32 *)saddr)[3];
+		ip4->daddr = ((__be32 *)daddr)[3];
+	} else {
+		ip6 = ctx_at(ctx, p->l3);
+		if ((void *)(ip6 + 1) > ctx_data_end(ctx))
+			return false;
+		ip6->hop_limit = p->ttl - 1;
+		copy_address(ip6->saddr, saddr);
+		copy_address(ip6->daddr, daddr);
+	}
+	return true;
+}
+
+static __always_inline __u32 nat_ports(__be16 be_sport, __be16 be_dport) { return (__u32)be_dport << 16 | be_sport; }
