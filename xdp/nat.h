@@ -452,7 +452,7 @@ static __noinline bool nat_pool(struct nat_try *t, struct pkt *p)
 	if (p->service_place < ASKED_FOUND || !head)
 		return false;
 	service = line_at(t->services, head->service_off + p->service_place - ASKED_FOUND);
-	if (!service || service->nat_hi < service->nat_lo)
+	if (!service || !service->nat_lo) /* it doesn't translate any more */
 		return false;
 	now->addresses = service->nat_addresses ? service->nat_off : 0;
 	now->lo = service->nat_lo;
@@ -485,8 +485,10 @@ __noinline int nat_make(struct pkt *p)
 	t.now = now;
 	key = p->backend;
 	backend = bpf_map_lookup_elem(&backends, &key);
-	if (!backend || !nat_pool(&t, p))
+	if (!backend || !nat_pool(&t, p)) {
+		p->backend = p->new_flow = 0;
 		return REASON_NO_BACKEND;
+	}
 	if (!now->addresses && !(addr64(now->pool)[0] | addr64(now->pool)[1]))
 		return REASON_NO_NEXT_HOP;
 	copy_address(now->address, backend->address);

@@ -128,6 +128,11 @@ func (m *Model) balance(service *model.Service, flow, f facts, frame []byte, out
 	case isNAT(key) && f.ttl <= 1:
 		out.Verdict, out.Reason = Drop, "ttl-exceeded"
 	default:
+		if isNAT(key) && nat == nil && service.NAT.Ports.Lo == 0 { // the service doesn't translate any more
+			m.counters.packet("backend none", frame)
+			out.Verdict, out.Reason, out.Backend = Drop, "no-backend", ""
+			return key
+		}
 		if isNAT(key) && nat == nil {
 			if nat = m.translate(service, key, f); nat == nil {
 				out.Verdict, out.Reason = Drop, "nat-ports"
