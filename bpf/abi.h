@@ -271,6 +271,7 @@ enum ext_flags {
  *     Bucket by mix2(a >> 8, 4); slots of u64: kind << 60 | (a >> 8) << 36 | payload. No slot matches: class 0.
  *     Every slot of a /24 is in the same bucket or the ones it overflows into; UNIFORM of a /24 is the class of the addresses
  *     that no HOST slot of that /24 names; DENSE alone decides its /24.
+ *     Before the code: a bit a /23, u64 word (a >> 9) / 64, bit (a >> 9) % 64: 0 means that both codes are 0.
  *     No code table: the sets are small, and every /24 that they touch is in the buckets.
  * v6: for each used prefix length, longest first: h = mix3(hi & mask, lo & mask, 6 | len << 8); bloom word (h >> 40) & bloom_mask must have the
  *     bits 1 << (h & 63), 1 << (h >> 6 & 63), 1 << (h >> 12 & 63); then bucket (h >> 18) & mask. The first hit decides (its class holds
@@ -290,7 +291,8 @@ struct sets_head {
 	__u32 v6_bucket_mask;
 	__u32 v6_lens;       /* number of used lengths */
 	__u32 v6_len_off;    /* u8 lengths, descending, up to 128 in two lines */
-	__u32 pad[3];
+	__u32 v4_touched_off; /* 0: none */
+	__u32 pad[2];
 };
 /* v4 slot kinds, bits 60..63 of the u64; 0 ends the bucket. Bit 35 of slot 0: entries went on into the next bucket. */
 enum v4_slot { V4_END, V4_HOST /* payload: host << 16 | class */, V4_UNIFORM /* class */, V4_DENSE /* dense index, 32 bits */ };

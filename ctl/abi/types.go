@@ -751,7 +751,8 @@ type SetsHead struct {
 	V6BucketMask uint32
 	V6Lens       uint32
 	V6LenOff     uint32
-	Pad          [3]uint32
+	V4TouchedOff uint32
+	Pad          [2]uint32
 }
 
 type State uint32

@@ -106,6 +106,9 @@ func (m *mirror) setsOf(addr netip.Addr) abi.Line {
 }
 
 func (m *mirror) class4(head *abi.SetsHead, addr uint32) uint16 {
+	if head.V4TouchedOff != 0 && area(m.Sets, head.V4TouchedOff).word(int(addr>>15))>>(addr>>9&63)&1 == 0 {
+		return 0
+	}
 	if head.V4CodeOff != 0 {
 		switch area(m.Sets, head.V4CodeOff).word(int(addr>>13)) >> (addr >> 8 & 31 * 2) & 3 {
 		case 0:

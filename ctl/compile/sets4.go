@@ -96,10 +96,12 @@ func (t *flat) addSets4(head *abi.SetsHead, spans []span) {
 	}
 	s := &sets4{slots: make([]uint64, 0, len(spans)), denseIndex: map[[256]class]int{}}
 	if touched24(spans) > directBlocks {
-		codes, l16 := len(newArray(1<<24, 2)), len(newArray(1<<16, 16))
-		head.V4CodeOff = t.reserve(codes + l16)
+		codes, l16, touched := len(newArray(1<<24, 2)), len(newArray(1<<16, 16)), len(newArray(1<<23, 1))
+		head.V4CodeOff = t.reserve(codes + l16 + touched)
 		head.V4L16Off = head.V4CodeOff + uint32(codes)
+		head.V4TouchedOff = head.V4L16Off + uint32(l16)
 		s.codes, s.l16 = t.array(head.V4CodeOff, codes), t.array(head.V4L16Off, l16)
+		touch23(t.array(head.V4TouchedOff, touched), spans)
 	}
 	s.block = spans[0].first >> 16
 	for _, sp := range spans {
@@ -117,6 +119,22 @@ func touched24(spans []span) (n uint64) {
 		n += uint64(sp.last>>8) - uint64(sp.first>>8) + 1
 	}
 	return n
+}
+
+// touch23 sets the bit of each /23 that spans touch.
+func touch23(bits array, spans []span) {
+	for _, sp := range spans {
+		first, last := sp.first>>9, sp.last>>9
+		for ; first <= last && first%64 != 0; first++ {
+			bits.or(int(first/64), 1<<(first%64))
+		}
+		for ; first+63 <= last; first += 64 {
+			bits.setWord(int(first/64), ^uint64(0))
+		}
+		for ; first <= last; first++ {
+			bits.or(int(first/64), 1<<(first%64))
+		}
+	}
 }
 
 // add splits a span at the borders of /16s and /24s.
