@@ -9,7 +9,6 @@ import (
 	"gardu/ctl/abi"
 	"gardu/ctl/compile"
 	"gardu/ctl/dataplane"
-	"gardu/ctl/lb"
 )
 
 // flowsMax is what the flow table of every world is made for. It is divided among the CPUs, as traffic is; here one CPU sees
@@ -140,7 +139,7 @@ func install(plane *dataplane.Dataplane, tables *compile.Tables) error {
 		}
 	}
 	for _, r := range tables.Rings {
-		if err := plane.PutRing(r.ID, lb.Ring(r.Members, lb.RingSize)); err != nil {
+		if err := plane.PutRing(r.ID, r.Build(nil)); err != nil {
 			return err
 		}
 	}

@@ -41,8 +41,6 @@ enum limits {
 	INTERFACE_PLACES = 1024, /* a power of two */
 	BACKEND_IDS = 16384,  /* id 0: none */
 	RINGS = 8192,         /* ring ids; 0: none */
-	RING_SIZE = 65537,    /* slots of a ring, a prime */
-	RING_LINES = (RING_SIZE * 2 + 63) / 64,
 	REASON_SLOTS = 64,
 	GROUPS = 64,          /* mask groups of a ruleset: one bit each */
 	SET_BITS = 512,       /* address sets of a generation: one bit each in a class line; bit 0 is filter.allow */
@@ -322,8 +320,7 @@ struct services_head {
 	__u32 bucket_off;
 	__u32 bucket_mask;
 	__u32 chain_off;
-	__u32 ring_size;     /* slots of a ring, a prime */
-	__u32 pad[8];
+	__u32 pad[9];
 };
 struct service_record {
 	__u64 addr[2];       /* host order, v4 mapped */
@@ -337,7 +334,9 @@ struct service_record {
 	__u32 ring;          /* index of `rings` */
 	__u32 nat_off;       /* their lines: four addresses each, network order, v4 mapped */
 	__u16 nat_lo, nat_hi; /* source ports */
-	__u64 pad1[3];
+	__u32 ring_size;     /* slots of the ring, a prime */
+	__u32 pad1;
+	__u64 pad2[2];
 };
 enum service_flags { SERVICE_ARP = 1 /* answer ARP and ND */, SERVICE_AFFINITY_SOURCE = 2 };
 /* A ring is an array of lines as well: u16 backend ids, ring_size of them; slot = (u64)(u32)h * ring_size >> 32 with
@@ -421,6 +420,8 @@ enum backend_state {
 	BACKEND_USED = 1,    /* the entry is valid */
 	BACKEND_UP = 2,      /* forward flows that are on it */
 	BACKEND_HOP = 4,     /* ifindex, dmac, smac, mtu are valid; else ask the FIB */
+	BACKEND_DOWN_DROP = 8,   /* while it isn't up, TCP flows on it are dropped until they begin anew; else they move */
+	BACKEND_DOWN_RESET = 16, /* likewise, and their clients get a reset */
 };
 
 struct backend_note {    /* what somebody ordered while running; the data plane doesn't read it */

@@ -22,6 +22,7 @@ CONFIG(__u8, cfg_interfaces, "match interfaces");
 CONFIG(__u8, cfg_asked, "match services");
 CONFIG(__u8, cfg_health, "let answers to health checks through a filter that would drop them");
 CONFIG(__u8, cfg_out, "judge what the kernel sends");
+CONFIG(__u8, cfg_down, "drop or reset the flows of backends that are down");
 CONFIG(__u8, cfg_state, "judge packets by what passed before them");
 CONFIG(__u8, cfg_nat, "translate what goes to backends of services with forward: nat, and what they answer");
 volatile const __u8 cfg_trace SEC(".rodata.config") = 0; /* record each step for explain; never on in live programs */

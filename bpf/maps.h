@@ -38,8 +38,20 @@ LINES_OUTER(tables_sets, GENERATION_SLOTS, 1);
 LINES_OUTER(tables_rules, GENERATION_SLOTS, 1);
 LINES_OUTER(tables_services, GENERATION_SLOTS, 1);
 
-/* Daemon writes, programs read. Key: ring id. A changed ring is a new inner map, put here in one store. Missing: no-backend. */
-LINES_OUTER(rings, RINGS, RING_LINES);
+/* Daemon writes, programs read. Key: ring id. A changed ring is a new inner map, put here in one store. Missing: no-backend. Rings are
+ * as long as their services want: only new flows ask them, so that a lookup may be a call. */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY_OF_MAPS);
+	__type(key, __u32);
+	__uint(max_entries, RINGS);
+	__array(values, struct {
+		__uint(type, BPF_MAP_TYPE_ARRAY);
+		__uint(key_size, sizeof(__u32));
+		__uint(value_size, sizeof(struct line));
+		__uint(max_entries, 1);
+		__uint(map_flags, BPF_F_MMAPABLE | BPF_F_INNER_MAP);
+	});
+} rings SEC(".maps");
 
 /* Daemon writes (health, next hops), programs read. Key: backend id. */
 MAP(backends, BPF_MAP_TYPE_ARRAY, __u32, struct backend, BACKEND_IDS);

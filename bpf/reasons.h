@@ -23,6 +23,7 @@
 	X(BLOCKED, DROP, "blocked", "a block covers the source")                                               \
 	X(MALFORMED, DROP, "malformed", "headers are cut short or contradict each other")                      \
 	X(NO_BACKEND, DROP, "no-backend", "the service has no backend that is up")                             \
+	X(BACKEND_DOWN, DROP, "backend-down", "the backend of this flow is down, and on-down of its service is drop")  \
 	X(NO_NEXT_HOP, DROP, "no-next-hop", "the way to the backend is not known")                             \
 	X(TOO_BIG, DROP, "too-big", "larger than the MTU of the way out, and nobody was told")                 \
 	X(SERVICE_FRAGMENT, DROP, "service-fragment", "a later fragment for a service address, and the first wasn't seen before it") \
@@ -37,6 +38,7 @@
 	X(REJECT_LIMITED, DROP, "reject-limited", "rejected without an answer: enough were given")                     \
 	X(REJECT_SILENT, DROP, "reject-silent", "rejected without an answer: such a packet must get none")             \
 	X(REJECT_FAILED, DROP, "reject-failed", "rejected without an answer: the kernel refused room for it")          \
+	X(BACKEND_RESET, REJECT, "backend-reset", "the backend of this flow is down, and its client was sent a reset")  \
 	X(RULE_REDIRECT, REDIRECT, "rule-redirect", "a rule with action redirect decided")                             \
 	X(REDIRECT_FAILED, DROP, "redirect-failed", "the interface that a rule redirects to is away or down")          \
 	X(ARP_REPLY, REDIRECT, "arp-reply", "answered an ARP request for a service address")                   \

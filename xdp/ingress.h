@@ -54,18 +54,34 @@ static __always_inline bool balance_remembered(struct pkt *p, struct flow_value 
 }
 
 /* A backend was chosen in the middle of a flow, and rings have changed: another CPU may know the flow's own. */
-static __always_inline void keep_backend(struct control *c, struct pkt *p)
+static __always_inline enum reason keep_backend(struct control *c, struct pkt *p)
 {
+	enum reason lost;
 	__u16 own;
 
 	if (!p->new_flow || !c->ring_changes || p->has & IS_SYN)
-		return;
+		return REASON_FORWARD;
 	own = flow_elsewhere(p);
-	if (!backend_of(own, p->service))
-		return;
+	if (!backend_of(own, p->service)) {
+		lost = lost_with(p, own, p->service);
+		return lost ? lost : REASON_FORWARD;
+	}
 	p->backend = own;
 	p->new_flow = 0;
 	trace_step(STEP_BACKEND, 1, own);
+	return REASON_FORWARD;
+}
+
+/* The client of a flow whose backend is down is told so. */
+static __always_inline enum reason reset_flow(ctx_t *ctx, struct control *c, struct pkt *p)
+{
+	enum reason reason;
+
+	if (c->watch_until)
+		watch_drop(ctx, p); /* as long as it is what came in */
+	p->reject = REJECT_TCP_RESET;
+	reason = reject(ctx, p);
+	return reason == REASON_RULE_REJECT ? REASON_BACKEND_RESET : reason;
 }
 
 /* A frame that is neither IPv4 nor IPv6: rules may take it up that name the link layer, and a request for a service address gets its
@@ -190,7 +206,7 @@ static __always_inline enum reason ingress(ctx_t *ctx, struct control *c, struct
 				sent = is_whole_error(p) ? balance_error(ctx, p) : balance(ctx, p, flow);
 		}
 		if (sent == REASON_FORWARD && cfg_flows)
-			keep_backend(c, p);
+			sent = keep_backend(c, p);
 		if (p->has & IS_FRAGMENT && p->service)
 			note_first(p);
 		if (cfg_nat && sent == REASON_FORWARD)
@@ -207,6 +223,8 @@ static __always_inline enum reason ingress(ctx_t *ctx, struct control *c, struct
 				watch_drop(ctx, p); /* as long as it is what came in */
 			sent = too_big(ctx, p);
 		}
+		if (cfg_down && sent == REASON_BACKEND_RESET)
+			return reset_flow(ctx, c, p);
 		if (verdict_of(sent) == VERDICT_DROP || verdict_of(sent) == VERDICT_REJECT)
 			return sent;
 		if (sent)

@@ -13,7 +13,7 @@ enum {
 };
 
 /* Choose a backend from the ring. Two boxes with the same configuration choose alike. */
-static __always_inline __u16 ring_choose(struct services_head *head, struct service_record *service, const struct pkt *p)
+static __always_inline __u16 ring_choose(struct service_record *service, const struct pkt *p)
 {
 	__u32 ring_id = service->ring, slot;
 	void *ring = bpf_map_lookup_elem(&rings, &ring_id);
@@ -28,7 +28,7 @@ static __always_inline __u16 ring_choose(struct services_head *head, struct serv
 	else
 		h = flow_mix(p);
 	for (int i = 0; i < RING_TRIES; i++) {
-		slot = (h >> 32) * head->ring_size >> 32;
+		slot = (h >> 32) * service->ring_size >> 32;
 		id = u16_at(ring, 0, slot);
 		backend = bpf_map_lookup_elem(&backends, &id);
 		if (id && backend && backend->state & BACKEND_UP)
@@ -102,10 +102,30 @@ __noinline int forward_to(ctx_t *ctx, struct pkt *p)
 	return found ? forward(ctx, p, &hop) : REASON_NO_NEXT_HOP;
 }
 
-static __always_inline enum reason choose_backend(struct pkt *p, struct flow_value *flow, struct services_head *head,
-						  struct service_record *service)
+/* What becomes of a packet whose flow is on a backend that is down; REASON_NONE: it goes to another one. TCP alone, which shows where
+ * a flow begins anew: other flows would never get away. */
+static __always_inline enum reason lost_with(struct pkt *p, __u16 id, __u16 service)
+{
+	struct backend *backend;
+	__u32 key = id;
+
+	if (!cfg_down || !id || p->key.proto != PROTO_TCP || p->has & IS_SYN)
+		return REASON_NONE;
+	backend = bpf_map_lookup_elem(&backends, &key);
+	if (!backend || backend->state & BACKEND_UP || backend->service != service)
+		return REASON_NONE;
+	if (!(backend->state & (BACKEND_DOWN_DROP | BACKEND_DOWN_RESET)))
+		return REASON_NONE;
+	p->backend = id;
+	p->new_flow = 0;
+	trace_step(STEP_BACKEND, 0, id);
+	return backend->state & BACKEND_DOWN_DROP ? REASON_BACKEND_DOWN : REASON_BACKEND_RESET;
+}
+
+static __always_inline enum reason choose_backend(struct pkt *p, struct flow_value *flow, struct service_record *service)
 {
 	struct backend *backend = NULL;
+	enum reason lost;
 
 	p->service = service->id;
 	trace_step(STEP_SERVICE, 1, service->id);
@@ -115,7 +135,10 @@ static __always_inline enum reason choose_backend(struct pkt *p, struct flow_val
 	if (backend) {
 		p->backend = flow->backend;
 	} else {
-		p->backend = ring_choose(head, service, p);
+		lost = flow ? lost_with(p, flow->backend, service->id) : REASON_NONE;
+		if (lost)
+			return lost;
+		p->backend = ring_choose(service, p);
 		p->new_flow = 1;
 		backend = backend_of(p->backend, service->id);
 	}
@@ -157,7 +180,7 @@ __noinline int balance(ctx_t *ctx, struct pkt *p, struct flow_value *flow)
 		if (f.found == NO_SERVICE)
 			return REASON_NONE;
 		service = line_at(f.services, f.head->service_off + f.found);
-		return service ? choose_backend(p, flow, f.head, service) : REASON_NO_TABLES;
+		return service ? choose_backend(p, flow, service) : REASON_NO_TABLES;
 	}
 	if (!service_address(&f, p->key.daddr))
 		return REASON_NONE;

@@ -52,6 +52,7 @@ const (
 	AbiVarCfgActions        = "cfg_actions"
 	AbiVarCfgAsked          = "cfg_asked"
 	AbiVarCfgBlocks         = "cfg_blocks"
+	AbiVarCfgDown           = "cfg_down"
 	AbiVarCfgDropped        = "cfg_dropped"
 	AbiVarCfgEffects        = "cfg_effects"
 	AbiVarCfgEvents         = "cfg_events"
@@ -165,6 +166,7 @@ type AbiVariableSpecs struct {
 	CfgActions    *ebpf.VariableSpec `ebpf:"cfg_actions"`
 	CfgAsked      *ebpf.VariableSpec `ebpf:"cfg_asked"`
 	CfgBlocks     *ebpf.VariableSpec `ebpf:"cfg_blocks"`
+	CfgDown       *ebpf.VariableSpec `ebpf:"cfg_down"`
 	CfgDropped    *ebpf.VariableSpec `ebpf:"cfg_dropped"`
 	CfgEffects    *ebpf.VariableSpec `ebpf:"cfg_effects"`
 	CfgEvents     *ebpf.VariableSpec `ebpf:"cfg_events"`
@@ -288,6 +290,7 @@ type AbiVariables struct {
 	CfgActions    *ebpf.Variable `ebpf:"cfg_actions"`
 	CfgAsked      *ebpf.Variable `ebpf:"cfg_asked"`
 	CfgBlocks     *ebpf.Variable `ebpf:"cfg_blocks"`
+	CfgDown       *ebpf.Variable `ebpf:"cfg_down"`
 	CfgDropped    *ebpf.Variable `ebpf:"cfg_dropped"`
 	CfgEffects    *ebpf.Variable `ebpf:"cfg_effects"`
 	CfgEvents     *ebpf.Variable `ebpf:"cfg_events"`

@@ -7,7 +7,7 @@ var mapHelp = map[string]string{
 	"tables_sets":        "Daemon writes, programs read: enum table, one map each. Key: slot of the generation. Inner maps are immutable once the index points to them. These three belong to one load of the programs: the inner maps are what is pinned.",
 	"tables_rules":       "Daemon writes, programs read: enum table, one map each. Key: slot of the generation. Inner maps are immutable once the index points to them. These three belong to one load of the programs: the inner maps are what is pinned.",
 	"tables_services":    "Daemon writes, programs read: enum table, one map each. Key: slot of the generation. Inner maps are immutable once the index points to them. These three belong to one load of the programs: the inner maps are what is pinned.",
-	"rings":              "Daemon writes, programs read. Key: ring id. A changed ring is a new inner map, put here in one store. Missing: no-backend.",
+	"rings":              "Daemon writes, programs read. Key: ring id. A changed ring is a new inner map, put here in one store. Missing: no-backend. Rings are as long as their services want: only new flows ask them, so that a lookup may be a call.",
 	"backends":           "Daemon writes (health, next hops), programs read. Key: backend id.",
 	"backend_notes":      "Daemon only: drains and weights that were ordered, kept here so that they survive a crash as the backend's state does. Key: backend id. Never full.",
 	"blocks":             "Daemon adds and removes; programs read and count hits. Full: `gardu block` fails and says so.",

@@ -40,9 +40,11 @@ type BackendNote struct {
 type BackendState uint32
 
 const (
-	BackendUsed BackendState = 1
-	BackendUp   BackendState = 2
-	BackendHop  BackendState = 4
+	BackendUsed      BackendState = 1
+	BackendUp        BackendState = 2
+	BackendHop       BackendState = 4
+	BackendDownDrop  BackendState = 8
+	BackendDownReset BackendState = 16
 )
 
 type Block struct {
@@ -412,8 +414,6 @@ const (
 	InterfacePlaces Limits = 1024
 	BackendIds      Limits = 16384
 	Rings           Limits = 8192
-	RingSize        Limits = 65537
-	RingLines       Limits = 2049
 	ReasonSlots     Limits = 64
 	Groups          Limits = 64
 	SetBits         Limits = 512
@@ -525,28 +525,30 @@ const (
 	ReasonBlocked         Reason = 13
 	ReasonMalformed       Reason = 14
 	ReasonNoBackend       Reason = 15
-	ReasonNoNextHop       Reason = 16
-	ReasonTooBig          Reason = 17
-	ReasonServiceFragment Reason = 18
-	ReasonEncapFailed     Reason = 19
-	ReasonTtlExceeded     Reason = 20
-	ReasonNatFull         Reason = 21
-	ReasonNatPorts        Reason = 22
-	ReasonNoTables        Reason = 23
-	ReasonForward         Reason = 24
-	ReasonNatReply        Reason = 25
-	ReasonRuleReject      Reason = 26
-	ReasonRejectLimited   Reason = 27
-	ReasonRejectSilent    Reason = 28
-	ReasonRejectFailed    Reason = 29
-	ReasonRuleRedirect    Reason = 30
-	ReasonRedirectFailed  Reason = 31
-	ReasonArpReply        Reason = 32
-	ReasonNdReply         Reason = 33
-	ReasonEchoReply       Reason = 34
-	ReasonTooBigTold      Reason = 35
-	ReasonCannotFragment  Reason = 36
-	ReasonCount           Reason = 37
+	ReasonBackendDown     Reason = 16
+	ReasonNoNextHop       Reason = 17
+	ReasonTooBig          Reason = 18
+	ReasonServiceFragment Reason = 19
+	ReasonEncapFailed     Reason = 20
+	ReasonTtlExceeded     Reason = 21
+	ReasonNatFull         Reason = 22
+	ReasonNatPorts        Reason = 23
+	ReasonNoTables        Reason = 24
+	ReasonForward         Reason = 25
+	ReasonNatReply        Reason = 26
+	ReasonRuleReject      Reason = 27
+	ReasonRejectLimited   Reason = 28
+	ReasonRejectSilent    Reason = 29
+	ReasonRejectFailed    Reason = 30
+	ReasonBackendReset    Reason = 31
+	ReasonRuleRedirect    Reason = 32
+	ReasonRedirectFailed  Reason = 33
+	ReasonArpReply        Reason = 34
+	ReasonNdReply         Reason = 35
+	ReasonEchoReply       Reason = 36
+	ReasonTooBigTold      Reason = 37
+	ReasonCannotFragment  Reason = 38
+	ReasonCount           Reason = 39
 )
 
 type RejectLimit struct {
@@ -707,7 +709,9 @@ type ServiceRecord struct {
 	NatOff       uint32
 	NatLo        uint16
 	NatHi        uint16
-	Pad1         [3]uint64
+	RingSize     uint32
+	Pad1         uint32
+	Pad2         [2]uint64
 }
 
 type ServicesHead struct {
@@ -719,8 +723,7 @@ type ServicesHead struct {
 	BucketOff  uint32
 	BucketMask uint32
 	ChainOff   uint32
-	RingSize   uint32
-	Pad        [8]uint32
+	Pad        [9]uint32
 }
 
 type SetsBucket6 struct {

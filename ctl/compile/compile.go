@@ -1,6 +1,7 @@
 package compile
 
 import (
+	"cmp"
 	"fmt"
 	"net/netip"
 	"slices"
@@ -26,6 +27,7 @@ type Tables struct {
 type Ring struct {
 	ID      uint32
 	Service string
+	Size    int // slots
 	Members []lb.Member
 }
 
@@ -41,6 +43,7 @@ type Backend struct {
 	Address           netip.Addr
 	Port              uint16 // mode nat; 0: that of the packet
 	Mode              abi.Mode
+	OnDown            model.OnDown
 }
 
 // Runtime is what is known of a backend outside the snapshot. The zero value changes nothing.
@@ -48,12 +51,18 @@ type Runtime struct {
 	Down    bool // by its health check
 	Drained bool
 	Weight  *int // in place of the snapshot's
+	Slow    int  // tenths of its weight that it has for now; 0: all
 }
 
+// slowSteps is what Runtime.Slow counts in.
+const slowSteps = 10
+
 // Live returns the members to feed to lb.Ring in the present state, by backend id: who is down or drained has
-// weight 0, so that new flows go elsewhere.
+// weight 0, so that new flows go elsewhere, and so have backups while another backend has not. While somebody starts slowly, all
+// weights are ten times as large.
 func (r Ring) Live(state map[uint16]Runtime) []lb.Member {
 	members := make([]lb.Member, len(r.Members))
+	primary, slow := false, false
 	for i, m := range r.Members {
 		now := state[m.ID]
 		if now.Weight != nil {
@@ -63,8 +72,29 @@ func (r Ring) Live(state map[uint16]Runtime) []lb.Member {
 			m.Weight = 0
 		}
 		members[i] = m
+		primary = primary || m.Weight > 0 && !m.Backup
+		slow = slow || m.Weight > 0 && now.Slow > 0
+	}
+	for i := range members {
+		m := &members[i]
+		if m.Backup && primary {
+			m.Weight = 0
+		}
+		if !slow {
+			continue
+		}
+		if tenths := state[m.ID].Slow; tenths > 0 {
+			m.Weight *= tenths
+		} else {
+			m.Weight *= slowSteps
+		}
 	}
 	return members
+}
+
+// Build makes the ring of the present state.
+func (r Ring) Build(state map[uint16]Runtime) []uint16 {
+	return lb.Ring(r.Live(state), cmp.Or(r.Size, lb.RingSize))
 }
 
 // Compile builds the tables of a checked snapshot with ids from IDs.Assign of the same snapshot. It fails with

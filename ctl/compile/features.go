@@ -13,7 +13,7 @@ import (
 // Features are the load-time constants of bpf/config.h that a snapshot needs. A field is a constant: Rules is cfg_rules. A new
 // one needs no other list; a test holds the two together.
 type Features struct {
-	Rules, Sets, Blocks, Services, Flows, Sample, Dropped, Health, Effects, Actions, State, Out, Limits, Events, Fragments, Link, Interfaces, Asked, Nat, Trace bool
+	Rules, Sets, Blocks, Services, Flows, Sample, Dropped, Health, Effects, Actions, Down, State, Out, Limits, Events, Fragments, Link, Interfaces, Asked, Nat, Trace bool
 }
 
 // AllFeatures is everything but tracing, which live programs never have.
@@ -119,8 +119,10 @@ func features(snapshot *model.Snapshot, rules *lowered) Features {
 		f.Events = f.Events || r.Log|r.Sample != 0
 	}
 	for i := range snapshot.Services {
-		f.Health = f.Health || snapshot.Services[i].Health != nil
-		f.Nat = f.Nat || snapshot.Services[i].Forward == lb.ModeNAT
+		s := &snapshot.Services[i]
+		f.Health = f.Health || s.Health != nil
+		f.Down = f.Down || s.OnDown == model.DownDrop || s.OnDown == model.DownReset
+		f.Nat = f.Nat || s.Forward == lb.ModeNAT
 	}
 	return f
 }

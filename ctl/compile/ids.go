@@ -10,6 +10,7 @@ import (
 	"strconv"
 
 	"gardu/ctl/abi"
+	"gardu/ctl/lb"
 	"gardu/ctl/model"
 )
 
@@ -193,10 +194,17 @@ func ringKey(service *model.Service) string {
 	var parts []string
 	for i := range service.Backends {
 		backend := &service.Backends[i]
-		parts = append(parts, fmt.Sprintf("%s %d\n", backendKey(service, backend), backend.Weight))
+		backup := ""
+		if backend.Backup {
+			backup = " backup"
+		}
+		parts = append(parts, fmt.Sprintf("%s %d%s\n", backendKey(service, backend), backend.Weight, backup))
 	}
 	slices.Sort(parts)
 	digest := sha256.New()
+	if size := ringSlots(service); size != lb.RingSize {
+		fmt.Fprintf(digest, "%d slots\n", size)
+	}
 	for _, part := range parts {
 		digest.Write([]byte(part))
 	}

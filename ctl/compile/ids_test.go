@@ -316,3 +316,54 @@ func TestIDsAsJSON(t *testing.T) {
 		}
 	}
 }
+
+// Backups get flows only while nobody else does; who starts slowly has a part of its weight.
+func TestLiveBackupsAndSlowStart(t *testing.T) {
+	ring := Ring{Members: []lb.Member{{Name: "a", ID: 1, Weight: 100}, {Name: "b", ID: 2, Weight: 50}, {Name: "c", ID: 3, Weight: 30, Backup: true}}}
+	zero := 0
+	for _, test := range []struct {
+		state map[uint16]Runtime
+		want  [3]int
+	}{
+		{nil, [3]int{100, 50, 0}},
+		{map[uint16]Runtime{1: {Down: true}}, [3]int{0, 50, 0}},
+		{map[uint16]Runtime{1: {Down: true}, 2: {Drained: true}}, [3]int{0, 0, 30}},
+		{map[uint16]Runtime{1: {Down: true}, 2: {Weight: &zero}}, [3]int{0, 0, 30}},
+		{map[uint16]Runtime{1: {Down: true}, 2: {Down: true}, 3: {Down: true}}, [3]int{0, 0, 0}},
+		{map[uint16]Runtime{2: {Slow: 1}}, [3]int{1000, 50, 0}},
+		{map[uint16]Runtime{1: {Slow: 9}, 2: {Slow: 3}}, [3]int{900, 150, 0}},
+		{map[uint16]Runtime{2: {Slow: 1, Down: true}}, [3]int{100, 0, 0}},
+	} {
+		var got [3]int
+		for i, m := range ring.Live(test.state) {
+			got[i] = m.Weight
+		}
+		if got != test.want {
+			t.Errorf("%+v: weights %v, want %v", test.state, got, test.want)
+		}
+	}
+}
+
+// What makes another ring gets another id, so that the generation before keeps its own.
+func TestRingKey(t *testing.T) {
+	make := func(change func(*model.Service)) string {
+		s := service("web", "192.0.2.10", 443, backend("b1", "10.0.0.11", 100), backend("b2", "10.0.0.12", 100))
+		change(&s)
+		return ringKey(&s)
+	}
+	same := make(func(*model.Service) {})
+	keys := map[string]string{same: "as it is"}
+	for name, change := range map[string]func(*model.Service){
+		"size":   func(s *model.Service) { s.Ring = 251 },
+		"weight": func(s *model.Service) { s.Backends[1].Weight = 50 },
+		"backup": func(s *model.Service) { s.Backends[1].Backup = true },
+	} {
+		if other, ok := keys[make(change)]; ok {
+			t.Errorf("%s: the ring is that of %s", name, other)
+		}
+		keys[make(change)] = name
+	}
+	if make(func(s *model.Service) { s.Ring = lb.RingSize; slices.Reverse(s.Backends) }) != same {
+		t.Error("the default size, or another order of backends, is another ring")
+	}
+}

@@ -1,6 +1,7 @@
 package compile
 
 import (
+	"cmp"
 	"encoding/binary"
 	"fmt"
 
@@ -51,7 +52,7 @@ func servicesTable(services []model.Service, ids IDs) ([]abi.Line, error) {
 		return nil, err
 	}
 	t := table{heads: 1}
-	head := abi.ServicesHead{Services: uint32(len(services)), RingSize: lb.RingSize}
+	head := abi.ServicesHead{Services: uint32(len(services))}
 	for i := range services {
 		if pool := poolLines(&services[i]); pool != nil {
 			records[i].NatOff, records[i].NatAddresses = t.add(pool), uint16(len(services[i].NAT.Pool))
@@ -113,7 +114,7 @@ func serviceRecord(s *model.Service, ids IDs) (abi.ServiceRecord, error) {
 	_, family := abi.PutAddr(s.Address)
 	r := abi.ServiceRecord{
 		Addr: mapped(s.Address), Family: uint8(family), Proto: s.Proto, Mode: uint8(mode.ABI),
-		PortLo: uint16(s.Port.Lo), PortHi: uint16(s.Port.Hi), Id: id, Ring: ring,
+		PortLo: uint16(s.Port.Lo), PortHi: uint16(s.Port.Hi), Id: id, Ring: ring, RingSize: uint32(ringSlots(s)),
 	}
 	if s.Forward == lb.ModeNAT {
 		r.NatLo, r.NatHi = uint16(s.NAT.Ports.Lo), uint16(s.NAT.Ports.Hi)
@@ -141,6 +142,9 @@ func poolLines(s *model.Service) []abi.Line {
 	return lines
 }
 
+// ringSlots is the size of a service's ring.
+func ringSlots(s *model.Service) int { return cmp.Or(s.Ring, lb.RingSize) }
+
 // backends returns the rings and backends of all services.
 func backends(services []model.Service, ids IDs) ([]Ring, []Backend, error) {
 	var rings []Ring
@@ -148,16 +152,16 @@ func backends(services []model.Service, ids IDs) ([]Ring, []Backend, error) {
 	for i := range services {
 		s := &services[i]
 		mode, _ := lb.FindMode(s.Forward)
-		ring := Ring{ID: ids.Rings[ringKey(s)], Service: s.Name, Members: make([]lb.Member, len(s.Backends))}
+		ring := Ring{ID: ids.Rings[ringKey(s)], Service: s.Name, Size: ringSlots(s), Members: make([]lb.Member, len(s.Backends))}
 		for j := range s.Backends {
 			b := &s.Backends[j]
 			id, ok := ids.Backends[backendKey(s, b)]
 			if !ok {
 				return nil, nil, fmt.Errorf("backend %s/%s has no id", s.Name, b.Name)
 			}
-			ring.Members[j] = lb.Member{Name: b.Name, ID: id, Weight: b.Weight}
+			ring.Members[j] = lb.Member{Name: b.Name, ID: id, Weight: b.Weight, Backup: b.Backup}
 			all = append(all, Backend{
-				ID: id, Service: ids.Services[s.Name], Name: b.Name, ServiceName: s.Name, Address: b.Address, Port: b.Port, Mode: mode.ABI,
+				ID: id, Service: ids.Services[s.Name], Name: b.Name, ServiceName: s.Name, Address: b.Address, Port: b.Port, Mode: mode.ABI, OnDown: s.OnDown,
 			})
 		}
 		rings = append(rings, ring)

@@ -193,7 +193,7 @@ api: {socket: /tmp/gardu.sock, listen: "[::1]:9180"}
 		Services: []model.Service{
 			{
 				Name: "web", Address: netip.MustParseAddr("192.0.2.10"), Port: model.Range{Lo: 0, Hi: 65535},
-				Proto: model.ProtoTCP, Forward: "ipip", Affinity: model.AffinitySource, Pos: at(18, 3),
+				Proto: model.ProtoTCP, Forward: "ipip", Affinity: model.AffinitySource, Ring: 65537, OnDown: model.DownMove, Pos: at(18, 3),
 				Backends: []model.Backend{
 					{Name: "b1", Address: netip.MustParseAddr("10.0.0.11"), Weight: 0, Pos: at(26, 9)},
 					{Name: "b2", Address: netip.MustParseAddr("2001:db8::12"), Weight: 100, Pos: at(27, 9)},
@@ -206,7 +206,7 @@ api: {socket: /tmp/gardu.sock, listen: "[::1]:9180"}
 			},
 			{
 				Name: "dns", Address: netip.MustParseAddr("2001:db8::10"), Port: model.Range{Lo: 53, Hi: 53},
-				Proto: model.ProtoUDP, Forward: "dsr", Affinity: model.AffinityFlow, ARP: true, Pos: at(29, 3),
+				Proto: model.ProtoUDP, Forward: "dsr", Affinity: model.AffinityFlow, ARP: true, Ring: 65537, OnDown: model.DownMove, Pos: at(29, 3),
 				Backends: []model.Backend{{Name: "b1", Address: netip.MustParseAddr("2001:db8::11"), Weight: 100, Pos: at(34, 16)}},
 				Health: &model.Health{
 					Status: model.Range{Lo: 200, Hi: 399},
@@ -215,7 +215,7 @@ api: {socket: /tmp/gardu.sock, listen: "[::1]:9180"}
 			},
 			{
 				Name: "range", Address: netip.MustParseAddr("192.0.2.11"), Port: model.Range{Lo: 8000, Hi: 8099},
-				Proto: model.ProtoTCP, Forward: "dsr", Affinity: model.AffinityFlow, ARP: true, Pos: at(36, 3),
+				Proto: model.ProtoTCP, Forward: "dsr", Affinity: model.AffinityFlow, ARP: true, Ring: 65537, OnDown: model.DownMove, Pos: at(36, 3),
 				Backends: []model.Backend{{Name: "b1", Address: netip.MustParseAddr("10.0.0.11"), Weight: 100, Pos: at(36, 86)}},
 			},
 		},

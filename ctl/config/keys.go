@@ -154,6 +154,13 @@ var services = object[model.Service]{
 		in("health", as(healths.kind(), func(h model.Health) *model.Health { return &h }),
 			func(s *model.Service) **model.Health { return &s.Health },
 			"how to find out which backends are up; without it all are"),
+		in("on-down", choiceOf([]model.OnDown{model.DownMove, model.DownDrop, model.DownReset}),
+			func(s *model.Service) *model.OnDown { return &s.OnDown },
+			"what becomes of TCP flows whose backend is down: they move to another one, are dropped until they begin anew, or their clients are sent a reset too; other flows move").or("move"),
+		in("slow-start", period(time.Second, time.Hour), func(s *model.Service) *time.Duration { return &s.SlowStart },
+			"how long a backend that comes up takes to get its whole share of new flows, in ten steps, 1s to 1h; without it, it gets all at once"),
+		in("ring", ringSize, func(s *model.Service) *int { return &s.Ring },
+			"slots of the table by which flows choose a backend, a prime from 251 to 1048573 and at least 20 a backend; more make shares more exact, and take longer to build").or("65537"),
 	},
 }
 
@@ -209,6 +216,8 @@ var backends = object[model.Backend]{
 			"of forward: nat: the port where it listens, 1 to 65535; default: the port that the client asked for"),
 		in("weight", whole[int](0, 65535), func(b *model.Backend) *int { return &b.Weight },
 			"its share of new flows relative to the other backends, 0 to 65535; 0 gets none").or("100"),
+		in("backup", boolean, func(b *model.Backend) *bool { return &b.Backup },
+			"true: it gets new flows only while no backend without this key does").or("false"),
 	},
 }
 

@@ -69,6 +69,7 @@ func (d *decoder) checkBackends(service model.Service, services map[netip.Addr]s
 	d.unique(len(service.Backends), "backend", func(i int) (string, model.Position) {
 		return service.Backends[i].Name, service.Backends[i].Pos
 	})
+	d.checkBackups(service)
 	if weights == 0 && !broken && len(service.Backends) > 0 {
 		d.fail(d.valueAt(service.Pos, "backends"), "a weight above 0 for at least one", "every backend of %s has weight 0", service.Name)
 	}
@@ -99,6 +100,20 @@ func (d *decoder) checkNAT(service model.Service) {
 		if slices.Contains(service.NAT.Pool[:i], address) {
 			d.fail(d.valueAt(service.NAT.Pos, "pool"), "", "the address %s is in the pool twice", address)
 		}
+	}
+}
+
+// slotsABackend is how many slots of a ring a backend gets on average at the least.
+const slotsABackend = 20
+
+func (d *decoder) checkBackups(service model.Service) {
+	n := len(service.Backends)
+	if n > 0 && !slices.ContainsFunc(service.Backends, func(b model.Backend) bool { return !b.Backup || d.broken[b.Pos] }) {
+		d.fail(d.valueAt(service.Pos, "backends"), "at least one backend without backup: true", "every backend of %s is a backup", service.Name)
+	}
+	if least := slotsABackend * n; service.Ring != 0 && service.Ring < least {
+		d.fail(d.valueAt(service.Pos, "ring"), fmt.Sprintf("a prime from %d on", least), "a ring of %d slots is too small for the %d backends of %s",
+			service.Ring, n, service.Name)
 	}
 }
 

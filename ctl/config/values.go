@@ -3,6 +3,7 @@ package config
 import (
 	"errors"
 	"fmt"
+	"math/big"
 	"net"
 	"net/netip"
 	"net/url"
@@ -373,3 +374,29 @@ var requestPath = scalar("a path such as /healthz", schema{"type": "string", "pa
 		}
 		return word, nil
 	})
+
+const ringMin, ringMax = 251, 1048573
+
+// ringSize is a prime, so that every step walks all slots.
+var ringSize = scalar(fmt.Sprintf("a prime from %d to %d, such as 65537", ringMin, ringMax),
+	schema{"type": "integer", "minimum": ringMin, "maximum": ringMax}, func(word string) (int, error) {
+		size, err := strconv.Atoi(word)
+		switch {
+		case err != nil:
+			return 0, fmt.Errorf("%s is not a whole number", quoted(word))
+		case size < ringMin || size > ringMax:
+			return 0, fmt.Errorf("%d is out of range", size)
+		case !isPrime(size):
+			return 0, fmt.Errorf("%d is not a prime; the next one is %d", size, nextPrime(size))
+		}
+		return size, nil
+	})
+
+func isPrime(n int) bool { return big.NewInt(int64(n)).ProbablyPrime(0) } // exact below 2^64
+
+func nextPrime(n int) int {
+	for !isPrime(n) { // ringMax is one
+		n++
+	}
+	return n
+}

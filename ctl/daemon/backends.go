@@ -156,7 +156,13 @@ func (d *Daemon) release(w way) {
 // startState is the state of a backend that is new to the data plane: up until a check says otherwise.
 func (d *Daemon) startState(backend compile.Backend) reconcile.State {
 	w, _ := d.way(backend.ID)
-	return reconcile.State{Hop: w.known(), Order: orderOf(d.orders.get(backend.ID))}
+	state := reconcile.State{Hop: w.known(), Order: orderOf(d.orders.get(backend.ID))}
+	if now := d.current.Load(); now != nil {
+		if service, ok := now.snapshot.Service(backend.ServiceName); ok { // others are at work
+			state.Slow = d.slow.begin(backend.ID, service.SlowStart)
+		}
+	}
+	return state
 }
 
 // knownHealth is what the daemon before this one knew of a backend.
@@ -202,7 +208,13 @@ func (d *Daemon) syncHealth() {
 }
 
 func (d *Daemon) setUp(backend compile.Backend, up bool) {
-	err := d.reconciler.SetUp(backend.ID, up)
+	slow := 0
+	if state, _ := d.reconciler.State(backend.ID); up && state.Down {
+		slow = d.slow.begin(backend.ID, d.slowStart(backend))
+	} else if up {
+		slow = state.Slow
+	}
+	err := d.reconciler.Change(map[uint16]func(*reconcile.State){backend.ID: func(s *reconcile.State) { s.Down, s.Slow = !up, slow }})
 	d.faults.set("state of "+name(backend), err)
 	if err != nil {
 		d.log.Error("backend state not written; it is tried again", "backend", name(backend), "up", up, "error", err)

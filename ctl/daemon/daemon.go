@@ -76,6 +76,7 @@ type Daemon struct {
 
 	exits  exits
 	orders orders
+	slow   slowStarts
 	active activeCache
 	checks checks
 
@@ -360,6 +361,7 @@ func (d *Daemon) housekeep(ctx context.Context) error {
 			d.expireBlocks()
 			d.syncOrders()
 			d.announceAgain()
+			d.syncSlow()
 			continue
 		case <-ticker.C:
 		}

@@ -156,7 +156,13 @@ func (d *Daemon) putOrder(b compile.Backend, note dataplane.BackendNote) error {
 		d.orders.byID[b.ID] = note
 	}
 	d.orders.out[b.ID] = isOver(note, time.Now())
-	return d.reconciler.SetOrder(b.ID, orderOf(note))
+	order := orderOf(note)
+	before, _ := d.reconciler.State(b.ID)
+	slow := before.Slow
+	if before.Order.Drained && !order.Drained {
+		slow = d.slow.begin(b.ID, d.slowStart(b))
+	}
+	return d.reconciler.Change(map[uint16]func(*reconcile.State){b.ID: func(s *reconcile.State) { s.Order, s.Slow = order, slow }})
 }
 
 func (d *Daemon) findBackend(service, backend string) (compile.Backend, error) {

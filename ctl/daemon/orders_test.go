@@ -235,3 +235,40 @@ func TestWeight(t *testing.T) {
 		}
 	}
 }
+
+func TestSlowStartSteps(t *testing.T) {
+	start := slowStart{takes: 30 * time.Second}
+	var got []int
+	for _, passed := range []time.Duration{0, 3 * time.Second, 4 * time.Second, 15 * time.Second, 29 * time.Second, 30 * time.Second, time.Hour} {
+		got = append(got, start.tenths(passed))
+	}
+	if want := []int{1, 1, 2, 5, 9, 0, 0}; !slices.Equal(got, want) {
+		t.Errorf("tenths %v, want %v", got, want)
+	}
+}
+
+// A backend that is undrained begins with a tenth of its weight.
+func TestSlowStart(t *testing.T) {
+	w := newWorld(t)
+	w.prepareTwo()
+	slow := strings.Replace(twoBackends, "forward: dsr", "forward: dsr\n    slow-start: 1h", 1)
+	_, err := w.api.Apply(t.Context(), api.ApplyRequest{Name: "slow.yaml", YAML: slow})
+	w.must(err)
+	for _, step := range []string{"drain", "undrain"} {
+		if step == "drain" {
+			_, err = w.api.Drain(t.Context(), api.DrainRequest{Service: "echo", Backend: "b2"})
+		} else {
+			_, err = w.api.Undrain(t.Context(), "echo", "b2")
+		}
+		w.must(err)
+	}
+	to := map[string]int{}
+	for range 4 {
+		for backend, n := range w.newFlows() {
+			to[backend] += n
+		}
+	}
+	if to["b2"] == 0 || to["b2"] > 40 { // 100*1 of 60*10 + 100*1: 18 of 128
+		t.Errorf("new flows go to %v", to)
+	}
+}

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net/netip"
 	"sync/atomic"
+	"unsafe"
 
 	"github.com/cilium/ebpf"
 
@@ -14,7 +15,7 @@ import (
 // PutRing puts the ring of an id in force in one step: a backend id a slot. While a generation is in force that may mean that
 // flows are on other backends than rings give from now on, which programs are told.
 func (d *Dataplane) PutRing(id uint32, slots []uint16) error {
-	ring, err := newLines(d.specs[abi.AbiMapRings].InnerMap, uint32(abi.RingLines), slotBytes(slots))
+	ring, err := newLines(d.specs[abi.AbiMapRings].InnerMap, uint32(ringLines(len(slots))), slotBytes(slots))
 	if err != nil {
 		return fmt.Errorf("make ring %d: %w", id, err)
 	}
@@ -26,6 +27,12 @@ func (d *Dataplane) PutRing(id uint32, slots []uint16) error {
 		return fmt.Errorf("put ring %d: %w", id, err)
 	}
 	return nil
+}
+
+// ringLines is how many lines a ring of so many slots takes.
+func ringLines(slots int) int {
+	const lineSlots = int(unsafe.Sizeof(abi.Line{})) / 2
+	return (slots + lineSlots - 1) / lineSlots
 }
 
 // DeleteRing frees the ring of an id; it is no error when there is none.

@@ -63,6 +63,7 @@ const (
 	tcVarCfgActions        = "cfg_actions"
 	tcVarCfgAsked          = "cfg_asked"
 	tcVarCfgBlocks         = "cfg_blocks"
+	tcVarCfgDown           = "cfg_down"
 	tcVarCfgDropped        = "cfg_dropped"
 	tcVarCfgEffects        = "cfg_effects"
 	tcVarCfgEvents         = "cfg_events"
@@ -183,6 +184,7 @@ type tcVariableSpecs struct {
 	CfgActions    *ebpf.VariableSpec `ebpf:"cfg_actions"`
 	CfgAsked      *ebpf.VariableSpec `ebpf:"cfg_asked"`
 	CfgBlocks     *ebpf.VariableSpec `ebpf:"cfg_blocks"`
+	CfgDown       *ebpf.VariableSpec `ebpf:"cfg_down"`
 	CfgDropped    *ebpf.VariableSpec `ebpf:"cfg_dropped"`
 	CfgEffects    *ebpf.VariableSpec `ebpf:"cfg_effects"`
 	CfgEvents     *ebpf.VariableSpec `ebpf:"cfg_events"`
@@ -318,6 +320,7 @@ type tcVariables struct {
 	CfgActions    *ebpf.Variable `ebpf:"cfg_actions"`
 	CfgAsked      *ebpf.Variable `ebpf:"cfg_asked"`
 	CfgBlocks     *ebpf.Variable `ebpf:"cfg_blocks"`
+	CfgDown       *ebpf.Variable `ebpf:"cfg_down"`
 	CfgDropped    *ebpf.Variable `ebpf:"cfg_dropped"`
 	CfgEffects    *ebpf.Variable `ebpf:"cfg_effects"`
 	CfgEvents     *ebpf.Variable `ebpf:"cfg_events"`

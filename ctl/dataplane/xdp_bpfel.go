@@ -61,6 +61,7 @@ const (
 	xdpVarCfgActions        = "cfg_actions"
 	xdpVarCfgAsked          = "cfg_asked"
 	xdpVarCfgBlocks         = "cfg_blocks"
+	xdpVarCfgDown           = "cfg_down"
 	xdpVarCfgDropped        = "cfg_dropped"
 	xdpVarCfgEffects        = "cfg_effects"
 	xdpVarCfgEvents         = "cfg_events"
@@ -179,6 +180,7 @@ type xdpVariableSpecs struct {
 	CfgActions    *ebpf.VariableSpec `ebpf:"cfg_actions"`
 	CfgAsked      *ebpf.VariableSpec `ebpf:"cfg_asked"`
 	CfgBlocks     *ebpf.VariableSpec `ebpf:"cfg_blocks"`
+	CfgDown       *ebpf.VariableSpec `ebpf:"cfg_down"`
 	CfgDropped    *ebpf.VariableSpec `ebpf:"cfg_dropped"`
 	CfgEffects    *ebpf.VariableSpec `ebpf:"cfg_effects"`
 	CfgEvents     *ebpf.VariableSpec `ebpf:"cfg_events"`
@@ -314,6 +316,7 @@ type xdpVariables struct {
 	CfgActions    *ebpf.Variable `ebpf:"cfg_actions"`
 	CfgAsked      *ebpf.Variable `ebpf:"cfg_asked"`
 	CfgBlocks     *ebpf.Variable `ebpf:"cfg_blocks"`
+	CfgDown       *ebpf.Variable `ebpf:"cfg_down"`
 	CfgDropped    *ebpf.Variable `ebpf:"cfg_dropped"`
 	CfgEffects    *ebpf.Variable `ebpf:"cfg_effects"`
 	CfgEvents     *ebpf.Variable `ebpf:"cfg_events"`

@@ -27,7 +27,8 @@ type Box struct {
 	names      Names
 	backends   map[BackendKey]uint16 // all that ever were
 	states     map[BackendKey]BackendState
-	ports      map[BackendKey]uint16  // of their own, with mode nat
+	ports      map[BackendKey]uint16 // of their own, with mode nat
+	onDown     map[BackendKey]model.OnDown
 	rings      map[uint32][]lb.Member // as they were put
 	exits      map[string]Exit
 	interfaces map[int]boxInterface
@@ -47,7 +48,7 @@ func NewBox(features compile.Features) (*Box, error) {
 	}
 	b := &Box{
 		plane: plane, features: features,
-		backends: map[BackendKey]uint16{}, states: map[BackendKey]BackendState{}, ports: map[BackendKey]uint16{}, rings: map[uint32][]lb.Member{},
+		backends: map[BackendKey]uint16{}, states: map[BackendKey]BackendState{}, ports: map[BackendKey]uint16{}, onDown: map[BackendKey]model.OnDown{}, rings: map[uint32][]lb.Member{},
 		exits: map[string]Exit{}, interfaces: map[int]boxInterface{},
 	}
 	if features.Events {
@@ -120,6 +121,7 @@ func (b *Box) Apply(snapshot *model.Snapshot) error {
 	}
 	for _, backend := range tables.Backends {
 		b.backends[b.key(backend)], b.ports[b.key(backend)] = backend.ID, backend.Port
+		b.onDown[b.key(backend)] = backend.OnDown
 		if err := b.putBackend(b.key(backend)); err != nil {
 			return err
 		}
@@ -181,6 +183,12 @@ func (b *Box) putBackend(key BackendKey) error {
 	if !state.Down {
 		entry.State |= uint8(abi.BackendUp)
 	}
+	switch b.onDown[key] {
+	case model.DownDrop:
+		entry.State |= uint8(abi.BackendDownDrop)
+	case model.DownReset:
+		entry.State |= uint8(abi.BackendDownReset)
+	}
 	if state.Hop {
 		entry.State |= uint8(abi.BackendHop)
 	}
@@ -207,7 +215,7 @@ func (b *Box) putRings() error {
 		if slices.Equal(members, b.rings[ring.ID]) {
 			continue
 		}
-		if err := b.plane.PutRing(ring.ID, lb.Ring(members, lb.RingSize)); err != nil {
+		if err := b.plane.PutRing(ring.ID, ring.Build(down)); err != nil {
 			return err
 		}
 		b.rings[ring.ID] = members

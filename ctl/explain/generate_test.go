@@ -246,8 +246,9 @@ func (g generator) service(i int) string {
 	mode := pick(g, "dsr", "ipip", "gue", "nat", "nat")
 	v6 := strings.Contains(address, ":")
 	var b strings.Builder
-	fmt.Fprintf(&b, "  s%d:\n    address: \"%s\"\n    port: %s\n    proto: %s\n    forward: %s\n    affinity: %s\n    announce: {arp: %t}\n    backends:",
-		i, address, pick(g, servicePorts...), pick(g, "tcp", "udp"), mode, pick(g, "flow", "flow", "source"), g.oneIn(2))
+	fmt.Fprintf(&b, "  s%d:\n    address: \"%s\"\n    port: %s\n    proto: %s\n    forward: %s\n    affinity: %s\n    announce: {arp: %t}\n    ring: %d\n    on-down: %s\n    backends:",
+		i, address, pick(g, servicePorts...), pick(g, "tcp", "udp"), mode, pick(g, "flow", "flow", "source"), g.oneIn(2),
+		pick(g, 251, 65537, 131071), pick(g, "move", "drop", "reset"))
 	for j := range 1 + g.IntN(4) {
 		backend := fmt.Sprintf("10.0.0.%d", 11+j)
 		same := mode == "dsr" || mode == "nat"
@@ -258,7 +259,7 @@ func (g generator) service(i int) string {
 		if mode == "nat" && g.oneIn(3) {
 			port = ", port: " + pick(g, "80", "443", "8080")
 		}
-		fmt.Fprintf(&b, "\n      - {name: b%d, address: \"%s\", weight: %d%s}", j, backend, pick(g, 100, 50, 1, 0), port)
+		fmt.Fprintf(&b, "\n      - {name: b%d, address: \"%s\", weight: %d, backup: %t%s}", j, backend, pick(g, 100, 50, 1, 0), j > 0 && g.oneIn(3), port)
 	}
 	if mode == "nat" && !g.oneIn(4) {
 		b.WriteString("\n    nat: " + g.pool(v6))

@@ -101,6 +101,7 @@ type Model struct {
 	blocks    map[netip.Prefix]time.Time // until when; zero: for ever
 	checks    []check
 	backends  map[BackendKey]BackendState
+	onDown    map[BackendKey]model.OnDown
 	flows     map[flow]record
 	passed    map[course]passing
 	trusted   map[way]time.Time
@@ -120,6 +121,14 @@ type Model struct {
 func (m *Model) Apply(snapshot *model.Snapshot) {
 	m.snapshot = snapshot
 	m.rings = nil
+	if m.onDown == nil {
+		m.onDown = map[BackendKey]model.OnDown{}
+	}
+	for i := range snapshot.Services {
+		for _, b := range snapshot.Services[i].Backends {
+			m.onDown[keyOf(&snapshot.Services[i], b)] = snapshot.Services[i].OnDown
+		}
+	}
 }
 
 // Block drops what comes from the prefix, until the time or, with the zero time, until it is unblocked.
@@ -510,18 +519,18 @@ func (m *Model) ring(service *model.Service) []uint16 {
 	if ring, ok := m.rings[service.Name]; ok {
 		return ring
 	}
+	takes := func(b model.Backend) bool { return b.Weight > 0 && !m.backends[keyOf(service, b)].Down }
+	primary := slices.ContainsFunc(service.Backends, func(b model.Backend) bool { return !b.Backup && takes(b) })
 	var members []lb.Member
 	for i, b := range service.Backends {
-		weight := b.Weight
-		if m.backends[keyOf(service, b)].Down {
-			weight = 0
+		if takes(b) && b.Backup == !primary {
+			members = append(members, lb.Member{Name: b.Name, ID: uint16(i + 1), Weight: b.Weight})
 		}
-		members = append(members, lb.Member{Name: b.Name, ID: uint16(i + 1), Weight: weight})
 	}
 	if m.rings == nil {
 		m.rings = map[string][]uint16{}
 	}
-	m.rings[service.Name] = lb.Ring(members, lb.RingSize)
+	m.rings[service.Name] = lb.Ring(members, ringSlots(service))
 	return m.rings[service.Name]
 }
 

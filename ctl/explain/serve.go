@@ -2,6 +2,7 @@ package explain
 
 import (
 	"bytes"
+	"cmp"
 	"encoding/binary"
 	"net/netip"
 	"slices"
@@ -94,6 +95,9 @@ func (m *Model) isServiceAddress(addr netip.Addr, announced bool) bool {
 // the backend.
 func (m *Model) balance(service *model.Service, flow, f facts, frame []byte, out *Outcome) BackendKey {
 	out.Service = service.Name
+	if !f.hasICMP && !f.later && m.lose(service, f, frame, out) {
+		return m.flows[flowOf(f)].backend
+	}
 	key, isNew, ok := m.choose(service, flow)
 	if first := m.fragments[fragmentOf(f)].backend; f.later && first.Service == service.Name && !m.backends[first].Down {
 		key, ok = first, true
@@ -155,6 +159,36 @@ func (m *Model) balance(service *model.Service, flow, f facts, frame []byte, out
 	return key
 }
 
+// lose is what becomes of a TCP segment in the middle of a flow whose backend is down, if the service doesn't want it to move.
+func (m *Model) lose(service *model.Service, f facts, frame []byte, out *Outcome) bool {
+	record := m.flows[flowOf(f)]
+	onDown := m.onDown[record.backend] // of a backend that the snapshot has no more, as it was
+	if onDown == model.DownMove || onDown == "" || f.proto != protoTCP || f.isSYN() ||
+		record.backend.Service != service.Name || !m.backends[record.backend].Down {
+		return false
+	}
+	out.Backend = record.backend.Name
+	out.Verdict, out.Reason = Drop, "backend-down"
+	if onDown == model.DownDrop {
+		return true
+	}
+	answer := answerReject(model.RejectReset, f, frame)
+	switch {
+	case answer == nil:
+		out.Reason = "reject-silent"
+	case m.answers != nil && *m.answers == 0:
+		out.Reason = "reject-limited"
+	default:
+		out.Verdict, out.Reason, out.Frame = Reject, "backend-reset", answer
+		if m.answers != nil {
+			*m.answers--
+		}
+	}
+	return true
+}
+
+func ringSlots(service *model.Service) int { return cmp.Or(service.Ring, lb.RingSize) }
+
 // choose returns the backend that the flow is on while that is up, else the ring's choice. A SYN on a flow that was
 // closed opens a new flow.
 func (m *Model) choose(service *model.Service, f facts) (key BackendKey, isNew, ok bool) {
@@ -163,7 +197,7 @@ func (m *Model) choose(service *model.Service, f facts) (key BackendKey, isNew, 
 		return record.backend, false, true
 	}
 	h := hash(f, service.Affinity) >> 32
-	slot := h * lb.RingSize >> 32
+	slot := h * uint64(ringSlots(service)) >> 32
 	index := m.ring(service)[slot]
 	if index == 0 {
 		return BackendKey{}, false, false

@@ -6,7 +6,7 @@ import (
 	"slices"
 )
 
-// RingSize is the number of slots of a service's ring: a prime, so that every step walks all slots, and large
+// RingSize is how many slots a service's ring has unless it says otherwise: a prime, so that every step walks all slots, and large
 // enough that 1,000 backends still get their share within a few percent.
 const RingSize = 65537
 
@@ -15,9 +15,10 @@ type Member struct {
 	Name   string // the only thing that is hashed, so that two boxes with different ids build equal rings
 	ID     uint16 // what the slots hold
 	Weight int    // share of the slots, relative to the other members; 0 or less: none
+	Backup bool   // for who decides about weights; a ring doesn't look at it
 }
 
-// Ring fills size slots (a prime, at most RingSize) with the ids of members in proportion to their weights, by
+// Ring fills size slots (a prime) with the ids of members in proportion to their weights, by
 // Maglev hashing: each member has its own order of preference over the slots, and members take turns, a member
 // of twice the weight twice as often. The order of members doesn't matter; names must differ. Without a member
 // of positive weight every slot is 0, which is no backend.

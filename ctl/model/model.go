@@ -196,7 +196,12 @@ type Service struct {
 	NAT      NAT
 	Backends []Backend
 	Health   *Health // nil: backends are always up
-	Pos      Position
+
+	Ring      int           // slots of the table that flows choose by, a prime
+	OnDown    OnDown        // what becomes of the flows of a backend that is down
+	SlowStart time.Duration // how long a backend that comes up takes to get its whole share of new flows; 0: none
+
+	Pos Position
 }
 
 // NAT is what the packets of a service with mode nat come from on their way to backends.
@@ -211,6 +216,15 @@ type NATTable struct {
 	Max int // translations at once
 	Pos Position
 }
+
+// OnDown is what becomes of TCP flows whose backend is down. Others move.
+type OnDown string
+
+const (
+	DownMove  OnDown = "move"  // to another backend
+	DownDrop  OnDown = "drop"  // their packets, until the connection begins anew
+	DownReset OnDown = "reset" // likewise, and the client is sent a reset
+)
 
 const (
 	ProtoTCP = 6
@@ -229,6 +243,7 @@ type Backend struct {
 	Address netip.Addr
 	Port    uint16 // mode nat: where it listens; 0: at the port that the client asked for
 	Weight  int    // 0 to 65535; 0 gets no new flows. 100 when not given
+	Backup  bool   // gets new flows only while no other backend does
 	Pos     Position
 }
 

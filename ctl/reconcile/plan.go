@@ -110,7 +110,7 @@ func Plan(have Have, want Want) []Op {
 	// After a daemon that may have died half-way, rings and backends are put again, which is the same or a repair.
 	inherited := have.Tables == nil
 	for _, ring := range want.Tables.Rings {
-		if now, ok := have.Rings[ring.ID]; !ok || inherited || now.Service != ring.Service || !slices.Equal(now.Members, ring.Members) {
+		if now, ok := have.Rings[ring.ID]; !ok || inherited || now.Service != ring.Service || now.Size != ring.Size || !slices.Equal(now.Members, ring.Members) {
 			ops = append(ops, Op{Kind: PutRing, Ring: ring})
 		}
 	}

@@ -10,11 +10,13 @@ import (
 	"gardu/ctl/abi"
 	"gardu/ctl/compile"
 	"gardu/ctl/lb"
+	"gardu/ctl/model"
 )
 
 // State is what is known of a backend while running, outside the snapshot.
 type State struct {
 	Down  bool // by its health check
+	Slow  int  // tenths of its weight that it has for now, while it starts slowly; 0: all
 	Order Order
 	Hop   Hop
 }
@@ -33,7 +35,7 @@ func (o Order) equal(other Order) bool {
 
 // runtime is what the state means for a ring.
 func (s State) runtime() compile.Runtime {
-	return compile.Runtime{Down: s.Down, Drained: s.Order.Drained || s.Order.Out, Weight: s.Order.Weight}
+	return compile.Runtime{Down: s.Down, Drained: s.Order.Drained || s.Order.Out, Weight: s.Order.Weight, Slow: s.Slow}
 }
 
 // Hop is the way to a backend. The zero value is "not known": the data plane asks the kernel's routes for each packet.
@@ -59,6 +61,12 @@ func entry(backend compile.Backend, state State) abi.Backend {
 	e.Address, e.Family = address, uint8(family)
 	if !state.Down && !state.Order.Out {
 		e.State |= uint8(abi.BackendUp)
+	}
+	switch backend.OnDown {
+	case model.DownDrop:
+		e.State |= uint8(abi.BackendDownDrop)
+	case model.DownReset:
+		e.State |= uint8(abi.BackendDownReset)
 	}
 	if state.Hop.Source.IsValid() {
 		e.Source, _ = abi.PutAddr(state.Hop.Source)
@@ -90,15 +98,15 @@ type ringPutter interface {
 
 // putRing fills a ring with the members that take new flows now.
 func putRing(kernel ringPutter, ring compile.Ring, states map[uint16]State) error {
-	return kernel.PutRing(ring.ID, lb.Ring(liveMembers(ring, states), lb.RingSize))
+	return kernel.PutRing(ring.ID, ring.Build(runtimes(ring, states)))
 }
 
-func liveMembers(ring compile.Ring, states map[uint16]State) []lb.Member {
+func runtimes(ring compile.Ring, states map[uint16]State) map[uint16]compile.Runtime {
 	now := make(map[uint16]compile.Runtime, len(ring.Members))
 	for _, m := range ring.Members {
 		now[m.ID] = states[m.ID].runtime()
 	}
-	return ring.Live(now)
+	return now
 }
 
 // State returns what is known of a backend.
@@ -112,36 +120,43 @@ func (r *Reconciler[T, Tables]) State(id uint16) (State, bool) {
 // SetUp takes a backend out of its rings or back in, in every generation that is kept. A backend that is gone is no
 // error. On an error the data plane may have the backend's state but not yet its ring; calling again completes it.
 func (r *Reconciler[T, Tables]) SetUp(id uint16, up bool) error {
-	return r.change(id, func(state *State) { state.Down = !up })
+	return r.Change(map[uint16]func(*State){id: func(state *State) { state.Down = !up }})
 }
 
 // SetOrder does what somebody wants of a backend, in the manner of SetUp.
 func (r *Reconciler[T, Tables]) SetOrder(id uint16, order Order) error {
-	return r.change(id, func(state *State) { state.Order = order })
+	return r.Change(map[uint16]func(*State){id: func(state *State) { state.Order = order }})
 }
 
-// change changes the state of a backend, and the rings that it is in. The entry comes first, at once: flows on a dead backend find
-// another one, from the ring without it a moment later. When many change together a ring is built once for several of them.
-func (r *Reconciler[T, Tables]) change(id uint16, change func(*State)) error {
-	r.mu.Lock()
-	backend, ok := r.have.Backends[id]
-	if !ok {
-		r.mu.Unlock()
-		return nil
-	}
-	state := r.states[id]
-	change(&state)
-	if err := r.put(backend, state); err != nil {
-		r.mu.Unlock()
+// Change changes the states of backends, and the rings that they are in, in the manner of SetUp. The entries come first, at once:
+// flows on a dead backend find another one, from the ring without it a moment later. When many change together a ring is built
+// once for several of them.
+func (r *Reconciler[T, Tables]) Change(changes map[uint16]func(*State)) error {
+	if err := r.changeEntries(changes); err != nil {
 		return err
 	}
+	return r.freshen()
+}
+
+func (r *Reconciler[T, Tables]) changeEntries(changes map[uint16]func(*State)) error {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	var errs []error
+	for id, change := range changes {
+		backend, ok := r.have.Backends[id]
+		if !ok {
+			continue
+		}
+		state := r.states[id]
+		change(&state)
+		errs = append(errs, r.put(backend, state))
+	}
 	for _, ring := range r.have.Rings {
-		if slices.ContainsFunc(ring.Members, func(m lb.Member) bool { return m.ID == id }) {
+		if slices.ContainsFunc(ring.Members, func(m lb.Member) bool { return changes[m.ID] != nil }) {
 			r.stale[ring.ID] = true
 		}
 	}
-	r.mu.Unlock()
-	return r.freshen()
+	return errors.Join(errs...)
 }
 
 // freshen builds the stale rings. Building takes milliseconds, during which states may change again.
@@ -153,12 +168,12 @@ func (r *Reconciler[T, Tables]) freshen() error {
 		r.mu.Lock()
 		ring, ok := r.have.Rings[id]
 		delete(r.stale, id)
-		members := liveMembers(ring, r.states)
+		now := runtimes(ring, r.states)
 		r.mu.Unlock()
 		if !ok {
 			continue
 		}
-		slots := lb.Ring(members, lb.RingSize)
+		slots := ring.Build(now)
 		if err := r.kernel.PutRing(id, slots); err != nil {
 			errs = append(errs, fmt.Errorf("put ring %d of %s: %w", id, ring.Service, err))
 			r.mu.Lock()
