@@ -707,7 +707,7 @@ services:
     forward: dsr
     backends:
       - {name: b1, address: 10.0.0.11}
-    health: {tcp: true, port: 8080, every: 100ms, timeout: 90ms, up: 1, down: 2}
+    health: {tcp: true, port: 8080, via: backend, every: 100ms, timeout: 90ms, up: 1, down: 2}
 `
 
 // A backend's state follows its checks into the data plane, and the next daemon knows it.
