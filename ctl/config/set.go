@@ -186,6 +186,10 @@ func (f *feed) read(from io.Reader) error {
 			text, rest = text[:end], text[end:]
 		}
 		if len(rest) > maxSetLine {
+			f.joinUntil(len(f.blocks))
+			if f.wrong.Load() > hopelessLines { // what was wrong before it comes first
+				return nil
+			}
 			return fmt.Errorf("set file %s is no list: it has a line of more than %d bytes", f.path, maxSetLine)
 		}
 		b.text = text

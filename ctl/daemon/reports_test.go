@@ -193,9 +193,10 @@ func TestSinksFollowTheSnapshot(t *testing.T) {
 	r, pass := tracked(t)
 	faults := map[string]error{}
 	with := taking{
-		clock: func() (flow.Clock, error) { return flow.NewClock(abi.Clock{}, 250, time.Now()), nil },
-		names: func() flow.Names { return flowNames{} },
-		fault: func(name string, err error) { faults[name] = err },
+		clock:  func() (flow.Clock, error) { return flow.NewClock(abi.Clock{}, 250, time.Now()), nil },
+		names:  func() flow.Names { return flowNames{} },
+		fault:  func(name string, err error) { faults[name] = err },
+		sample: func() int { return 1 },
 	}
 	opened := 0
 	wish := sinkWish{"one", "a", func() (sink, error) {

@@ -111,7 +111,7 @@ func TestBPF(t *testing.T) {
 	for _, c := range []struct{ args, want string }{
 		{"lookup blocks 12", "bytes in hex"},
 		{"lookup nothing 1", `there is no map "nothing": gardu has `},
-		{"lookup reasons 9999", "key does not exist"},
+		{"lookup exits 9999", "key does not exist"},
 		{"dump events", "no entries that can be looked up"},
 		{"log nothing", "there is no program nothing"},
 	} {
