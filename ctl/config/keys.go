@@ -200,7 +200,7 @@ var natTables = object[model.NATTable]{
 	pos:  func(n *model.NATTable) *model.Position { return &n.Pos },
 	keys: []key[model.NATTable]{
 		in("max", whole[int](1000, 50_000_000), func(n *model.NATTable) *int { return &n.Max },
-			"translations at once, 1000 to 50000000; each takes 144 to 288 bytes").or("200000"),
+			"translations at once, 1000 to 50000000; each takes 240 to 480 bytes").or("200000"),
 	},
 }
 

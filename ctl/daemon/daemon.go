@@ -96,6 +96,7 @@ type Daemon struct {
 	dropped     atomic.Pointer[flow.Count] // packets of flow tables that others replaced
 	droppedLost atomic.Pointer[flow.Count] // likewise of tables of dropped flows
 	faults      faults
+	lostBefore  abi.EffectTotals // events lost before this daemon served
 
 	watchers chan struct{} // as many as there are clients that watch the flows
 	ending   chan struct{} // closed when clients that wait should go
@@ -280,6 +281,10 @@ func (d *Daemon) serve(ctx context.Context, stop context.CancelFunc, reload <-ch
 		d.watchNetwork,
 		d.housekeep,
 		d.trackFlows,
+	}
+	var err error
+	if d.lostBefore, err = d.plane.EffectTotals(); err != nil { // before anybody can follow events
+		return err
 	}
 	var running sync.WaitGroup
 	errs := make([]error, len(parts))

@@ -97,15 +97,15 @@ func (d *Daemon) readEvents(ctx context.Context) error {
 func (d *Daemon) tellLost(ctx context.Context) {
 	ticker := time.NewTicker(lostInterval)
 	defer ticker.Stop()
-	var told, unwatched uint64
-	for first := true; ; first = false {
+	told, unwatched := d.lostBefore.Lost, d.lostBefore.Unwatched
+	for {
 		totals, err := d.plane.EffectTotals()
 		d.faults.set("count lost events", err)
-		if err == nil && totals.Lost > told && !first {
+		if err == nil && totals.Lost > told {
 			lost := totals.Lost - told
 			d.happened(api.Event{Kind: api.EventLost, Count: lost, Text: fmt.Sprintf("%d events: the ring was full", lost)})
 		}
-		if more := totals.Unwatched - unwatched; err == nil && totals.Unwatched > unwatched && !first {
+		if more := totals.Unwatched - unwatched; err == nil && totals.Unwatched > unwatched {
 			text := fmt.Sprintf("%d more packets were dropped: at most %d a second are told of", more, abi.WatchDrops)
 			d.happenings.Pass(happening{Event: api.Event{Time: time.Now(), Kind: api.EventLost, Count: more, Text: text}, aboutDrops: true})
 		}

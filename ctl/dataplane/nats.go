@@ -36,10 +36,10 @@ func (d *Dataplane) RoomForTranslations(max int) {
 	d.nats.max = max
 }
 
-// natBuckets is the number of buckets, a power of two, for max translations. A new one that finds both of its buckets full is refused,
-// which begins to happen when nine tenths of all places are taken.
+// natBuckets is the number of buckets, a power of two, for max translations. A new one that finds both of its buckets full is refused:
+// when three fifths of all places are taken, one in a thousand is, so that many are the most there are to be.
 func natBuckets(max int) uint32 {
-	return 1 << bits.Len(uint(max*10/9-1)/uint(abi.NatEntries))
+	return 1 << bits.Len(uint(max*5/3-1)/uint(abi.NatEntries))
 }
 
 // useNats makes the table of translations if there is none. d.mu is held, or nobody else is there yet.

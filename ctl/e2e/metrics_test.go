@@ -131,7 +131,7 @@ func TestMetrics(t *testing.T) {
 	w.queryIs(`gardu_packets_total{reason="rule-drop"}`, 7)
 	w.queryAgrees(`gardu_service_flows_total{service="web"}`, func() uint64 { return w.service().Flows })
 	w.queryAgrees(`gardu_service_packets_total{service="web"}`, func() uint64 { return w.service().Packets })
-	w.queryAgrees(`gardu_packets_total{verdict="forward"}`, func() uint64 { return w.service().Packets })
+	w.queryAgrees(`sum(gardu_packets_total{verdict="forward"})`, func() uint64 { return w.service().Packets })
 	w.queryAgrees(`sum by (service) (gardu_backend_bytes_total)`, func() uint64 { return w.service().Bytes })
 	w.queryAgrees(`gardu_rule_shadow_packets_total{rule="idea"}`, func() uint64 { return w.rule("idea").Shadow })
 	w.queryIs(`sum(gardu_filter_decided_packets_total) - sum(gardu_filter_reached_packets_total)`, 0)

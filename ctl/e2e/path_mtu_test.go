@@ -14,7 +14,7 @@ import (
 const someBytes = 8 << 20
 
 // tunnels are one of forwards for each family of each mode that wraps.
-var tunnels = []struct{ name, address, mode, backend string }{forwards[2], forwards[3], forwards[6], forwards[7]}
+var tunnels = []forward{forwards[2], forwards[3], forwards[6], forwards[7]}
 
 // TestTunnelTooBig uploads through tunnels that the packets of clients don't fit into: gardu tells the client what does.
 func TestTunnelTooBig(t *testing.T) {

@@ -10,10 +10,10 @@ import (
 // blob is the size of the transfers, in bytes.
 const blob = 100 << 20
 
+type forward struct{ name, address, mode, backend string }
+
 // forwards are all modes, and for those that wrap all four combinations of outer and inner family.
-var forwards = []struct {
-	name, address, mode, backend string
-}{
+var forwards = []forward{
 	{"dsr4", "192.0.2.10", "dsr", "10.0.%d.11"},
 	{"dsr6", "2001:db8:10::10", "dsr", "2001:db8:%d::11"},
 	{"ipip4in4", "192.0.2.11", "ipip", "10.0.%d.11"},

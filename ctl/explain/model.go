@@ -107,6 +107,7 @@ type Model struct {
 	trusted   map[way]time.Time
 	fragments map[fragmentKey]fragmentPorts
 	rings     map[string][]uint16
+	ownPorts  map[BackendKey]uint16 // of backends, as the last snapshot that had them says
 	byClient  map[course]*translation
 	byBackend map[course]*translation // by the course of answers
 	exits     map[string]Exit
@@ -122,11 +123,12 @@ func (m *Model) Apply(snapshot *model.Snapshot) {
 	m.snapshot = snapshot
 	m.rings = nil
 	if m.onDown == nil {
-		m.onDown = map[BackendKey]model.OnDown{}
+		m.onDown, m.ownPorts = map[BackendKey]model.OnDown{}, map[BackendKey]uint16{}
 	}
 	for i := range snapshot.Services {
 		for _, b := range snapshot.Services[i].Backends {
-			m.onDown[keyOf(&snapshot.Services[i], b)] = snapshot.Services[i].OnDown
+			key := keyOf(&snapshot.Services[i], b)
+			m.onDown[key], m.ownPorts[key] = snapshot.Services[i].OnDown, b.Port
 		}
 	}
 }

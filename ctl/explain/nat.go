@@ -65,10 +65,8 @@ func (m *Model) translate(service *model.Service, key BackendKey, f facts) *tran
 		m.forget(old)
 	}
 	port := f.dport
-	for _, b := range service.Backends {
-		if b.Name == key.Name && b.Port != 0 {
-			port = b.Port
-		}
+	if own := m.ownPorts[key]; own != 0 {
+		port = own
 	}
 	pool := service.NAT.Pool
 	if len(pool) == 0 {
