@@ -17,8 +17,8 @@ import (
 	"gardu/ctl/testnet"
 )
 
-// patience is how long a step waits for what should happen within a second or two.
-const patience = 15 * time.Second
+// patience is how long a step waits for what should happen within a second or two, but takes longer on an emulated machine.
+const patience = time.Minute
 
 // innerMTU leaves room for the outer header between gardu and the backends, in bytes.
 const innerMTU = 1600
@@ -204,15 +204,17 @@ func (d *demo) backendsUp(ctx context.Context, want int) (bool, error) {
 	if err != nil {
 		return false, err
 	}
-	up := make(map[string]int)
+	up, why := make(map[string]int), make(map[string]string)
 	for _, b := range list {
 		if b.State == "up" && b.NextHop != "" {
 			up[b.Service]++
+		} else {
+			why[b.Service] = fmt.Sprintf("%s is %s, next hop %q: %s", b.Name, b.State, b.NextHop, b.Why)
 		}
 	}
 	for _, s := range services {
 		if up[s.name] != want {
-			return false, fmt.Errorf("%s: %d of %d backends are up", s.name, up[s.name], len(d.backends))
+			return false, fmt.Errorf("%s: %d of %d backends are up; %s", s.name, up[s.name], len(d.backends), why[s.name])
 		}
 	}
 	return true, nil
