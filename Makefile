@@ -19,7 +19,7 @@ BENCH_PACKAGES := nftables xdp-tools
 VM_PACKAGES := qemu-system-x86 xz-utils
 
 # What `make generate` writes; committed, so that a build needs no clang.
-GENERATED := '*_bpfel.go' '*_bpfel.o' ctl/abi/types.go
+GENERATED := '*_bpfel.go' '*_bpfel.o' ctl/abi/types.go ctl/abi/maps.go
 
 .PHONY: help
 help: ## show the targets
