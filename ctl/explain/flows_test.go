@@ -48,6 +48,8 @@ func (g generator) flowScript(hook string) script {
 			next.line = "apply " + configName(g.IntN(len(s.configs)))
 		case what < 14 && len(backends) > 0:
 			next.line = fmt.Sprintf("backend %s %s", pick(g, backends...), pick(g, "down", "up", "up", "no-hop", "mtu 1400", "mtu 0"))
+		case what < 22 && seen.backend != "": // flows lose the backend that they are on, see on-down
+			next.line = fmt.Sprintf("backend %s %s", seen.backend, pick(g, "down", "down", "up"))
 		case what < 30:
 			prefix := g.blockable()
 			blocked = append(blocked, prefix)
