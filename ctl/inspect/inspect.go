@@ -71,7 +71,7 @@ func Open(dir string) (*Instance, error) {
 		}
 		m, err := ebpf.LoadPinnedMap(path, &ebpf.LoadPinOptions{ReadOnly: true})
 		if err != nil {
-			return nil //nolint:nilerr // a link or a program
+			return nil // a link or a program
 		}
 		defer m.Close()
 		if id, ok := mapID(m); ok {
@@ -214,7 +214,7 @@ func ran(id uint32) (runs uint64, spent time.Duration, err error) {
 // programs on tracepoints, has none.
 func (i *Instance) attachments() map[ebpf.ProgramID][]string {
 	at := map[ebpf.ProgramID][]string{}
-	filepath.WalkDir(i.dir, func(path string, entry fs.DirEntry, err error) error { //nolint:errcheck // what can't be read is left out
+	filepath.WalkDir(i.dir, func(path string, entry fs.DirEntry, err error) error { // what can't be read is left out
 		if err != nil || entry.IsDir() {
 			return nil
 		}
