@@ -230,25 +230,30 @@ static __always_inline __u64 nat_word(const struct pkt *p, __u32 own, __u32 othe
 	return tag | (__u64)flags << STATE_FLAGS | clock;
 }
 
-/* A packet passes. A word that says the same and is less than half a second old stays. What loses a race is the same news. */
+/* A packet passes. A word that says the same and is less than half a second old stays. What passed the other way and has timed out is
+ * forgotten: it would lengthen the time-out. Its tag stays, by which the client's ends are found. What loses a race is the same news. */
 static __always_inline void nat_heard(const struct nat_now *now, const struct pkt *p, bool answer)
 {
-	__u64 word, old = now->word[answer], tag = now->word[0] >> STATE_TAG << STATE_TAG;
+	__u64 word, old = now->word[answer], other = now->word[!answer], tag = now->word[0] >> STATE_TAG << STATE_TAG;
+	bool forget = other >> STATE_FLAGS & 0xff && !now->flags[!answer];
 	struct nat_entry *entry;
 	struct control *c;
 	__u32 zero = 0;
 	void *table;
 
 	word = nat_word(p, now->flags[answer], now->flags[!answer], tag, now->clock);
-	if (old >> STATE_FLAGS == word >> STATE_FLAGS && state_age(old, now->clock) < STATE_TICKS / 2)
+	if (!forget && old >> STATE_FLAGS == word >> STATE_FLAGS && state_age(old, now->clock) < STATE_TICKS / 2)
 		return;
 	c = bpf_map_lookup_elem(&control, &zero);
 	table = nat_table();
 	if (!c || !table || nat_frozen(c))
 		return;
 	entry = nat_entry_at(table, now->index - 1);
-	if (entry)
-		__sync_val_compare_and_swap(&entry->way[answer], old, word);
+	if (!entry)
+		return;
+	__sync_val_compare_and_swap(&entry->way[answer], old, word);
+	if (forget)
+		__sync_val_compare_and_swap(&entry->way[!answer], other, other & ~(0xffull << STATE_FLAGS));
 }
 
 /* ---- Making one ---------------------------------------------------------------------------------------------- */

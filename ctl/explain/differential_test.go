@@ -150,6 +150,7 @@ func (g generator) script(hook string) script {
 	var blocked []string
 	watching, watched := false, 0
 	seen := rehearse(s)
+	var passed moments
 	for len(s.steps) < roundPackets {
 		var next step
 		if len(s.steps) == roundPackets*9/10 { // there are no more in this round
@@ -174,7 +175,9 @@ func (g generator) script(hook string) script {
 			answer := step{clean: true, frame: mustParse(fmt.Sprintf("tcp %s > %s syn ack", remote, local))}
 			recent = append(recent, answer, answer, answer)
 		case what < 34:
-			next.line = pick(g, "wait 101s", "wait 101s", "wait 8000s")
+			if next.line = passed.wait(g, 101, 101, 8000); next.line == "" {
+				continue
+			}
 		case watching && watched == int(abi.WatchDrops): // all of them may be dropped within a second, and no more are told of
 			next.line = "watch off"
 		case what < 36 && watched < int(abi.WatchDrops):
@@ -231,6 +234,33 @@ func (g generator) script(hook string) script {
 		}
 	}
 	return s
+}
+
+// moments are those at which waits of a script ended, in seconds.
+type moments []int
+
+// wait is a line that lets one of these numbers of seconds pass, or "" if something that happened before would be just as old as a
+// time-out then: the programs' clock also runs while the script is played, the model's doesn't.
+func (m *moments) wait(g generator, choices ...int) string {
+	const slack = 5
+	timeouts := []abi.StateTimeouts{
+		abi.TimeoutTcpOpening, abi.TimeoutTcp, abi.TimeoutTcpClosing, abi.TimeoutTcpReset, abi.TimeoutUdp, abi.TimeoutUdpBoth,
+		abi.TimeoutEcho, abi.TimeoutOther,
+	}
+	if len(*m) == 0 {
+		*m = moments{0}
+	}
+	seconds := pick(g, choices...)
+	now := (*m)[len(*m)-1] + seconds
+	for _, then := range *m {
+		for _, timeout := range timeouts {
+			if left := int(timeout) - (now - then); left >= 0 && left <= slack {
+				return ""
+			}
+		}
+	}
+	*m = append(*m, now)
+	return fmt.Sprintf("wait %ds", seconds)
 }
 
 // rehearsal is a script played on the reference model while it is made, to know what the answers to forwarded packets would be,

@@ -32,26 +32,33 @@ func translates(f facts) bool {
 	return f.hasPorts && !f.fragment && (f.proto == protoTCP || f.proto == protoUDP)
 }
 
-// refresh forgets what has timed out of a translation. It lives while one direction does.
-func (m *Model) refresh(t *translation) (lives bool) {
-	limit := timeout(t.client.proto, t.there, t.back)
-	if m.Now.Sub(t.there.last) > limit {
-		t.there = passing{}
+// ways are what passed of a translation within its time-out. It lives while there is one.
+func (m *Model) ways(t *translation) (there, back passing) {
+	there, back = t.there, t.back
+	limit := timeout(t.client.proto, there, back)
+	if m.Now.Sub(there.last) > limit {
+		there = passing{}
 	}
-	if m.Now.Sub(t.back.last) > limit {
-		t.back = passing{}
+	if m.Now.Sub(back.last) > limit {
+		back = passing{}
 	}
-	return t.there.seen || t.back.seen
+	return there, back
+}
+
+func (m *Model) lives(t *translation) bool {
+	there, back := m.ways(t)
+	return there.seen || back.seen
 }
 
 // followed is the translation that a client's packet goes on with, while its backend is up; nil: it needs a new one. A SYN on a
 // connection that was closed begins a new one.
 func (m *Model) followed(service *model.Service, f facts) *translation {
 	t := m.byClient[courseByPorts(f)]
-	if t == nil || !m.refresh(t) {
+	if t == nil || !m.lives(t) {
 		return nil
 	}
-	closed := t.there.rst || t.back.rst || t.there.fin && t.back.fin
+	there, back := m.ways(t)
+	closed := there.rst || back.rst || there.fin && back.fin
 	if f.isSYN() && closed || t.backend.Service != service.Name || m.backends[t.backend].Down {
 		return nil
 	}
@@ -84,7 +91,7 @@ func (m *Model) translate(service *model.Service, key BackendKey, f facts) *tran
 		from := end{pool[at/uint64(ports)], uint16(uint64(service.NAT.Ports.Lo) + at%uint64(ports))}
 		onward := course{from, end{key.Address, port}, f.proto}
 		if other := m.byBackend[onward.back()]; other != nil {
-			if m.refresh(other) {
+			if m.lives(other) {
 				continue
 			}
 			m.forget(other)
@@ -104,8 +111,13 @@ func (m *Model) forget(t *translation) {
 	delete(m.byBackend, t.onward.back())
 }
 
-// heard notes that a packet passes in the direction own.
-func (m *Model) heard(f facts, own *passing, other passing) {
+// heard notes that a packet passes, an answer or not. What has timed out is forgotten then.
+func (m *Model) heard(t *translation, f facts, answer bool) {
+	t.there, t.back = m.ways(t)
+	own, other := &t.there, t.back
+	if answer {
+		own, other = &t.back, t.there
+	}
 	tcp := f.proto == protoTCP
 	own.seen, own.last = true, m.Now
 	own.syn = own.syn || tcp && f.tcpFlags&flagSYN != 0
@@ -117,7 +129,7 @@ func (m *Model) heard(f facts, own *passing, other passing) {
 // answered is the translation that a packet is an answer to, nil: none.
 func (m *Model) answered(f facts) *translation {
 	t := m.byBackend[courseByPorts(f)]
-	if t == nil || !translates(f) || !m.refresh(t) {
+	if t == nil || !translates(f) || !m.lives(t) {
 		return nil
 	}
 	return t
@@ -135,7 +147,7 @@ func (m *Model) sendBack(t *translation, f facts, frame []byte, out *Outcome) {
 		out.Verdict, out.Reason = Drop, "ttl-exceeded"
 		return
 	}
-	m.heard(f, &t.back, t.there)
+	m.heard(t, f, true)
 	out.Verdict, out.Reason = Forward, "nat-reply"
 	out.Service, out.Backend, out.key = t.backend.Service, t.backend.Name, t.backend
 	out.Ifindex = t.ifindex

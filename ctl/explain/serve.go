@@ -145,7 +145,7 @@ func (m *Model) balance(service *model.Service, flow, f facts, frame []byte, out
 		}
 		out.Verdict, out.Reason = Forward, "forward"
 		if isNAT(key) {
-			m.heard(f, &nat.there, nat.back)
+			m.heard(nat, f, false)
 			out.Frame = translated(f, nat.onward, backend.NextMAC, backend.OwnMAC, frame)
 		} else {
 			out.Frame = forward(key, backend, f, frame)
