@@ -21,9 +21,10 @@ type Revision struct {
 	Author   string    `json:"author"`        // the user at the other end of the socket
 	How      string    `json:"how"`           // start, reload, apply, rollback; return: the one before it was not confirmed
 	Comment  string    `json:"comment,omitempty"`
-	Of       uint64    `json:"of,omitempty"` // the revision whose snapshot it is again
-	Config   string    `json:"config"`       // name of the file
-	State    string    `json:"state"`        // in force, waiting (for confirmation), past; damaged: see Error
+	Of       uint64    `json:"of,omitempty"`  // the revision whose snapshot it is again
+	Config   string    `json:"config"`        // name of the file
+	Dir      string    `json:"dir,omitempty"` // set files are relative to it; not in a list
+	State    string    `json:"state"`         // in force, waiting (for confirmation), past; damaged: see Error
 	Error    string    `json:"error,omitempty"`
 	YAML     string    `json:"yaml,omitempty"` // its text; not in a list
 }

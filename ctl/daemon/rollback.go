@@ -52,7 +52,7 @@ func (d *Daemon) Revision(_ context.Context, number uint64) (api.Revision, error
 		return api.Revision{}, err
 	}
 	entry := r.wire()
-	entry.State, entry.YAML = d.revisionState(number, d.current.Load().revision), r.YAML
+	entry.State, entry.YAML, entry.Dir = d.revisionState(number, d.current.Load().revision), r.YAML, r.Dir
 	return entry, nil
 }
 

@@ -3,6 +3,7 @@ package dataplane
 import (
 	"errors"
 	"fmt"
+	"math"
 	"sync/atomic"
 	"time"
 
@@ -79,6 +80,11 @@ func (d *Dataplane) Run(hook Hook, frame []byte, ifindex int) (Result, error) {
 // Wait makes the clock by which the programs of a private instance judge state and the age of flows run ahead.
 func (d *Dataplane) Wait(ahead time.Duration) {
 	atomic.AddUint32(&d.control.TimeShift, uint32(ahead.Seconds()*float64(d.control.Hz)))
+}
+
+// SetAhead is Wait with the whole of what the clock is ahead, 0 or more.
+func (d *Dataplane) SetAhead(ahead time.Duration) {
+	atomic.StoreUint32(&d.control.TimeShift, uint32(min(max(0, ahead.Seconds()*float64(d.control.Hz)), math.MaxUint32)))
 }
 
 // SetClock makes it that time, in ns, for the limits of a private instance with trace, until it is set again; 0: the real time.

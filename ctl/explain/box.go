@@ -40,9 +40,11 @@ type Box struct {
 const boxFlows = 1 << 16
 
 // NewBox loads the programs with these features, tracing included.
-func NewBox(features compile.Features) (*Box, error) {
+func NewBox(features compile.Features) (*Box, error) { return newBox(features, boxFlows) }
+
+func newBox(features compile.Features, flows int) (*Box, error) {
 	features.Trace = true
-	plane, err := dataplane.OpenPrivate(features, boxFlows)
+	plane, err := dataplane.OpenPrivate(features, flows)
 	if err != nil {
 		return nil, err
 	}

@@ -40,7 +40,9 @@ func NewCapture(r io.Reader) (*Capture, error) {
 		LinkType() layers.LinkType
 	}
 	if binary.BigEndian.Uint32(magic) == magicNG {
-		source, err = pcapgo.NewNgReader(buffered, pcapgo.DefaultNgReaderOptions)
+		options := pcapgo.DefaultNgReaderOptions
+		options.ErrorOnMismatchingLinkType = true // rather than leaving packets out
+		source, err = pcapgo.NewNgReader(&blocks{in: buffered}, options)
 	} else {
 		source, err = pcapgo.NewReader(buffered)
 	}

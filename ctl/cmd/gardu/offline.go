@@ -24,27 +24,36 @@ func (a *app) explainOffline(path, ifname string, frame []byte) (api.Explanation
 	if err := a.needRoot(); err != nil {
 		return none, err
 	}
-	links, err := netdev.Open()
-	if err != nil {
-		return none, err
-	}
-	defer links.Close()
-	at, err := a.receiver(links, snapshot, ifname)
-	if err != nil {
-		return none, err
-	}
 	box, err := explain.NewBox(compile.AllFeatures())
 	if err != nil {
 		return none, err
 	}
 	defer box.Close()
-	if err := box.Apply(snapshot); err != nil {
-		return none, fmt.Errorf("%s: %w", path, err)
-	}
-	if err := box.SetInterface(at.link.Index, at.link.Name, at.link.MAC); err != nil {
+	at, names, err := a.furnish(box, snapshot, path, ifname)
+	if err != nil {
 		return none, err
 	}
-	names := map[int]string{at.link.Index: at.link.Name}
+	return box.Explain(at.hook, frame, at.link.Index, names)
+}
+
+// furnish puts a snapshot in force in a box, with what this machine knows of interfaces and next hops. It says where packets come
+// in, and what interfaces are called.
+func (a *app) furnish(box *explain.Box, snapshot *model.Snapshot, path, ifname string) (at receiver, names map[int]string, err error) {
+	links, err := netdev.Open()
+	if err != nil {
+		return at, nil, err
+	}
+	defer links.Close()
+	if at, err = a.receiver(links, snapshot, ifname); err != nil {
+		return at, nil, err
+	}
+	if err := box.Apply(snapshot); err != nil {
+		return at, nil, fmt.Errorf("%s: %w", path, err)
+	}
+	if err := box.SetInterface(at.link.Index, at.link.Name, at.link.MAC); err != nil {
+		return at, nil, err
+	}
+	names = map[int]string{at.link.Index: at.link.Name}
 	for _, service := range snapshot.Services {
 		for _, backend := range service.Backends {
 			hop, err := links.NextHop(backend.Address)
@@ -56,7 +65,7 @@ func (a *app) explainOffline(path, ifname string, frame []byte) (api.Explanation
 				Hop: true, MTU: hop.MTU, Ifindex: hop.Ifindex, NextMAC: hop.DstMAC, OwnMAC: hop.SrcMAC, Source: hop.Source,
 			})
 			if err != nil {
-				return none, err
+				return at, nil, err
 			}
 			if link, err := links.LinkByIndex(hop.Ifindex); err == nil {
 				names[hop.Ifindex] = link.Name
@@ -67,11 +76,11 @@ func (a *app) explainOffline(path, ifname string, frame []byte) (api.Explanation
 		if link, err := links.Link(rule.Interface); rule.Interface != "" && err == nil && link.Up {
 			names[link.Index] = link.Name
 			if err := box.SetExit(rule.Interface, explain.Exit{Ifindex: link.Index, MTU: link.MTU}); err != nil {
-				return none, err
+				return at, nil, err
 			}
 		}
 	}
-	return box.Explain(at.hook, frame, at.link.Index, names)
+	return at, names, nil
 }
 
 // receiver is where a packet comes in.

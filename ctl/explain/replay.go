@@ -1,0 +1,126 @@
+package explain
+
+import (
+	"errors"
+	"time"
+
+	"gardu/ctl/abi"
+	"gardu/ctl/api"
+	"gardu/ctl/compile"
+	"gardu/ctl/dataplane"
+	"gardu/ctl/model"
+)
+
+// Replay puts the packets of a capture through a Box, at the times at which they were captured: limits, states and flows see
+// that time pass, however long it takes.
+type Replay struct {
+	*Box
+	hook    dataplane.Hook
+	ifindex int
+
+	began   time.Time     // by the real clock
+	last    time.Time     // in the capture
+	elapsed time.Duration // in the capture
+
+	Back uint64 // packets older than the one before them; they count as simultaneous
+	Cut  uint64 // packets of which the capture has only the beginning, judged with zeros for the rest
+}
+
+const (
+	replayFlows = 1 << 18
+	// The programs' clock can only be ahead. It begins so much ahead that it can go slower than the real one.
+	replayAhead = time.Hour
+	// More than any time-out, so that longer is the same: the clock has 32 bits of jiffies.
+	longestGap = 3 * time.Hour
+	// Frames are filled up to so many bytes, which the programs can be run with.
+	mostFilled = 3000
+)
+
+// NewReplay makes a Box for that snapshot. The caller furnishes it before the first packet.
+func NewReplay(snapshot *model.Snapshot) (*Replay, error) {
+	ids, _, err := compile.IDs{}.Assign(snapshot)
+	if err != nil {
+		return nil, err
+	}
+	tables, err := compile.Compile(snapshot, ids)
+	if err != nil {
+		return nil, err
+	}
+	box, err := newBox(tables.Features, replayFlows)
+	if err != nil {
+		return nil, err
+	}
+	return &Replay{Box: box}, nil
+}
+
+// At says where the packets come in.
+func (r *Replay) At(hook dataplane.Hook, ifindex int) { r.hook, r.ifindex = hook, ifindex }
+
+// Judge runs one frame that was so long on the wire. judged is false when the programs can't be run with it.
+func (r *Replay) Judge(at time.Time, frame []byte, length int) (result dataplane.Result, judged bool, err error) {
+	r.tick(at)
+	if length > len(frame) {
+		r.Cut++
+		frame = Filled(frame, length)
+	}
+	result, err = r.Run(r.hook, frame, r.ifindex)
+	if errors.Is(err, dataplane.ErrFrame) {
+		return result, false, nil
+	}
+	return result, err == nil, err
+}
+
+// Filled is a frame that was so long on the wire, with zeros for what the capture lacks.
+func Filled(frame []byte, length int) []byte {
+	filled := min(length, mostFilled)
+	if filled <= len(frame) {
+		return frame
+	}
+	whole := make([]byte, filled)
+	copy(whole, frame)
+	return whole
+}
+
+// tick sets the clocks to the time of a packet.
+func (r *Replay) tick(at time.Time) {
+	switch now := time.Now(); {
+	case r.began.IsZero():
+		r.began, r.last = now, at
+	case at.Before(r.last):
+		r.Back++
+	default:
+		r.elapsed += min(at.Sub(r.last), longestGap)
+		r.last = at
+	}
+	r.plane.SetAhead(replayAhead + r.elapsed - time.Since(r.began))
+	r.SetClock(replayAhead + r.elapsed)
+}
+
+// Fate is what became of a packet, without its way.
+type Fate struct {
+	Reason           abi.Reason
+	rule             uint32
+	service, backend uint16
+}
+
+// FateOf is that of a result.
+func FateOf(result dataplane.Result) Fate {
+	t := result.Trace
+	f := Fate{Reason: abi.Reason(t.Reason), service: t.Service, backend: t.Backend}
+	if t.Rule >= uint32(abi.FirstRuleId) {
+		f.rule = t.Rule
+	}
+	return f
+}
+
+// In names it.
+func (f Fate) In(n Names) api.Fate {
+	return api.Fate{Verdict: f.Reason.Verdict().String(), Reason: f.Reason.String(), Rule: n.rules[f.rule], Service: n.services[f.service],
+		Backend: n.backends[f.backend]}
+}
+
+// Unattributed is how many packets found no place in the flow table, or lost it.
+func (r *Replay) Unattributed() (uint64, error) {
+	totals, err := r.plane.FlowTotals()
+	return totals.Evicted + totals.Refused, err
+}
