@@ -55,7 +55,7 @@ generate-check: generate ## regenerate and fail when the committed files differ
 
 .PHONY: fuzz
 fuzz: build ## a million packets through model and programs, then every fuzz target for FUZZTIME
-	GARDU_FUZZ=1000000 go test -count=1 -timeout 60m -run TestModelAndProgramsAgree -v ./ctl/explain
+	GARDU_SEED=$${GARDU_SEED:-$$(date +%s)} GARDU_FUZZ=1000000 go test -count=1 -timeout 60m -run TestModelAndProgramsAgree -v ./ctl/explain
 	.ci/fuzz $(FUZZTIME)
 
 .PHONY: test-vm

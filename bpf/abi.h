@@ -33,7 +33,7 @@ enum family { FAMILY_V4, FAMILY_V6, FAMILY_COUNT };
 
 /* Sizes that both sides must agree on. */
 enum limits {
-	ABI_VERSION = 6,      /* raised when the meaning of anything pinned changes; a daemon refuses maps of another version */
+	ABI_VERSION = 7,      /* raised when the meaning of anything pinned changes; a daemon refuses maps of another version */
 	GENERATION_SLOTS = 3, /* current, previous, being built: slot = generation % 3 */
 	RULE_IDS = 131072,    /* counters; ids below FIRST_RULE_ID are reserved, see enum decider */
 	SERVICE_IDS = 4096,   /* id 0: none */
@@ -366,13 +366,14 @@ struct control {
 	__u32 hz;            /* jiffies a second */
 	__u32 state_mask;    /* buckets of the table of connections - 1 */
 	__u32 state_frozen;  /* 1: read connections, don't write them (explain, with cfg_trace) */
-	__u32 time_shift;    /* jiffies that the clock is ahead (tests, with cfg_trace) */
 	__u32 watch_until;   /* so long dropped packets become events: CLOCK_MONOTONIC in WATCH_SHIFT; 0: nobody follows events */
 	__u32 dropped_mask;  /* buckets a CPU - 1, of the table of dropped flows */
 	__u32 flow_sample;   /* one packet of so many counts in flow records; 0 and 1: all do */
 	__u32 nat_mask;      /* buckets of the table of translations - 1 */
 	__u32 nat_slot_mask; /* lines of slots - 1 */
+	__u32 pad;
 	__u64 nat_key;       /* secret of the choice of ports; 0 in private instances, so that it can be foretold */
+	__u64 still;         /* jiffies at which the clock stands (private instances, with cfg_trace); 0: it runs */
 };
 
 struct block_key {
@@ -715,7 +716,7 @@ ABI_SIZE(struct sets_head, 64);
 ABI_SIZE(struct sets_bucket6, 64);
 ABI_SIZE(struct services_head, 64);
 ABI_SIZE(struct service_record, 64);
-ABI_SIZE(struct control, 152);
+ABI_SIZE(struct control, 160);
 ABI_SIZE(struct backend, 64);
 ABI_SIZE(struct backend_note, 24);
 ABI_SIZE(struct flow_key, 40);

@@ -50,7 +50,7 @@ struct state_seen {
 
 static __always_inline __u64 now_jiffies(const struct control *c)
 {
-	return bpf_jiffies64() + (cfg_trace ? c->time_shift : 0);
+	return cfg_trace && c->still ? c->still : bpf_jiffies64();
 }
 
 static __always_inline bool is_echo(__u8 family, __u8 type, bool *reply)

@@ -110,13 +110,14 @@ type Control struct {
 	Hz          uint32
 	StateMask   uint32
 	StateFrozen uint32
-	TimeShift   uint32
 	WatchUntil  uint32
 	DroppedMask uint32
 	FlowSample  uint32
 	NatMask     uint32
 	NatSlotMask uint32
+	Pad         uint32
 	NatKey      uint64
+	Still       uint64
 }
 
 type Counter struct {
@@ -406,7 +407,7 @@ const (
 type Limits uint32
 
 const (
-	AbiVersion      Limits = 6
+	AbiVersion      Limits = 7
 	GenerationSlots Limits = 3
 	RuleIds         Limits = 131072
 	ServiceIds      Limits = 4096

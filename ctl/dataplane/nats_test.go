@@ -122,7 +122,9 @@ func TestTranslationsAreUnique(t *testing.T) {
 		for ends, n := range live {
 			answered(t, d, ends, n)
 		}
-		d.Wait(3 * time.Hour)
+		if err := d.Wait(3 * time.Hour); err != nil {
+			t.Fatal(err)
+		}
 		clear(live)
 	}
 	t.Logf("%d flows twice, refused %v", flows, refused)
@@ -181,7 +183,9 @@ func TestNoRoomForTranslations(t *testing.T) {
 			if err != nil || translations.Live != uint64(len(frames)) {
 				t.Errorf("%+v of %d, %v", translations, len(frames), err)
 			}
-			d.Wait(2 * time.Minute)
+			if err := d.Wait(2 * time.Minute); err != nil {
+				t.Fatal(err)
+			}
 			if reason, _ := begin(t, d, 1<<17); reason != abi.ReasonForward {
 				t.Errorf("though all have timed out: %v", reason)
 			}

@@ -77,14 +77,24 @@ func (d *Dataplane) Run(hook Hook, frame []byte, ifindex int) (Result, error) {
 	return result, nil
 }
 
-// Wait makes the clock by which the programs of a private instance judge state and the age of flows run ahead.
-func (d *Dataplane) Wait(ahead time.Duration) {
-	atomic.AddUint32(&d.control.TimeShift, uint32(ahead.Seconds()*float64(d.control.Hz)))
+// StopClock stops the clock by which the programs of a private instance with trace judge state and the age of flows, at that time since
+// the machine started. While it stands, the LRU map of flows takes any number.
+func (d *Dataplane) StopClock(at time.Duration) {
+	d.stopClock(uint64(math.Round(at.Seconds() * float64(d.control.Hz))))
 }
 
-// SetAhead is Wait with the whole of what the clock is ahead, 0 or more.
-func (d *Dataplane) SetAhead(ahead time.Duration) {
-	atomic.StoreUint32(&d.control.TimeShift, uint32(min(max(0, ahead.Seconds()*float64(d.control.Hz)), math.MaxUint32)))
+func (d *Dataplane) stopClock(jiffies uint64) {
+	atomic.StoreUint64(&d.control.Still, jiffies)
+	atomic.StoreUint32(&d.control.FlowBudget, math.MaxUint32)
+}
+
+// Wait stops that clock so much later than it is.
+func (d *Dataplane) Wait(ahead time.Duration) error {
+	now, hz, err := d.Clock()
+	if err == nil {
+		d.stopClock(now.Jiffies + uint64(ahead*time.Duration(hz)/time.Second))
+	}
+	return err
 }
 
 // SetClock makes it that time, in ns, for the limits of a private instance with trace, until it is set again; 0: the real time.

@@ -127,7 +127,9 @@ func TestFloodsSpareConnections(t *testing.T) {
 	if totals.StateEvicted == 0 || totals.StateRefused > totals.StateCreated/100 {
 		t.Errorf("evicted %d, refused %d", totals.StateEvicted, totals.StateRefused)
 	}
-	d.Wait(3 * time.Hour)
+	if err := d.Wait(3 * time.Hour); err != nil {
+		t.Fatal(err)
+	}
 	again := 0
 	for _, n := range live { // places of what has timed out are free
 		if shake(t, d, n) {

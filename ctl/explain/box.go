@@ -282,8 +282,8 @@ func (b *Box) Run(hook dataplane.Hook, frame []byte, ifindex int) (dataplane.Res
 	return b.plane.Run(hook, frame, ifindex)
 }
 
-// Wait makes the clock run ahead.
-func (b *Box) Wait(ahead time.Duration) { b.plane.Wait(ahead) }
+// Wait stops the clock of connections and flows, so much later than it was.
+func (b *Box) Wait(ahead time.Duration) error { return b.plane.Wait(ahead) }
 
 // Names are those behind the ids of the present snapshot.
 func (b *Box) Names() Names { return b.names }

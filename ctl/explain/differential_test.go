@@ -30,7 +30,7 @@ const roundPackets = 5000
 // reason, names and bytes of every packet, and in all counters. A disagreement is reduced to a case for testdata. Half of the
 // rounds are whole flows, see flowScript.
 //
-// GARDU_FUZZ is the number of packets (200,000), GARDU_SEED the seed, which is printed.
+// GARDU_FUZZ is the number of packets (200,000), GARDU_SEED the seed (1: what fails, fails again; `make fuzz` takes others).
 func TestModelAndProgramsAgree(t *testing.T) {
 	if os.Geteuid() != 0 {
 		t.Skip("needs root: loads BPF programs")
@@ -39,7 +39,7 @@ func TestModelAndProgramsAgree(t *testing.T) {
 	if testing.Short() {
 		packets = 2 * roundPackets
 	}
-	seed := fromEnvironment(t, "GARDU_SEED", uint64(time.Now().UnixNano()))
+	seed := fromEnvironment(t, "GARDU_SEED", 1)
 	t.Logf("GARDU_SEED=%d", seed)
 	met := explain.Counters{}
 	rounds := int((packets + roundPackets - 1) / roundPackets)
@@ -150,7 +150,6 @@ func (g generator) script(hook string) script {
 	var blocked []string
 	watching, watched := false, 0
 	seen := rehearse(s)
-	var passed moments
 	for len(s.steps) < roundPackets {
 		var next step
 		if len(s.steps) == roundPackets*9/10 { // there are no more in this round
@@ -175,9 +174,7 @@ func (g generator) script(hook string) script {
 			answer := step{clean: true, frame: mustParse(fmt.Sprintf("tcp %s > %s syn ack", remote, local))}
 			recent = append(recent, answer, answer, answer)
 		case what < 34:
-			if next.line = passed.wait(g, 101, 101, 8000); next.line == "" {
-				continue
-			}
+			next.line = "wait " + pick(g, "101s", "101s", "8000s")
 		case watching && watched == int(abi.WatchDrops): // all of them may be dropped within a second, and no more are told of
 			next.line = "watch off"
 		case what < 36 && watched < int(abi.WatchDrops):
@@ -234,33 +231,6 @@ func (g generator) script(hook string) script {
 		}
 	}
 	return s
-}
-
-// moments are those at which waits of a script ended, in seconds.
-type moments []int
-
-// wait is a line that lets one of these numbers of seconds pass, or "" if something that happened before would be just as old as a
-// time-out then: the programs' clock also runs while the script is played, the model's doesn't.
-func (m *moments) wait(g generator, choices ...int) string {
-	const slack = 5
-	timeouts := []abi.StateTimeouts{
-		abi.TimeoutTcpOpening, abi.TimeoutTcp, abi.TimeoutTcpClosing, abi.TimeoutTcpReset, abi.TimeoutUdp, abi.TimeoutUdpBoth,
-		abi.TimeoutEcho, abi.TimeoutOther,
-	}
-	if len(*m) == 0 {
-		*m = moments{0}
-	}
-	seconds := pick(g, choices...)
-	now := (*m)[len(*m)-1] + seconds
-	for _, then := range *m {
-		for _, timeout := range timeouts {
-			if left := int(timeout) - (now - then); left >= 0 && left <= slack {
-				return ""
-			}
-		}
-	}
-	*m = append(*m, now)
-	return fmt.Sprintf("wait %ds", seconds)
 }
 
 // rehearsal is a script played on the reference model while it is made, to know what the answers to forwarded packets would be,
@@ -356,7 +326,7 @@ func (s script) disagreement(t *testing.T, hook string, features compile.Feature
 	box := newBox(t, features)
 	defer box.Close()
 	model := player{archive: s.archive(), path: newModelPath(), states: map[string]explain.BackendState{}}
-	program := player{archive: s.archive(), path: &boxPath{Box: box, hook: hooks[hook], clock: firstClock}, states: map[string]explain.BackendState{}}
+	program := player{archive: s.archive(), path: stopped(t, box, hooks[hook]), states: map[string]explain.BackendState{}}
 	for _, p := range []*player{&model, &program} {
 		if err := p.apply("config.yaml"); err != nil {
 			t.Fatal(err)

@@ -41,7 +41,6 @@ func (g generator) flowScript(hook string) script {
 	var blocked []string
 	var recent [][]byte
 	seen := rehearse(s)
-	var passed moments
 	for len(s.steps) < roundPackets {
 		var next step
 		switch what := g.IntN(1000); {
@@ -65,9 +64,7 @@ func (g generator) flowScript(hook string) script {
 		case what == 61:
 			next.line = fmt.Sprintf("exit %s %s", pick(g, exitNames...), pick(g, "down", "up", "up", "mtu 1400", "mtu 0"))
 		case what < 64:
-			if next.line = passed.wait(g, 2, 2, 12, 101, 200, 8000); next.line == "" {
-				continue
-			}
+			next.line = "wait " + pick(g, "2s", "2s", "12s", "101s", "200s", "8000s")
 		case what < 84 && len(recent) > 0:
 			about := pick(g, recent...)
 			if g.oneIn(2) { // what a service answers

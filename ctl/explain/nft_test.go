@@ -16,7 +16,6 @@ import (
 	"slices"
 	"strings"
 	"testing"
-	"time"
 
 	"golang.org/x/sys/unix"
 	"golang.org/x/tools/txtar"
@@ -43,7 +42,7 @@ const (
 // own, since to gardu later ones have the ports of the first. What gardu passes by itself nft is told to: ARP and its like, and at the
 // end neighbour discovery and MLD.
 //
-// GARDU_NFT is the number of packets (112,000), GARDU_SEED the seed, which is printed.
+// GARDU_NFT is the number of packets (112,000), GARDU_SEED the seed (1).
 func TestNftAgrees(t *testing.T) {
 	if os.Geteuid() != 0 {
 		t.Skip("needs root: makes network namespaces and loads BPF programs")
@@ -58,7 +57,7 @@ func TestNftAgrees(t *testing.T) {
 	if testing.Short() {
 		packets = 2 * nftRoundPackets
 	}
-	seed := fromEnvironment(t, "GARDU_SEED", uint64(time.Now().UnixNano()))
+	seed := fromEnvironment(t, "GARDU_SEED", 1)
 	t.Logf("GARDU_SEED=%d", seed)
 	oracle := newNftOracle(t)
 	var sum nftSums

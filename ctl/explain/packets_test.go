@@ -215,8 +215,7 @@ func (p *player) line(line string) (string, error) {
 		if err != nil {
 			return "", err
 		}
-		p.path.Wait(ahead)
-		return "", nil
+		return "", p.path.Wait(ahead)
 	case (words[0] == "in" || words[0] == "out") && len(words) > 2:
 		on := slices.IndexFunc(p.snapshot.Interfaces, func(i model.Interface) bool { return i.Name == words[1] })
 		if on < 0 || on >= len(received) {

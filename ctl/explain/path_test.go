@@ -45,20 +45,20 @@ type path interface {
 	WatchDrops(bool) error
 	Judge(on int, frame []byte) (explain.Outcome, error) // on: which of the snapshot's interfaces
 	JudgeSent(on int, frame []byte) (explain.Outcome, error)
-	Wait(time.Duration)
-	Tick(time.Duration) // for limits alone
+	Wait(time.Duration) error // no time passes otherwise, but for blocks
+	Tick(time.Duration)       // for limits alone
 	Counters() (explain.Counters, error)
 }
 
 // modelPath is the reference model.
 type modelPath struct {
 	model      explain.Model
-	ahead      time.Duration
+	blocks     map[netip.Prefix]time.Time // those that expire
 	interfaces []model.Interface
 }
 
 func newModelPath() *modelPath {
-	return &modelPath{model: explain.Model{MAC: ourMAC, Clock: firstClock}}
+	return &modelPath{model: explain.Model{MAC: ourMAC, Clock: firstClock, Now: time.Unix(0, 0)}, blocks: map[netip.Prefix]time.Time{}}
 }
 
 func (p *modelPath) Apply(s *model.Snapshot) error {
@@ -73,13 +73,27 @@ func (p *modelPath) SetBackend(key explain.BackendKey, state explain.BackendStat
 }
 
 func (p *modelPath) Block(prefix netip.Prefix, until time.Time) error {
-	p.model.Block(prefix, until)
+	p.model.Block(prefix, time.Time{})
+	delete(p.blocks, prefix)
+	if !until.IsZero() {
+		p.blocks[prefix] = until
+	}
 	return nil
 }
 
 func (p *modelPath) Unblock(prefix netip.Prefix) error {
 	p.model.Unblock(prefix)
+	delete(p.blocks, prefix)
 	return nil
+}
+
+// expire takes out the blocks whose time is over: the programs know that from a clock that no test stops.
+func (p *modelPath) expire() {
+	for prefix, until := range p.blocks {
+		if !time.Now().Before(until) {
+			_ = p.Unblock(prefix)
+		}
+	}
 }
 
 func (p *modelPath) Check(proto uint8, local, remote netip.AddrPort) error {
@@ -103,18 +117,21 @@ func (p *modelPath) WatchDrops(on bool) error {
 }
 
 func (p *modelPath) Judge(on int, frame []byte) (explain.Outcome, error) {
-	p.model.Now, p.model.Ifindex, p.model.Interface = time.Now().Add(p.ahead), received[on], p.interfaces[on].Name
+	p.expire()
+	p.model.Ifindex, p.model.Interface = received[on], p.interfaces[on].Name
 	return p.model.Judge(frame), nil
 }
 
 func (p *modelPath) JudgeSent(on int, frame []byte) (explain.Outcome, error) {
-	p.model.Now, p.model.Interface = time.Now().Add(p.ahead), p.interfaces[on].Name
+	p.expire()
+	p.model.Interface = p.interfaces[on].Name
 	return p.model.JudgeSent(frame), nil
 }
 
-func (p *modelPath) Wait(ahead time.Duration) {
-	p.ahead += ahead
+func (p *modelPath) Wait(ahead time.Duration) error {
+	p.model.Now = p.model.Now.Add(ahead)
 	p.Tick(ahead)
+	return nil
 }
 
 func (p *modelPath) Tick(d time.Duration) { p.model.Clock += d }
@@ -132,9 +149,9 @@ type boxPath struct {
 // firstClock is what limits take for the time at the beginning.
 const firstClock = time.Hour
 
-func (p *boxPath) Wait(ahead time.Duration) {
-	p.Box.Wait(ahead)
+func (p *boxPath) Wait(ahead time.Duration) error {
 	p.Tick(ahead)
+	return p.Box.Wait(ahead)
 }
 
 func (p *boxPath) WatchDrops(on bool) error {
@@ -196,6 +213,15 @@ func newBoxPath(t testing.TB, hook dataplane.Hook, features compile.Features) *b
 			t.Error(err)
 		}
 	})
+	return stopped(t, box, hook)
+}
+
+// stopped is the path through a box whose clock stands still but for Wait, so that nothing depends on how quick the test is.
+func stopped(t testing.TB, box *explain.Box, hook dataplane.Hook) *boxPath {
+	t.Helper()
+	if err := box.Wait(0); err != nil {
+		t.Fatal(err)
+	}
 	return &boxPath{Box: box, hook: hook, clock: firstClock}
 }
 

@@ -18,7 +18,6 @@ type Replay struct {
 	hook    dataplane.Hook
 	ifindex int
 
-	began   time.Time     // by the real clock
 	last    time.Time     // in the capture
 	elapsed time.Duration // in the capture
 
@@ -28,9 +27,9 @@ type Replay struct {
 
 const (
 	replayFlows = 1 << 18
-	// The programs' clock can only be ahead. It begins so much ahead that it can go slower than the real one.
-	replayAhead = time.Hour
-	// More than any time-out, so that longer is the same: the clock has 32 bits of jiffies.
+	// Where the clock begins: not at 0, which would be the real time.
+	replayBegin = time.Hour
+	// More than any time-out, so that longer is the same: ages have 32 bits.
 	longestGap = 3 * time.Hour
 	// Frames are filled up to so many bytes, which the programs can be run with.
 	mostFilled = 3000
@@ -83,17 +82,17 @@ func Filled(frame []byte, length int) []byte {
 
 // tick sets the clocks to the time of a packet.
 func (r *Replay) tick(at time.Time) {
-	switch now := time.Now(); {
-	case r.began.IsZero():
-		r.began, r.last = now, at
+	switch {
+	case r.last.IsZero():
+		r.last = at
 	case at.Before(r.last):
 		r.Back++
 	default:
 		r.elapsed += min(at.Sub(r.last), longestGap)
 		r.last = at
 	}
-	r.plane.SetAhead(replayAhead + r.elapsed - time.Since(r.began))
-	r.SetClock(replayAhead + r.elapsed)
+	r.plane.StopClock(replayBegin + r.elapsed)
+	r.SetClock(replayBegin + r.elapsed)
 }
 
 // Fate is what became of a packet, without its way.
