@@ -9,12 +9,16 @@ export CGO_ENABLED := 0
 export GOFLAGS ?= -buildvcs=false
 
 VERSION := $(shell git describe --tags --always --dirty 2>/dev/null || echo devel)
+# What packages are called: the tag, or a number that grows from commit to commit.
+PACKAGE_VERSION ?= $(subst -,~,$(patsubst v%,%,$(shell git describe --tags --exact-match 2>/dev/null || git log -1 --date=format:%Y%m%d%H%M%S --format=0.0.0+%cd.%h 2>/dev/null || echo 0.0.0)))
+ARCHES ?= amd64 arm64
 FUZZTIME ?= 20s
 PREFIX ?= /usr/local
 
 # Debian packages by use. clang is pinned: the committed objects are those of clang-19.
 GENERATE_PACKAGES := clang-19 llvm-19 libbpf-dev linux-libc-dev
-TEST_PACKAGES := curl iproute2 nfdump nftables nginx-light prometheus sqlite3 tshark xdp-tools
+TEST_PACKAGES := curl iproute2 nfdump nftables nginx-light prometheus sqlite3 systemd tshark xdp-tools
+PACKAGE_PACKAGES := rpm
 BENCH_PACKAGES := nftables xdp-tools
 VM_PACKAGES := qemu-system-x86 xz-utils
 
@@ -53,6 +57,15 @@ generate-check: generate ## regenerate and fail when the committed files differ
 	git diff --exit-code --stat -- $(GENERATED)
 	@echo "generated files are what their sources say"
 
+.PHONY: package
+package: deps-package ## build .deb and .rpm into dist, for each of ARCHES
+	configs/package/build $(PACKAGE_VERSION) dist $(ARCHES)
+
+.PHONY: test-package
+test-package: deps-test deps-package ## install, upgrade under traffic, remove and purge the .deb, in a root of its own
+	for version in 0.0.1 0.0.2; do QUICK=1 configs/package/build $$version dist/test $$(go env GOHOSTARCH); done
+	GARDU_PACKAGES=$(CURDIR)/dist/test go test -count=1 -tags packages -run TestPackage ./ctl/e2e
+
 .PHONY: fuzz
 fuzz: build ## a million packets through model and programs, then every fuzz target for FUZZTIME
 	GARDU_SEED=$${GARDU_SEED:-$$(date +%s)} GARDU_FUZZ=1000000 go test -count=1 -timeout 60m -run TestModelAndProgramsAgree -v ./ctl/explain
@@ -75,9 +88,9 @@ install: build ## copy bin/gardu to PREFIX/bin, and its systemd unit
 clean: ## remove what was built
 	rm -rf bin dist
 
-.PHONY: deps deps-test deps-generate deps-vm deps-bench
+.PHONY: deps deps-test deps-generate deps-vm deps-bench deps-package
 deps: ## install every package that some target needs and this machine misses
-	@.ci/deps $(GENERATE_PACKAGES) $(TEST_PACKAGES) $(VM_PACKAGES) $(BENCH_PACKAGES)
+	@.ci/deps $(GENERATE_PACKAGES) $(TEST_PACKAGES) $(VM_PACKAGES) $(BENCH_PACKAGES) $(PACKAGE_PACKAGES)
 deps-test:
 	@.ci/deps $(TEST_PACKAGES)
 deps-generate:
@@ -86,3 +99,5 @@ deps-vm:
 	@.ci/deps $(VM_PACKAGES)
 deps-bench:
 	@.ci/deps $(BENCH_PACKAGES)
+deps-package:
+	@.ci/deps $(PACKAGE_PACKAGES)

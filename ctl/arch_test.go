@@ -77,6 +77,7 @@ var confined = map[string]string{
 	"github.com/google/gopacket":       "pkt",
 	"github.com/ncruces/go-sqlite3":    "flow/history",
 	"github.com/spf13/cobra":           "cmd/gardu",
+	"github.com/spf13/pflag":           "cmd/gardu",
 	"github.com/aymanbagabas/go-udiff": "cmd/gardu",
 	"github.com/prometheus":            "metric",
 	"charm.land/bubbletea":             "top",

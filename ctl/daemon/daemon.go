@@ -97,6 +97,7 @@ type Daemon struct {
 	droppedLost atomic.Pointer[flow.Count] // likewise of tables of dropped flows
 	faults      faults
 	lostBefore  abi.EffectTotals // events lost before this daemon served
+	pulses      pulses
 
 	watchers chan struct{} // as many as there are clients that watch the flows
 	ending   chan struct{} // closed when clients that wait should go
@@ -281,6 +282,7 @@ func (d *Daemon) serve(ctx context.Context, stop context.CancelFunc, reload <-ch
 		d.watchNetwork,
 		d.housekeep,
 		d.trackFlows,
+		d.feedWatchdog,
 	}
 	var err error
 	if d.lostBefore, err = d.plane.EffectTotals(); err != nil { // before anybody can follow events
@@ -319,6 +321,7 @@ func (d *Daemon) watchConfig(ctx context.Context, reload <-chan os.Signal) error
 	ticker := time.NewTicker(listPoll)
 	defer ticker.Stop()
 	for {
+		d.beat(loopConfig)
 		select {
 		case <-ctx.Done():
 			return nil
@@ -359,6 +362,7 @@ func (d *Daemon) housekeep(ctx context.Context) error {
 	defer expire.Stop()
 	defer ticker.Stop()
 	for {
+		d.beat(loopHousekeep)
 		select {
 		case <-ctx.Done():
 			return nil

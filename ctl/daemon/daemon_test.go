@@ -70,7 +70,8 @@ type world struct {
 	backend *testnet.Node
 	dir     string
 	options Options
-	sink    string // directory that the daemon writes reports of flows to; "": it reports none
+	env     []string // of the daemon, besides ours
+	sink    string   // directory that the daemon writes reports of flows to; "": it reports none
 	process *testnet.Process
 	api     *client.Client
 	port    int // that dialEcho used last
@@ -175,7 +176,7 @@ func (w *world) launch() {
 	w.must(err)
 	defer log.Close()
 	cmd := exec.Command(os.Args[0])
-	cmd.Env = append(os.Environ(), runEnv+"="+string(text), sinkEnv+"="+w.sink)
+	cmd.Env = append(append(os.Environ(), runEnv+"="+string(text), sinkEnv+"="+w.sink), w.env...)
 	cmd.Stdout, cmd.Stderr = log, log
 	w.process, err = w.box.Start(cmd)
 	w.must(err)

@@ -16,6 +16,7 @@ func (d *Daemon) watchNetwork(ctx context.Context) error {
 	ticker := time.NewTicker(hopEvery)
 	defer ticker.Stop()
 	for {
+		d.beat(loopNetwork)
 		var dirty changes
 		select {
 		case <-ctx.Done():

@@ -93,7 +93,7 @@ with --keep-attached, killed or upgraded.`,
 	a.add(root, groupChange, a.applyCommand(), a.confirmCommand(), a.rollbackCommand(), a.blockCommand(), a.unblockCommand(), a.drainCommand(),
 		a.undrainCommand(), a.weightCommand())
 	a.add(root, groupRun, a.runCommand(), a.checkCommand(), a.doctorCommand(), a.demoCommand(), a.decapCommand(), a.detachCommand(), a.bpfCommand())
-	a.add(root, groupOther, a.versionCommand())
+	a.add(root, groupOther, a.versionCommand(), a.manCommand())
 	root.AddCommand(packetTopic(), exprTopic())
 	root.SetCompletionCommandGroupID(groupOther)
 	root.SetHelpCommandGroupID(groupOther)
