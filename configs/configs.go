@@ -7,3 +7,8 @@ import _ "embed"
 //
 //go:embed examples/demo.yaml
 var Demo []byte
+
+// Installed is what a package installs as /etc/gardu/gardu.yaml.
+//
+//go:embed package/gardu.yaml
+var Installed []byte

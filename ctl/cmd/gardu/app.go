@@ -92,7 +92,7 @@ with --keep-attached, killed or upgraded.`,
 		a.blocksCommand(), a.flowsCommand(), a.topCommand(), a.eventsCommand(), a.explainCommand(), a.replayCommand(), a.historyCommand())
 	a.add(root, groupChange, a.applyCommand(), a.confirmCommand(), a.rollbackCommand(), a.blockCommand(), a.unblockCommand(), a.drainCommand(),
 		a.undrainCommand(), a.weightCommand())
-	a.add(root, groupRun, a.runCommand(), a.checkCommand(), a.doctorCommand(), a.demoCommand(), a.decapCommand(), a.detachCommand(), a.bpfCommand())
+	a.add(root, groupRun, a.initCommand(), a.runCommand(), a.checkCommand(), a.doctorCommand(), a.demoCommand(), a.decapCommand(), a.detachCommand(), a.bpfCommand())
 	a.add(root, groupOther, a.versionCommand(), a.manCommand())
 	root.AddCommand(packetTopic(), exprTopic())
 	root.SetCompletionCommandGroupID(groupOther)

@@ -164,7 +164,7 @@ func TestHelp(t *testing.T) {
 		}
 		all.WriteString(cmd.Name() + " ")
 	}
-	for _, name := range strings.Fields("run check apply status rules sets services backends block unblock blocks flows top events explain detach demo decap version") {
+	for _, name := range strings.Fields("init run check apply status rules sets services backends block unblock blocks flows top events explain detach demo decap version") {
 		if !strings.Contains(" "+all.String(), " "+name+" ") {
 			t.Errorf("no command %s", name)
 		}
