@@ -58,6 +58,7 @@ var allowed = map[string]string{
 	"api/client": "api",
 	"metric":     "abi api flow",
 	"top":        "api expr",
+	"plan":       "api compile lb model rule",
 	"explain":    "abi api compile config dataplane event lb model pkt rule",
 	"doctor":     "compile dataplane lb model netdev",
 	"cmd/gardu":  everything,

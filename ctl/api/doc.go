@@ -12,6 +12,7 @@
 //	DELETE /v1/blocks?prefix=P&prefix=P        Unblocked
 //	GET    /v1/flows?filter=EXPR&sort=KEY&limit=N   one Flow a line (NDJSON)
 //	PUT    /v1/snapshot          ApplyRequest     ApplyResult
+//	POST   /v1/plan              PlanRequest      Plan
 //	POST   /v1/explain           ExplainRequest   Explanation
 //
 // The same readers, /metrics, /healthz and /readyz are served by TCP, to this machine alone, where the configuration says so.

@@ -54,6 +54,8 @@ type Engine interface {
 
 	// Apply replaces the snapshot, all or nothing. With Check it only says what it would say.
 	Apply(ctx context.Context, request ApplyRequest) (ApplyResult, error)
+	// Plan says what Apply would change. Nothing is.
+	Plan(ctx context.Context, request PlanRequest) (Plan, error)
 	// Confirm keeps the snapshot that waits for it. When it comes too late, or nothing waits, the problem is CodeConflict.
 	Confirm(ctx context.Context, request ConfirmRequest) (ConfirmResult, error)
 	// Rollback puts an older snapshot in force again, all or nothing.

@@ -44,6 +44,7 @@ func Handler(engine Engine, log *slog.Logger) http.Handler {
 		{"GET", "/v1/history", h.serveHistory},
 		{"GET", "/v1/events", h.events},
 		{"PUT", "/v1/snapshot", writer(h.apply)},
+		{"POST", "/v1/plan", writer(h.plan)},
 		{"POST", "/v1/confirm", writer(engine.Confirm)},
 		{"POST", "/v1/rollback", writer(h.rollback)},
 		{"GET", "/v1/revisions", reader(list(engine.Revisions))},

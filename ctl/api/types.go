@@ -469,6 +469,7 @@ type ApplyResult struct {
 	Sets     int       `json:"sets"`
 	Services int       `json:"services"`
 	Waiting  *Waiting  `json:"waiting,omitempty"` // for confirmation
+	Changes  []string  `json:"changes,omitempty"` // what is another thing than before, in a few lines for people
 }
 
 // ExplainRequest asks what would become of one frame that arrives on an interface.

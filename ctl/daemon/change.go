@@ -15,6 +15,7 @@ import (
 	"gardu/ctl/lb/health"
 	"gardu/ctl/lint"
 	"gardu/ctl/model"
+	"gardu/ctl/plan"
 	"gardu/ctl/reconcile"
 )
 
@@ -73,12 +74,17 @@ func (d *Daemon) parse(name string, text []byte, dir string) (candidate, error) 
 
 // compile turns a candidate into tables, with the ids that are in use.
 func (d *Daemon) compile(c candidate) (compiled, error) {
-	ids, reused, err := d.saved.IDs.Assign(c.snapshot)
+	return compileAfter(d.current.Load(), d.saved.IDs, c)
+}
+
+// compileAfter does so after a snapshot that is in force, or none, and the ids that are known then.
+func compileAfter(now *applied, known compile.IDs, c candidate) (compiled, error) {
+	ids, reused, err := known.Assign(c.snapshot)
 	if err != nil {
 		return compiled{}, err
 	}
 	var before *compile.Tables
-	if now := d.current.Load(); now != nil {
+	if now != nil {
 		before = now.tables
 	}
 	tables, err := compile.CompileAfter(before, c.snapshot, ids)
@@ -139,9 +145,7 @@ func (d *Daemon) apply(request api.ApplyRequest, how change) (api.ApplyResult, e
 	if err := checkShrinks(now, next); err != nil {
 		return api.ApplyResult{}, err
 	}
-	next.warnings = append(next.warnings, lint.CutOff(next.snapshot, lint.Around(request.SSHConnection, d.netdev), next.text)...)
-	next.warnings = append(next.warnings, lint.Untagged(next.snapshot, d.netdev.StripsVLAN, next.text)...)
-	next.warnings = append(next.warnings, lint.SharedPorts(next.snapshot, lint.LocalPorts(), next.text)...)
+	next.warnings = append(next.warnings, d.lint(next, request.SSHConnection)...)
 	result := api.ApplyResult{
 		Revision: now.revision,
 		Changed:  next.digest != now.digest || !sameLists(next.snapshot, now.snapshot),
@@ -178,9 +182,17 @@ func (d *Daemon) apply(request api.ApplyRequest, how change) (api.ApplyResult, e
 	if err := d.commit(next, tables, how); err != nil {
 		return api.ApplyResult{}, problem(err)
 	}
+	result.Changes = plan.Brief(now.snapshot, next.snapshot)
 	d.faults.set(startFault, nil)
 	result.Waiting = d.waitingStatus()
 	return result, nil
+}
+
+// lint warns of what a candidate would do on this machine.
+func (d *Daemon) lint(next candidate, sshConnection string) []config.Warning {
+	warnings := lint.CutOff(next.snapshot, lint.Around(sshConnection, d.netdev), next.text)
+	warnings = append(warnings, lint.Untagged(next.snapshot, d.netdev.StripsVLAN, next.text)...)
+	return append(warnings, lint.SharedPorts(next.snapshot, lint.LocalPorts(), next.text)...)
 }
 
 // mayChange refuses a snapshot that would cut off who asks for it, and one that would stay while another one is tried out.

@@ -62,6 +62,7 @@ type Daemon struct {
 	metrics    *metric.Metrics
 	events     <-chan netdev.Event
 
+	planning sync.Mutex              // one plan at a time
 	changing sync.Mutex              // one change of the snapshot or of attachments at a time
 	saved    state                   // guarded by changing
 	onDisk   bool                    // guarded by changing: saved is

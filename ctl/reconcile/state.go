@@ -109,6 +109,17 @@ func runtimes(ring compile.Ring, states map[uint16]State) map[uint16]compile.Run
 	return now
 }
 
+// Runtimes returns what is known of the members of rings, also of rings that aren't in the data plane.
+func (r *Reconciler[T, Tables]) Runtimes(rings ...compile.Ring) map[uint16]compile.Runtime {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	all := map[uint16]compile.Runtime{}
+	for _, ring := range rings {
+		maps.Copy(all, runtimes(ring, r.states))
+	}
+	return all
+}
+
 // State returns what is known of a backend.
 func (r *Reconciler[T, Tables]) State(id uint16) (State, bool) {
 	r.mu.Lock()

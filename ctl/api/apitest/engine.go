@@ -28,6 +28,8 @@ type Engine struct {
 	Judge func(api.ExplainRequest) (api.Explanation, error)
 	// Change answers Apply; nil accepts.
 	Change func(api.ApplyRequest) (api.ApplyResult, error)
+	// Foresee answers Plan; nil gives an example.
+	Foresee func(api.PlanRequest) (api.Plan, error)
 
 	mu      sync.Mutex
 	blocked []api.BlockRequest
@@ -293,6 +295,25 @@ func (e *Engine) Apply(_ context.Context, request api.ApplyRequest) (api.ApplyRe
 		return e.Change(request)
 	}
 	return api.ApplyResult{Revision: 8, Changed: true, Rules: 2, Sets: 2, Services: 1}, nil
+}
+
+// Plan implements api.Engine.
+func (e *Engine) Plan(_ context.Context, request api.PlanRequest) (api.Plan, error) {
+	if e.Foresee != nil {
+		return e.Foresee(request)
+	}
+	return api.Plan{
+		Revision: 7, Changed: true,
+		Changes: []api.Change{
+			{Change: api.ChangeAdded, Kind: "set", Name: "scanners", Text: "addresses, 3 entries of lists/scanners.txt", At: "gardu.yaml:5:3"},
+			{Change: api.ChangeChanged, Kind: "rule", Name: "ssh", At: "gardu.yaml:9:7", Keys: []api.ChangedKey{
+				{Key: "action", Old: "pass", New: "drop"}, {Key: "log", New: "1/100"}}},
+			{Change: api.ChangeRemoved, Kind: "backend", Name: "web/b2", Text: "address: 10.0.0.12, weight: 50", At: "/etc/gardu/gardu.yaml:20:9"},
+		},
+		Warnings: []api.Warning{{Position: model.Position{File: "gardu.yaml", Line: 9, Column: 7}, Message: "hm", Text: "    - name: ssh"}},
+		Services: []api.PlannedShare{{Service: "web", Moved: 1.0 / 3, Backends: []api.PlannedBackend{
+			{Name: "b1", Before: 2.0 / 3, After: 1}, {Name: "b2", Before: 1.0 / 3}}}},
+	}, e.Fail
 }
 
 // Confirm implements api.Engine.

@@ -129,6 +129,11 @@ func (c *Client) Apply(ctx context.Context, request api.ApplyRequest) (result ap
 	return result, c.call(ctx, http.MethodPut, "/v1/snapshot", request, &result)
 }
 
+// Plan says what Apply of a configuration would change.
+func (c *Client) Plan(ctx context.Context, request api.PlanRequest) (plan api.Plan, err error) {
+	return plan, c.call(ctx, http.MethodPost, "/v1/plan", request, &plan)
+}
+
 // Confirm keeps the snapshot that waits for it.
 func (c *Client) Confirm(ctx context.Context, request api.ConfirmRequest) (result api.ConfirmResult, err error) {
 	return result, c.call(ctx, http.MethodPost, "/v1/confirm", request, &result)

@@ -93,6 +93,9 @@ func (a *app) printApplied(result api.ApplyResult) {
 		already = ""
 	}
 	a.printf("revision %d is in force%s: %s\n", result.Revision, already, holds(result))
+	for _, line := range result.Changes {
+		a.printf("  %s\n", printable(line))
+	}
 	if result.Waiting != nil {
 		a.printf("%s\n", waitingText(result.Waiting))
 	}

@@ -23,7 +23,13 @@ const (
 	exitFailed      = 1
 	exitUsage       = 2
 	exitUnreachable = 3
+	exitChanges     = 4 // of plan --exit-code: something would change
 )
+
+// exitCode ends a command that did what it should with a code that says what it found.
+type exitCode int
+
+func (c exitCode) Error() string { return fmt.Sprintf("exit code %d", int(c)) }
 
 // failure is an error of a command that began to run. Cobra's own errors, which come before, are wrong usage.
 type failure struct{ error }
@@ -65,6 +71,9 @@ func (a *app) needRoot() error {
 func (a *app) report(cmd *cobra.Command, err error) int {
 	if err == nil {
 		return exitDone
+	}
+	if code, ok := errors.AsType[exitCode](err); ok {
+		return int(code)
 	}
 	tried := cmd.CommandPath()
 	wrong, isUsage := errors.AsType[*usageError](err)

@@ -23,7 +23,7 @@ func main() {
 }
 
 // Main runs one command line until ctx ends and returns its exit code: 0 done, 1 failed, 2 wrong usage, 3 the daemon can't
-// be reached.
+// be reached, 4 plan --exit-code found that something would change.
 func Main(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.Writer) int {
 	return newApp(stdin, stdout, stderr).execute(ctx, args)
 }

@@ -88,6 +88,7 @@ func TestReaders(t *testing.T) {
 	}
 	golden(t, "groups", allFormats(t, "flows", "--group", "verdict,src/24", "-n", "2"))
 	golden(t, "top", topFormats(t))
+	golden(t, "plan", planFormats(t))
 	golden(t, "explain", allFormats(t, "explain", "tcp 198.51.100.7:40000 > 192.0.2.10:443 syn"))
 }
 
@@ -164,7 +165,7 @@ func TestHelp(t *testing.T) {
 		}
 		all.WriteString(cmd.Name() + " ")
 	}
-	for _, name := range strings.Fields("init run check apply status rules sets services backends block unblock blocks flows top events explain detach demo decap version") {
+	for _, name := range strings.Fields("init run check plan apply status rules sets services backends block unblock blocks flows top events explain detach demo decap version") {
 		if !strings.Contains(" "+all.String(), " "+name+" ") {
 			t.Errorf("no command %s", name)
 		}
@@ -214,6 +215,7 @@ func TestUsage(t *testing.T) {
 		"status -o xml":                 "table, wide, json, ndjson, yaml, csv",
 		"run":                           `"config" not set`,
 		"check":                         "1 arg",
+		"plan":                          "1 arg",
 		"apply a b":                     "1 arg",
 		"block":                         "at least 1 arg",
 		"block 203.0.113.300":           `"203.0.113.300" is not an IP address`,
@@ -261,7 +263,7 @@ func TestUnreachable(t *testing.T) {
 	}
 	socket := filepath.Join(t.TempDir(), "none.sock")
 	for _, args := range []string{"status", "rules", "sets", "services", "backends", "blocks", "flows", "top", "events", "events -f", "block 192.0.2.1", "unblock 192.0.2.1",
-		"apply " + file, "explain icmp 192.0.2.1 > 192.0.2.2 echo-request"} {
+		"plan " + file, "apply " + file, "explain icmp 192.0.2.1 > 192.0.2.2 echo-request"} {
 		command := strings.Fields(args)
 		r := gardu(t, append([]string{"--socket", socket}, command...)...)
 		if r.code != exitUnreachable || !strings.HasPrefix(r.stderr, "gardu "+command[0]+": ") || !strings.Contains(r.stderr, "can't be reached") ||

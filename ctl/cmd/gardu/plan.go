@@ -1,0 +1,201 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"gardu/ctl/api"
+	"gardu/ctl/api/client"
+	"gardu/ctl/compile"
+	"gardu/ctl/config"
+	"gardu/ctl/plan"
+)
+
+func (a *app) planCommand() *cobra.Command {
+	var exit bool
+	var against string
+	cmd := a.outputFlag(&cobra.Command{
+		Use:   "plan FILE",
+		Short: "Say what apply would change, and change nothing",
+		Long: `Compares a configuration with the one in force, object by object: what is new (+),
+gone (-) or another one (~), each key with its old and its new value, and of sets how
+many entries come and go. Warns as 'gardu check' does, and says whether apply would
+refuse.
+
+Of each service it says what share of new flows would get another backend than now;
+established flows stay where they are.
+
+With --exit-code the exit code is 4 if anything would change. With --against it
+compares two files instead, and needs no daemon. FILE may be - for stdin.`,
+		Example: `  gardu plan gardu.yaml
+  gardu plan gardu.yaml --exit-code > /dev/null; test $? -ne 4 || gardu apply gardu.yaml
+  gardu plan new.yaml --against old.yaml
+  gardu plan gardu.yaml -o json | jq '.services[] | select(.moved > 0.1).service'`,
+		Args: cobra.ExactArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			text, name, dir, err := a.readConfig(args[0])
+			if err != nil {
+				return err
+			}
+			var result api.Plan
+			if against != "" {
+				result, err = a.planAgainst(against, name, text, dir)
+			} else {
+				err = a.ask(func(c *client.Client) error {
+					result, err = c.Plan(cmd.Context(), api.PlanRequest{Name: name, Dir: dir, YAML: string(text), SSHConnection: sshConnection()})
+					if wrong, ok := errors.AsType[config.Errors](err); ok {
+						return wrong.Quote()
+					}
+					if errors.Is(err, client.ErrUnreachable) {
+						return advise(err, "%s\nor compare with a file: gardu plan %s --against OLD.yaml", a.todo(err), args[0])
+					}
+					return err
+				})
+			}
+			if err != nil {
+				return err
+			}
+			for _, warning := range result.Warnings {
+				a.warnf("%v\n", warning)
+			}
+			if err := printValue(a, result, func() error { a.printPlan(result); return nil }); err != nil {
+				return err
+			}
+			if exit && result.Changed {
+				return exitCode(exitChanges)
+			}
+			return nil
+		},
+	})
+	cmd.Flags().BoolVar(&exit, "exit-code", false, "exit with 4 if anything would change")
+	cmd.Flags().StringVar(&against, "against", "", "compare with this `FILE` instead of what is in force")
+	return cmd
+}
+
+// planAgainst compares two files, with all backends up.
+func (a *app) planAgainst(path, name string, text []byte, dir string) (api.Plan, error) {
+	old, _, err := config.Load(path)
+	if err != nil {
+		return api.Plan{}, err
+	}
+	next, warnings, err := config.Parse(name, text, dir)
+	if err != nil {
+		return api.Plan{}, err
+	}
+	known, _, err := compile.IDs{}.Assign(old)
+	if err != nil {
+		return api.Plan{}, fmt.Errorf("%s: %w", path, err)
+	}
+	before, err := compile.Compile(old, known)
+	if err != nil {
+		return api.Plan{}, fmt.Errorf("%s: %w", path, err)
+	}
+	ids, _, err := known.Assign(next)
+	if err != nil {
+		return api.Plan{}, fmt.Errorf("%s: %w", name, err)
+	}
+	after, err := compile.CompileAfter(before, next, ids)
+	if err != nil {
+		return api.Plan{}, fmt.Errorf("%s: %w", name, err)
+	}
+	changes := plan.Diff(old, next)
+	if changes == nil {
+		changes = []api.Change{}
+	}
+	shares := plan.Shares(plan.Side{Snapshot: old, Rings: before.Rings}, plan.Side{Snapshot: next, Rings: after.Rings}, nil)
+	if shares == nil {
+		shares = []api.PlannedShare{}
+	}
+	return api.Plan{Changed: len(changes) > 0, Changes: changes, Services: shares,
+		Warnings: api.Warnings(append(warnings, onThisMachine(next, text)...))}, nil
+}
+
+// printPlan is a plan for people.
+func (a *app) printPlan(p api.Plan) {
+	in := "the other file"
+	if p.Revision != 0 {
+		in = fmt.Sprintf("revision %d", p.Revision)
+	}
+	switch {
+	case !p.Changed:
+		a.printf("nothing to do: %s holds the same\n", in)
+		return
+	case len(p.Changes) == 0:
+		a.printf("nothing but the order of things differs from %s\n", in)
+	default:
+		a.printf("%s, against %s:\n", plural(len(p.Changes), "change"), in)
+	}
+	width := 0
+	for _, c := range p.Changes {
+		width = max(width, len(c.Kind)+1+len(c.Name))
+	}
+	width = min(width, 32)
+	for _, c := range p.Changes {
+		a.printChange(c, width)
+	}
+	for _, s := range p.Services {
+		a.printShare(s)
+	}
+	if p.Refused != "" {
+		a.printf("%s\n", bad.paint(a.color, "apply would refuse it: "+printable(p.Refused)))
+	}
+}
+
+func (a *app) printChange(c api.Change, width int) {
+	look := map[string]style{api.ChangeAdded: good, api.ChangeRemoved: bad, api.ChangeChanged: warn}[c.Change]
+	head := fmt.Sprintf("%s %-*s", c.Sign(), width, printable(strings.TrimSpace(c.Kind+" "+c.Name)))
+	var lines []string
+	switch {
+	case c.Change != api.ChangeChanged:
+		lines = []string{c.Text}
+		if c.Before != "" {
+			lines[0] += "  before " + c.Before
+		}
+	default:
+		for _, key := range c.Keys {
+			lines = append(lines, fmt.Sprintf("%s: %s -> %s", key.Key, a.clip(orElse(key.Old, "none")), a.clip(orElse(key.New, "none"))))
+		}
+	}
+	if a.format == formatWide && c.At != "" {
+		lines = append(lines, "at "+c.At)
+	}
+	for i, line := range lines {
+		if i > 0 {
+			head = strings.Repeat(" ", width+2)
+		}
+		a.printf("  %s  %s\n", look.paint(a.color, head), printable(line))
+	}
+}
+
+// clip shortens a value of a table; -o wide shows it whole.
+func (a *app) clip(text string) string {
+	const most = 100
+	if runes := []rune(text); len(runes) > most && a.format != formatWide {
+		return string(runes[:most-1]) + "…"
+	}
+	return text
+}
+
+// printShare says how new flows of a service would be spread; each backend's part only while they are few.
+func (a *app) printShare(s api.PlannedShare) {
+	const few = 8
+	a.printf("service %s: %s of new flows would get another backend than now; established ones stay\n", printable(s.Service), api.Percent(s.Moved))
+	changed := 0
+	for _, b := range s.Backends {
+		if b.Before != b.After {
+			changed++
+		}
+	}
+	if changed > few && a.format != formatWide {
+		a.printf("  %s get another share of them; -o wide lists them\n", plural(changed, "backend"))
+		return
+	}
+	for _, b := range s.Backends {
+		if b.Before != b.After {
+			a.printf("  %s: %s -> %s\n", printable(b.Name), api.Percent(b.Before), api.Percent(b.After))
+		}
+	}
+}

@@ -1,0 +1,61 @@
+package daemon
+
+import (
+	"context"
+	"slices"
+
+	"gardu/ctl/api"
+	"gardu/ctl/compile"
+	"gardu/ctl/plan"
+)
+
+// Plan says what Apply of a configuration would change. What Apply refuses because it is wrong is an error here too; what it
+// would take with --force, or at another time, is told as refused.
+func (d *Daemon) Plan(_ context.Context, request api.PlanRequest) (api.Plan, error) {
+	next, err := d.parse(request.Name, []byte(request.YAML), request.Dir)
+	if err != nil {
+		return api.Plan{}, err
+	}
+	d.planning.Lock() // what a plan needs is made once, however many ask
+	defer d.planning.Unlock()
+	now, c, result, err := d.prepare(next, request)
+	if err != nil {
+		return api.Plan{}, err
+	}
+	result.Changes = plan.Diff(now.snapshot, next.snapshot)
+	result.Services = plan.Shares(plan.Side{Snapshot: now.snapshot, Rings: now.tables.Rings},
+		plan.Side{Snapshot: next.snapshot, Rings: c.tables.Rings},
+		d.reconciler.Runtimes(slices.Concat(now.tables.Rings, c.tables.Rings)...))
+	return result, nil
+}
+
+// prepare checks a candidate as Apply does and compiles it, which no change has to wait for.
+func (d *Daemon) prepare(next candidate, request api.PlanRequest) (now *applied, c compiled, result api.Plan, err error) {
+	now, result, ids, err := d.judge(next, request)
+	if err != nil {
+		return nil, compiled{}, api.Plan{}, err
+	}
+	result.Warnings = api.Warnings(append(next.warnings, d.lint(next, request.SSHConnection)...))
+	c, err = compileAfter(now, ids, next)
+	return now, c, result, problem(err)
+}
+
+// judge finds what Apply would say against a candidate.
+func (d *Daemon) judge(next candidate, request api.PlanRequest) (now *applied, result api.Plan, ids compile.IDs, err error) {
+	d.changing.Lock()
+	defer d.changing.Unlock()
+	now = d.current.Load()
+	if err = d.checkInterfaces(next); err == nil {
+		err = checkShrinks(now, next)
+	}
+	if err != nil {
+		return nil, api.Plan{}, compile.IDs{}, err
+	}
+	result = api.Plan{Revision: now.revision, Changed: next.digest != now.digest || !sameLists(next.snapshot, now.snapshot)}
+	if result.Changed {
+		if err := d.mayChange(next, api.ApplyRequest{SSHConnection: request.SSHConnection}); err != nil {
+			result.Refused = err.Error()
+		}
+	}
+	return now, result, d.saved.IDs, nil
+}
