@@ -220,5 +220,11 @@ struct {
 	__uint(max_entries, 1 << 20);
 } events SEC(".maps");
 
-/* Written only with cfg_trace, by the sibling programs of explain. */
-MAP(trace, BPF_MAP_TYPE_ARRAY, __u32, struct trace, 1);
+/* Written only with cfg_trace, by the sibling programs of explain; read and cleared by mmap, packet by packet. One entry. */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__type(key, __u32);
+	__type(value, struct trace);
+	__uint(max_entries, 1);
+	__uint(map_flags, BPF_F_MMAPABLE);
+} trace SEC(".maps");

@@ -33,5 +33,5 @@ var mapHelp = map[string]string{
 	"limits":             "Programs write and read: token buckets, see xdp/limit.h. Full: packets share buckets, counted in effect_totals.",
 	"effect_totals":      "Programs write, daemon reads. One entry.",
 	"events":             "Programs write, daemon takes out: struct event. Bytes. Full, or no daemon: events are lost, counted in effect_totals.",
-	"trace":              "Written only with cfg_trace, by the sibling programs of explain.",
+	"trace":              "Written only with cfg_trace, by the sibling programs of explain; read and cleared by mmap, packet by packet. One entry.",
 }

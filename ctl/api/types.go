@@ -481,8 +481,8 @@ type ExplainRequest struct {
 
 // Explanation is the way of one packet. Parts that don't apply are left out.
 type Explanation struct {
-	Verdict   string     `json:"verdict"` // pass, drop, reject, redirect, forward
-	Reason    string     `json:"reason"`
+	Verdict   string     `json:"verdict,omitempty"` // pass, drop, reject, redirect, forward; "", like the reason: not judged
+	Reason    string     `json:"reason,omitempty"`
 	Help      string     `json:"help,omitempty"` // what the reason means
 	Rule      string     `json:"rule,omitempty"` // that decided
 	Service   string     `json:"service,omitempty"`

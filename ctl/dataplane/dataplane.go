@@ -66,7 +66,7 @@ type Dataplane struct {
 	flows   flowTables
 	ledger  ledger
 	dropped droppedTable
-	run     sync.Mutex // the trace map serves one Run at a time
+	run     testRun
 
 	testClock uint64 // ns, guarded by run; 0: the real time
 }
@@ -267,7 +267,7 @@ func (d *Dataplane) Close() error {
 	if d.programs != nil {
 		errs = append(errs, d.programs.close())
 	}
-	errs = append(errs, d.closeTables(), d.closeFlows(), d.ledger.close(), d.closeStates(), d.closeNats(), d.closeDropped(), d.closeLosses(), d.blocks.cells.unmap())
+	errs = append(errs, d.closeTables(), d.closeFlows(), d.ledger.close(), d.closeStates(), d.closeNats(), d.closeDropped(), d.closeLosses(), d.blocks.cells.unmap(), d.run.close())
 	if d.control.memory != nil {
 		errs = append(errs, d.control.unmap())
 	}

@@ -1,11 +1,13 @@
 package dataplane
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"math"
 	"sync/atomic"
 	"time"
+	"unsafe"
 
 	"github.com/cilium/ebpf"
 	"golang.org/x/sys/unix"
@@ -44,36 +46,35 @@ func (d *Dataplane) Run(hook Hook, frame []byte, ifindex int) (Result, error) {
 	}
 	d.run.Lock()
 	defer d.run.Unlock()
+	if err := d.run.begin(d.maps[abi.AbiMapTrace]); err != nil {
+		return Result{}, err
+	}
 	if ifindex == 0 {
 		ifindex = 1
 	}
+	t := &d.run
+	*t.trace() = abi.Trace{Clock: d.testClock}
 	var result Result
-	result.Trace.Clock = d.testClock
-	if err := d.maps[abi.AbiMapTrace].Put(uint32(0), &result.Trace); err != nil {
-		return Result{}, fmt.Errorf("clear the trace: %w", err)
-	}
-	options := &ebpf.RunOptions{Data: frame, DataOut: make([]byte, len(frame)+frameGrowth)}
-	var program *ebpf.Program
+	var out []byte
+	var err error
 	switch hook {
 	case HookXDP:
-		program, options.Context = d.programs.xdp, &xdpContext{DataEnd: uint32(len(frame)), IngressIfindex: uint32(ifindex)}
+		t.xdp = xdpContext{DataEnd: uint32(len(frame)), IngressIfindex: uint32(ifindex)}
+		result.Action, out, err = t.run(d.programs.xdp, frame, unsafe.Pointer(&t.xdp), unsafe.Sizeof(t.xdp))
 	case HookIngress:
-		program, options.Context = d.programs.ingress, &skbContext{Ifindex: uint32(ifindex), IngressIfindex: uint32(ifindex)}
+		t.skb = skbContext{Ifindex: uint32(ifindex), IngressIfindex: uint32(ifindex)}
+		result.Action, out, err = t.run(d.programs.ingress, frame, unsafe.Pointer(&t.skb), unsafe.Sizeof(t.skb))
 	case HookEgress:
-		program, options.Context = d.programs.egress, &skbContext{Ifindex: uint32(ifindex)}
+		t.skb = skbContext{Ifindex: uint32(ifindex)}
+		result.Action, out, err = t.run(d.programs.egress, frame, unsafe.Pointer(&t.skb), unsafe.Sizeof(t.skb))
 	}
-	var err error
-	result.Action, err = program.Run(options)
 	if errors.Is(err, unix.EINVAL) || errors.Is(err, unix.EMSGSIZE) {
 		return Result{}, fmt.Errorf("run a frame of %d bytes: %w (%v)", len(frame), ErrFrame, err)
 	}
 	if err != nil {
 		return Result{}, fmt.Errorf("run a frame of %d bytes on interface %d: %w", len(frame), ifindex, err)
 	}
-	result.Frame = options.DataOut
-	if err := d.maps[abi.AbiMapTrace].Lookup(uint32(0), &result.Trace); err != nil {
-		return Result{}, fmt.Errorf("read the trace: %w", err)
-	}
+	result.Frame, result.Trace = bytes.Clone(out), *t.trace()
 	return result, nil
 }
 

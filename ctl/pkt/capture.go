@@ -30,7 +30,7 @@ const magicNG = 0x0a0d0d0a
 
 // NewCapture tells pcap from pcapng and reads the file's head. Only Ethernet captures are accepted.
 func NewCapture(r io.Reader) (*Capture, error) {
-	buffered := bufio.NewReader(r)
+	buffered := bufio.NewReaderSize(r, 1<<16)
 	magic, err := buffered.Peek(4)
 	if err != nil {
 		return nil, fmt.Errorf("read capture: %w", err)
