@@ -400,6 +400,7 @@ struct quoted {
 	__be16 be_sport, be_dport;
 	__u8 proto, icmp_type;
 	__be16 be_id;
+	__u16 l4; /* where its L4 header is in the frame */
 } __attribute__((aligned(8)));
 
 /* The ports and the like of a quoted packet: 8 bytes of its L4 header are all that an error must have (RFC 792). */
@@ -414,6 +415,7 @@ static __always_inline bool parse_quoted_transport(const void *data_end, __u32 i
 	q->be_dport = tcp->be_dport;
 	q->icmp_type = icmp->type;
 	q->be_id = icmp->be_id;
+	q->l4 = off;
 	return true;
 }
 

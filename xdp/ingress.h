@@ -157,14 +157,18 @@ static __always_inline enum reason ingress(ctx_t *ctx, struct control *c, struct
 		return REASON_DEFAULT_PASS;
 	if (cfg_sample)
 		sample(c, table.totals, p);
-	if (cfg_nat)
+	if (cfg_nat && is_whole_error(p))
+		nat_error_answers(ctx, p);
+	else if (cfg_nat)
 		nat_answers(p);
 	if (cfg_nat && p->translated == NAT_ANSWER) /* its record and its state are those of what the client sees */
 		nat_swap_key(p);
 	if (cfg_flows && !needs_no_record(p))
 		flow = flow_find(c, &table, p);
 	trace_step(STEP_FLOW, !!flow, 0);
-	if (cfg_state)
+	if (cfg_nat && p->translated == NAT_ERROR_TO_CLIENT)
+		p->state = STATE_ESTABLISHED; /* what it is about was sent, and is known by other ends */
+	else if (cfg_state)
 		find_state(ctx, c, &table, flow, p);
 	if (cfg_nat && p->translated == NAT_ANSWER) {
 		nat_swap_key(p);
@@ -193,8 +197,10 @@ static __always_inline enum reason ingress(ctx_t *ctx, struct control *c, struct
 	}
 	if (verdict_of(reason) != VERDICT_PASS)
 		return reason;
-	if (cfg_nat && p->translated == NAT_ANSWER && reason != REASON_HEALTH_REPLY) {
+	if (cfg_nat && (p->translated == NAT_ANSWER || p->translated == NAT_ERROR_TO_CLIENT) && reason != REASON_HEALTH_REPLY) {
 		reason = answer_nat(ctx, p);
+		if (reason == REASON_NAT_ERROR)
+			reason = nat_rewrite_error(ctx, p) ? answer_nat(ctx, p) : REASON_ENCAP_FAILED;
 		if (verdict_of(reason) == VERDICT_DROP)
 			return reason;
 	} else if (cfg_services && reason != REASON_HEALTH_REPLY) {
@@ -209,7 +215,7 @@ static __always_inline enum reason ingress(ctx_t *ctx, struct control *c, struct
 			sent = keep_backend(c, p);
 		if (p->has & IS_FRAGMENT && p->service)
 			note_first(p);
-		if (cfg_nat && sent == REASON_FORWARD)
+		if (cfg_nat && sent == REASON_FORWARD && !p->translated)
 			sent = nat_follow(p);
 		if (sent == REASON_FORWARD)
 			sent = forward_to(ctx, p);
@@ -218,6 +224,8 @@ static __always_inline enum reason ingress(ctx_t *ctx, struct control *c, struct
 			if (!sent)
 				sent = forward_to(ctx, p);
 		}
+		if (cfg_nat && sent == REASON_NAT_ERROR)
+			sent = nat_rewrite_error(ctx, p) ? forward_to(ctx, p) : REASON_ENCAP_FAILED;
 		if (sent == REASON_TOO_BIG) {
 			if (c->watch_until)
 				watch_drop(ctx, p); /* as long as it is what came in */

@@ -97,7 +97,7 @@ __noinline int forward_to(ctx_t *ctx, struct pkt *p)
 	if (!backend)
 		return REASON_NO_BACKEND;
 	found = hop_of(ctx, backend, &hop);
-	if (p->translated != NAT_MADE) /* told already */
+	if (p->translated != NAT_MADE && p->translated != NAT_ERROR_WRITTEN) /* told already */
 		trace_step(STEP_NEXT_HOP, found, hop.ifindex);
 	return found ? forward(ctx, p, &hop) : REASON_NO_NEXT_HOP;
 }

@@ -5,7 +5,7 @@
 #include "../bpf/hash.h"
 #include "../bpf/parse.h"
 #include "../bpf/verdict.h"
-#include "nat.h"
+#include "nat_errors.h"
 
 enum { OUTER_TTL = 64, IPV4_DF = 0x4000, FAMILY_INET = 2, FAMILY_INET6 = 10 };
 
@@ -226,12 +226,15 @@ static __always_inline enum reason forward_nat(ctx_t *ctx, struct pkt *p, const 
 	struct nat_now *now = nat_now();
 	struct eth_header *eth = ctx_data(ctx);
 
-	if (!cfg_nat || !now || !nat_can(p))
+
+	if (!cfg_nat || !now || !(p->translated || nat_can(p)))
 		return REASON_NO_BACKEND;
 	if (!fits(p, hop, 0))
 		return REASON_TOO_BIG;
 	if (p->ttl <= 1)
 		return REASON_TTL_EXCEEDED;
+	if (p->translated == NAT_ERROR_TO_BACKEND)
+		return REASON_NAT_ERROR;
 	if ((void *)(eth + 1) > ctx_data_end(ctx))
 		return REASON_ENCAP_FAILED;
 	if (!now->live) {
@@ -241,10 +244,12 @@ static __always_inline enum reason forward_nat(ctx_t *ctx, struct pkt *p, const 
 		copy_address(now->pool, hop->source);
 		return REASON_NAT_NEW;
 	}
-	if (p->translated != NAT_MADE)
+	if (!p->translated)
 		nat_heard(now, p, false);
-	if (!nat_rewrite(ctx, p, now->pool, now->address, nat_ports(now->be_pool_port, now->be_port)) ||
-	    !make_room(ctx, p, 0, 0, false))
+	if (p->translated != NAT_ERROR_WRITTEN &&
+	    !nat_rewrite(ctx, p, now->pool, now->address, nat_ports(now->be_pool_port, now->be_port)))
+		return REASON_ENCAP_FAILED;
+	if (!make_room(ctx, p, 0, 0, false))
 		return REASON_ENCAP_FAILED;
 	eth = ctx_data(ctx);
 	if ((void *)(eth + 1) > ctx_data_end(ctx))
@@ -282,25 +287,33 @@ static __always_inline enum reason way_back(ctx_t *ctx, const struct pkt *p, con
 	return hop->ifindex ? REASON_NONE : REASON_NO_NEXT_HOP;
 }
 
-/* A backend's answer goes to the client, from the service. */
+/* A backend's answer, or an error about what it was sent, goes to the client, from the service. */
 __noinline int answer_nat(ctx_t *ctx, struct pkt *p)
 {
 	struct nat_now *now = nat_now();
 	struct hop hop = {};
 	struct eth_header *eth;
 	enum reason reason;
+	__u32 ports;
 
 	if (!p || !now)
 		return REASON_NO_BACKEND;
 	if (p->ttl <= 1)
 		return REASON_TTL_EXCEEDED;
 	reason = way_back(ctx, p, now, &hop);
-	trace_step(STEP_NEXT_HOP, !reason, hop.ifindex);
+	if (p->translated != NAT_ERROR_WRITTEN) /* told already */
+		trace_step(STEP_NEXT_HOP, !reason, hop.ifindex);
 	if (reason)
 		return reason;
-	nat_heard(now, p, true);
-	if (!nat_rewrite(ctx, p, now->client.saddr, now->client.daddr, nat_ports(now->client.be_sport, now->client.be_dport)) ||
-	    !make_room(ctx, p, 0, 0, false))
+	if (p->translated == NAT_ERROR_TO_CLIENT)
+		return REASON_NAT_ERROR;
+	if (p->translated == NAT_ANSWER) {
+		nat_heard(now, p, true);
+		ports = nat_ports(now->client.be_sport, now->client.be_dport);
+		if (!nat_rewrite(ctx, p, now->client.saddr, now->client.daddr, ports))
+			return REASON_ENCAP_FAILED;
+	}
+	if (!make_room(ctx, p, 0, 0, false))
 		return REASON_ENCAP_FAILED;
 	eth = ctx_data(ctx);
 	if ((void *)(eth + 1) > ctx_data_end(ctx))

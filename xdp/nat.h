@@ -16,11 +16,21 @@
 #include "../bpf/verdict.h"
 #include "services.h"
 
-/* Not a reason: the packet has no translation yet. */
-enum { REASON_NAT_NEW = REASON_COUNT };
+/* No reasons: what is to be done before the packet can be sent, on a stack that has room for it. */
+enum {
+	REASON_NAT_NEW = REASON_COUNT, /* a translation must be made */
+	REASON_NAT_ERROR,              /* an ICMP error must be rewritten */
+};
 
-/* pkt.translated: an answer to what was translated, or the packet that a translation was just made for. */
-enum nat_kind { NAT_NONE, NAT_ANSWER, NAT_MADE };
+/* pkt.translated */
+enum nat_kind {
+	NAT_NONE,
+	NAT_ANSWER,           /* to what was translated */
+	NAT_MADE,             /* a translation was just made for it */
+	NAT_ERROR_TO_CLIENT,  /* an ICMP error about what was sent to a backend */
+	NAT_ERROR_TO_BACKEND, /* likewise, about an answer */
+	NAT_ERROR_WRITTEN,    /* either, with its new ends */
+};
 
 /* The translation of the packet in hand. */
 struct nat_now {
@@ -164,7 +174,7 @@ static __always_inline __u32 nat_bucket(const struct control *c, __u64 hash, int
 
 /* A client's packet is for p->backend, unless a translation that lives says that its flow is on another one: that outlives records of
  * flows, and whatever becomes of rings.
- * Errors can't be translated, and are the kernel's: REASON_NONE. */
+ * What can't be translated is the kernel's: REASON_NONE. */
 __noinline int nat_follow(struct pkt *p)
 {
 	struct nat_now *now = nat_now();
@@ -676,19 +686,23 @@ static __always_inline bool nat_rewrite_ports(ctx_t *ctx, const struct pkt *p, _
 	return true;
 }
 
-/* Give a packet other ends, and take a hop of its TTL. be_ports: source, and destination above it. */
-static __always_inline bool nat_rewrite(ctx_t *ctx, const struct pkt *p, const __u8 *saddr, const __u8 *daddr, __u32 be_ports)
+static __always_inline __u32 nat_addresses(const struct pkt *p, const __u8 *saddr, const __u8 *daddr)
 {
-	__u32 addresses = nat_difference(p->family, p->key.saddr, saddr) + nat_difference(p->family, p->key.daddr, daddr);
+	return nat_difference(p->family, p->key.saddr, saddr) + nat_difference(p->family, p->key.daddr, daddr);
+}
+
+/* Other addresses, and a hop less of TTL. */
+static __always_inline bool nat_rewrite_ip(ctx_t *ctx, const struct pkt *p, const __u8 *saddr, const __u8 *daddr)
+{
 	struct ipv4_header *ip4;
 	struct ipv6_header *ip6;
+	__u32 addresses;
 
-	if (!nat_rewrite_ports(ctx, p, addresses, be_ports))
-		return false;
 	if (p->family == FAMILY_V4) {
 		ip4 = ctx_at(ctx, p->l3);
 		if ((void *)(ip4 + 1) > ctx_data_end(ctx))
 			return false;
+		addresses = nat_addresses(p, saddr, daddr);
 		ip4->csum = csum_fold((__u16)~ip4->csum + addresses + (__u16)~bpf_htons(p->ttl << 8) + bpf_htons((p->ttl - 1) << 8));
 		ip4->ttl = p->ttl - 1;
 		ip4->saddr = ((__be32 *)saddr)[3];
@@ -702,6 +716,12 @@ static __always_inline bool nat_rewrite(ctx_t *ctx, const struct pkt *p, const _
 		copy_address(ip6->daddr, daddr);
 	}
 	return true;
+}
+
+/* Give a packet other ends. be_ports: source, and destination above it. */
+static __always_inline bool nat_rewrite(ctx_t *ctx, const struct pkt *p, const __u8 *saddr, const __u8 *daddr, __u32 be_ports)
+{
+	return nat_rewrite_ports(ctx, p, nat_addresses(p, saddr, daddr), be_ports) && nat_rewrite_ip(ctx, p, saddr, daddr);
 }
 
 static __always_inline __u32 nat_ports(__be16 be_sport, __be16 be_dport) { return (__u32)be_dport << 16 | be_sport; }

@@ -56,18 +56,19 @@ func TestNarrowHop(t *testing.T) {
 	for _, path := range []string{"tc", "xdp"} {
 		t.Run(path, func(t *testing.T) {
 			w := newBoxAlone(t)
-			w.connectNarrow()
+			far := w.connectNarrow()
 			w.addBackend(1)
 			w.addBackend(2)
 			if path == "xdp" {
 				w.prepareXDP()
+				w.runXDP(far, "eth1")
 			}
 			w.startWeb()
 			w.decap()
 			w.start(allForwards(path, 2))
 			w.ready()
 			_, sum := w.file("blob", someBytes)
-			for _, f := range append(tunnels, forwards[:2]...) {
+			for _, f := range forwards {
 				if err := w.do(w.download(host(f.address), "blob", "got", ""), sum); err != nil {
 					t.Errorf("%s: %v", f.name, err)
 				}
@@ -76,9 +77,11 @@ func TestNarrowHop(t *testing.T) {
 	}
 }
 
-func (w *world) connectNarrow() {
+// connectNarrow gives the node next to the box.
+func (w *world) connectNarrow() (far *testnet.Node) {
 	w.Helper()
-	near, far := w.node("near"), w.node("far")
+	near := w.node("near")
+	far = w.node("far")
 	for _, node := range []*testnet.Node{near, far} {
 		for _, key := range []string{"net.ipv4.ip_forward", "net.ipv6.conf.all.forwarding"} {
 			w.must(node.SetSysctl(key, "1"))
@@ -102,6 +105,7 @@ func (w *world) connectNarrow() {
 	} {
 		w.must(route.node.AddRoute(netip.MustParsePrefix(route.to), netip.MustParseAddr(route.via)))
 	}
+	return far
 }
 
 // runXDP puts a native XDP program on an interface: a veth takes what XDP sends back only then.

@@ -184,11 +184,7 @@ func (g generator) script(hook string) script {
 		case what < 70:
 			next.line = "tick " + pick(g, "1ms", "10ms", "100ms", "333ms", "1s", "10s")
 		case what < 120 && len(recent) > 0:
-			about := pick(g, recent...).frame
-			if g.oneIn(2) { // what a service answers
-				about = turned(about)
-			}
-			next.frame = g.icmpError(about)
+			next.frame = g.icmpError(seen.sent(g, pick(g, recent...).frame))
 		case what < 300 && len(seen.answers) > 0:
 			next.frame = pick(g, seen.answers...)
 			if g.oneIn(8) {
@@ -247,6 +243,18 @@ func rehearse(s script) *rehearsal {
 		panic(err)
 	}
 	return r
+}
+
+// sent is something that was sent because this packet came, by whom it was for or on the way to them.
+func (r *rehearsal) sent(g generator, packet []byte) []byte {
+	switch {
+	case len(r.answers) > 0 && g.oneIn(3): // to or by a backend
+		packet = pick(g, r.answers...)
+		fallthrough
+	case g.oneIn(2):
+		return turned(packet)
+	}
+	return packet
 }
 
 func (r *rehearsal) play(s step) {

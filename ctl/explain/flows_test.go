@@ -66,11 +66,7 @@ func (g generator) flowScript(hook string) script {
 		case what < 64:
 			next.line = "wait " + pick(g, "2s", "2s", "12s", "101s", "200s", "8000s")
 		case what < 84 && len(recent) > 0:
-			about := pick(g, recent...)
-			if g.oneIn(2) { // what a service answers
-				about = turned(about)
-			}
-			next.frame = g.icmpError(about)
+			next.frame = g.icmpError(seen.sent(g, pick(g, recent...)))
 		case what < 400 && len(seen.answers) > 0:
 			next.frame, next.clean = pick(g, seen.answers[max(0, len(seen.answers)-20):]...), false
 		default:

@@ -199,12 +199,15 @@ func (m *Model) judge(frame []byte) Outcome {
 	case how == notIP:
 		return m.judgeLink(f, frame)
 	}
-	answer := m.answered(f)
+	answer := m.answered(f, frame)
 	known := f // as its flow and its connection are known
-	if answer != nil {
+	if answer != nil && !f.hasICMP {
 		known = f.seenBy(answer.client.back())
 	}
 	m.ask(&known, frame)
+	if answer != nil && f.hasICMP {
+		known.state = stateEstablished
+	}
 	f.state, f.trusted = known.state, known.trusted
 	out, decider := m.filter(f, frame)
 	if decider != DeciderBlock && decider != DeciderAllow {

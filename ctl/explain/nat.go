@@ -126,10 +126,14 @@ func (m *Model) heard(t *translation, f facts, answer bool) {
 	own.spoke = own.spoke || other.seen && !(tcp && f.tcpFlags&flagSYN != 0)
 }
 
-// answered is the translation that a packet is an answer to, nil: none.
-func (m *Model) answered(f facts) *translation {
-	t := m.byBackend[courseByPorts(f)]
-	if t == nil || !translates(f) || !m.lives(t) {
+// answered is the translation that a packet, or what an ICMP error is about, is an answer to, nil: none.
+func (m *Model) answered(f facts, frame []byte) *translation {
+	flow, ok := f, true
+	if f.isICMPError() && !f.fragment {
+		flow, ok = answeredBy(f, frame)
+	}
+	t := m.byBackend[courseByPorts(flow)]
+	if t == nil || !ok || !translates(flow) || !m.lives(t) {
 		return nil
 	}
 	return t
@@ -147,7 +151,9 @@ func (m *Model) sendBack(t *translation, f facts, frame []byte, out *Outcome) {
 		out.Verdict, out.Reason = Drop, "ttl-exceeded"
 		return
 	}
-	m.heard(t, f, true)
+	if !f.hasICMP {
+		m.heard(t, f, true)
+	}
 	out.Verdict, out.Reason = Forward, "nat-reply"
 	out.Service, out.Backend, out.key = t.backend.Service, t.backend.Name, t.backend
 	out.Ifindex = t.ifindex
@@ -156,6 +162,9 @@ func (m *Model) sendBack(t *translation, f facts, frame []byte, out *Outcome) {
 
 // translated is a frame with other ends, without its VLAN tags, one hop further.
 func translated(f facts, c course, to, from [6]byte, frame []byte) []byte {
+	if f.hasICMP {
+		return translatedError(f, c, to, from, frame)
+	}
 	packet := bytes.Clone(frame[f.ip:])
 	upper := packet[f.upper-f.ip:]
 	sum := upper[6:]
@@ -164,26 +173,9 @@ func translated(f facts, c course, to, from [6]byte, frame []byte) []byte {
 	}
 	none := f.proto == protoUDP && sum[0] == 0 && sum[1] == 0
 	before, after := addressesOf(f.src, f.dst), addressesOf(c.from.addr, c.to.addr)
-	change := func(sums [][]byte, before, after []byte) {
-		for i := 0; i < len(before); i += 2 {
-			for _, sum := range sums {
-				adjust(sum, binary.BigEndian.Uint16(before[i:]), binary.BigEndian.Uint16(after[i:]))
-			}
-		}
-	}
-	sums := [][]byte{sum}
-	if f.src.Is4() {
-		sums = append(sums, packet[10:])
-		copy(packet[12:], after)
-		adjust(packet[10:], uint16(f.ttl)<<8, uint16(f.ttl-1)<<8)
-		packet[8]--
-	} else {
-		copy(packet[8:], after)
-		packet[7]--
-	}
-	change(sums, before, after)
-	ports := binary.BigEndian.AppendUint16(binary.BigEndian.AppendUint16(nil, c.from.port), c.to.port)
-	change(sums[:1], slices.Clone(upper[:4]), ports)
+	ports := portsOf(c)
+	change(sum, before, after)
+	change(sum, slices.Clone(upper[:4]), ports)
 	copy(upper, ports)
 	switch {
 	case none:
@@ -191,8 +183,71 @@ func translated(f facts, c course, to, from [6]byte, frame []byte) []byte {
 	case f.proto == protoUDP && sum[0] == 0 && sum[1] == 0:
 		copy(sum, []byte{0xff, 0xff})
 	}
+	return oneHop(f, after, to, from, packet)
+}
+
+// change makes a checksum follow words that change.
+func change(sum, before, after []byte) {
+	for i := 0; i < len(before); i += 2 {
+		adjust(sum, binary.BigEndian.Uint16(before[i:]), binary.BigEndian.Uint16(after[i:]))
+	}
+}
+
+// oneHop gives a packet other addresses and a hop less, in a frame.
+func oneHop(f facts, addresses []byte, to, from [6]byte, packet []byte) []byte {
+	if f.src.Is4() {
+		change(packet[10:], packet[12:20], addresses)
+		copy(packet[12:], addresses)
+		adjust(packet[10:], uint16(f.ttl)<<8, uint16(f.ttl-1)<<8)
+		packet[8]--
+	} else {
+		copy(packet[8:], addresses)
+		packet[7]--
+	}
 	out := append(append([]byte{}, to[:]...), from[:]...)
 	return append(binary.BigEndian.AppendUint16(out, f.etherType), packet...)
+}
+
+// translatedError is translated for an ICMP error: what it quotes goes the other way, and gets the ends that its sender gave it. The
+// checksums follow, as far as they are there.
+func translatedError(f facts, c course, to, from [6]byte, frame []byte) []byte {
+	packet := bytes.Clone(frame[f.ip:])
+	icmp := packet[f.upper-f.ip : f.end-f.ip]
+	own, inner := icmp[2:4], icmp[8:]
+	quoted, upper, _ := quotedCourse(f, inner)
+	before, after := addressesOf(quoted.from.addr, quoted.to.addr), addressesOf(c.to.addr, c.from.addr)
+	portsBefore, ports := slices.Clone(upper[:4]), portsOf(c.back())
+	inside := func(sum []byte, words ...[]byte) { // a checksum in what is quoted, which the error's own covers
+		old := slices.Clone(sum[:2])
+		for i := 0; i < len(words); i += 2 {
+			change(sum, words[i], words[i+1])
+		}
+		if quoted.proto == protoUDP && len(words) > 2 && sum[0] == 0 && sum[1] == 0 {
+			copy(sum, []byte{0xff, 0xff})
+		}
+		change(own, old, sum[:2])
+	}
+	if f.src.Is4() {
+		inside(inner[10:], before, after)
+		copy(inner[12:], after)
+	} else {
+		change(own, addressesOf(f.src, f.dst), addressesOf(c.from.addr, c.to.addr)) // its pseudo header
+		copy(inner[8:], after)
+	}
+	change(own, before, after)
+	change(own, portsBefore, ports)
+	copy(upper, ports)
+	switch {
+	case quoted.proto == protoUDP && (upper[6] != 0 || upper[7] != 0):
+		inside(upper[6:], before, after, portsBefore, ports)
+	case quoted.proto == protoTCP && len(upper) >= 18:
+		inside(upper[16:], before, after, portsBefore, ports)
+	}
+	return oneHop(f, addressesOf(c.from.addr, c.to.addr), to, from, packet)
+}
+
+func portsOf(c course) []byte {
+	return binary.BigEndian.AppendUint16(binary.BigEndian.AppendUint16(nil, c.from.port), c.to.port)
 }
 
 func addressesOf(src, dst netip.Addr) []byte { return append(src.AsSlice(), dst.AsSlice()...) }

@@ -66,7 +66,7 @@ func (m *Model) follow(f facts, frame []byte, out *Outcome) {
 
 // answeredBy is the flow whose answer an ICMP error quotes, if it tells: the error is for whom that flow is for.
 func answeredBy(f facts, frame []byte) (flow facts, ok bool) {
-	quoted, ok := quotedCourse(f, frame[f.upper+8:f.end])
+	quoted, _, ok := quotedCourse(f, frame[f.upper+8:f.end])
 	return facts{
 		src: quoted.to.addr, dst: quoted.from.addr, sport: quoted.to.port, dport: quoted.from.port, proto: quoted.proto, vlan: f.vlan,
 		hasPorts: hasPorts(quoted.proto),
@@ -113,15 +113,15 @@ func (m *Model) balance(service *model.Service, flow, f facts, frame []byte, out
 		out.Verdict, out.Reason = Drop, "service-fragment"
 		return key
 	}
-	if isNAT(key) && !translates(f) { // an error about a flow
-		out.Service, out.Backend = "", ""
-		return key
-	}
 	if isNAT(key) {
-		if nat = m.followed(service, f); nat != nil {
+		if nat = m.followed(service, flow); nat != nil {
 			key, isNew = nat.backend, false
 			out.Backend = key.Name
 		}
+	}
+	if isNAT(key) && nat == nil && !translates(f) { // an error about a flow that isn't translated
+		out.Service, out.Backend = "", ""
+		return key
 	}
 	backend := m.backends[key]
 	switch {
@@ -145,7 +145,9 @@ func (m *Model) balance(service *model.Service, flow, f facts, frame []byte, out
 		}
 		out.Verdict, out.Reason = Forward, "forward"
 		if isNAT(key) {
-			m.heard(nat, f, false)
+			if !f.hasICMP {
+				m.heard(nat, f, false)
+			}
 			out.Frame = translated(f, nat.onward, backend.NextMAC, backend.OwnMAC, frame)
 		} else {
 			out.Frame = forward(key, backend, f, frame)

@@ -183,7 +183,7 @@ func (m *Model) state(f facts, frame []byte) uint32 {
 // stateOfError judges an ICMP error by the packet that it quotes: it must go to that packet's source, and that packet's
 // direction must have been seen.
 func (m *Model) stateOfError(f facts, frame []byte) uint32 {
-	c, ok := quotedCourse(f, frame[f.upper+8:f.end])
+	c, _, ok := quotedCourse(f, frame[f.upper+8:f.end])
 	if !ok || c.from.addr != f.dst {
 		return stateInvalid
 	}
@@ -194,25 +194,25 @@ func (m *Model) stateOfError(f facts, frame []byte) uint32 {
 	return stateInvalid
 }
 
-// quotedCourse reads the head of a packet: its IP header and 8 bytes.
-func quotedCourse(f facts, b []byte) (c course, ok bool) {
+// quotedCourse reads the head of a packet: its IP header and 8 bytes or more of what is behind.
+func quotedCourse(f facts, b []byte) (c course, upper []byte, ok bool) {
 	var next uint8
 	switch {
 	case f.src.Is4():
 		if len(b) < 20 || b[0]>>4 != 4 || b[0]&0xf < 5 || binary.BigEndian.Uint16(b[6:])&0x1fff != 0 {
-			return c, false
+			return c, nil, false
 		}
 		c.from.addr, c.to.addr = netip.AddrFrom4([4]byte(b[12:16])), netip.AddrFrom4([4]byte(b[16:20]))
 		next, b = b[9], b[min(len(b), int(b[0]&0xf)*4):]
 	default:
 		if len(b) < 40 || b[0]>>4 != 6 {
-			return c, false
+			return c, nil, false
 		}
 		c.from.addr, c.to.addr = netip.AddrFrom16([16]byte(b[8:24])), netip.AddrFrom16([16]byte(b[24:40]))
 		next, b = b[6], b[40:]
 		for walked := 0; isExtension(next); walked++ {
 			if walked == maxExtensions || len(b) < 8 {
-				return c, false
+				return c, nil, false
 			}
 			size := 8 * (int(b[1]) + 1)
 			switch next {
@@ -220,14 +220,14 @@ func quotedCourse(f facts, b []byte) (c course, ok bool) {
 				size = 4 * (int(b[1]) + 2)
 			case protoFragment:
 				if size = 8; binary.BigEndian.Uint16(b[2:])>>3 != 0 {
-					return c, false
+					return c, nil, false
 				}
 			}
 			next, b = b[0], b[min(len(b), size):]
 		}
 	}
 	if len(b) < 8 {
-		return c, false
+		return c, nil, false
 	}
 	c.proto = next
 	switch quoted := (facts{src: c.from.addr, hasICMP: true, icmpType: b[0]}); {
@@ -239,9 +239,9 @@ func quotedCourse(f facts, b []byte) (c course, ok bool) {
 	case quoted.isEcho(true):
 		c.to.port = binary.BigEndian.Uint16(b[4:])
 	default:
-		return c, false
+		return c, nil, false
 	}
-	return c, true
+	return c, b, true
 }
 
 // remember notes that a packet passed.
