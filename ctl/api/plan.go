@@ -23,6 +23,40 @@ type Plan struct {
 	Changes  []Change       `json:"changes"`           // objects in the order of the configuration
 	Warnings []Warning      `json:"warnings,omitempty"`
 	Services []PlannedShare `json:"services"` // those whose new flows would be spread otherwise
+	Flows    *PlannedFlows  `json:"flows,omitempty"`
+}
+
+// PlannedFlows says which live flows would be judged otherwise, by a packet of each direction that is put through the programs with
+// either snapshot, beside the live ones.
+type PlannedFlows struct {
+	Live      int                 `json:"live"`            // in the flow table, that may go on, and those that are dropped
+	Judged    int                 `json:"judged"`          // of these; fewer are a sample by chance
+	Unjudged  string              `json:"error,omitempty"` // why none were
+	Cut       int                 `json:"cut"`             // pass now and would not
+	Opened    int                 `json:"opened"`          // don't pass now and would
+	Otherwise []PlannedVerdict    `json:"otherwise"`       // the most flows first
+	Services  []PlannedAssignment `json:"services"`        // with live flows of which some would move
+}
+
+// PlannedVerdict are flows that would be judged otherwise in the same way.
+type PlannedVerdict struct {
+	Before      string   `json:"before"` // verdicts: pass, drop, reject, redirect, forward
+	After       string   `json:"after"`
+	Reason      string   `json:"reason"`            // of the verdict after
+	Rule        string   `json:"rule,omitempty"`    // that would decide; empty: none
+	Service     string   `json:"service,omitempty"` // that they are forwarded by, or would be
+	Flows       int      `json:"flows"`
+	Established int      `json:"established"`       // of these
+	Session     string   `json:"session,omitempty"` // one of them is that of the request: which
+	Examples    []string `json:"examples"`          // some of them, as text
+}
+
+// PlannedAssignment is what would become of the live flows of a service.
+type PlannedAssignment struct {
+	Service string `json:"service"`
+	Live    int    `json:"live"`
+	Leave   int    `json:"leave"` // would not go to their backend any more
+	Anew    int    `json:"anew"`  // would get another backend if they began anew, and stay if they don't
 }
 
 // Change is what would become of one object of the configuration.

@@ -11,7 +11,7 @@ import (
 
 // Plan says what Apply of a configuration would change. What Apply refuses because it is wrong is an error here too; what it
 // would take with --force, or at another time, is told as refused.
-func (d *Daemon) Plan(_ context.Context, request api.PlanRequest) (api.Plan, error) {
+func (d *Daemon) Plan(ctx context.Context, request api.PlanRequest) (api.Plan, error) {
 	next, err := d.parse(request.Name, []byte(request.YAML), request.Dir)
 	if err != nil {
 		return api.Plan{}, err
@@ -23,9 +23,18 @@ func (d *Daemon) Plan(_ context.Context, request api.PlanRequest) (api.Plan, err
 		return api.Plan{}, err
 	}
 	result.Changes = plan.Diff(now.snapshot, next.snapshot)
-	result.Services = plan.Shares(plan.Side{Snapshot: now.snapshot, Rings: now.tables.Rings},
-		plan.Side{Snapshot: next.snapshot, Rings: c.tables.Rings},
-		d.reconciler.Runtimes(slices.Concat(now.tables.Rings, c.tables.Rings)...))
+	state := d.reconciler.Runtimes(slices.Concat(now.tables.Rings, c.tables.Rings)...)
+	result.Services = plan.Shares(plan.Side{Snapshot: now.snapshot, Rings: now.tables.Rings}, plan.Side{Snapshot: next.snapshot, Rings: c.tables.Rings}, state)
+	if !result.Changed {
+		return result, nil
+	}
+	if result.Flows, err = d.tryOut(ctx, now, next, c, state, request.SSHConnection); ctx.Err() != nil {
+		return api.Plan{}, ctx.Err()
+	}
+	if err != nil { // the rest is as true without it
+		d.log.Warn("live flows not judged for a plan", "error", err)
+		result.Flows = &api.PlannedFlows{Unjudged: err.Error(), Otherwise: []api.PlannedVerdict{}, Services: []api.PlannedAssignment{}}
+	}
 	return result, nil
 }
 

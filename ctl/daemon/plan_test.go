@@ -1,6 +1,7 @@
 package daemon
 
 import (
+	"fmt"
 	"math"
 	"reflect"
 	"strings"
@@ -78,3 +79,61 @@ func TestPlanRefused(t *testing.T) {
 }
 
 func ignore[T any](_ T, err error) error { return err }
+
+// Flows of each kind are judged by both snapshots, where nobody sees it.
+func TestPlanJudgesLiveFlows(t *testing.T) {
+	w := newWorld(t)
+	w.prepareTwo()
+	if !w.passes() {
+		t.Fatal("nothing passes")
+	}
+	for range 8 {
+		conn := w.dialEcho()
+		defer conn.Close()
+		_, err := conn.Write([]byte("?"))
+		w.must(err)
+	}
+	w.until("flows are known", func() error {
+		if n := w.status().Flows.Entries; n < 9 {
+			return fmt.Errorf("%d entries", n)
+		}
+		return nil
+	})
+	const rules = "filter: {rules: [{name: seven, match: {proto: udp, dport: 7777}, action: drop}]}\n"
+	p := w.plan(twoBackends + rules)
+	if p.Flows == nil || p.Flows.Unjudged != "" || p.Flows.Cut == 0 || p.Flows.Judged != p.Flows.Live || len(p.Flows.Otherwise) != 1 {
+		t.Fatalf("a rule that drops: %+v", p.Flows)
+	}
+	if g := p.Flows.Otherwise[0]; g.Rule != "seven" || g.Before != "pass" || g.After != "drop" || g.Flows != p.Flows.Cut ||
+		!strings.HasPrefix(g.Examples[0], "udp 198.51.100.10:") || !strings.HasSuffix(g.Examples[0], " > 10.0.0.11:7777") {
+		t.Errorf("a rule that drops: %+v", g)
+	}
+	p = w.plan(strings.ReplaceAll(twoBackends, "weight: 60", "weight: 0"))
+	if len(p.Flows.Services) != 1 || p.Flows.Services[0].Leave != 0 || p.Flows.Services[0].Live < 8 || p.Flows.Services[0].Anew > p.Flows.Services[0].Live || p.Flows.Cut != 0 {
+		t.Errorf("a backend without weight: %+v", p.Flows)
+	}
+	p = w.plan(base)
+	if len(p.Flows.Otherwise) == 0 || len(p.Flows.Services) != 1 || p.Flows.Services[0].Leave != p.Flows.Services[0].Live {
+		t.Errorf("without the service: %+v", p.Flows)
+	}
+	for _, g := range p.Flows.Otherwise {
+		if g.Before != "forward" || g.After != "pass" || g.Service != "echo" {
+			t.Errorf("without the service: %+v", g)
+		}
+	}
+	p = w.plan(twoBackends + "filter: {default: drop, rules: [{name: answers, match: {state: established}, action: pass}]}\nnat: {max: 1000}\n")
+	if p.Flows.Unjudged != "" || p.Flows.Cut < 9 {
+		t.Errorf("a snapshot that is the first to ask for state: %+v", p.Flows)
+	}
+	w.mustTry(twoBackends+rules, 0)
+	if w.passes() {
+		t.Fatal("dropped packets pass")
+	}
+	w.until("dropped flows are known", func() error {
+		p := w.plan(twoBackends)
+		if p.Flows.Opened == 0 || p.Flows.Cut != 0 {
+			return fmt.Errorf("without the rule: %+v", p.Flows)
+		}
+		return nil
+	})
+}

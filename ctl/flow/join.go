@@ -192,7 +192,7 @@ func (p *pair) flow(clock Clock) Flow {
 	reply := NewRecord(&back.raw, clock)
 	f.PacketsReply, f.BytesReply, f.TCPFlagsReply = reply.Packets, reply.Bytes, reply.TCPFlags
 	f.RetransmitsReply, f.DSCPReply, f.IfindexReply = reply.Retransmits, reply.DSCP, reply.Ifindex
-	f.TTLMinReply, f.TTLMaxReply = reply.TTLMin, reply.TTLMax
+	f.TTLMinReply, f.TTLMaxReply, f.OutReply = reply.TTLMin, reply.TTLMax, reply.Out
 	f.ServerRTT = after(back.raw.Value.Syn, open.raw.Value.Syn)
 	f.ClientRTT = after(open.raw.Value.Acked, back.raw.Value.Syn)
 	f.State |= reply.State

@@ -87,6 +87,7 @@ type Flow struct {
 	TTLMinReply, TTLMaxReply uint8
 	DSCPReply                uint8
 	IfindexReply             uint32 // where replies came in, or left
+	OutReply                 bool   // replies were seen where the box sends them
 	// Times of a TCP handshake that passed here; 0: not seen. Between SYN and SYN+ACK lies the way to the server and back, between
 	// that and the ACK the way to the client and back.
 	ServerRTT, ClientRTT time.Duration

@@ -49,6 +49,9 @@ type Hop struct {
 
 func (h Hop) known() bool { return h.Ifindex != 0 && h.DstMAC != [6]byte{} }
 
+// Entry is a backend as the data plane would hold it.
+func Entry(backend compile.Backend, state State) abi.Backend { return entry(backend, state) }
+
 // entry is a backend as the data plane holds it.
 func entry(backend compile.Backend, state State) abi.Backend {
 	e := abi.Backend{

@@ -313,6 +313,13 @@ func (e *Engine) Plan(_ context.Context, request api.PlanRequest) (api.Plan, err
 		Warnings: []api.Warning{{Position: model.Position{File: "gardu.yaml", Line: 9, Column: 7}, Message: "hm", Text: "    - name: ssh"}},
 		Services: []api.PlannedShare{{Service: "web", Moved: 1.0 / 3, Backends: []api.PlannedBackend{
 			{Name: "b1", Before: 2.0 / 3, After: 1}, {Name: "b2", Before: 1.0 / 3}}}},
+		Flows: &api.PlannedFlows{Live: 25_000, Judged: 10_000, Cut: 12, Opened: 1, Otherwise: []api.PlannedVerdict{
+			{Before: "pass", After: "drop", Reason: "rule-drop", Rule: "ssh", Flows: 12, Established: 11,
+				Session:  "tcp 198.51.100.7:40000 > 192.0.2.1:22",
+				Examples: []string{"tcp 198.51.100.9:40000 > 192.0.2.1:22", "tcp 198.51.100.7:40000 > 192.0.2.1:22"}},
+			{Before: "drop", After: "pass", Reason: "default-pass", Flows: 1, Examples: []string{"udp 198.51.100.7:53 > 192.0.2.1:40000"}},
+			{Before: "forward", After: "pass", Reason: "default-pass", Service: "old", Flows: 1, Examples: []string{"tcp 198.51.100.7:40000 > 192.0.2.11:80"}},
+		}, Services: []api.PlannedAssignment{{Service: "web", Live: 900, Leave: 0, Anew: 300}}},
 	}, e.Fail
 }
 

@@ -26,7 +26,11 @@ many entries come and go. Warns as 'gardu check' does, and says whether apply wo
 refuse.
 
 Of each service it says what share of new flows would get another backend than now;
-established flows stay where they are.
+established flows stay where they are. Up to 10,000 live flows are judged by both, with
+packets like theirs put through the programs beside the live ones: which would be cut
+and by which rule, among them perhaps your SSH session, which would pass that are
+dropped now, and which would leave their service. A packet in the middle of the flow is
+taken, and no limit is assumed to be exceeded.
 
 With --exit-code the exit code is 4 if anything would change. With --against it
 compares two files instead, and needs no daemon. FILE may be - for stdin.`,
@@ -139,6 +143,9 @@ func (a *app) printPlan(p api.Plan) {
 	for _, s := range p.Services {
 		a.printShare(s)
 	}
+	if p.Flows != nil {
+		a.printPlannedFlows(p.Flows)
+	}
 	if p.Refused != "" {
 		a.printf("%s\n", bad.paint(a.color, "apply would refuse it: "+printable(p.Refused)))
 	}
@@ -197,5 +204,68 @@ func (a *app) printShare(s api.PlannedShare) {
 		if b.Before != b.After {
 			a.printf("  %s: %s -> %s\n", printable(b.Name), api.Percent(b.Before), api.Percent(b.After))
 		}
+	}
+}
+
+// printPlannedFlows says what would become of flows that live.
+func (a *app) printPlannedFlows(f *api.PlannedFlows) {
+	switch {
+	case f.Unjudged != "":
+		a.printf("live flows were not judged: %s\n", printable(f.Unjudged))
+		return
+	case f.Live == 0:
+		a.printf("no flow is live\n")
+		return
+	case f.Judged < f.Live:
+		a.printf("live flows: %s of %s, taken by chance\n", thousands(uint64(f.Judged)), thousands(uint64(f.Live)))
+	default:
+		a.printf("live flows: %s\n", thousands(uint64(f.Live)))
+	}
+	if len(f.Otherwise) == 0 && len(f.Services) == 0 {
+		a.printf("  none would be judged otherwise\n")
+	}
+	for i := range f.Otherwise {
+		a.printVerdict(&f.Otherwise[i])
+	}
+	for _, s := range f.Services {
+		a.printf("  of %s of %s, %d would leave their backend; %d would get another one if they began anew\n", plural(s.Live, "flow"),
+			printable(s.Service), s.Leave, s.Anew)
+	}
+}
+
+// printVerdict says what would become of the flows that would be judged otherwise in one way.
+func (a *app) printVerdict(v *api.PlannedVerdict) {
+	cut := map[string]bool{"drop": true, "reject": true}
+	what, look := "would be another way of "+v.After, warn
+	switch {
+	case cut[v.After] && !cut[v.Before]:
+		what, look = "would be cut", bad
+	case cut[v.Before] && !cut[v.After]:
+		what, look = "dropped now would pass", good
+	case v.After != v.Before:
+		what = fmt.Sprintf("would go from %s to %s", v.Before, v.After)
+	}
+	by := orElse(v.Reason, "no programs")
+	if v.Rule != "" {
+		by = "rule " + v.Rule
+	}
+	text := fmt.Sprintf("%s %s by %s", plural(v.Flows, "flow"), what, by)
+	if v.Service != "" {
+		text += ", service " + v.Service
+	}
+	if v.Established > 0 {
+		text += fmt.Sprintf("; %s established", thousands(uint64(v.Established)))
+	}
+	a.printf("  %s\n", look.paint(a.color, printable(text)))
+	if v.Session != "" {
+		a.printf("    %s\n", bad.paint(a.color, "among them your SSH session: "+printable(v.Session)))
+	}
+	for _, example := range v.Examples {
+		if example != v.Session {
+			a.printf("    %s\n", printable(example))
+		}
+	}
+	if more := v.Flows - len(v.Examples); more > 0 {
+		a.printf("    and %s more\n", thousands(uint64(more)))
 	}
 }
