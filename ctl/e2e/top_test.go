@@ -38,7 +38,7 @@ services:
     port: 80
     proto: tcp
     forward: dsr
-    health: {http: /name, every: 300ms, timeout: 200ms, up: 2, down: 3}
+    health: {http: /name, every: 1s, timeout: 1s, up: 1, down: 3}
     backends:
       - {name: b1, address: 10.0.1.11}
 `

@@ -47,7 +47,7 @@ func allForwards(path string, backends int) string {
 	config += "flows: {max: 10000}\nservices:\n"
 	for _, f := range forwards {
 		config += fmt.Sprintf("  %s:\n    address: %q\n    port: 80\n    proto: tcp\n    forward: %s\n", f.name, f.address, f.mode)
-		config += "    health: {http: /name, every: 300ms, timeout: 200ms, up: 2, down: 3}\n    backends:\n"
+		config += "    health: {http: /name, every: 1s, timeout: 1s, up: 1, down: 3}\n    backends:\n"
 		for i := 1; i <= backends; i++ {
 			config += fmt.Sprintf("      - {name: b%d, address: %q}\n", i, fmt.Sprintf(f.backend, i))
 		}
