@@ -56,6 +56,12 @@ struct keep {
 	enum limit_per limit_per;
 	enum note_kind note_kind;
 	struct event event;
+	struct captured captured;
+	struct capture_test capture_test;
+	struct capture_filter capture_filter;
+	struct capture_totals capture_totals;
+	enum capture_fact capture_fact;
+	enum capture_kind capture_kind;
 	enum v4_slot v4_slot;
 	enum service_flags service_flags;
 	enum backend_state backend_state;

@@ -64,6 +64,10 @@ enum limits {
 	WATCH_SHIFT = 30,     /* 2^30 ns: about a second */
 	NOTE_BYTES = 104,
 	CHECK_MARK = 0x67617264, /* SO_MARK of health checks that go the way of the service's packets; "gard" */
+	CAPTURE_SNAP = 16384, /* most bytes of a frame that a capture takes, a power of two */
+	CAPTURE_TESTS = 1024, /* of all expressions, a power of two */
+	CAPTURE_READERS = 16, /* who capture at once: one bit each */
+	CAPTURE_RATE = 200000, /* packets that a CPU tells of in a window of time, as WATCH_DROPS */
 	BLOCK_CELLS = 262144, /* entries of block_cells, a power of two */
 	BLOCK_CELL4 = 24,     /* prefix length of a cell */
 	BLOCK_CELL6 = 40,
@@ -676,6 +680,60 @@ struct event {
 	__u8 head[EVENT_HEAD]; /* as it came */
 };
 
+/* ---- Capture: see capture.h. Made with cfg_capture only, and never pinned ------------------------------------- */
+enum capture_fact {
+	CAPTURE_SPORT, CAPTURE_DPORT, CAPTURE_PROTO, CAPTURE_VLAN, CAPTURE_INTERFACE, CAPTURE_DIRECTION /* 0 in, 1 out */, CAPTURE_LENGTH, /* when it comes */
+	CAPTURE_VERDICT, CAPTURE_REASON, CAPTURE_RULE /* decider */, CAPTURE_SERVICE, CAPTURE_BACKEND, /* when it leaves */
+	CAPTURE_FACTS = 16
+};
+enum capture_kind {
+	CAPTURE_NUMBER,      /* does value[0] <= fact <= value[1] hold? */
+	CAPTURE_ADDRESS,     /* is the source (0), the destination (1), masked, the value? */
+	CAPTURE_TAKE,        /* a reader wants it; then `yes` */
+	CAPTURE_END
+};
+/* Expressions are tests that lead to later ones, as they hold or not. */
+struct capture_test {
+	__u8 kind;           /* enum capture_kind */
+	__u8 fact;           /* enum capture_fact; CAPTURE_ADDRESS: which; CAPTURE_TAKE: the reader */
+	__u8 family;         /* CAPTURE_ADDRESS: enum family */
+	__u8 pad;
+	__u16 yes, no;       /* index of the next one */
+	__u64 value[2];      /* CAPTURE_ADDRESS: as it stands in flow_key */
+	__u64 mask[2];
+};
+struct capture_filter {
+	__u32 before, after; /* where to begin: with a packet that comes, of which not all is known yet; with one that leaves */
+	__u32 snap;          /* bytes of a frame, 1 to CAPTURE_SNAP */
+	__u32 pad;
+	struct capture_test test[CAPTURE_TESTS];
+};
+struct capture_totals {
+	__u64 sent;          /* packets told of */
+	__u64 lost;          /* not told, because the ring was full */
+	__u64 refused;       /* not told, because they were more than CAPTURE_RATE */
+};
+/* A packet as it is told: behind it are `before` bytes of the frame that came, and `after` of the one that leaves. */
+struct captured {
+	__u64 time;          /* CLOCK_MONOTONIC ns, when it came */
+	struct flow_key key; /* as it came */
+	__u32 ifindex;       /* where it came in, or leaves */
+	__u32 out_ifindex;   /* where gardu sends it; 0: it doesn't */
+	__u32 length, out_length; /* of the frames */
+	__u32 before, after;
+	__u32 packets;       /* wire packets */
+	__u32 decider;
+	__u32 readers;       /* who wants it, a bit each */
+	__u16 service, backend;
+	__be16 be_vlan_proto, be_out_vlan_proto; /* tags that the kernel keeps beside the frame; 0: none */
+	__u16 vlan_tci, out_vlan_tci;
+	__u8 reason;
+	__u8 way;            /* enum way */
+	__u8 family;         /* enum family; FAMILY_COUNT: no addresses are known */
+	__u8 pad;
+	__u32 pad2;
+};
+
 /* ---- Trace (explain): written only with cfg_trace ----------------------------------------------------------- */
 enum step {
 	STEP_PARSE, STEP_FLOW, STEP_STATE, STEP_ALLOW, STEP_BLOCK, STEP_RULE, STEP_DEFAULT, STEP_SERVICE, STEP_BACKEND, STEP_NEXT_HOP, STEP_LEAVE,
@@ -712,6 +770,8 @@ ABI_SIZE(struct rule_record, 64);
 ABI_SIZE(struct rule_extra, 64);
 ABI_SIZE(struct rule_effect, 64);
 ABI_SIZE(struct event, 240);
+ABI_SIZE(struct capture_test, 40);
+ABI_SIZE(struct captured, 104);
 ABI_SIZE(struct sets_head, 64);
 ABI_SIZE(struct sets_bucket6, 64);
 ABI_SIZE(struct services_head, 64);

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: BSD-2-Clause OR GPL-2.0 */
 /* The one exit: count by interface, reason, rule and backend, return the action. */
 #pragma once
+#include "capture.h"
 #include "event.h"
 #include "pkt.h"
 #include "trace.h"
@@ -112,6 +113,8 @@ static __always_inline int leave(ctx_t *ctx, const struct control *c, struct pkt
 	if (reason == REASON_FORWARD || reason == REASON_NO_BACKEND)
 		count_backend(p);
 	trace_leave(p, reason);
+	if (cfg_capture && p->captured)
+		capture_after(ctx, p, reason, verdict_of(reason));
 	if (verdict_of(reason) == VERDICT_DROP && c && c->watch_until)
 		watch_drop(ctx, p);
 	if (p->notes)

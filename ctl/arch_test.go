@@ -41,6 +41,7 @@ var allowed = map[string]string{
 	"flow":         "abi",
 	"flow/history": "expr flow",
 	"event":        "abi flow",
+	"capture":      "abi expr",
 	"inspect":      "abi",
 	"lb/health":    "lb model",
 	// What is wanted becomes what is.
@@ -63,7 +64,7 @@ var allowed = map[string]string{
 	"doctor":     "compile dataplane lb model netdev",
 	"cmd/gardu":  everything,
 	// Tests, and what is seen of them.
-	"api/apitest": "api model",
+	"api/apitest": "api model pkt",
 	"testnet":     "netdev",
 	"demo":        "api api/client testnet",
 	"e2e":         "",
@@ -72,7 +73,7 @@ var allowed = map[string]string{
 
 // confined says which packages may use a library, tests included.
 var confined = map[string]string{
-	"github.com/cilium/ebpf":           "abi abi/gen dataplane flow event inspect",
+	"github.com/cilium/ebpf":           "abi abi/gen capture dataplane flow event inspect",
 	"github.com/vishvananda/netlink":   "netdev testnet",
 	"github.com/vishvananda/netns":     "testnet",
 	"github.com/google/gopacket":       "pkt",
@@ -87,7 +88,7 @@ var confined = map[string]string{
 	"github.com/netsampler/goflow2":    "flow/export/exporttest",
 	"github.com/twmb/franz-go":         "daemon flow/export/kafka", // the daemon only to test it
 	"C":                                "",
-	"unsafe":                           "abi dataplane event flow netdev",
+	"unsafe":                           "abi capture dataplane event flow netdev",
 }
 
 // source is one parsed Go file.

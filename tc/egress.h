@@ -41,6 +41,14 @@ static __always_inline void count_leaving(ctx_t *ctx)
 	count_sent(ctx_ifindex(ctx), ctx->gso_size && ctx->gso_segs ? ctx->gso_segs : 1, ctx->wire_len);
 }
 
+/* What nothing was said of. */
+static __always_inline int pass_sent(ctx_t *ctx, struct pkt *p)
+{
+	if (cfg_capture && p->captured)
+		capture_after(ctx, p, REASON_NONE, VERDICT_PASS);
+	return ACTION_PASS;
+}
+
 /* A flow is counted once: where it came in, if that was one of gardu's interfaces, else here. */
 static __always_inline int egress(ctx_t *ctx, struct control *c, struct pkt *p)
 {
@@ -51,19 +59,22 @@ static __always_inline int egress(ctx_t *ctx, struct control *c, struct pkt *p)
 	bool counted;
 
 	p->generation = READ_ONCE(c->generation);
-	if (ctx->cb[0] == SENT_BY_GARDU || !(cfg_flows || cfg_state || cfg_out) || !p->generation)
+	if (ctx->cb[0] == SENT_BY_GARDU || !(cfg_flows || cfg_state || cfg_out || cfg_capture) || !p->generation)
 		return ACTION_PASS;
 	counted = came_in && bpf_map_lookup_elem(&interfaces, &came_in);
-	if (counted && !(cfg_out || cfg_state)) /* its connection may be known by other addresses here: there is NAT between */
+	if (counted && !(cfg_out || cfg_state || cfg_capture)) /* its connection may be known by other addresses here: there is NAT between */
 		return ACTION_PASS;
-	if (parse(ctx, p))
-		return ACTION_PASS;
+	reason = parse(ctx, p);
 	p->way = WAY_OUT;
+	if (cfg_capture)
+		capture_before(ctx, p);
+	if (reason)
+		return pass_sent(ctx, p);
 	p->key.tag |= FLOW_OUT << 12;
 	trace_step(STEP_PARSE, 1, 0);
 	table.totals = bpf_map_lookup_elem(&flow_totals, &zero);
 	if (!table.totals)
-		return ACTION_PASS;
+		return pass_sent(ctx, p);
 	if (cfg_flows && !counted) {
 		table.totals->sent += p->segments;
 		table.totals->sent_bytes += p->frame_bytes;
@@ -84,7 +95,7 @@ static __always_inline int egress(ctx_t *ctx, struct control *c, struct pkt *p)
 			flow_account(ctx, c, &table, flow, p, reason);
 	}
 	if (!reason)
-		return ACTION_PASS;
+		return pass_sent(ctx, p);
 	note_if_dropped(ctx, p, reason);
 	return leave(ctx, c, p, reason);
 }

@@ -144,6 +144,8 @@ static __always_inline enum reason ingress(ctx_t *ctx, struct control *c, struct
 	p->block_epoch = READ_ONCE(c->block_epoch);
 	reason = parse(ctx, p);
 	trace_step(STEP_PARSE, !reason, reason);
+	if (cfg_capture)
+		capture_before(ctx, p);
 	if (reason == REASON_NOT_IP)
 		return ingress_link(ctx, p);
 	if (reason)

@@ -52,6 +52,7 @@ const (
 	AbiVarCfgActions        = "cfg_actions"
 	AbiVarCfgAsked          = "cfg_asked"
 	AbiVarCfgBlocks         = "cfg_blocks"
+	AbiVarCfgCapture        = "cfg_capture"
 	AbiVarCfgDown           = "cfg_down"
 	AbiVarCfgDropped        = "cfg_dropped"
 	AbiVarCfgEffects        = "cfg_effects"
@@ -166,6 +167,7 @@ type AbiVariableSpecs struct {
 	CfgActions    *ebpf.VariableSpec `ebpf:"cfg_actions"`
 	CfgAsked      *ebpf.VariableSpec `ebpf:"cfg_asked"`
 	CfgBlocks     *ebpf.VariableSpec `ebpf:"cfg_blocks"`
+	CfgCapture    *ebpf.VariableSpec `ebpf:"cfg_capture"`
 	CfgDown       *ebpf.VariableSpec `ebpf:"cfg_down"`
 	CfgDropped    *ebpf.VariableSpec `ebpf:"cfg_dropped"`
 	CfgEffects    *ebpf.VariableSpec `ebpf:"cfg_effects"`
@@ -290,6 +292,7 @@ type AbiVariables struct {
 	CfgActions    *ebpf.Variable `ebpf:"cfg_actions"`
 	CfgAsked      *ebpf.Variable `ebpf:"cfg_asked"`
 	CfgBlocks     *ebpf.Variable `ebpf:"cfg_blocks"`
+	CfgCapture    *ebpf.Variable `ebpf:"cfg_capture"`
 	CfgDown       *ebpf.Variable `ebpf:"cfg_down"`
 	CfgDropped    *ebpf.Variable `ebpf:"cfg_dropped"`
 	CfgEffects    *ebpf.Variable `ebpf:"cfg_effects"`

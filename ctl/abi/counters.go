@@ -71,3 +71,10 @@ func (t *EffectTotals) Add(o EffectTotals) {
 	t.Contended += o.Contended
 	t.Unwatched += o.Unwatched
 }
+
+// Add adds another CPU's totals.
+func (c *CaptureTotals) Add(other CaptureTotals) {
+	c.Sent += other.Sent
+	c.Lost += other.Lost
+	c.Refused += other.Refused
+}

@@ -83,6 +83,87 @@ type Bucket struct {
 	}
 }
 
+type CaptureFact uint32
+
+const (
+	CaptureSport     CaptureFact = 0
+	CaptureDport     CaptureFact = 1
+	CaptureProto     CaptureFact = 2
+	CaptureVlan      CaptureFact = 3
+	CaptureInterface CaptureFact = 4
+	CaptureDirection CaptureFact = 5
+	CaptureLength    CaptureFact = 6
+	CaptureVerdict   CaptureFact = 7
+	CaptureReason    CaptureFact = 8
+	CaptureRule      CaptureFact = 9
+	CaptureService   CaptureFact = 10
+	CaptureBackend   CaptureFact = 11
+	CaptureFacts     CaptureFact = 16
+)
+
+type CaptureFilter struct {
+	_      structs.HostLayout
+	Before uint32
+	After  uint32
+	Snap   uint32
+	Pad    uint32
+	Test   [1024]CaptureTest
+}
+
+type CaptureKind uint32
+
+const (
+	CaptureNumber  CaptureKind = 0
+	CaptureAddress CaptureKind = 1
+	CaptureTake    CaptureKind = 2
+	CaptureEnd     CaptureKind = 3
+)
+
+type CaptureTest struct {
+	_      structs.HostLayout
+	Kind   uint8
+	Fact   uint8
+	Family uint8
+	Pad    uint8
+	Yes    uint16
+	No     uint16
+	Value  [2]uint64
+	Mask   [2]uint64
+}
+
+type CaptureTotals struct {
+	_       structs.HostLayout
+	Sent    uint64
+	Lost    uint64
+	Refused uint64
+}
+
+type Captured struct {
+	_              structs.HostLayout
+	Time           uint64
+	Key            FlowKey
+	Ifindex        uint32
+	OutIfindex     uint32
+	Length         uint32
+	OutLength      uint32
+	Before         uint32
+	After          uint32
+	Packets        uint32
+	Decider        uint32
+	Readers        uint32
+	Service        uint16
+	Backend        uint16
+	BeVlanProto    uint16
+	BeOutVlanProto uint16
+	VlanTci        uint16
+	OutVlanTci     uint16
+	Reason         uint8
+	Way            uint8
+	Family         uint8
+	Pad            uint8
+	Pad2           uint32
+}
+
 type Clock struct {
 	_         structs.HostLayout
 	Jiffies   uint64
@@ -438,6 +519,10 @@ const (
 	WatchShift      Limits = 30
 	NoteBytes       Limits = 104
 	CheckMark       Limits = 1734439524
+	CaptureSnap     Limits = 16384
+	CaptureTests    Limits = 1024
+	CaptureReaders  Limits = 16
+	CaptureRate     Limits = 200000
 	BlockCells      Limits = 262144
 	BlockCell4      Limits = 24
 	BlockCell6      Limits = 40

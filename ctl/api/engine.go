@@ -52,6 +52,13 @@ type Engine interface {
 	// says that another one follows at once. Following ends without an error when ctx ends, or the daemon.
 	Events(ctx context.Context, wish EventWish, yield func(e Event, more bool) error) error
 
+	// Capture calls yield with CaptureItem.Began, then for the packets that are wanted, as they are handled, and stops at yield's first error,
+	// which it returns. more says that another one follows at once. It ends without an error when ctx ends, and, with CaptureItem.Totals,
+	// when there are as many as are wanted, EndCapture is called or the daemon ends.
+	Capture(ctx context.Context, wish CaptureWish, yield func(item CaptureItem, more bool) error) error
+	// EndCapture ends the capture of that name. One that isn't there is a Problem, CodeNotFound.
+	EndCapture(ctx context.Context, name string) error
+
 	// Apply replaces the snapshot, all or nothing. With Check it only says what it would say.
 	Apply(ctx context.Context, request ApplyRequest) (ApplyResult, error)
 	// Plan says what Apply would change. Nothing is.

@@ -43,6 +43,8 @@ func Handler(engine Engine, log *slog.Logger) http.Handler {
 		{"GET", "/v1/top", h.top},
 		{"GET", "/v1/history", h.serveHistory},
 		{"GET", "/v1/events", h.events},
+		{"POST", "/v1/capture", h.capture},
+		{"DELETE", "/v1/capture", h.endCapture},
 		{"PUT", "/v1/snapshot", writer(h.apply)},
 		{"POST", "/v1/plan", writer(h.plan)},
 		{"POST", "/v1/confirm", writer(engine.Confirm)},

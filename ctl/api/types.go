@@ -58,6 +58,7 @@ type Status struct {
 	History    *HistoryStatus           `json:"history,omitempty"` // absent: none is kept
 	States     *StateTotals             `json:"states,omitempty"`
 	Events     EventTotals              `json:"events"`
+	Captures   CaptureStatus            `json:"captures"`
 	Limits     LimitTotals              `json:"limits"`
 	Tables     []Fill                   `json:"tables"`
 	Warnings   []string                 `json:"warnings,omitempty"` // degraded, lost, refused: one sentence each

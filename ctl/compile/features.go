@@ -13,14 +13,14 @@ import (
 // Features are the load-time constants of bpf/config.h that a snapshot needs. A field is a constant: Rules is cfg_rules. A new
 // one needs no other list; a test holds the two together.
 type Features struct {
-	Rules, Sets, Blocks, Services, Flows, Sample, Dropped, Health, Effects, Actions, Down, State, Out, Limits, Events, Fragments, Link, Interfaces, Asked, Nat, Trace bool
+	Rules, Sets, Blocks, Services, Flows, Sample, Dropped, Health, Effects, Actions, Down, State, Out, Limits, Events, Fragments, Link, Interfaces, Asked, Nat, Capture, Trace bool
 }
 
-// AllFeatures is everything but tracing, which live programs never have.
+// AllFeatures is everything that a snapshot can ask for: tracing, which live programs never have, and capturing aren't.
 func AllFeatures() Features {
 	var f Features
 	f.each(func(_ string, on reflect.Value) { on.SetBool(true) })
-	f.Trace = false
+	f.Trace, f.Capture = false, false
 	return f
 }
 

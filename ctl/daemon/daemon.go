@@ -87,6 +87,7 @@ type Daemon struct {
 
 	happenings *event.Log[happening] // what `gardu events` shows
 	followers  followers
+	captures   captures
 
 	links       interfaces
 	hops        hops
@@ -311,7 +312,7 @@ func (d *Daemon) end() error {
 	}
 	if d.options.KeepAttached {
 		d.log.Info("ending; the data plane goes on")
-		return d.plane.Close()
+		return errors.Join(d.plane.EndCapture(), d.plane.Close()) // a client may not have let go yet
 	}
 	d.log.Info("ending; detaching")
 	return errors.Join(d.plane.DetachAll(), d.plane.Close(), dataplane.Remove(d.options.BPFDir, d.netdev), d.releaseNetwork())
@@ -372,6 +373,7 @@ func (d *Daemon) housekeep(ctx context.Context) error {
 			d.syncOrders()
 			d.announceAgain()
 			d.syncSlow()
+			d.tidyCapture()
 			continue
 		case <-ticker.C:
 		}

@@ -62,6 +62,7 @@ func (d *Daemon) Status(context.Context) (api.Status, error) {
 		Flows:      flowStatus(totals, now.sample()),
 		Sinks:      d.sinkStatus(),
 		History:    d.historyStatus(),
+		Captures:   d.captureStatus(),
 		Events:     api.EventTotals{Sent: effects.Sent, Lost: effects.Lost, Unnoted: effects.Unnoted, Unwatched: effects.Unwatched},
 		Limits:     api.LimitTotals{Shared: effects.Shared, Contended: effects.Contended},
 		Tables: []api.Fill{

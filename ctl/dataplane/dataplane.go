@@ -58,6 +58,8 @@ type Dataplane struct {
 	slots       [abi.GenerationSlots]Tables
 	lengths     [abi.TableCount]uint32 // of the arrays of each kind of table, in lines
 	losses      []link.Link            // programs that count them
+	captureMu   sync.Mutex             // for who only wants to use capture
+	capture     *capturing             // guarded by both; nil: none is on
 	check       *hook                  // that takes health checks to backends; nil: none does
 
 	blocks  blockTable
@@ -263,6 +265,9 @@ func (d *Dataplane) Close() error {
 	d.attachments = nil
 	if d.check != nil {
 		errs = append(errs, d.check.close())
+	}
+	if d.capture != nil {
+		d.capture.maps.close()
 	}
 	if d.programs != nil {
 		errs = append(errs, d.programs.close())

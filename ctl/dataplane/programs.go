@@ -49,6 +49,9 @@ func (d *Dataplane) loadPrograms(features compile.Features) (_ *programs, err er
 	}
 	shared := maps.Clone(d.maps)
 	maps.Copy(shared, p.outers)
+	if features.Capture && d.capture != nil {
+		maps.Copy(shared, d.capture.maps)
+	}
 	// Side by side: what takes long is the kernel's verifier, which has no lock.
 	var errs [2]error
 	var running sync.WaitGroup
@@ -106,6 +109,7 @@ func (d *Dataplane) collect(spec *ebpf.CollectionSpec, shared mapSet, features c
 	if err := setConstants(spec, features); err != nil {
 		return nil, err
 	}
+	d.captureSizes(spec.Maps, features)
 	replacements := map[string]*ebpf.Map{}
 	for name, mapSpec := range spec.Maps {
 		if m, ok := shared[name]; ok {
@@ -180,11 +184,12 @@ func (d *Dataplane) Features() compile.Features {
 }
 
 // SetFeatures loads programs made for features and swaps them in on every hook, each in one step. Before a generation
-// that needs more is committed, set the union of both; afterwards, what the new one needs. On error all hooks run
-// what they ran before.
+// that needs more is committed, set the union of both; afterwards, what the new one needs. A capture that is on goes on. On error all
+// hooks run what they ran before.
 func (d *Dataplane) SetFeatures(features compile.Features) error {
 	d.mu.Lock()
 	defer d.mu.Unlock()
+	features.Capture = d.capture != nil
 	if features == d.programs.features {
 		return nil
 	}
@@ -235,10 +240,12 @@ func (d *Dataplane) hooks() (all []*hook) {
 	return all
 }
 
-// inUse adds to features what the programs in force were made for, so that taking over never switches a step off.
+// inUse adds to features what the programs in force were made for, so that taking over never switches a step off. A capture has
+// ended with the daemon that it was of.
 func (d *Dataplane) inUse(features compile.Features) compile.Features {
 	features = features.Or(compile.FeaturesOf(d.control.Features))
 	features.Blocks = features.Blocks || d.blocks.any()
+	features.Capture = false
 	return features
 }
 

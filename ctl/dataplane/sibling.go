@@ -69,7 +69,7 @@ func (d *Dataplane) sibling(trial *Trial) (_ *Dataplane, err error) {
 	if err != nil {
 		return nil, err
 	}
-	features.Trace = true
+	features.Trace, features.Capture = true, false
 	if s.programs, err = s.loadPrograms(features); err != nil {
 		return nil, err
 	}

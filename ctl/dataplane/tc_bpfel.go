@@ -24,6 +24,11 @@ const (
 	tcMapBlockNotes        = "block_notes"
 	tcMapBlockSearches     = "block_searches"
 	tcMapBlocks            = "blocks"
+	tcMapCaptureControl    = "capture_control"
+	tcMapCaptureFilters    = "capture_filters"
+	tcMapCapturePlaces     = "capture_places"
+	tcMapCaptureTotals     = "capture_totals"
+	tcMapCaptures          = "captures"
 	tcMapControl           = "control"
 	tcMapEffectTotals      = "effect_totals"
 	tcMapEventNow          = "event_now"
@@ -63,6 +68,7 @@ const (
 	tcVarCfgActions        = "cfg_actions"
 	tcVarCfgAsked          = "cfg_asked"
 	tcVarCfgBlocks         = "cfg_blocks"
+	tcVarCfgCapture        = "cfg_capture"
 	tcVarCfgDown           = "cfg_down"
 	tcVarCfgDropped        = "cfg_dropped"
 	tcVarCfgEffects        = "cfg_effects"
@@ -142,6 +148,11 @@ type tcMapSpecs struct {
 	BlockNotes        *ebpf.MapSpec `ebpf:"block_notes"`
 	BlockSearches     *ebpf.MapSpec `ebpf:"block_searches"`
 	Blocks            *ebpf.MapSpec `ebpf:"blocks"`
+	CaptureControl    *ebpf.MapSpec `ebpf:"capture_control"`
+	CaptureFilters    *ebpf.MapSpec `ebpf:"capture_filters"`
+	CapturePlaces     *ebpf.MapSpec `ebpf:"capture_places"`
+	CaptureTotals     *ebpf.MapSpec `ebpf:"capture_totals"`
+	Captures          *ebpf.MapSpec `ebpf:"captures"`
 	Control           *ebpf.MapSpec `ebpf:"control"`
 	EffectTotals      *ebpf.MapSpec `ebpf:"effect_totals"`
 	EventNow          *ebpf.MapSpec `ebpf:"event_now"`
@@ -184,6 +195,7 @@ type tcVariableSpecs struct {
 	CfgActions    *ebpf.VariableSpec `ebpf:"cfg_actions"`
 	CfgAsked      *ebpf.VariableSpec `ebpf:"cfg_asked"`
 	CfgBlocks     *ebpf.VariableSpec `ebpf:"cfg_blocks"`
+	CfgCapture    *ebpf.VariableSpec `ebpf:"cfg_capture"`
 	CfgDown       *ebpf.VariableSpec `ebpf:"cfg_down"`
 	CfgDropped    *ebpf.VariableSpec `ebpf:"cfg_dropped"`
 	CfgEffects    *ebpf.VariableSpec `ebpf:"cfg_effects"`
@@ -232,6 +244,11 @@ type tcMaps struct {
 	BlockNotes        *ebpf.Map `ebpf:"block_notes"`
 	BlockSearches     *ebpf.Map `ebpf:"block_searches"`
 	Blocks            *ebpf.Map `ebpf:"blocks"`
+	CaptureControl    *ebpf.Map `ebpf:"capture_control"`
+	CaptureFilters    *ebpf.Map `ebpf:"capture_filters"`
+	CapturePlaces     *ebpf.Map `ebpf:"capture_places"`
+	CaptureTotals     *ebpf.Map `ebpf:"capture_totals"`
+	Captures          *ebpf.Map `ebpf:"captures"`
 	Control           *ebpf.Map `ebpf:"control"`
 	EffectTotals      *ebpf.Map `ebpf:"effect_totals"`
 	EventNow          *ebpf.Map `ebpf:"event_now"`
@@ -277,6 +294,11 @@ func (m *tcMaps) Close() error {
 		m.BlockNotes,
 		m.BlockSearches,
 		m.Blocks,
+		m.CaptureControl,
+		m.CaptureFilters,
+		m.CapturePlaces,
+		m.CaptureTotals,
+		m.Captures,
 		m.Control,
 		m.EffectTotals,
 		m.EventNow,
@@ -320,6 +342,7 @@ type tcVariables struct {
 	CfgActions    *ebpf.Variable `ebpf:"cfg_actions"`
 	CfgAsked      *ebpf.Variable `ebpf:"cfg_asked"`
 	CfgBlocks     *ebpf.Variable `ebpf:"cfg_blocks"`
+	CfgCapture    *ebpf.Variable `ebpf:"cfg_capture"`
 	CfgDown       *ebpf.Variable `ebpf:"cfg_down"`
 	CfgDropped    *ebpf.Variable `ebpf:"cfg_dropped"`
 	CfgEffects    *ebpf.Variable `ebpf:"cfg_effects"`

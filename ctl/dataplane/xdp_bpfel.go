@@ -24,6 +24,11 @@ const (
 	xdpMapBlockNotes        = "block_notes"
 	xdpMapBlockSearches     = "block_searches"
 	xdpMapBlocks            = "blocks"
+	xdpMapCaptureControl    = "capture_control"
+	xdpMapCaptureFilters    = "capture_filters"
+	xdpMapCapturePlaces     = "capture_places"
+	xdpMapCaptureTotals     = "capture_totals"
+	xdpMapCaptures          = "captures"
 	xdpMapControl           = "control"
 	xdpMapEffectTotals      = "effect_totals"
 	xdpMapEventNow          = "event_now"
@@ -61,6 +66,7 @@ const (
 	xdpVarCfgActions        = "cfg_actions"
 	xdpVarCfgAsked          = "cfg_asked"
 	xdpVarCfgBlocks         = "cfg_blocks"
+	xdpVarCfgCapture        = "cfg_capture"
 	xdpVarCfgDown           = "cfg_down"
 	xdpVarCfgDropped        = "cfg_dropped"
 	xdpVarCfgEffects        = "cfg_effects"
@@ -138,6 +144,11 @@ type xdpMapSpecs struct {
 	BlockNotes        *ebpf.MapSpec `ebpf:"block_notes"`
 	BlockSearches     *ebpf.MapSpec `ebpf:"block_searches"`
 	Blocks            *ebpf.MapSpec `ebpf:"blocks"`
+	CaptureControl    *ebpf.MapSpec `ebpf:"capture_control"`
+	CaptureFilters    *ebpf.MapSpec `ebpf:"capture_filters"`
+	CapturePlaces     *ebpf.MapSpec `ebpf:"capture_places"`
+	CaptureTotals     *ebpf.MapSpec `ebpf:"capture_totals"`
+	Captures          *ebpf.MapSpec `ebpf:"captures"`
 	Control           *ebpf.MapSpec `ebpf:"control"`
 	EffectTotals      *ebpf.MapSpec `ebpf:"effect_totals"`
 	EventNow          *ebpf.MapSpec `ebpf:"event_now"`
@@ -180,6 +191,7 @@ type xdpVariableSpecs struct {
 	CfgActions    *ebpf.VariableSpec `ebpf:"cfg_actions"`
 	CfgAsked      *ebpf.VariableSpec `ebpf:"cfg_asked"`
 	CfgBlocks     *ebpf.VariableSpec `ebpf:"cfg_blocks"`
+	CfgCapture    *ebpf.VariableSpec `ebpf:"cfg_capture"`
 	CfgDown       *ebpf.VariableSpec `ebpf:"cfg_down"`
 	CfgDropped    *ebpf.VariableSpec `ebpf:"cfg_dropped"`
 	CfgEffects    *ebpf.VariableSpec `ebpf:"cfg_effects"`
@@ -228,6 +240,11 @@ type xdpMaps struct {
 	BlockNotes        *ebpf.Map `ebpf:"block_notes"`
 	BlockSearches     *ebpf.Map `ebpf:"block_searches"`
 	Blocks            *ebpf.Map `ebpf:"blocks"`
+	CaptureControl    *ebpf.Map `ebpf:"capture_control"`
+	CaptureFilters    *ebpf.Map `ebpf:"capture_filters"`
+	CapturePlaces     *ebpf.Map `ebpf:"capture_places"`
+	CaptureTotals     *ebpf.Map `ebpf:"capture_totals"`
+	Captures          *ebpf.Map `ebpf:"captures"`
 	Control           *ebpf.Map `ebpf:"control"`
 	EffectTotals      *ebpf.Map `ebpf:"effect_totals"`
 	EventNow          *ebpf.Map `ebpf:"event_now"`
@@ -273,6 +290,11 @@ func (m *xdpMaps) Close() error {
 		m.BlockNotes,
 		m.BlockSearches,
 		m.Blocks,
+		m.CaptureControl,
+		m.CaptureFilters,
+		m.CapturePlaces,
+		m.CaptureTotals,
+		m.Captures,
 		m.Control,
 		m.EffectTotals,
 		m.EventNow,
@@ -316,6 +338,7 @@ type xdpVariables struct {
 	CfgActions    *ebpf.Variable `ebpf:"cfg_actions"`
 	CfgAsked      *ebpf.Variable `ebpf:"cfg_asked"`
 	CfgBlocks     *ebpf.Variable `ebpf:"cfg_blocks"`
+	CfgCapture    *ebpf.Variable `ebpf:"cfg_capture"`
 	CfgDown       *ebpf.Variable `ebpf:"cfg_down"`
 	CfgDropped    *ebpf.Variable `ebpf:"cfg_dropped"`
 	CfgEffects    *ebpf.Variable `ebpf:"cfg_effects"`

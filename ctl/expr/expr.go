@@ -16,6 +16,7 @@ const (
 type Expr struct {
 	text  string
 	match predicate
+	root  *Node
 	keys  []string
 }
 
@@ -40,6 +41,9 @@ func (e *Expr) assuming(flow *Flow, holds bool) bool {
 
 // Uses returns the names of the keys that the expression asks for, each once.
 func (e *Expr) Uses() []string { return slices.Clone(e.keys) }
+
+// Root returns the expression as a tree, for who evaluates it elsewhere; nil: it matches everything.
+func (e *Expr) Root() *Node { return e.root }
 
 // String returns the text that was parsed.
 func (e *Expr) String() string { return e.text }
@@ -78,6 +82,14 @@ func Parse(text string) (*Expr, error) { return parse(text, keys) }
 // ParseEvent reads an expression about events.
 func ParseEvent(text string) (*Expr, error) { return parse(text, eventKeys) }
 
+// ParsePacket reads an expression about packets.
+func ParsePacket(text string) (*Expr, error) { return parse(text, packetKeys) }
+
+// Nothing is an expression that holds for nothing.
+func Nothing() *Expr {
+	return &Expr{match: func(*Flow) bool { return false }, root: &Node{Kind: NodeOr}}
+}
+
 func parse(text string, keys []Key) (*Expr, error) {
 	if len(text) > maxLength {
 		return nil, &Error{Text: text[:40] + "...", Offset: 40, Message: fmt.Sprintf("the expression is longer than %d bytes", maxLength)}
@@ -90,7 +102,7 @@ func parse(text string, keys []Key) (*Expr, error) {
 	if p.token.kind == tokenEnd {
 		return &Expr{text: text, match: func(*Flow) bool { return true }}, nil
 	}
-	match, err := p.expression()
+	whole, err := p.expression()
 	if err != nil {
 		return nil, err
 	}
@@ -98,7 +110,7 @@ func parse(text string, keys []Key) (*Expr, error) {
 		return nil, p.fail("this doesn't belong here", `"and", "or", or the end`)
 	}
 	slices.Sort(p.used)
-	return &Expr{text: text, match: match, keys: slices.Compact(p.used)}, nil
+	return &Expr{text: text, match: whole.match, root: whole.node, keys: slices.Compact(p.used)}, nil
 }
 
 func printable(r rune) rune {
@@ -127,43 +139,43 @@ func (p *parser) fail(message, allowed string) *Error {
 	return &Error{Text: p.text, Offset: p.token.start, Message: message, Allowed: allowed}
 }
 
-func (p *parser) expression() (predicate, error) {
+func (p *parser) expression() (condition, error) {
 	left, err := p.and()
 	if err != nil {
-		return nil, err
+		return condition{}, err
 	}
 	for p.token.is("or") {
 		p.next()
 		right, err := p.and()
 		if err != nil {
-			return nil, err
+			return condition{}, err
 		}
-		a := left
-		left = func(f *Flow) bool { return a(f) || right(f) }
+		a, b := left.match, right.match
+		left = condition{func(f *Flow) bool { return a(f) || b(f) }, &Node{Kind: NodeOr, Of: []*Node{left.node, right.node}}}
 	}
 	return left, nil
 }
 
-func (p *parser) and() (predicate, error) {
+func (p *parser) and() (condition, error) {
 	left, err := p.unary()
 	if err != nil {
-		return nil, err
+		return condition{}, err
 	}
 	for p.token.is("and") {
 		p.next()
 		right, err := p.unary()
 		if err != nil {
-			return nil, err
+			return condition{}, err
 		}
-		a := left
-		left = func(f *Flow) bool { return a(f) && right(f) }
+		a, b := left.match, right.match
+		left = condition{func(f *Flow) bool { return a(f) && b(f) }, &Node{Kind: NodeAnd, Of: []*Node{left.node, right.node}}}
 	}
 	return left, nil
 }
 
-func (p *parser) unary() (predicate, error) {
+func (p *parser) unary() (condition, error) {
 	if p.depth++; p.depth > maxDepth {
-		return nil, p.fail(fmt.Sprintf("nested deeper than %d", maxDepth), "")
+		return condition{}, p.fail(fmt.Sprintf("nested deeper than %d", maxDepth), "")
 	}
 	defer func() { p.depth-- }()
 	switch {
@@ -171,17 +183,17 @@ func (p *parser) unary() (predicate, error) {
 		p.next()
 		inner, err := p.unary()
 		if err != nil {
-			return nil, err
+			return condition{}, err
 		}
-		return negation(inner), nil
+		return condition{negation(inner.match), inner.node.not()}, nil
 	case p.token.is("("):
 		p.next()
 		inner, err := p.expression()
 		if err != nil {
-			return nil, err
+			return condition{}, err
 		}
 		if !p.token.is(")") {
-			return nil, p.fail("the parenthesis is not closed", `"and", "or", ")"`)
+			return condition{}, p.fail("the parenthesis is not closed", `"and", "or", ")"`)
 		}
 		p.next()
 		return inner, nil
@@ -190,14 +202,14 @@ func (p *parser) unary() (predicate, error) {
 }
 
 // test reads a key, an operator and its values.
-func (p *parser) test() (predicate, error) {
+func (p *parser) test() (condition, error) {
 	row, found := p.lookup(p.token.text)
 	if p.token.kind != tokenWord || !found {
 		message := "something is missing at the end"
 		if p.token.kind != tokenEnd {
 			message = fmt.Sprintf("%q is not a key", p.token.text)
 		}
-		return nil, p.fail(message, `"not", "(", `+p.keyNames())
+		return condition{}, p.fail(message, `"not", "(", `+p.keyNames())
 	}
 	p.used = append(p.used, row.Name)
 	p.next()
@@ -205,36 +217,36 @@ func (p *parser) test() (predicate, error) {
 	if p.token.kind == tokenOperator || p.token.is("in") && !p.inIsValue(row) {
 		op = operator(p.token.text)
 		if op.orders() && !row.ordered {
-			return nil, p.fail(fmt.Sprintf("%s has no order", row.Name), "in, =, !=")
+			return condition{}, p.fail(fmt.Sprintf("%s has no order", row.Name), "in, =, !=")
 		}
 		p.next()
 	}
-	var values []predicate
+	var values []condition
 	for {
 		if p.token.kind != tokenWord && p.token.kind != tokenQuoted {
-			return nil, p.fail("a value is missing", row.Values)
+			return condition{}, p.fail("a value is missing", row.Values)
 		}
-		match, ok := row.value(op, p.token.text)
+		value, ok := row.value(op, p.token.text)
 		if !ok {
-			return nil, p.fail(fmt.Sprintf("%q is not a value of %s", p.token.text, row.Name), row.Values)
+			return condition{}, p.fail(fmt.Sprintf("%q is not a value of %s", p.token.text, row.Name), row.Values)
 		}
-		values = append(values, match)
+		values = append(values, value)
 		p.next()
 		if !p.token.is(",") {
 			break
 		}
 		if op.orders() {
-			return nil, p.fail(fmt.Sprintf("%s takes one value", op), `"and", "or", or the end`)
+			return condition{}, p.fail(fmt.Sprintf("%s takes one value", op), `"and", "or", or the end`)
 		}
 		p.next()
 	}
-	match := combine(values, op == "!=")
-	return func(f *Flow) bool {
+	whole := combine(values, op == "!=")
+	return condition{func(f *Flow) bool {
 		if f.Unknown != nil && slices.Contains(f.Unknown, row.Name) {
 			return f.assume
 		}
-		return match(f)
-	}, nil
+		return whole.match(f)
+	}, whole.node}, nil
 }
 
 // negation holds when inner doesn't. What is assumed of the unknown turns around with it.
@@ -259,17 +271,24 @@ func (p *parser) inIsValue(row Key) bool {
 	return next.kind == tokenEnd || next.is("and") || next.is("or") || next.is(")") || next.is(",")
 }
 
-// combine holds when one of the predicates does, or with negate when none does.
-func combine(values []predicate, negate bool) predicate {
+// combine holds when one of the conditions does, or with negate when none does.
+func combine(values []condition, negate bool) condition {
 	if len(values) == 1 && !negate {
 		return values[0]
 	}
-	return func(f *Flow) bool {
-		for _, match := range values {
-			if match(f) {
+	node := &Node{Kind: NodeOr}
+	for _, value := range values {
+		node.Of = append(node.Of, value.node)
+	}
+	if negate {
+		node = node.not()
+	}
+	return condition{func(f *Flow) bool {
+		for _, value := range values {
+			if value.match(f) {
 				return !negate
 			}
 		}
 		return negate
-	}
+	}, node}
 }

@@ -21,7 +21,7 @@ type Key struct {
 	Values string // the form of its values, for people
 
 	ordered bool // < and > make sense
-	value   func(op operator, word string) (match predicate, ok bool)
+	value   func(op operator, word string) (is condition, ok bool)
 }
 
 // Keys returns all keys of flows, for help texts and completion.
@@ -30,10 +30,14 @@ func Keys() []Key { return slices.Clone(keys) }
 // EventKeys returns all keys of events.
 func EventKeys() []Key { return slices.Clone(eventKeys) }
 
-// keys and eventKeys are the whole vocabulary: one row a key. They never change.
+// PacketKeys returns all keys of packets.
+func PacketKeys() []Key { return slices.Clone(packetKeys) }
+
+// keys, eventKeys and packetKeys are the whole vocabulary: one row a key. They never change.
 var (
-	keys      = flowVocabulary()
-	eventKeys = eventVocabulary()
+	keys       = flowVocabulary()
+	eventKeys  = eventVocabulary()
+	packetKeys = packetVocabulary()
 )
 
 // eventKinds are the kinds of events, as ctl/api names them.
@@ -63,6 +67,21 @@ func eventVocabulary() []Key {
 		name("direction", "in: received, out: sent", []string{"in", "out"}, func(f *Flow) string { return f.Direction }),
 		number("length", "bytes of the frame", size, func(f *Flow) uint64 { return f.Length }),
 	)
+}
+
+// packetVocabulary is what is known of packets while they are handled.
+func packetVocabulary() []Key {
+	var all []Key
+	for _, key := range eventKeys {
+		switch key.Name {
+		case "kind", "age":
+			continue
+		case "rule":
+			key.Help = "rule that decided"
+		}
+		all = append(all, key)
+	}
+	return all
 }
 
 func flowVocabulary() []Key {
@@ -140,13 +159,29 @@ func (op operator) compare(a, b uint64) bool {
 	}
 }
 
+// bounds are the numbers that an ordering operator accepts, from lo to hi; none: lo is 1 and hi 0.
+func (op operator) bounds(n uint64) (lo, hi uint64) {
+	switch {
+	case op == "<" && n == 0, op == ">" && n == math.MaxUint64:
+		return 1, 0
+	case op == "<":
+		return 0, n - 1
+	case op == "<=":
+		return 0, n
+	case op == ">":
+		return n + 1, math.MaxUint64
+	default:
+		return n, math.MaxUint64
+	}
+}
+
 // address is a key that rules know too: its help is that of rule.Fields.
 func address(key model.Field, get func(*Flow) netip.Addr) Key {
 	info, _ := rule.Lookup(key)
 	return Key{Name: string(key), Help: info.Help, Values: "an address or a prefix, like 192.0.2.1 or 2001:db8::/32",
-		value: func(_ operator, word string) (predicate, bool) {
+		value: func(_ operator, word string) (condition, bool) {
 			prefix, err := rule.ParsePrefix(word)
-			return func(f *Flow) bool { return prefix.Contains(get(f)) }, err == nil
+			return condition{func(f *Flow) bool { return prefix.Contains(get(f)) }, &Node{Kind: NodePrefix, Key: string(key), Prefix: prefix}}, err == nil
 		}}
 }
 
@@ -211,12 +246,13 @@ func parseSize(word string) (uint64, bool) {
 
 func number(key, help string, form form, get func(*Flow) uint64) Key {
 	return Key{Name: key, Help: help, Values: form.values, ordered: true,
-		value: func(op operator, word string) (predicate, bool) {
+		value: func(op operator, word string) (condition, bool) {
 			lo, hi, ok := form.parse(word)
 			if op.orders() {
-				return func(f *Flow) bool { return op.compare(get(f), lo) }, ok && lo == hi
+				from, to := op.bounds(lo)
+				return condition{func(f *Flow) bool { return op.compare(get(f), lo) }, &Node{Kind: NodeRange, Key: key, Lo: from, Hi: to}}, ok && lo == hi
 			}
-			return func(f *Flow) bool { n := get(f); return lo <= n && n <= hi }, ok
+			return condition{func(f *Flow) bool { n := get(f); return lo <= n && n <= hi }, &Node{Kind: NodeRange, Key: key, Lo: lo, Hi: hi}}, ok
 		}}
 }
 
@@ -227,17 +263,18 @@ func name(key, help string, allowed []string, get func(*Flow) string) Key {
 		values = strings.Join(allowed, ", ")
 	}
 	return Key{Name: key, Help: help, Values: values,
-		value: func(_ operator, word string) (predicate, bool) {
-			return func(f *Flow) bool { return get(f) == word }, allowed == nil || slices.Contains(allowed, word)
+		value: func(_ operator, word string) (condition, bool) {
+			return condition{func(f *Flow) bool { return get(f) == word }, &Node{Kind: NodeName, Key: key, Name: word}}, allowed == nil || slices.Contains(allowed, word)
 		}}
 }
 
 // either holds when one of two keys of the same kind does.
 func either(key, help string, a, b Key) Key {
 	return Key{Name: key, Help: help, Values: a.Values, ordered: a.ordered,
-		value: func(op operator, word string) (predicate, bool) {
+		value: func(op operator, word string) (condition, bool) {
 			left, okLeft := a.value(op, word)
 			right, okRight := b.value(op, word)
-			return func(f *Flow) bool { return left(f) || right(f) }, okLeft && okRight
+			return condition{func(f *Flow) bool { return left.match(f) || right.match(f) },
+				&Node{Kind: NodeOr, Of: []*Node{left.node, right.node}}}, okLeft && okRight
 		}}
 }

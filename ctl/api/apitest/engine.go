@@ -5,6 +5,7 @@ package apitest
 import (
 	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"net/netip"
 	"slices"
@@ -13,6 +14,7 @@ import (
 
 	"gardu/ctl/api"
 	"gardu/ctl/model"
+	"gardu/ctl/pkt"
 )
 
 // Now is the time of the example.
@@ -66,6 +68,27 @@ func (e *Engine) order(text string, service, backend string, change func(*api.Ba
 	change(&backends[i])
 	return api.Ordered{Backend: backends[i], Warning: "no backend of web takes new flows: they are dropped"}, nil
 }
+
+// Capture implements api.Engine: it tells of one packet, and of losses.
+func (e *Engine) Capture(_ context.Context, wish api.CaptureWish, yield func(api.CaptureItem, bool) error) error {
+	if e.Fail != nil {
+		return e.Fail
+	}
+	frame := api.CapturedFrame{Length: len(example), Frame: example[:min(wish.Snap, len(example))]}
+	packet := &api.Captured{
+		Time: Now, Verdict: "forward", Reason: "forward", Service: "web", Backend: "b1", Interface: "eth0", Direction: "in",
+		Src: netip.MustParseAddr("198.51.100.7"), Dst: netip.MustParseAddr("192.0.2.10"), Sport: 40000, Dport: 443, Proto: "tcp", Packets: 1,
+		CapturedFrame: frame, Out: &api.CapturedOut{Interface: "eth1", CapturedFrame: frame},
+	}
+	return errors.Join(yield(api.CaptureItem{Began: "1"}, false), yield(api.CaptureItem{Captured: packet}, true),
+		yield(api.CaptureItem{Totals: &api.CaptureTotals{Captured: 1, Lost: 2, Missed: 3}}, false))
+}
+
+// example is a frame.
+var example, _ = pkt.Parse("tcp 198.51.100.7:40000 > 192.0.2.10:443 syn")
+
+// EndCapture implements api.Engine.
+func (e *Engine) EndCapture(context.Context, string) error { return e.Fail }
 
 // Drain implements api.Engine.
 func (e *Engine) Drain(_ context.Context, request api.DrainRequest) (api.Ordered, error) {

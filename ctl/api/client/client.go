@@ -162,12 +162,12 @@ func (c *Client) Explain(ctx context.Context, request api.ExplainRequest) (expla
 // Flows calls yield for each flow of the query as it arrives, and stops at yield's first error, which it returns.
 func (c *Client) Flows(ctx context.Context, query api.FlowQuery, yield func(api.Flow) error) error {
 	query.Group = ""
-	return stream(ctx, c, flowsPath(query), "flows", yield)
+	return stream(ctx, c, http.MethodGet, flowsPath(query), nil, "flows", yield)
 }
 
 // FlowGroups is Flows for a query with Group.
 func (c *Client) FlowGroups(ctx context.Context, query api.FlowQuery, yield func(api.FlowGroup) error) error {
-	return stream(ctx, c, flowsPath(query), "flows", yield)
+	return stream(ctx, c, http.MethodGet, flowsPath(query), nil, "flows", yield)
 }
 
 // Top calls yield for each sample of the query as it arrives, until ctx ends, the daemon does, or yield returns an error, which
@@ -185,7 +185,7 @@ func (c *Client) Top(ctx context.Context, query api.TopQuery, yield func(api.Top
 	if query.Every != 0 {
 		values.Set("every", query.Every.String())
 	}
-	return stream(ctx, c, "/v1/top?"+values.Encode(), "what flows do", yield)
+	return stream(ctx, c, http.MethodGet, "/v1/top?"+values.Encode(), nil, "what flows do", yield)
 }
 
 func flowsPath(query api.FlowQuery) string {
@@ -219,8 +219,8 @@ func (c *Client) History(ctx context.Context, query api.HistoryQuery) (history a
 }
 
 // stream calls yield for each value of an answer that is a value a line.
-func stream[T any](ctx context.Context, c *Client, path, what string, yield func(T) error) error {
-	response, err := c.do(ctx, http.MethodGet, path, nil)
+func stream[T any](ctx context.Context, c *Client, method, path string, body any, what string, yield func(T) error) error {
+	response, err := c.do(ctx, method, path, body)
 	if err != nil {
 		return err
 	}
@@ -254,7 +254,18 @@ func (c *Client) Events(ctx context.Context, query api.EventQuery, yield func(ap
 	if query.Last != 0 {
 		values.Set("last", strconv.Itoa(max(0, query.Last)))
 	}
-	return stream(ctx, c, "/v1/events?"+values.Encode(), "events", yield)
+	return stream(ctx, c, http.MethodGet, "/v1/events?"+values.Encode(), nil, "events", yield)
+}
+
+// Capture calls yield for each item of a capture as it arrives, and stops at yield's first error, which it returns.
+func (c *Client) Capture(ctx context.Context, query api.CaptureQuery, yield func(api.CaptureItem) error) error {
+	return stream(ctx, c, http.MethodPost, "/v1/capture", query, "captured packets", yield)
+}
+
+// EndCapture ends the capture that began under that name: what is on its way still arrives, and the totals.
+func (c *Client) EndCapture(ctx context.Context, name string) error {
+	var nothing struct{}
+	return c.call(ctx, http.MethodDelete, "/v1/capture?"+url.Values{"name": {name}}.Encode(), nil, &nothing)
 }
 
 // call sends a request, with body as JSON unless it is nil, and reads the answer.

@@ -89,7 +89,8 @@ with --keep-attached, killed or upgraded.`,
 		&cobra.Group{ID: groupOther, Title: "Other:"},
 	)
 	a.add(root, groupLook, a.statusCommand(), a.rulesCommand(), a.setsCommand(), a.servicesCommand(), a.backendsCommand(),
-		a.blocksCommand(), a.flowsCommand(), a.topCommand(), a.eventsCommand(), a.explainCommand(), a.replayCommand(), a.planCommand(), a.historyCommand())
+		a.blocksCommand(), a.flowsCommand(), a.topCommand(), a.eventsCommand(), a.captureCommand(), a.explainCommand(), a.replayCommand(),
+		a.planCommand(), a.historyCommand())
 	a.add(root, groupChange, a.applyCommand(), a.confirmCommand(), a.rollbackCommand(), a.blockCommand(), a.unblockCommand(), a.drainCommand(),
 		a.undrainCommand(), a.weightCommand())
 	a.add(root, groupRun, a.initCommand(), a.runCommand(), a.checkCommand(), a.doctorCommand(), a.demoCommand(), a.decapCommand(), a.detachCommand(), a.bpfCommand())

@@ -2,7 +2,6 @@ package main
 
 import (
 	"bufio"
-	"encoding/csv"
 	"errors"
 	"fmt"
 	"strings"
@@ -79,7 +78,7 @@ func (a *app) printEvents(cmd *cobra.Command, c *client.Client, query api.EventQ
 // followEvents prints an event a line as it comes.
 func (a *app) followEvents(cmd *cobra.Command, c *client.Client, query api.EventQuery) error {
 	out := bufio.NewWriter(a.stdout)
-	write := a.eventWriter(out)
+	write := lineWriter(a, out, a.eventColumns())
 	err := c.Events(cmd.Context(), query, func(e api.Event) error {
 		return errors.Join(write(&e), out.Flush())
 	})
@@ -87,42 +86,6 @@ func (a *app) followEvents(cmd *cobra.Command, c *client.Client, query api.Event
 		return nil
 	}
 	return err
-}
-
-// eventWriter prints one event in the chosen format, and a header before the first.
-func (a *app) eventWriter(out *bufio.Writer) func(*api.Event) error {
-	columns := a.eventColumns()
-	switch a.format {
-	case formatNDJSON:
-		encoder := lineEncoder(out)
-		return func(e *api.Event) error { return encoder.Encode(e) }
-	case formatCSV:
-		rows := csv.NewWriter(out)
-		var names []string
-		for _, c := range columns {
-			names = append(names, strings.ReplaceAll(c.name, " ", "_"))
-		}
-		rows.Write(names)
-		return func(e *api.Event) error {
-			var record []string
-			for _, c := range columns {
-				record = append(record, plain(c.value(e)))
-			}
-			rows.Write(record)
-			rows.Flush()
-			return rows.Error()
-		}
-	}
-	return func(e *api.Event) error { // columns don't line up with what is to come
-		var parts []string
-		for _, c := range columns {
-			if text, look, _ := cell(c.value(e)); (!c.wide || a.format == formatWide) && text != "-" {
-				parts = append(parts, look.paint(a.color, text))
-			}
-		}
-		_, err := fmt.Fprintln(out, strings.Join(parts, gap))
-		return err
-	}
 }
 
 func (a *app) eventColumns() []column[api.Event] {

@@ -209,7 +209,7 @@ func exprTopic() *cobra.Command {
 	}
 	return &cobra.Command{
 		Use:   "expr",
-		Short: "How to pick flows and events: src in 198.51.100.0/24 and dport 443",
+		Short: "How to pick flows, events and packets: src in 198.51.100.0/24 and dport 443",
 		Long: `An EXPR is tests joined by and, or, not and parentheses. A test is a key, an
 operator and a value, or several separated by commas, of which any may hold.
 Operators are in, =, !=, <, <=, >, >=; left out, it is in.
@@ -222,6 +222,9 @@ Keys of flows:
 ` + table(expr.Keys()) + `
 
 Keys of events:
-` + table(expr.EventKeys()),
+` + table(expr.EventKeys()) + `
+
+Packets that are captured have those of events but age and kind; rule is the one that
+decided.`,
 	}
 }

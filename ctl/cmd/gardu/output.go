@@ -98,6 +98,41 @@ func printRows[T any](a *app, noun string, rows []T, columns []column[T]) error 
 	return printValue(a, rows, nil)
 }
 
+// lineWriter prints a row as it comes in the chosen format; CSV has a header before the first.
+func lineWriter[T any](a *app, out *bufio.Writer, columns []column[T]) func(*T) error {
+	switch a.format {
+	case formatNDJSON:
+		encoder := lineEncoder(out)
+		return func(e *T) error { return encoder.Encode(e) }
+	case formatCSV:
+		rows := csv.NewWriter(out)
+		var names []string
+		for _, c := range columns {
+			names = append(names, strings.ReplaceAll(c.name, " ", "_"))
+		}
+		rows.Write(names)
+		return func(e *T) error {
+			var record []string
+			for _, c := range columns {
+				record = append(record, plain(c.value(e)))
+			}
+			rows.Write(record)
+			rows.Flush()
+			return rows.Error()
+		}
+	}
+	return func(e *T) error { // columns don't line up with what is to come
+		var parts []string
+		for _, c := range columns {
+			if text, look, _ := cell(c.value(e)); (!c.wide || a.format == formatWide) && text != "-" {
+				parts = append(parts, look.paint(a.color, text))
+			}
+		}
+		_, err := fmt.Fprintln(out, strings.Join(parts, gap))
+		return err
+	}
+}
+
 // shown are the columns of a table in the chosen format.
 func shown[T any](a *app, columns []column[T]) []column[T] {
 	return slices.DeleteFunc(slices.Clone(columns), func(c column[T]) bool { return c.wide && a.format != formatWide })

@@ -80,6 +80,9 @@ func (a *app) printStatus(s *api.Status) error {
 	if e := s.Events; e != (api.EventTotals{}) {
 		a.printf("events: %s packets logged or sampled, %s lost\n", thousands(e.Sent), thousands(e.Lost))
 	}
+	if c := s.Captures; c != (api.CaptureStatus{}) {
+		a.printf("captures: %d under way, %s packets captured, %s lost, %s missed by clients\n", c.Readers, thousands(c.Captured), thousands(c.Lost), thousands(c.Missed))
+	}
 	a.printf("flows:  ")
 	if s.Flows.Sample > 1 {
 		a.printf("%s: ", sampleText(s.Flows.Sample))
