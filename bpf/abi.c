@@ -39,6 +39,7 @@ struct keep {
 	struct sets_bucket6 sets_bucket6;
 	struct services_head services_head;
 	struct service_record service_record;
+	struct service_level service_level;
 	struct clock clock;
 	enum verdict verdict;
 	enum reason reason;

@@ -54,6 +54,8 @@ enum limits {
 	NAT_SLOTS = 8,        /* of translated ends, a line */
 	NAT_TRIES = 64,       /* ports that are tried for a new translation */
 	NAT_POOL = 256,       /* addresses of a service's pool */
+	SERVICE_LEVELS = 32,  /* lengths of prefixes that are addresses of services, of both families */
+	PROTO_ANY = 255,      /* of a service; no packet has it (IANA) */
 	EXITS = 64,           /* interfaces that rules redirect or mirror to: one bit each; 0: none */
 	REJECT_SOURCES = 4096, /* sources, by hash, that the answers of action reject are limited for */
 	TRACE_STEPS = 64,
@@ -313,8 +315,12 @@ struct sets_bucket6 {
 /* ---- TABLE_SERVICES ----------------------------------------------------------------------------------------
  * Address filter: bit mix2(hi ^ lo, family) >> 32 & filter_mask must be set, else the address is no service's.
  * Then two lookups in one bucket area: h = mix4(hi, lo, meta, 1) with meta = port << 16 | proto << 8 | family for services with
- * one port; h = mix4(hi, lo, family, 2) for the address itself (refs: its records of several ports, and one that
- * carries SERVICE_ARP if any does; answers ARP, ND, ping). v4: hi = 0, lo = 0xffff00000000 | address. Records are verified.
+ * one port; h = mix4(hi, lo, family, 2) for the address itself (refs: its records of several ports or any protocol, and one that
+ * carries SERVICE_ARP if any does; answers ARP, ND, ping). v4: hi = 0, lo = 0xffff00000000 | address. Records are verified, and
+ * sorted so that of those that fit the first one is meant: of one protocol before any, of fewer ports before more.
+ * A service whose address is a prefix is found the same way under the masked address, with cut << 8 added to the family in the
+ * filter and to the 1 or 2 of the hashes. Each length that is in use is a level, longest first, asked when the address
+ * itself and the levels before have no service that fits. Without such services there is no level, and nobody looks.
  */
 struct services_head {
 	__u32 services;
@@ -324,12 +330,22 @@ struct services_head {
 	__u32 bucket_off;
 	__u32 bucket_mask;
 	__u32 chain_off;
-	__u32 pad[9];
+	__u32 levels;        /* lengths of prefixes */
+	__u32 level_off;     /* struct service_level, one line each */
+	__u32 pad[7];
+};
+struct service_level {
+	__u64 mask[2];       /* host order, v4: ones before the address */
+	__u8 family;
+	__u8 cut;            /* bits that the mask cuts off, 1 to 127 */
+	__u16 pad0;
+	__u32 pad1;
+	__u64 pad2[5];
 };
 struct service_record {
-	__u64 addr[2];       /* host order, v4 mapped */
+	__u64 addr[2];       /* host order, v4 mapped; of a prefix the first address */
 	__u8 family;
-	__u8 proto;
+	__u8 proto;          /* PROTO_ANY: all but ICMP */
 	__u8 mode;           /* enum mode */
 	__u8 flags;          /* SERVICE_* */
 	__u16 port_lo, port_hi;
@@ -339,7 +355,9 @@ struct service_record {
 	__u32 nat_off;       /* their lines: four addresses each, network order, v4 mapped */
 	__u16 nat_lo, nat_hi; /* source ports */
 	__u32 ring_size;     /* slots of the ring, a prime */
-	__u32 pad1;
+	__u8 cut;            /* bits at the end of the address that may be any; 0: none */
+	__u8 pad0;
+	__u16 pad1;
 	__u64 pad2[2];
 };
 enum service_flags { SERVICE_ARP = 1 /* answer ARP and ND */, SERVICE_AFFINITY_SOURCE = 2 };
@@ -776,6 +794,7 @@ ABI_SIZE(struct sets_head, 64);
 ABI_SIZE(struct sets_bucket6, 64);
 ABI_SIZE(struct services_head, 64);
 ABI_SIZE(struct service_record, 64);
+ABI_SIZE(struct service_level, 64);
 ABI_SIZE(struct control, 160);
 ABI_SIZE(struct backend, 64);
 ABI_SIZE(struct backend_note, 24);

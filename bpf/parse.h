@@ -461,6 +461,8 @@ static __always_inline bool parse_quoted(ctx_t *ctx, const struct pkt *p, struct
 
 static __always_inline bool has_ports(__u8 proto) { return proto == PROTO_TCP || proto == PROTO_UDP || proto == PROTO_SCTP; }
 
+static __always_inline bool is_icmp(const struct pkt *p) { return p->key.proto == (p->family == FAMILY_V4 ? PROTO_ICMP : PROTO_ICMPV6); }
+
 /* A later fragment of a packet that has ports, which aren't known. */
 static __always_inline bool ports_missing(const struct pkt *p)
 {

@@ -93,7 +93,7 @@ static __always_inline enum reason judge_rules(ctx_t *ctx, struct control *c, st
 		p->rule = DECIDER_BLOCK;
 		return REASON_BLOCKED;
 	}
-	if (cfg_fragments && head->flags & RULES_PORTS && (p->has & (IS_FRAGMENT | IS_LATER)) == IS_FRAGMENT)
+	if (cfg_fragments && head->flags & RULES_PORTS && (p->has & (IS_FRAGMENT | IS_LATER | HAS_PORTS)) == (IS_FRAGMENT | HAS_PORTS))
 		note_first(p);
 	if (!head->records)
 		return judge_default(head, p);

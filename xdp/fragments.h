@@ -19,8 +19,8 @@ static __always_inline void fragment_key(struct fragment_key *key, const struct 
 	key->family = p->family;
 }
 
-/* A first fragment that rules with ports are about to judge, or that is for a service address, leaves its ports and, once it has one,
- * its backend. */
+/* A first fragment that rules with ports are about to judge, or that is for a service address, leaves its ports, if it has such, and
+ * once it has one, its backend. */
 __noinline int note_first(const struct pkt *p)
 {
 	struct fragment_key key;
@@ -29,7 +29,7 @@ __noinline int note_first(const struct pkt *p)
 	__u32 zero = 0;
 
 	c = bpf_map_lookup_elem(&control, &zero);
-	if (!p || !c || !(p->has & HAS_PORTS) || p->has & IS_LATER)
+	if (!p || !c || p->has & IS_LATER)
 		return 0;
 	fragment_key(&key, p);
 	note.be_sport = p->key.be_sport;

@@ -209,7 +209,7 @@ static __always_inline enum reason ingress(ctx_t *ctx, struct control *c, struct
 		if (!flow || !p->remembered || !balance_remembered(p, flow, &sent)) {
 			p->remembered = 0;
 			if (p->has & IS_LATER)
-				sent = balance_later(ctx, p);
+				sent = balance_later(ctx, p, flow);
 			else
 				sent = is_whole_error(p) ? balance_error(ctx, p) : balance(ctx, p, flow);
 		}
@@ -222,6 +222,8 @@ static __always_inline enum reason ingress(ctx_t *ctx, struct control *c, struct
 		if (sent == REASON_FORWARD)
 			sent = forward_to(ctx, p);
 		if (cfg_nat && sent == REASON_NAT_NEW) {
+			if (!p->service_place)
+				ask_service(p); /* here, for the stack's sake */
 			sent = nat_make(p);
 			if (!sent)
 				sent = forward_to(ctx, p);

@@ -162,55 +162,54 @@ __noinline int balance(ctx_t *ctx, struct pkt *p, struct flow_value *flow)
 	if (is_solicitation(p)) {
 		__u8 target[16] __attribute__((aligned(8)));
 
-		if (solicited(ctx, p, target) && service_address(&f, target) && f.flags & SERVICE_ARP)
+		if (solicited(ctx, p, target) && service_at(&f, target) && service_address(&f) && f.flags & SERVICE_ARP)
 			return answer_solicitation(ctx, p);
 		return REASON_NONE;
 	}
-	f.hi = addr_hi(p->key.daddr);
-	f.lo = addr_lo(p->key.daddr);
-	if (!service_filter(f.services, f.head, p->family, f.hi, f.lo))
+	if (!service_at(&f, p->key.daddr))
 		return REASON_NONE;
-	if (p->has & HAS_PORTS) {
+	if (is_balanced(p)) {
 		if (cfg_asked && p->service_place && !(p->has & IS_FRAGMENT))
 			f.found = p->service_place >= ASKED_FOUND ? p->service_place - ASKED_FOUND : NO_SERVICE;
 		else
-			service_by_port(&f);
-		if (f.found == NO_SERVICE && f.address && p->has & IS_FRAGMENT)
+			service_of(&f);
+		if (f.found == NO_SERVICE && f.address && p->has & HAS_PORTS && p->has & IS_FRAGMENT)
 			note_first(p); /* those that follow are the kernel's, too */
 		if (f.found == NO_SERVICE)
 			return REASON_NONE;
 		service = line_at(f.services, f.head->service_off + f.found);
 		return service ? choose_backend(p, flow, service) : REASON_NO_TABLES;
 	}
-	if (!service_address(&f, p->key.daddr))
+	if (!service_address(&f))
 		return REASON_NONE;
-	if (p->has & IS_LATER && has_ports(p->key.proto))
+	if (ports_missing(p))
 		return REASON_SERVICE_FRAGMENT;
 	return is_ping(p) && !(p->has & IS_FRAGMENT) ? answer_ping(ctx, p) : REASON_NONE;
 }
 
-/* A later fragment goes where the first one went, if that is still the flow's service. (Likewise.) */
-__noinline int balance_later(ctx_t *ctx, struct pkt *p)
+/* A later fragment goes where the first one went, if that is still the flow's service. When that isn't known, neither
+ * are the ports; what has none goes by the flow of later fragments. (Likewise.) */
+__noinline int balance_later(ctx_t *ctx, struct pkt *p, struct flow_value *flow)
 {
 	struct fragment *first;
 	struct control *c;
-	__u16 place, own;
 	__u32 zero = 0;
-	__u8 has;
+	__u16 own;
 	int sent;
 
 	c = bpf_map_lookup_elem(&control, &zero);
 	if (!p || !c)
 		return REASON_NONE;
 	first = first_of(p, c);
-	if (!first)
-		return balance(ctx, p, NULL);
+	if (!first) {
+		sent = balance(ctx, p, flow);
+		p->new_flow = 0;
+		return sent;
+	}
 	own = first->backend;
-	has = p->has;
-	place = p->service_place;
 	p->key.be_sport = first->be_sport;
 	p->key.be_dport = first->be_dport;
-	p->has = HAS_PORTS;
+	p->has = has_ports(p->key.proto) ? HAS_PORTS : 0;
 	p->service_place = ASKED_NOT;
 
 	sent = balance(ctx, p, NULL);
@@ -222,8 +221,7 @@ __noinline int balance_later(ctx_t *ctx, struct pkt *p)
 	p->new_flow = 0;
 
 	p->key.be_sport = p->key.be_dport = 0;
-	p->has = has;
-	p->service_place = place;
+	p->has = IS_FRAGMENT | IS_LATER;
 	return sent;
 }
 
@@ -235,7 +233,7 @@ static __always_inline enum reason balance_arp(ctx_t *ctx, struct pkt *p)
 
 	if (!services_open(&f, p) || !arp_asked(ctx, p, target))
 		return REASON_NOT_IP;
-	if (service_address(&f, target) && f.flags & SERVICE_ARP)
+	if (service_at(&f, target) && service_address(&f) && f.flags & SERVICE_ARP)
 		return answer_arp(ctx, p);
 	return REASON_NOT_IP;
 }

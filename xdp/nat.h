@@ -452,7 +452,7 @@ static __noinline struct nat_entry *nat_place(struct nat_try *t, __u64 hash)
 	return nat_claim(entry, word, t->now->clock) ? entry : NULL;
 }
 
-/* The pool of the packet's service. False: the packet's generation has no such service. */
+/* The pool of the packet's service, which was asked for. False: the packet's generation has no such service. */
 static __noinline bool nat_pool(struct nat_try *t, struct pkt *p)
 {
 	struct service_record *service;
@@ -460,8 +460,6 @@ static __noinline bool nat_pool(struct nat_try *t, struct pkt *p)
 	struct nat_now *now = t->now;
 	__u64 h;
 
-	if (!p->service_place)
-		ask_service(p);
 	t->services = table_of(p->generation, TABLE_SERVICES);
 	head = t->services ? line_at(t->services, 0) : NULL;
 	if (p->service_place < ASKED_FOUND || !head)

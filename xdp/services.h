@@ -8,7 +8,18 @@ static __always_inline bool service_fits(const struct service_record *service, c
 {
 	__u16 port = bpf_ntohs(p->key.be_dport);
 
-	return service->proto == p->key.proto && service->port_lo <= port && port <= service->port_hi;
+	if (service->proto != p->key.proto && service->proto != PROTO_ANY)
+		return false;
+	return service->port_lo <= port && port <= service->port_hi;
+}
+
+/* What can be for a service as such, by ports or, without such a thing, by addresses. ICMP is no protocol of a service's: pings are
+ * answered, errors belong to the flow that they are about, and the rest is the kernel's. */
+static __always_inline bool is_balanced(const struct pkt *p)
+{
+	if (p->has & HAS_PORTS)
+		return true;
+	return !has_ports(p->key.proto) && !is_icmp(p);
 }
 
 enum { NO_SERVICE = 0xffffffff };
@@ -18,20 +29,23 @@ struct find_service {
 	void *services;
 	struct services_head *head;
 	const struct pkt *p;
-	__u64 hi, lo;
+	__u64 hi, lo; /* the address, or what the level leaves of it */
 	__u64 hash;
 	__u32 chain, left;
 	__u32 found;  /* record, or NO_SERVICE */
 	bool by_port; /* look for the service, not only for the address */
 	bool address; /* some service has this address */
+	bool single;  /* some service may have it alone, not as one of a prefix */
 	__u8 flags;   /* of all services with it */
+	__u8 cut;     /* of the level; 0: the whole address */
 };
 
 static __always_inline void service_try(struct find_service *f, __u32 index)
 {
 	struct service_record *service = line_at(f->services, f->head->service_off + index);
 
-	if (!service || service->addr[0] != f->hi || service->addr[1] != f->lo || service->family != f->p->family)
+	if (!service || service->addr[0] != f->hi || service->addr[1] != f->lo || service->family != f->p->family ||
+	    service->cut != f->cut)
 		return;
 	f->address = true;
 	f->flags |= service->flags;
@@ -79,38 +93,73 @@ static __always_inline void service_bucket(struct find_service *f, __u64 hash)
 	bpf_loop(BUCKET_HOPS * BUCKET_SLOTS, service_slot, f, 0);
 }
 
-/* Whether an address can be a service's: one bit, for the packets that are for none. */
-static __always_inline bool service_filter(void *services, struct services_head *head, __u8 family, __u64 hi, __u64 lo)
+/* Whether an address, or the beginning of one, can be a service's: one bit, for the packets that are for none. */
+static __always_inline bool service_filter(const struct find_service *f)
 {
-	__u32 bit = mix(mix(MIX_SEED, hi ^ lo), family) >> 32 & head->filter_mask;
+	__u32 bit = mix(mix(MIX_SEED, f->hi ^ f->lo), f->p->family | f->cut << 8) >> 32 & f->head->filter_mask;
 
-	return word_at(services, head->filter_off, bit / 64) >> bit % 64 & 1;
+	return word_at(f->services, f->head->filter_off, bit / 64) >> bit % 64 & 1;
 }
 
-/* Is `addr` a service address, and with which flags? */
-static __always_inline bool service_address(struct find_service *f, const __u8 *addr)
+/* The services of hi, lo: first those of one port, of which one is enough. */
+static __always_inline void service_here(struct find_service *f)
 {
-	__u64 h;
+	const struct pkt *p = f->p;
+	__u64 meta = (__u64)bpf_ntohs(p->key.be_dport) << 16 | p->key.proto << 8 | p->family, h = mix(mix(MIX_SEED, f->hi), f->lo);
 
+	if (f->by_port && p->has & HAS_PORTS)
+		service_bucket(f, mix(mix(h, meta), 1 | f->cut << 8));
+	if (f->found == NO_SERVICE)
+		service_bucket(f, mix(mix(h, p->family), 2 | f->cut << 8));
+}
+
+/* The prefixes of one length: 1 ends the loop. */
+static long service_level(__u64 i, void *arg)
+{
+	struct find_service *f = arg;
+	struct service_level *level = line_at(f->services, f->head->level_off + i);
+
+	if (!level || i >= f->head->levels)
+		return 1;
+	if (level->family != f->p->family)
+		return 0;
+	f->hi &= level->mask[0]; /* of what the longer ones left */
+	f->lo &= level->mask[1];
+	f->cut = level->cut;
+	if (service_filter(f))
+		service_here(f);
+	return f->found != NO_SERVICE;
+}
+
+/* Where an address is looked up. False: no service has it. */
+static __always_inline bool service_at(struct find_service *f, const __u8 *addr)
+{
 	f->hi = addr_hi(addr);
 	f->lo = addr_lo(addr);
-	if (!service_filter(f->services, f->head, f->p->family, f->hi, f->lo))
-		return false;
-	h = mix(mix(mix(mix(MIX_SEED, f->hi), f->lo), f->p->family), 2);
-	service_bucket(f, h);
+	f->single = service_filter(f);
+	return f->single || f->head->levels;
+}
+
+static __always_inline void service_search(struct find_service *f)
+{
+	if (f->single)
+		service_here(f);
+	if (f->found == NO_SERVICE && f->head->levels)
+		bpf_loop(SERVICE_LEVELS, service_level, f, 0);
+}
+
+/* Is the address where f looks a service's, and with which flags? */
+static __always_inline bool service_address(struct find_service *f)
+{
+	service_search(f);
 	return f->address;
 }
 
-/* The service that a packet with ports is for: f->found. */
-static __always_inline void service_by_port(struct find_service *f)
+/* The service that the packet is for: f->found. */
+static __always_inline void service_of(struct find_service *f)
 {
-	const struct pkt *p = f->p;
-	__u64 meta = (__u64)bpf_ntohs(p->key.be_dport) << 16 | p->key.proto << 8 | p->family;
-
 	f->by_port = true;
-	service_bucket(f, mix(mix(mix(mix(MIX_SEED, f->hi), f->lo), meta), 1));
-	if (f->found == NO_SERVICE)
-		service_bucket(f, mix(mix(mix(mix(MIX_SEED, f->hi), f->lo), p->family), 2));
+	service_search(f);
 }
 
 static __always_inline bool services_open(struct find_service *f, const struct pkt *p)
@@ -145,13 +194,9 @@ __noinline int ask_service(struct pkt *p)
 		return 0;
 	p->service_place = ASKED_NONE;
 	p->asked_service = 0;
-	if (!(p->has & HAS_PORTS) || !services_open(&f, p))
+	if (!is_balanced(p) || !services_open(&f, p) || !service_at(&f, p->key.daddr))
 		return 0;
-	f.hi = addr_hi(p->key.daddr);
-	f.lo = addr_lo(p->key.daddr);
-	if (!service_filter(f.services, f.head, p->family, f.hi, f.lo))
-		return 0;
-	service_by_port(&f);
+	service_of(&f);
 	if (f.found == NO_SERVICE)
 		return 0;
 	service = line_at(f.services, f.head->service_off + f.found);

@@ -509,6 +509,8 @@ const (
 	NatSlots        Limits = 8
 	NatTries        Limits = 64
 	NatPool         Limits = 256
+	ServiceLevels   Limits = 32
+	ProtoAny        Limits = 255
 	Exits           Limits = 64
 	RejectSources   Limits = 4096
 	TraceSteps      Limits = 64
@@ -780,6 +782,16 @@ const (
 	ServiceAffinitySource ServiceFlags = 2
 )
 
+type ServiceLevel struct {
+	_      structs.HostLayout
+	Mask   [2]uint64
+	Family uint8
+	Cut    uint8
+	Pad0   uint16
+	Pad1   uint32
+	Pad2   [5]uint64
+}
+
 type ServiceRecord struct {
 	_            structs.HostLayout
 	Addr         [2]uint64
@@ -796,7 +808,9 @@ type ServiceRecord struct {
 	NatLo        uint16
 	NatHi        uint16
 	RingSize     uint32
-	Pad1         uint32
+	Cut          uint8
+	Pad0         uint8
+	Pad1         uint16
 	Pad2         [2]uint64
 }
 
@@ -809,7 +823,9 @@ type ServicesHead struct {
 	BucketOff  uint32
 	BucketMask uint32
 	ChainOff   uint32
-	Pad        [9]uint32
+	Levels     uint32
+	LevelOff   uint32
+	Pad        [7]uint32
 }
 
 type SetsBucket6 struct {

@@ -248,9 +248,9 @@ type Set struct {
 // Service is one balanced service and the sums of its backends.
 type Service struct {
 	Name       string         `json:"name"`
-	Address    netip.Addr     `json:"address"`
-	Port       string         `json:"port"`  // 443, 8000-8099, any
-	Proto      string         `json:"proto"` // tcp, udp
+	Address    string         `json:"address"` // or a prefix
+	Port       string         `json:"port"`    // 443, 8000-8099, any
+	Proto      string         `json:"proto"`   // tcp, udp, sctp, any
 	Forward    model.Mode     `json:"forward"`
 	Affinity   model.Affinity `json:"affinity"`
 	Backends   int            `json:"backends"`

@@ -401,27 +401,47 @@ func (m *mirror) service(p *packet) (id uint16, address bool, flags uint8) {
 	if head.Services == 0 {
 		return 0, false, 0
 	}
-	at, family := mapped(p.dst), uint64(p.family())
-	bit := uint32(mix(at[0]^at[1], family)>>32) & head.FilterMask
+	levels := []abi.ServiceLevel{{Mask: cutMask(0), Family: uint8(p.family())}}
+	for i := range head.Levels {
+		levels = append(levels, abi.FromLine[abi.ServiceLevel](m.Services[head.LevelOff+i]))
+	}
+	for _, level := range levels {
+		if level.Family != uint8(p.family()) {
+			continue
+		}
+		found, has, more := m.serviceAt(p, head, level)
+		if id == 0 {
+			id = found
+		}
+		address, flags = address || has, flags|more
+	}
+	return id, address, flags
+}
+
+// serviceAt is service for the prefixes of one length.
+func (m *mirror) serviceAt(p *packet, head abi.ServicesHead, level abi.ServiceLevel) (id uint16, address bool, flags uint8) {
+	at, family, kind := mapped(p.dst), uint64(p.family()), uint64(level.Cut)<<8
+	at[0], at[1] = at[0]&level.Mask[0], at[1]&level.Mask[1]
+	bit := uint32(mix(at[0]^at[1], family|kind)>>32) & head.FilterMask
 	if area(m.Services, head.FilterOff).word(int(bit/64))>>(bit%64)&1 == 0 {
 		return 0, false, 0
 	}
 	try := func(record uint32) {
 		r := abi.FromLine[abi.ServiceRecord](m.Services[head.ServiceOff+record])
-		if r.Addr != at || uint64(r.Family) != family {
+		if r.Addr != at || uint64(r.Family) != family || r.Cut != level.Cut {
 			return
 		}
 		address = true
 		flags |= r.Flags
-		if id == 0 && p.ports && r.Proto == p.proto && r.PortLo <= p.dport && p.dport <= r.PortHi {
+		if id == 0 && p.ports && (r.Proto == p.proto || r.Proto == uint8(abi.ProtoAny)) && r.PortLo <= p.dport && p.dport <= r.PortHi {
 			id = r.Id
 		}
 	}
 	lookup := func(hash uint64) {
 		m.bucket(m.Services, head.BucketOff, head.BucketMask, head.ChainOff, hash, try)
 	}
-	lookup(mix(at[0], at[1], uint64(p.dport)<<16|uint64(p.proto)<<8|family, 1))
+	lookup(mix(at[0], at[1], uint64(p.dport)<<16|uint64(p.proto)<<8|family, 1|kind))
 	flags = 0
-	lookup(mix(at[0], at[1], family, 2))
+	lookup(mix(at[0], at[1], family, 2|kind))
 	return id, address, flags
 }

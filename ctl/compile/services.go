@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"encoding/binary"
 	"fmt"
+	"slices"
 
 	"gardu/ctl/abi"
 	"gardu/ctl/lb"
@@ -14,11 +15,13 @@ import (
 // pass it is about the inverse.
 const filterBits = 16
 
-// servicesTable builds the table of services, a record each in the snapshot's order.
+// servicesTable builds the table of services, a record each: of those that would take a packet the first one does.
 func servicesTable(services []model.Service, ids IDs) ([]abi.Line, error) {
 	if len(services) == 0 {
 		return make([]abi.Line, 1), nil
 	}
+	services = slices.Clone(services)
+	slices.SortStableFunc(services, byNarrowness)
 	records := make([]abi.ServiceRecord, len(services))
 	lines := make([]abi.Line, len(services))
 	for i := range services {
@@ -35,16 +38,16 @@ func servicesTable(services []model.Service, ids IDs) ([]abi.Line, error) {
 		byAddress[at] = append(byAddress[at], uint32(i))
 		if r.PortLo == r.PortHi {
 			meta := uint64(r.PortLo)<<16 | uint64(r.Proto)<<8 | uint64(r.Family)
-			entries = append(entries, entry{hash: mix(at.hi, at.lo, meta, 1), ref: uint32(i)})
+			entries = append(entries, entry{hash: mix(at.hi, at.lo, meta, 1|at.level()), ref: uint32(i)})
 		}
 	}
 	filter := newArray(powerOfTwo(filterBits*len(byAddress)), 1)
 	filterSize := uint64(len(filter) * lineBytes * 8)
 	for at, refs := range byAddress {
-		bit := mix(at.hi^at.lo, uint64(at.family)) >> 32 & (filterSize - 1)
+		bit := mix(at.hi^at.lo, uint64(at.family)|at.level()) >> 32 & (filterSize - 1)
 		filter.or(int(bit/64), 1<<(bit%64))
 		for _, ref := range addressRefs(records, refs) {
-			entries = append(entries, entry{hash: mix(at.hi, at.lo, uint64(at.family), 2), ref: ref})
+			entries = append(entries, entry{hash: mix(at.hi, at.lo, uint64(at.family), 2|at.level()), ref: ref})
 		}
 	}
 	buckets, err := newBucketTable(entries)
@@ -63,21 +66,71 @@ func servicesTable(services []model.Service, ids IDs) ([]abi.Line, error) {
 	head.FilterOff, head.FilterMask = t.add(filter), uint32(filterSize-1)
 	head.BucketOff, head.BucketMask = t.add(buckets.buckets), buckets.mask()
 	head.ChainOff = t.add(buckets.chainLines())
+	levels, err := serviceLevels(records)
+	if err != nil {
+		return nil, err
+	}
+	head.LevelOff, head.Levels = t.add(levels), uint32(len(levels))
 	return t.finish(abi.ToLine(head)), nil
 }
 
 // serviceAddress is a service's address as the table has it.
 type serviceAddress struct {
-	hi, lo uint64
-	family uint8
+	hi, lo      uint64
+	family, cut uint8
 }
 
 func addressOf(r *abi.ServiceRecord) serviceAddress {
-	return serviceAddress{r.Addr[0], r.Addr[1], r.Family}
+	return serviceAddress{r.Addr[0], r.Addr[1], r.Family, r.Cut}
+}
+
+// level is what a prefix is told from an address by, where both are hashed.
+func (a serviceAddress) level() uint64 { return uint64(a.cut) << 8 }
+
+// byNarrowness orders services of the same addresses: of one protocol before any, of fewer ports before more.
+func byNarrowness(a, b model.Service) int {
+	all := func(s *model.Service) int {
+		if s.Proto == model.ProtoAny {
+			return 1
+		}
+		return 0
+	}
+	return cmp.Or(cmp.Compare(all(&a), all(&b)), cmp.Compare(a.Ports(), b.Ports()))
+}
+
+// serviceLevels are the lengths of prefixes, longest first.
+func serviceLevels(records []abi.ServiceRecord) ([]abi.Line, error) {
+	var levels []abi.ServiceLevel
+	for i := range records {
+		r := &records[i]
+		level := abi.ServiceLevel{Mask: cutMask(r.Cut), Family: r.Family, Cut: r.Cut}
+		if r.Cut != 0 && !slices.Contains(levels, level) {
+			levels = append(levels, level)
+		}
+	}
+	if len(levels) > int(abi.ServiceLevels) {
+		return nil, &LimitError{What: "lengths of prefixes of services", Limit: int(abi.ServiceLevels)}
+	}
+	slices.SortFunc(levels, func(a, b abi.ServiceLevel) int {
+		return cmp.Or(cmp.Compare(a.Cut, b.Cut), cmp.Compare(a.Family, b.Family))
+	})
+	lines := make([]abi.Line, len(levels))
+	for i := range levels {
+		lines[i] = abi.ToLine(levels[i])
+	}
+	return lines, nil
+}
+
+// cutMask has ones for all but the last bits of an address.
+func cutMask(cut uint8) [2]uint64 {
+	if cut >= 64 {
+		return [2]uint64{^uint64(0) << (cut - 64), 0}
+	}
+	return [2]uint64{^uint64(0), ^uint64(0) << cut}
 }
 
 // addressRefs returns which services of an address a lookup of the address alone must find: those with several
-// ports, which only it finds, and one that answers for the address. The others would make the lookup the longer,
+// ports, which only it finds, and one that is announced. The others would make the lookup the longer,
 // the more services share the address.
 func addressRefs(records []abi.ServiceRecord, all []uint32) []uint32 {
 	var refs []uint32
@@ -111,9 +164,10 @@ func serviceRecord(s *model.Service, ids IDs) (abi.ServiceRecord, error) {
 	if !ok {
 		return abi.ServiceRecord{}, fmt.Errorf("unknown forward %q", s.Forward)
 	}
-	_, family := abi.PutAddr(s.Address)
+	addresses := s.Addresses()
+	_, family := abi.PutAddr(addresses.Addr())
 	r := abi.ServiceRecord{
-		Addr: mapped(s.Address), Family: uint8(family), Proto: s.Proto, Mode: uint8(mode.ABI),
+		Addr: mapped(addresses.Addr()), Family: uint8(family), Cut: uint8(addresses.Addr().BitLen() - addresses.Bits()), Proto: s.Proto, Mode: uint8(mode.ABI),
 		PortLo: uint16(s.Port.Lo), PortHi: uint16(s.Port.Hi), Id: id, Ring: ring, RingSize: uint32(ringSlots(s)),
 	}
 	if s.Forward == lb.ModeNAT {

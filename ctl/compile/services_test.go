@@ -8,13 +8,16 @@ import (
 	"gardu/ctl/model"
 )
 
-// services are random but for one thing that config sees to: no two take the same packet.
+// services are random but for one thing that config sees to: of two that take the same packet one does so more narrowly.
 func (s *source) services(n int) []model.Service {
 	var services []model.Service
 	for i := range n {
 		one := model.Service{
-			Name: fmt.Sprintf("s%d", i), Address: pick(s, s.pool), Proto: uint8(pick(s, []int{model.ProtoTCP, model.ProtoUDP})),
+			Name: fmt.Sprintf("s%d", i), Address: pick(s, s.pool), Proto: uint8(pick(s, []int{model.ProtoTCP, model.ProtoUDP, model.ProtoSCTP})),
 			Forward: "ipip", Affinity: pick(s, []model.Affinity{model.AffinityFlow, model.AffinitySource}), ARP: s.chance(20),
+		}
+		if s.chance(30) {
+			one.Prefix, _ = one.Address.Prefix(one.Address.BitLen() - 1 - s.IntN(24))
 		}
 		one.Port.Lo = uint32(pick(s, s.ports))
 		one.Port.Hi = one.Port.Lo
@@ -22,12 +25,15 @@ func (s *source) services(n int) []model.Service {
 		case 0:
 			one.Port.Hi = min(65535, one.Port.Lo+uint32(s.IntN(100)))
 		case 1:
-			one.Port = model.Range{Lo: 0, Hi: 65535}
+			one.Port = model.AnyPort
+		case 2:
+			one.Port, one.Proto = model.AnyPort, model.ProtoAny
 		}
 		free := true
 		for j := range services {
 			o := &services[j]
-			free = free && (o.Address != one.Address || o.Proto != one.Proto || o.Port.Hi < one.Port.Lo || o.Port.Lo > one.Port.Hi)
+			free = free && (o.Addresses() != one.Addresses() || o.Proto != one.Proto || o.Ports() != one.Ports() ||
+				o.Port.Hi < one.Port.Lo || o.Port.Lo > one.Port.Hi)
 		}
 		if free {
 			services = append(services, one)
@@ -48,29 +54,37 @@ func TestServicesAgreeWithNaive(t *testing.T) {
 			if s.chance(60) {
 				one := pick(s, snapshot.Services)
 				p.dst = one.Address
-				if p.ports {
+				if one.Prefix.IsValid() && s.chance(50) {
+					p.dst = one.Prefix.Addr()
+				}
+				if p.ports && one.Proto != model.ProtoAny {
 					p.proto, p.dport = one.Proto, uint16(one.Port.Lo)+uint16(s.IntN(3)-1)
 				}
 			}
 			if p.src.Is4() != p.dst.Is4() {
 				p.src = p.dst
 			}
-			var want uint16
+			var best *model.Service
 			var wantFlags uint8
 			wantAddress := false
 			for i := range snapshot.Services {
 				one := &snapshot.Services[i]
-				if one.Address != p.dst {
+				if !one.Addresses().Contains(p.dst) {
 					continue
 				}
 				wantAddress = true
 				if one.ARP {
 					wantFlags |= uint8(abi.ServiceArp)
 				}
-				if p.ports && one.Proto == p.proto && one.Port.Lo <= uint32(p.dport) && uint32(p.dport) <= one.Port.Hi {
-					want = ids.Services[one.Name]
-					hits++
+				takes := (one.Proto == p.proto || one.Proto == model.ProtoAny) && one.Port.Lo <= uint32(p.dport) && uint32(p.dport) <= one.Port.Hi
+				if p.ports && takes && (best == nil || goesBefore(one, best)) {
+					best = one
 				}
+			}
+			var want uint16
+			if best != nil {
+				want = ids.Services[best.Name]
+				hits++
 			}
 			got, address, flags := m.service(p)
 			if got != want || address != wantAddress || flags&uint8(abi.ServiceArp) != wantFlags {
@@ -80,6 +94,17 @@ func TestServicesAgreeWithNaive(t *testing.T) {
 		}
 	}
 	t.Logf("%d packets for a service", hits)
+}
+
+// goesBefore says whether a service takes a packet that another one would take, too.
+func goesBefore(a, b *model.Service) bool {
+	if a.Addresses().Bits() != b.Addresses().Bits() {
+		return a.Addresses().Bits() > b.Addresses().Bits()
+	}
+	if (a.Proto == model.ProtoAny) != (b.Proto == model.ProtoAny) {
+		return b.Proto == model.ProtoAny
+	}
+	return a.Port.Hi-a.Port.Lo < b.Port.Hi-b.Port.Lo
 }
 
 func TestServiceRecord(t *testing.T) {

@@ -166,7 +166,11 @@ func (t *Tables) textServices(w *strings.Builder) {
 	for i := range head.Services {
 		s := abi.FromLine[abi.ServiceRecord](t.Services[head.ServiceOff+i])
 		addr := addrOf(s.Addr, abi.Family(s.Family) == abi.FamilyV4)
-		fmt.Fprintf(w, "service %d: %s proto %d port %d-%d mode %d flags %d ring %d\n", s.Id, addr, s.Proto, s.PortLo, s.PortHi, s.Mode, s.Flags, s.Ring)
+		prefix := ""
+		if s.Cut != 0 {
+			prefix = fmt.Sprintf("/%d", addr.BitLen()-int(s.Cut))
+		}
+		fmt.Fprintf(w, "service %d: %s%s proto %d port %d-%d mode %d flags %d ring %d\n", s.Id, addr, prefix, s.Proto, s.PortLo, s.PortHi, s.Mode, s.Flags, s.Ring)
 	}
 	for _, ring := range t.Rings {
 		fmt.Fprintf(w, "ring %d: %s", ring.ID, ring.Service)

@@ -131,13 +131,13 @@ var services = object[model.Service]{
 	what: "a service",
 	pos:  func(s *model.Service) *model.Position { return &s.Pos },
 	keys: []key[model.Service]{
-		in("address", hostAddress, func(s *model.Service) *netip.Addr { return &s.Address },
-			"the address that clients use").must(),
+		in("address", serviceAddress, func(s *model.Service) *netip.Prefix { return &s.Prefix },
+			"the address that clients use, or a prefix of such addresses").must(),
 		in("port", servicePorts, func(s *model.Service) *model.Range { return &s.Port },
 			"a port, 1 to 65535, a range such as 8000-8099, or any").must(),
-		in("proto", choice([]string{"tcp", "udp"}, []uint8{model.ProtoTCP, model.ProtoUDP}, "sctp", "any"),
+		in("proto", choice([]string{"tcp", "udp", "sctp", "any"}, []uint8{model.ProtoTCP, model.ProtoUDP, model.ProtoSCTP, model.ProtoAny}),
 			func(s *model.Service) *uint8 { return &s.Proto },
-			"the protocol: tcp or udp").must(),
+			"the protocol: tcp, udp, sctp, or any (all but ICMP); with forward: nat tcp or udp").must(),
 		in("forward", choiceOf(modeNames()), func(s *model.Service) *model.Mode { return &s.Forward },
 			"how packets reach a backend: dsr rewrites the destination MAC, ipip wraps in IPv4 or IPv6, gue in UDP too, nat translates addresses and ports").must(),
 		in("nat", natPools.kind(), func(s *model.Service) *model.NAT { return &s.NAT },
@@ -179,7 +179,7 @@ var announces = object[announce]{
 	what: "announce",
 	keys: []key[announce]{
 		in("arp", boolean, func(a *announce) *bool { return &a.arp },
-			"whether the data plane answers ARP requests, neighbour solicitations and pings for the address").or("true"),
+			"whether the data plane answers ARP requests and neighbour solicitations for the address, and announces it; of a prefix up to 16 addresses are announced").or("true"),
 	},
 	later: []string{"bgp"},
 }

@@ -23,15 +23,17 @@ func (d *decoder) checkServices(s *model.Snapshot) {
 	if len(s.Services) > maxServices {
 		d.fail(s.Services[maxServices].Pos, "", "there are %d services; at most %d fit", len(s.Services), maxServices)
 	}
-	addresses := make(map[netip.Addr]string, len(s.Services))
-	for _, service := range s.Services {
-		if service.Address.IsValid() {
-			addresses[service.Address] = service.Name
-		}
+	for i := range s.Services {
+		settle(&s.Services[i])
+	}
+	owners := ownersOf(s.Services)
+	if n := len(owners.lengths); n > int(abi.ServiceLevels) {
+		d.fail(d.valueAt(owners.last.Pos, "address"), "", "the prefixes of services have %d lengths with this one; at most %d fit", n, int(abi.ServiceLevels))
 	}
 	backends := 0
 	for _, service := range s.Services {
-		d.checkBackends(service, addresses)
+		d.checkShape(service)
+		d.checkBackends(service, owners)
 		d.checkNAT(service)
 		if service.Health != nil {
 			d.checkHealth(service)
@@ -43,7 +45,79 @@ func (d *decoder) checkServices(s *model.Snapshot) {
 	d.checkOverlaps(s.Services)
 }
 
-func (d *decoder) checkBackends(service model.Service, services map[netip.Addr]string) {
+// settle tells a prefix from an address, and finds out which address of it stands for it.
+func settle(s *model.Service) {
+	if !s.Prefix.IsValid() {
+		return
+	}
+	s.Address = s.Prefix.Addr()
+	switch left := s.Address.BitLen() - s.Prefix.Bits(); {
+	case left == 0:
+		s.Prefix = netip.Prefix{}
+	case left > 1: // the first one is the network's (RFC 950), and with IPv6 its routers' (RFC 4291, section 2.6.1)
+		s.Address = s.Address.Next()
+	}
+}
+
+// owners knows the services by their addresses.
+type owners struct {
+	services map[netip.Prefix]string
+	lengths  []addressLength // of prefixes, those of addresses aside
+	last     model.Service   // the one that brought the last of them
+}
+
+type addressLength struct {
+	is4  bool
+	bits int
+}
+
+func ownersOf(services []model.Service) owners {
+	o := owners{services: make(map[netip.Prefix]string, len(services))}
+	for _, service := range services {
+		if !service.Address.IsValid() {
+			continue
+		}
+		o.services[service.Addresses()] = service.Name
+		length := addressLength{service.Address.Is4(), service.Prefix.Bits()}
+		if service.Prefix.IsValid() && !slices.Contains(o.lengths, length) {
+			o.lengths, o.last = append(o.lengths, length), service
+		}
+	}
+	return o
+}
+
+// of returns the service that has an address.
+func (o owners) of(addr netip.Addr) (service string, ok bool) {
+	if service, ok = o.services[netip.PrefixFrom(addr, addr.BitLen())]; ok {
+		return service, ok
+	}
+	for _, length := range o.lengths {
+		if length.is4 != addr.Is4() {
+			continue
+		}
+		prefix, _ := addr.Prefix(length.bits)
+		if service, ok = o.services[prefix]; ok {
+			return service, ok
+		}
+	}
+	return "", false
+}
+
+// checkShape: which protocols and ports go together.
+func (d *decoder) checkShape(service model.Service) {
+	if !located(service) {
+		return
+	}
+	if service.Proto == model.ProtoAny && service.Port != model.AnyPort {
+		d.fail(d.valueAt(service.Pos, "port"), "port: any, or proto: tcp, udp or sctp", "not every protocol of proto: any has ports")
+	}
+	if service.Forward == lb.ModeNAT && service.Proto != model.ProtoTCP && service.Proto != model.ProtoUDP {
+		d.fail(d.valueAt(service.Pos, "proto"), "tcp or udp, or forward: dsr, ipip or gue", "forward: nat translates no proto: %s",
+			rule.ServiceProtocol(service.Proto))
+	}
+}
+
+func (d *decoder) checkBackends(service model.Service, services owners) {
 	mode, modeOK := lb.FindMode(service.Forward)
 	addresses := make(map[netip.Addr]string, len(service.Backends))
 	weights, broken := 0, false
@@ -54,7 +128,7 @@ func (d *decoder) checkBackends(service model.Service, services map[netip.Addr]s
 			continue
 		}
 		at := d.valueAt(backend.Pos, "address")
-		if other, ok := services[backend.Address]; ok {
+		if other, ok := services.of(backend.Address); ok {
 			d.fail(at, "an address that is not a service's", "the backend %s has the address of the service %s", backend.Name, other)
 		}
 		if other, ok := addresses[backend.Address]; ok {
@@ -164,20 +238,20 @@ func (d *decoder) checkHealth(service model.Service) {
 		d.fail(health.Pos, "the key port", "health needs a port: the service has more than one")
 	case service.Proto != wantProto:
 		d.fail(health.Pos, "the key port", "health needs a %s port: the service is %s",
-			strings.ToUpper(rule.ProtocolName(wantProto)), rule.ProtocolName(service.Proto))
+			strings.ToUpper(rule.ProtocolName(wantProto)), rule.ServiceProtocol(service.Proto))
 	}
 }
 
-// checkOverlaps reports services that claim the same packets. Sorted by port, a service need only be compared with
-// the one before it that reaches furthest.
+// checkOverlaps reports services that claim the same packets, neither more narrowly than the other: with the same addresses, the same
+// protocol and as many ports. Sorted by port, a service need only be compared with the one before it that reaches furthest.
 func (d *decoder) checkOverlaps(services []model.Service) {
 	sorted := slices.Clone(services)
 	slices.SortStableFunc(sorted, func(a, b model.Service) int {
-		return cmp.Or(a.Address.Compare(b.Address), cmp.Compare(a.Proto, b.Proto), cmp.Compare(a.Port.Lo, b.Port.Lo))
+		return cmp.Or(compareAddresses(a, b), cmp.Compare(a.Proto, b.Proto), cmp.Compare(a.Ports(), b.Ports()), cmp.Compare(a.Port.Lo, b.Port.Lo))
 	})
 	var furthest model.Service
 	for _, service := range sorted {
-		same := service.Address == furthest.Address && service.Proto == furthest.Proto
+		same := compareAddresses(service, furthest) == 0 && service.Proto == furthest.Proto && service.Ports() == furthest.Ports()
 		if !located(service) {
 			continue
 		}
@@ -188,12 +262,16 @@ func (d *decoder) checkOverlaps(services []model.Service) {
 			}
 			d.fail(d.valueAt(second.Pos, "port"), "ports that no other service has at this address",
 				"the services %s and %s overlap at %s %s; %s is in line %d", first.Name, second.Name,
-				service.Address, rule.ProtocolName(service.Proto), first.Name, d.valueAt(first.Pos, "port").Line)
+				service.AddressText(), rule.ServiceProtocol(service.Proto), first.Name, d.valueAt(first.Pos, "port").Line)
 		}
 		if !same || service.Port.Hi > furthest.Port.Hi {
 			furthest = service
 		}
 	}
+}
+
+func compareAddresses(a, b model.Service) int {
+	return cmp.Or(a.Addresses().Addr().Compare(b.Addresses().Addr()), cmp.Compare(a.Addresses().Bits(), b.Addresses().Bits()))
 }
 
 // located tells whether address, port and protocol were understood.

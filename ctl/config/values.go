@@ -187,21 +187,69 @@ var interfaceName = scalar("1 to 15 characters without space, / and :", schema{"
 	})
 
 // hostAddress is an address that packets can be sent to.
-var hostAddress = scalar("an address of one host, such as 192.0.2.10 or 2001:db8::10", schema{"type": "string"},
-	func(word string) (netip.Addr, error) {
-		addr, err := netip.ParseAddr(word)
-		switch {
-		case err != nil:
-			return addr, fmt.Errorf("%s is not an IP address", quoted(word))
-		case addr.Zone() != "":
-			return addr, fmt.Errorf("%s has a zone", quoted(word))
-		case addr.Is4In6():
-			return addr, fmt.Errorf("%s is an IPv4 address in IPv6 form; write %s", word, addr.Unmap())
-		case !addr.IsGlobalUnicast():
-			return addr, fmt.Errorf("%s is not the address of one host that others can reach", word)
-		}
-		return addr, nil
-	})
+var hostAddress = scalar("an address of one host, such as 192.0.2.10 or 2001:db8::10", schema{"type": "string"}, parseHostAddress)
+
+func parseHostAddress(word string) (netip.Addr, error) {
+	addr, err := netip.ParseAddr(word)
+	switch {
+	case err != nil:
+		return addr, fmt.Errorf("%s is not an IP address", quoted(word))
+	case addr.Zone() != "":
+		return addr, fmt.Errorf("%s has a zone", quoted(word))
+	case addr.Is4In6():
+		return addr, fmt.Errorf("%s is an IPv4 address in IPv6 form; write %s", word, addr.Unmap())
+	case !addr.IsGlobalUnicast():
+		return addr, fmt.Errorf("%s is not the address of one host that others can reach", word)
+	}
+	return addr, nil
+}
+
+// The shortest prefixes that a service can have: what is shorter may hold addresses that are no host's.
+const (
+	servicePrefix4 = 8
+	servicePrefix6 = 32
+)
+
+// serviceAddress is an address that packets can be sent to, or a prefix of such.
+var serviceAddress = kind[netip.Prefix]{schema{"type": "string"}, func(d *decoder, n, owner *yaml.Node) (netip.Prefix, bool) {
+	allowed := fmt.Sprintf("an address, or a prefix of IPv4 from /%d or IPv6 from /%d on, such as 192.0.2.10, 192.0.2.0/28 or 2001:db8::/64",
+		servicePrefix4, servicePrefix6)
+	word, ok := d.word(n, owner, allowed)
+	if !ok {
+		return netip.Prefix{}, false
+	}
+	value, err := parseServiceAddress(word)
+	if err != nil {
+		d.fail(d.at(resolve(n)), allowed, "%s", err)
+		return value, false
+	}
+	d.warnHostBits(n, word, value)
+	return value, true
+}}
+
+func parseServiceAddress(word string) (netip.Prefix, error) {
+	if !strings.Contains(word, "/") {
+		addr, err := parseHostAddress(word)
+		return netip.PrefixFrom(addr, addr.BitLen()), err
+	}
+	value, err := rule.ParsePrefix(word)
+	if err != nil {
+		return value, err
+	}
+	shortest := servicePrefix6
+	if value.Addr().Is4() {
+		shortest = servicePrefix4
+	}
+	switch {
+	case value.Bits() < shortest:
+		return value, fmt.Errorf("%s has too many addresses for a service", word)
+	case value.Addr().Is4In6():
+		return value, fmt.Errorf("%s is an IPv4 prefix in IPv6 form", word)
+	case !value.Addr().IsGlobalUnicast():
+		return value, fmt.Errorf("%s has addresses of no host that others can reach", word)
+	}
+	return value, nil
+}
 
 // ports is a port from 1 or a range of them.
 var ports = scalar("1 to 65535 or a range such as 8000-8099", portSchema(schema{"pattern": `^[0-9]+(-[0-9]+)?$`}), parsePorts)
@@ -210,12 +258,10 @@ var ports = scalar("1 to 65535 or a range such as 8000-8099", portSchema(schema{
 var servicePorts = scalar("1 to 65535, a range such as 8000-8099, or any", portSchema(schema{"pattern": `^(any|[0-9]+(-[0-9]+)?)$`}),
 	func(word string) (model.Range, error) {
 		if word == "any" {
-			return anyPort, nil
+			return model.AnyPort, nil
 		}
 		return parsePorts(word)
 	})
-
-var anyPort = model.Range{Lo: 0, Hi: 65535}
 
 func portSchema(text schema) schema {
 	text["type"] = "string"

@@ -2,6 +2,7 @@ package daemon
 
 import (
 	"errors"
+	"math/bits"
 	"net/netip"
 	"slices"
 	"sync"
@@ -71,10 +72,21 @@ func (d *Daemon) announcingLinks() (links []netdev.Link) {
 	return links
 }
 
+// announcedOfPrefix is how many addresses a prefix may have whose addresses are told of. Those of larger ones are found by asking.
+const announcedOfPrefix = 16
+
 func announced(services []model.Service) (addresses []netip.Addr) {
+	told := map[netip.Addr]bool{}
 	for _, service := range services {
-		if service.ARP && !slices.Contains(addresses, service.Address) {
-			addresses = append(addresses, service.Address)
+		prefix := service.Addresses()
+		if !service.ARP || prefix.Addr().BitLen()-prefix.Bits() > bits.Len(announcedOfPrefix-1) {
+			continue
+		}
+		for address := prefix.Addr(); prefix.Contains(address); address = address.Next() {
+			if !told[address] {
+				told[address] = true
+				addresses = append(addresses, address)
+			}
 		}
 	}
 	return addresses

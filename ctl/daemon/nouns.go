@@ -60,7 +60,7 @@ func (d *Daemon) Services(ctx context.Context) ([]api.Service, error) {
 	}
 	services := make([]api.Service, len(now.snapshot.Services))
 	for i, s := range now.snapshot.Services {
-		service := api.Service{Name: s.Name, Address: s.Address, Port: port(s.Port), Proto: rule.ProtocolName(s.Proto),
+		service := api.Service{Name: s.Name, Address: s.AddressText(), Port: port(s.Port), Proto: rule.ServiceProtocol(s.Proto),
 			Forward: s.Forward, Affinity: s.Affinity, Backends: len(s.Backends)}
 		for _, b := range backends {
 			if b.Service != s.Name {
@@ -77,7 +77,7 @@ func (d *Daemon) Services(ctx context.Context) ([]api.Service, error) {
 }
 
 func port(ports model.Range) string {
-	if ports.Lo == 0 && ports.Hi == 65535 {
+	if ports == model.AnyPort {
 		return "any"
 	}
 	return rule.FormatPortRange(ports)

@@ -2,6 +2,7 @@ package e2e
 
 import (
 	"bytes"
+	"context"
 	"errors"
 	"fmt"
 	"os"
@@ -40,8 +41,8 @@ var badInputs = []struct {
 	{"wrong YAML", "filter:", "filter: [", []string{"{dir}/bad.yaml:6:3: not YAML", "    6 |   rules:\n      |   ^^^^^\n"}},
 	{"unknown key", "filter:", "fliter:", []string{
 		`{dir}/bad.yaml:5:1: unknown key "fliter"`, "    5 | fliter:\n      | ^^^^^^\n", "allowed: interfaces, sets, filter"}},
-	{"overlapping services", "services:\n", "services:\n  all: {address: 192.0.2.10, port: 1-1000, proto: tcp, forward: dsr, backends: [{name: b1, address: 10.0.1.11}]}\n",
-		[]string{"{dir}/bad.yaml:12:11: the services all and web overlap", "   12 |     port: 80\n      |           ^^\n", "allowed: ports that no other service has"}},
+	{"overlapping services", "services:\n", "services:\n  all: {address: 192.0.2.10, port: 80, proto: tcp, forward: dsr, backends: [{name: b1, address: 10.0.1.11}]}\n",
+		[]string{"{dir}/bad.yaml:12:11: the services all and web overlap at 192.0.2.10 tcp; all is in line 9", "   12 |     port: 80\n      |           ^^\n", "allowed: ports that no other service has at this address"}},
 	{"absent set", "@bad", "@evil", []string{
 		`{dir}/bad.yaml:7:32: there is no set "evil"`, "    7 |     - {name: bad, match: {src: \"@evil\"}, action: drop}\n", "| " + strings.Repeat(" ", 31) + "^^^^^^^\n", "allowed: bad"}},
 	{"prefix too long", `src: "@bad"`, "src: 1.2.3.4/33", []string{
@@ -74,7 +75,9 @@ func (w *world) in(t *testing.T) *world {
 // try runs a command in the box, in its own way.
 func (w *world) try(name string, args ...string) ended {
 	w.Helper()
-	cmd := exec.CommandContext(w.Context(), name, args...)
+	ctx, cancel := context.WithTimeout(w.Context(), patience) // it may be a daemon that should have refused to run
+	defer cancel()
+	cmd := exec.CommandContext(ctx, name, args...)
 	var stdout, stderr bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &stdout, &stderr
 	err := w.box.Do(cmd.Run)

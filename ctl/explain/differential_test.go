@@ -192,7 +192,7 @@ func (g generator) script(hook string) script {
 			}
 			if g.oneIn(6) {
 				next.frame = bytes.Clone(next.frame)
-				next.frame[14+g.IntN(28)] ^= 1 << g.IntN(8)
+				next.frame[14+g.IntN(min(28, len(next.frame)-14))] ^= 1 << g.IntN(8)
 			}
 		case what < 900 && len(recent) > 0:
 			next = pick(g, recent...)

@@ -238,16 +238,23 @@ func (g generator) mac() string { return fmt.Sprintf("02:00:5e:00:53:%02x", g.In
 
 var (
 	serviceAddresses = []string{"192.0.2.10", "192.0.2.11", "2001:db8::10", "2001:db8::11"}
-	servicePorts     = []string{"80", "443", "53", "8000-8007", "1-1023"}
+	servicePrefixes  = []string{"192.0.2.10/31", "192.0.2.0/28", "192.0.0.0/16", "198.51.100.0/24", "2001:db8::10/124", "2001:db8::/64", "2001:db8::/33"}
+	servicePorts     = []string{"80", "443", "53", "8000-8007", "1-1023", "any"}
 )
 
 func (g generator) service(i int) string {
-	address := pick(g, serviceAddresses...)
+	address, port, proto := pick(g, serviceAddresses...), pick(g, servicePorts...), pick(g, "tcp", "tcp", "udp", "udp", "sctp")
+	if g.oneIn(4) {
+		address = pick(g, servicePrefixes...)
+	}
+	if g.oneIn(5) {
+		port, proto = "any", "any"
+	}
 	mode := pick(g, "dsr", "ipip", "gue", "nat", "nat")
 	v6 := strings.Contains(address, ":")
 	var b strings.Builder
 	fmt.Fprintf(&b, "  s%d:\n    address: \"%s\"\n    port: %s\n    proto: %s\n    forward: %s\n    affinity: %s\n    announce: {arp: %t}\n    ring: %d\n    on-down: %s\n    backends:",
-		i, address, pick(g, servicePorts...), pick(g, "tcp", "udp"), mode, pick(g, "flow", "flow", "source"), g.oneIn(2),
+		i, address, port, proto, mode, pick(g, "flow", "flow", "source"), g.oneIn(2),
 		pick(g, 251, 65537, 131071), pick(g, "move", "drop", "reset"))
 	for j := range 1 + g.IntN(4) {
 		backend := fmt.Sprintf("10.0.0.%d", 11+j)
@@ -255,11 +262,11 @@ func (g generator) service(i int) string {
 		if same && v6 || !same && g.oneIn(2) {
 			backend = fmt.Sprintf("2001:db8:ffff::%x", 0x11+j)
 		}
-		port := ""
+		listens := ""
 		if mode == "nat" && g.oneIn(3) {
-			port = ", port: " + pick(g, "80", "443", "8080")
+			listens = ", port: " + pick(g, "80", "443", "8080")
 		}
-		fmt.Fprintf(&b, "\n      - {name: b%d, address: \"%s\", weight: %d, backup: %t%s}", j, backend, pick(g, 100, 50, 1, 0), j > 0 && g.oneIn(3), port)
+		fmt.Fprintf(&b, "\n      - {name: b%d, address: \"%s\", weight: %d, backup: %t%s}", j, backend, pick(g, 100, 50, 1, 0), j > 0 && g.oneIn(3), listens)
 	}
 	if mode == "nat" && !g.oneIn(4) {
 		b.WriteString("\n    nat: " + g.pool(v6))
@@ -433,7 +440,7 @@ func (g generator) packetText() string {
 	src, dst := g.address(v6), g.address(v6)
 	if !g.oneIn(3) {
 		for {
-			dst = netip.MustParseAddr(pick(g, serviceAddresses...))
+			dst = netip.MustParseAddr(pick(g, append(serviceAddresses, "192.0.2.9", "2001:db8::1f")...))
 			if dst.Is6() == v6 {
 				break
 			}
@@ -454,9 +461,9 @@ func (g generator) packetText() string {
 		text = fmt.Sprintf("tcp %s > %s %s", from, to, pick(g, "syn", "ack", "ack", "ack", "fin ack", "rst", "syn ack", "syn fin", "ack tcpopt 01010101", "ack doff 4"))
 	case kind < 68:
 		text = fmt.Sprintf("udp %s > %s", from, to)
-	case kind < 71:
+	case kind < 72:
 		text = fmt.Sprintf("sctp %s > %s", from, to)
-	case kind < 77:
+	case kind < 76:
 		text = fmt.Sprintf("%s %s > %s %s id %d code %d", icmp, src, dst, pick(g, echo, echo, "echo-reply", "3", "128", "8", "135", "143"), g.IntN(3), pick(g, 0, 0, 1))
 	case kind < 82:
 		text = fmt.Sprintf("ip %s > %s proto %d", src, dst, pick(g, 0, 1, 4, 6, 17, 41, 43, 44, 50, 51, 58, 59, 60, 132, 136, g.IntN(256)))

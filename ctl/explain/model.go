@@ -448,16 +448,11 @@ func macNumber(mac [6]byte) uint64 { return binary.BigEndian.Uint64(append([]byt
 // serviceFor returns the service that a packet is for, if any. Of a later fragment whose ports aren't known nobody can say.
 func (m *Model) serviceFor(f facts) (service *model.Service, known bool) {
 	_, dport, known := m.ports(f)
-	if !known {
-		return nil, f.isIP() && !(f.later && hasPorts(f.proto))
+	if !f.isIP() || f.later && hasPorts(f.proto) && !known {
+		return nil, false
 	}
-	for i := range m.snapshot.Services {
-		s := &m.snapshot.Services[i]
-		if s.Address == f.dst && s.Proto == f.proto && s.Port.Lo <= uint32(dport) && uint32(dport) <= s.Port.Hi {
-			return s, true
-		}
-	}
-	return nil, true
+	f.dport, f.hasPorts = dport, known
+	return m.serviceOf(f), true
 }
 
 // fragmentTimeout is for how long the ports of a first fragment are those of the later ones.
@@ -485,7 +480,7 @@ func (m *Model) ports(f facts) (sport, dport uint16, known bool) {
 		return f.sport, f.dport, f.hasPorts
 	}
 	first, ok := m.fragments[fragmentOf(f)]
-	if !ok || m.Now.Sub(first.seen) >= fragmentTimeout || !m.asksPorts() {
+	if !ok || m.Now.Sub(first.seen) >= fragmentTimeout || !m.asksPorts() || !hasPorts(f.proto) {
 		return 0, 0, false
 	}
 	return first.sport, first.dport, true

@@ -31,16 +31,17 @@ func (m *Model) serve(f facts, frame []byte, out *Outcome) {
 	switch {
 	case !m.isServiceAddress(f.dst, false):
 		return
-	case f.later && hasPorts(f.proto):
+	case f.later && !f.carriesICMP():
 		m.follow(f, frame, out)
 	case f.hasICMP && !f.fragment && (f.src.Is4() && f.icmpType == echoRequest || f.src.Is6() && f.icmpType == echoRequest6):
 		out.Verdict, out.Reason, out.Frame = Redirect, "echo-reply", answerEcho(f, frame)
-	case f.hasPorts:
+	case !f.carriesICMP():
+		service := m.serviceOf(f)
 		var key BackendKey
-		if service := m.serviceOf(f); service != nil {
+		if service != nil {
 			key = m.balance(service, f, f, frame, out)
 		}
-		if f.fragment {
+		if f.fragment && (service != nil || f.hasPorts) {
 			m.noteFirst(f, key)
 		}
 	case f.isICMPError() && !f.fragment:
@@ -51,14 +52,19 @@ func (m *Model) serve(f facts, frame []byte, out *Outcome) {
 	}
 }
 
-// follow sends a later fragment where the first one went.
+// follow sends a later fragment where the first one went. If nobody knows where that is, one of a protocol with ports can't be told from those
+// of other services, and any other goes by its addresses.
 func (m *Model) follow(f facts, frame []byte, out *Outcome) {
 	first, ok := m.fragments[fragmentOf(f)]
-	if !ok || m.Now.Sub(first.seen) >= fragmentTimeout {
+	ok = ok && m.Now.Sub(first.seen) < fragmentTimeout
+	if !ok && hasPorts(f.proto) {
 		out.Verdict, out.Reason = Drop, "service-fragment"
 		return
 	}
-	flow := facts{src: f.src, dst: f.dst, proto: f.proto, vlan: f.vlan, sport: first.sport, dport: first.dport, hasPorts: true}
+	flow := facts{src: f.src, dst: f.dst, proto: f.proto, vlan: f.vlan, later: !ok}
+	if hasPorts(f.proto) {
+		flow.sport, flow.dport, flow.hasPorts = first.sport, first.dport, true
+	}
 	if service := m.serviceOf(flow); service != nil {
 		m.balance(service, flow, f, frame, out)
 	}
@@ -73,21 +79,42 @@ func answeredBy(f facts, frame []byte) (flow facts, ok bool) {
 	}, ok && quoted.from.addr == f.dst
 }
 
-// serviceOf is the service that a packet with ports is for; nil: none.
-func (m *Model) serviceOf(f facts) *model.Service {
+// serviceOf is the service that a packet is for; nil: none. Of several that would take it, the one with the longest prefix does, then one of
+// its protocol alone, then the one with the fewest ports.
+func (m *Model) serviceOf(f facts) (service *model.Service) {
+	if f.carriesICMP() || hasPorts(f.proto) && !f.hasPorts {
+		return nil
+	}
 	for i := range m.snapshot.Services {
-		service := &m.snapshot.Services[i]
-		if f.hasPorts && service.Address == f.dst && service.Proto == f.proto && service.Port.Lo <= uint32(f.dport) && uint32(f.dport) <= service.Port.Hi {
-			return service
+		s := &m.snapshot.Services[i]
+		takes := (s.Proto == f.proto || s.Proto == model.ProtoAny) && s.Port.Lo <= uint32(f.dport) && uint32(f.dport) <= s.Port.Hi
+		if takes && s.Addresses().Contains(f.dst) && (service == nil || narrower(s, service)) {
+			service = s
 		}
 	}
-	return nil
+	return service
+}
+
+func narrower(s, than *model.Service) bool {
+	ports := func(s *model.Service) uint32 { return s.Port.Hi - s.Port.Lo }
+	switch {
+	case s.Addresses().Bits() != than.Addresses().Bits():
+		return s.Addresses().Bits() > than.Addresses().Bits()
+	case (s.Proto == model.ProtoAny) != (than.Proto == model.ProtoAny):
+		return than.Proto == model.ProtoAny
+	}
+	return ports(s) < ports(than)
+}
+
+// carriesICMP says so also of later fragments.
+func (f facts) carriesICMP() bool {
+	return f.src.Is4() && f.proto == protoICMP || f.src.Is6() && f.proto == protoICMPv6
 }
 
 // isServiceAddress; announced: only those for which gardu answers ARP and neighbour solicitations.
 func (m *Model) isServiceAddress(addr netip.Addr, announced bool) bool {
 	return m.snapshot != nil && slices.ContainsFunc(m.snapshot.Services, func(s model.Service) bool {
-		return s.Address == addr && (s.ARP || !announced)
+		return s.Addresses().Contains(addr) && (s.ARP || !announced)
 	})
 }
 
@@ -99,8 +126,8 @@ func (m *Model) balance(service *model.Service, flow, f facts, frame []byte, out
 		return m.flows[flowOf(f)].backend
 	}
 	key, isNew, ok := m.choose(service, flow)
-	if first := m.fragments[fragmentOf(f)].backend; f.later && first.Service == service.Name && !m.backends[first].Down {
-		key, ok = first, true
+	if first := m.fragments[fragmentOf(f)]; f.later && !flow.later && first.backend.Service == service.Name && !m.backends[first.backend].Down {
+		key, ok = first.backend, true
 	}
 	if !ok {
 		m.counters.packet("backend none", frame)

@@ -187,12 +187,13 @@ type Mode string
 
 type Service struct {
 	Name     string
-	Address  netip.Addr
-	Port     Range // 0-65535 for any
-	Proto    uint8 // IP protocol number; ProtoTCP or ProtoUDP
+	Address  netip.Addr   // of a prefix the first one that a host may have: what health checks ask
+	Prefix   netip.Prefix // all its addresses, when there are several; zero: Address alone
+	Port     Range        // 0-65535 for any
+	Proto    uint8        // IP protocol number; ProtoTCP, ProtoUDP, ProtoSCTP or ProtoAny
 	Forward  Mode
 	Affinity Affinity
-	ARP      bool // answer ARP and neighbour solicitations for Address
+	ARP      bool // answer ARP and neighbour solicitations for its addresses
 	NAT      NAT
 	Backends []Backend
 	Health   *Health // nil: backends are always up
@@ -227,9 +228,50 @@ const (
 )
 
 const (
-	ProtoTCP = 6
-	ProtoUDP = 17
+	ProtoTCP  = 6
+	ProtoUDP  = 17
+	ProtoSCTP = 132
+	ProtoAny  = 255 // every protocol but ICMP; no packet has this number
 )
+
+// AnyPort is every port.
+var AnyPort = Range{Lo: 0, Hi: 65535}
+
+// Addresses are those of the service: a prefix, if only of one.
+func (s *Service) Addresses() netip.Prefix {
+	if s.Prefix.IsValid() {
+		return s.Prefix
+	}
+	return netip.PrefixFrom(s.Address, s.Address.BitLen())
+}
+
+// Ports says how many ports the service has: of two that would take a packet, the one with fewer does.
+func (s *Service) Ports() PortCount {
+	switch s.Port {
+	case AnyPort:
+		return AllPorts
+	case Range{s.Port.Lo, s.Port.Lo}:
+		return OnePort
+	}
+	return SomePorts
+}
+
+// PortCount is how narrowly ports are named.
+type PortCount int
+
+const (
+	OnePort PortCount = iota
+	SomePorts
+	AllPorts
+)
+
+// AddressText is the service's address as people write it: an address or a prefix.
+func (s *Service) AddressText() string {
+	if s.Prefix.IsValid() {
+		return s.Prefix.String()
+	}
+	return s.Address.String()
+}
 
 type Affinity string
 

@@ -187,6 +187,14 @@ func ProtocolName(proto uint8) string {
 	return formatNumber(protocols, uint32(proto))
 }
 
+// ServiceProtocol returns what a configuration calls the protocol of a service.
+func ServiceProtocol(proto uint8) string {
+	if proto == model.ProtoAny {
+		return "any"
+	}
+	return ProtocolName(proto)
+}
+
 func number(names []Name, text string) (uint32, bool) {
 	i := slices.IndexFunc(names, func(n Name) bool { return n.Text == text })
 	if i < 0 {

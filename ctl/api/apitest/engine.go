@@ -208,7 +208,7 @@ func (e *Engine) Sets(context.Context) ([]api.Set, error) {
 
 // Services implements api.Engine.
 func (e *Engine) Services(context.Context) ([]api.Service, error) {
-	return []api.Service{{Name: "web", Address: netip.MustParseAddr("192.0.2.10"), Port: "443", Proto: "tcp", Forward: "ipip",
+	return []api.Service{{Name: "web", Address: "192.0.2.10", Port: "443", Proto: "tcp", Forward: "ipip",
 		Affinity: model.AffinityFlow, Backends: 2, BackendsUp: 1, Packets: 3_000_000, Bytes: 4_200_000_000, Flows: 40_000}}, e.Fail
 }
 

@@ -44,7 +44,7 @@ func Targets(s *model.Snapshot) []Target {
 				Backend: backend.Name,
 				Address: netip.AddrPortFrom(backend.Address, check.Port),
 				Through: through,
-				Host:    host(service, check.Host),
+				Host:    host(service, check),
 				Check:   check,
 			})
 		}
@@ -53,18 +53,22 @@ func Targets(s *model.Snapshot) []Target {
 }
 
 // host is what a browser would send for the service, if nothing else is wanted.
-func host(s model.Service, wanted string) string {
-	if wanted != "" {
-		return wanted
+func host(s model.Service, check model.Health) string {
+	if check.Host != "" {
+		return check.Host
+	}
+	port := uint16(s.Port.Lo)
+	if s.Port.Lo != s.Port.Hi {
+		port = check.Port
 	}
 	text := s.Address.String()
 	if s.Address.Is6() {
 		text = "[" + text + "]"
 	}
-	if s.Port.Lo == 80 && s.Health.HTTPS == "" || s.Port.Lo == 443 && s.Health.HTTPS != "" {
+	if port == 80 && check.HTTPS == "" || port == 443 && check.HTTPS != "" {
 		return text
 	}
-	return text + ":" + strconv.Itoa(int(s.Port.Lo))
+	return text + ":" + strconv.Itoa(int(port))
 }
 
 func (t Target) key() key { return key{t.Service, t.Backend} }
