@@ -43,6 +43,7 @@ var allowed = map[string]string{
 	"event":        "abi flow",
 	"capture":      "abi expr",
 	"inspect":      "abi",
+	"privilege":    "",
 	"lb/health":    "lb model",
 	// What is wanted becomes what is.
 	"reconcile": "abi compile lb model",
@@ -88,7 +89,7 @@ var confined = map[string]string{
 	"github.com/netsampler/goflow2":    "flow/export/exporttest",
 	"github.com/twmb/franz-go":         "daemon flow/export/kafka", // the daemon only to test it
 	"C":                                "",
-	"unsafe":                           "abi capture dataplane event flow netdev",
+	"unsafe":                           "abi capture dataplane event flow netdev privilege",
 }
 
 // source is one parsed Go file.

@@ -61,7 +61,16 @@ type Status struct {
 	Captures   CaptureStatus            `json:"captures"`
 	Limits     LimitTotals              `json:"limits"`
 	Tables     []Fill                   `json:"tables"`
+	Privileges *Privileges              `json:"privileges,omitempty"`
 	Warnings   []string                 `json:"warnings,omitempty"` // degraded, lost, refused: one sentence each
+}
+
+// Privileges are what the daemon may do, as the kernel sees it.
+type Privileges struct {
+	Capabilities    []string `json:"capabilities"`           // of any of its threads, without CAP_
+	NoNewPrivileges bool     `json:"no_new_privileges"`      // it gets no others by running programs
+	Writable        []string `json:"writable,omitempty"`     // directories; nothing else is writable, and no program can be run
+	Unrestricted    string   `json:"unrestricted,omitempty"` // why it may write to all files
 }
 
 // Interface is one interface of the snapshot and how gardu is attached to it.

@@ -141,6 +141,9 @@ func (d *Daemon) apply(request api.ApplyRequest, how change) (api.ApplyResult, e
 	if err := d.checkInterfaces(next); err != nil {
 		return api.ApplyResult{}, err
 	}
+	if err := d.checkWritable(next); err != nil {
+		return api.ApplyResult{}, err
+	}
 	now := d.current.Load()
 	if err := checkShrinks(now, next); err != nil {
 		return api.ApplyResult{}, err

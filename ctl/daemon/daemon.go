@@ -100,6 +100,7 @@ type Daemon struct {
 	faults      faults
 	lostBefore  abi.EffectTotals // events lost before this daemon served
 	pulses      pulses
+	confined    confinement
 
 	watchers chan struct{} // as many as there are clients that watch the flows
 	ending   chan struct{} // closed when clients that wait should go
@@ -127,6 +128,7 @@ func Run(ctx context.Context, options Options) error {
 	if err := d.start(ctx); err != nil {
 		return err
 	}
+	d.giveUp()
 	if err := notify("READY=1"); err != nil {
 		d.log.Warn("service manager not told that gardu is ready", "error", err)
 	}

@@ -99,6 +99,7 @@ func (d *Daemon) Status(context.Context) (api.Status, error) {
 		}
 		status.Dropped.Sample = now.sample()
 	}
+	status.Privileges = d.privileges()
 	status.Warnings = d.warnings(now, status, totals)
 	return status, nil
 }

@@ -6,6 +6,7 @@ import (
 	"maps"
 	"slices"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -108,6 +109,9 @@ func (a *app) printStatus(s *api.Status) error {
 	if err := writeTable(a.stdout, a.color, s.Tables, fillColumns()); err != nil {
 		return err
 	}
+	if s.Privileges != nil {
+		a.printf("\n%s\n", privilegesText(s.Privileges))
+	}
 	for i, warning := range s.Warnings {
 		if i == 0 {
 			a.printf("\n")
@@ -115,6 +119,18 @@ func (a *app) printStatus(s *api.Status) error {
 		a.printf("%s %s\n", warn.paint(a.color, "warning:"), printable(warning))
 	}
 	return nil
+}
+
+// privilegesText says what the daemon may still do.
+func privilegesText(p *api.Privileges) string {
+	text := "the daemon keeps " + strings.Join(p.Capabilities, ", ")
+	if !p.NoNewPrivileges {
+		text += ", and may get more"
+	}
+	if p.Unrestricted != "" {
+		return text + "; writes to all files: " + printable(p.Unrestricted)
+	}
+	return text + "\n  writes below " + printable(strings.Join(p.Writable, ", ")) + "; runs no program"
 }
 
 // historyText says from when on flows of the past are kept, and what became of what was reported.
