@@ -437,7 +437,7 @@ struct backend {
 	__u8 address[16], source[16]; /* network order, v4 mapped; source 0 = not known */
 	__u8 dmac[6], smac[6]; /* together and in this order, as in an Ethernet header */
 	__be16 be_port;      /* mode nat: where it listens; 0: at the port of the service */
-	__u16 pad1;
+	__u16 vlan;          /* id of the 802.1Q tag that frames get at `ifindex`; 0: none */
 };
 enum backend_state {
 	BACKEND_USED = 1,    /* the entry is valid */
@@ -603,7 +603,7 @@ struct nat_entry {
 	__u64 way[2];
 	__u16 backend;
 	__be16 be_pool_port, be_port;
-	__u16 pad1;
+	__u16 vlan;          /* id of the tag of the client's first frame; 0: it had none, or two */
 	__u8 pool[16], address[16];
 	__u64 hash;          /* of the ends towards the backend: says where the slot is that refers to this entry; 0: there is none */
 	__u8 macs[12];       /* of the client's first frame turned round: where answers go when there is no route */

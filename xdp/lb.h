@@ -60,6 +60,7 @@ static __always_inline bool hop_from_fib(ctx_t *ctx, struct hop *hop)
 	__builtin_memcpy(hop->macs + 6, fib.smac, 6);
 	hop->ifindex = fib.ifindex;
 	hop->mtu = 0;
+	hop->vlan = 0;
 	return true;
 }
 
@@ -74,6 +75,7 @@ static __always_inline bool hop_of(ctx_t *ctx, struct backend *backend, struct h
 	copy_macs(hop->macs, backend->dmac);
 	hop->ifindex = backend->ifindex;
 	hop->mtu = backend->mtu;
+	hop->vlan = backend->vlan;
 	hop->mode = backend->mode;
 	hop->family = backend->family;
 	barrier();

@@ -14,7 +14,7 @@ struct hop {
 	__u8 address[16], source[16];
 	__u8 macs[12]; /* destination and source */
 	__u32 ifindex;
-	__u16 mtu;
+	__u16 mtu, vlan;
 	__u8 mode, family;
 } __attribute__((aligned(8)));
 
@@ -55,8 +55,41 @@ static __always_inline bool make_room(ctx_t *ctx, const struct pkt *p, __u32 out
 #endif
 }
 
+/* Put a tag before what the frame carries. The kernel keeps it beside the frame at tc, where its segmentation expects it; explain is to
+ * see it in the frame. */
+static __noinline bool push_tag(ctx_t *ctx, __u16 vlan)
+{
+	struct eth_header *eth;
+	struct vlan_header *tag;
+	__u64 macs;
+	__u32 rest;
+
+#ifdef HOOK_XDP
+	if (bpf_xdp_adjust_head(ctx, -(int)sizeof(*tag)))
+		return false;
+#else
+	if (!cfg_trace)
+		return !bpf_skb_vlan_push(ctx, bpf_htons(ETHERTYPE_VLAN), vlan);
+	if (bpf_skb_change_head(ctx, sizeof(*tag), 0))
+		return false;
+#endif
+	eth = ctx_data(ctx);
+	tag = (void *)(eth + 1);
+	if ((void *)(tag + 1) > ctx_data_end(ctx))
+		return false;
+	macs = *(__u64 *)((void *)eth + sizeof(*tag));
+	rest = *(__u32 *)((void *)eth + sizeof(*tag) + 8);
+	*(__u64 *)eth = macs;
+	*(__u32 *)((void *)eth + 8) = rest;
+	eth->be_type = bpf_htons(ETHERTYPE_VLAN);
+	tag->be_tci = bpf_htons(vlan); /* its type is where that of the frame was */
+	return true;
+}
+
 static __always_inline enum reason send(ctx_t *ctx, struct pkt *p, const struct hop *hop)
 {
+	if (hop->vlan && !push_tag(ctx, hop->vlan))
+		return REASON_ENCAP_FAILED;
 	p->out_ifindex = hop->ifindex;
 	p->action = ctx_send(ctx, hop->ifindex);
 	return REASON_FORWARD;
@@ -241,6 +274,7 @@ static __always_inline enum reason forward_nat(ctx_t *ctx, struct pkt *p, const 
 		__builtin_memcpy(now->macs, eth->src, 6);
 		__builtin_memcpy(now->macs + 6, eth->dst, 6);
 		now->ifindex = ctx_ifindex(ctx);
+		now->vlan = p->tags < 2 ? p->key.tag & FLOW_VLAN_MASK : 0;
 		copy_address(now->pool, hop->source);
 		return REASON_NAT_NEW;
 	}
@@ -258,12 +292,19 @@ static __always_inline enum reason forward_nat(ctx_t *ctx, struct pkt *p, const 
 	return send(ctx, p, hop);
 }
 
-/* The way to the client: the kernel's route and neighbour, or else back to where the client's first frame came from. */
+/* The way to the client: the kernel's route and neighbour, or else back to where the client's first frame came from. So also when that had a
+ * VLAN tag: the kernel would name the VLAN's own interface, which takes no frames from XDP. */
 static __always_inline enum reason way_back(ctx_t *ctx, const struct pkt *p, const struct nat_now *now, struct hop *hop)
 {
 	struct bpf_fib_lookup fib = {.ifindex = ctx_ifindex(ctx), .tot_len = p->length};
 	long found;
 
+	if (now->vlan) {
+		copy_macs(hop->macs, now->macs);
+		hop->ifindex = now->ifindex;
+		hop->vlan = now->vlan;
+		return REASON_NONE;
+	}
 	if (p->family == FAMILY_V4) {
 		fib.family = FAMILY_INET;
 		fib.ipv4_src = ((__be32 *)now->client.saddr)[3];
@@ -319,8 +360,8 @@ __noinline int answer_nat(ctx_t *ctx, struct pkt *p)
 	if ((void *)(eth + 1) > ctx_data_end(ctx))
 		return REASON_ENCAP_FAILED;
 	write_link(eth, &hop, p->family == FAMILY_V4 ? ETHERTYPE_IPV4 : ETHERTYPE_IPV6);
-	send(ctx, p, &hop);
-	return REASON_NAT_REPLY;
+	reason = send(ctx, p, &hop);
+	return reason == REASON_FORWARD ? REASON_NAT_REPLY : reason;
 }
 
 static __always_inline enum reason forward(ctx_t *ctx, struct pkt *p, const struct hop *hop)

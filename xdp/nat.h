@@ -46,6 +46,7 @@ struct nat_now {
 	__u16 backend;
 	__u8 live;      /* it is the packet's own, not only one whose place it may have */
 	__u8 pad;
+	__u16 vlan;
 
 	/* A search for a port. Candidates are the pool's ports from `start` on, `step` apart, both given by the flow's hash: they cost nothing
 	 * to remember, and flows spread over the pool. */
@@ -532,6 +533,7 @@ __noinline int nat_make(struct pkt *p)
 	entry->be_pool_port = now->be_pool_port;
 	entry->be_port = now->be_port;
 	copy_macs(entry->macs, now->macs);
+	entry->vlan = now->vlan;
 	entry->ifindex = now->ifindex;
 	entry->hash = now->hash;
 	barrier();
@@ -584,6 +586,7 @@ __noinline int nat_answers(struct pkt *p)
 	now->client.be_sport = entry->be_service_port;
 	now->client.be_dport = entry->be_client_port;
 	copy_macs(now->macs, entry->macs);
+	now->vlan = entry->vlan;
 	now->ifindex = entry->ifindex;
 	if (!nat_read(entry, now, index - 1, there))
 		return 0;

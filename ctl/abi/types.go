@@ -19,7 +19,7 @@ type Backend struct {
 	Dmac    [6]uint8
 	Smac    [6]uint8
 	BePort  uint16
-	Pad1    uint16
+	Vlan    uint16
 }
 
 type BackendCounter struct {
@@ -571,7 +571,7 @@ type NatEntry struct {
 	Backend       uint16
 	BePoolPort    uint16
 	BePort        uint16
-	Pad1          uint16
+	Vlan          uint16
 	Pool          [16]uint8
 	Address       [16]uint8
 	Hash          uint64

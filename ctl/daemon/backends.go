@@ -1,6 +1,7 @@
 package daemon
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"math"
@@ -66,7 +67,8 @@ func (w way) known() reconcile.Hop {
 		return reconcile.Hop{}
 	}
 	return reconcile.Hop{
-		Ifindex: uint32(w.hop.Ifindex),
+		Ifindex: uint32(cmp.Or(w.hop.Parent, w.hop.Ifindex)),
+		VLAN:    w.hop.VLAN,
 		DstMAC:  w.mac,
 		SrcMAC:  w.hop.SrcMAC,
 		MTU:     uint16(min(w.hop.MTU, math.MaxUint16)),

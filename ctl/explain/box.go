@@ -180,7 +180,7 @@ func (b *Box) putBackend(key BackendKey) error {
 	}
 	entry := abi.Backend{
 		State: uint8(abi.BackendUsed), Mode: uint8(mode.ABI), Service: b.ids.Services[key.Service], Mtu: uint16(state.MTU),
-		Ifindex: uint32(state.Ifindex), Dmac: state.NextMAC, Smac: state.OwnMAC,
+		Ifindex: uint32(state.Ifindex), Dmac: state.NextMAC, Smac: state.OwnMAC, Vlan: state.VLAN,
 	}
 	if !state.Down {
 		entry.State |= uint8(abi.BackendUp)

@@ -159,7 +159,7 @@ func (g generator) script(hook string) script {
 		case what < 4:
 			next.line = "apply " + configName(g.IntN(len(s.configs)))
 		case what < 8 && len(backends) > 0:
-			next.line = fmt.Sprintf("backend %s %s", pick(g, backends...), pick(g, "down", "down", "up", "up", "no-hop", "mtu 1400", "mtu 0"))
+			next.line = fmt.Sprintf("backend %s %s", pick(g, backends...), pick(g, "down", "down", "up", "up", "no-hop", "mtu 1400", "mtu 0", "vlan 20", "vlan 0"))
 		case what < 9:
 			next.line = fmt.Sprintf("exit %s %s", pick(g, exitNames...), pick(g, "down", "up", "up", "up", "mtu 1400", "mtu 0"))
 		case what < 12:

@@ -36,7 +36,8 @@ type facts struct {
 	dstMAC, srcMAC [6]byte
 	etherType      uint16
 	vlan           uint16 // id of the outermost tag that has one; 0 = none
-	ip             int    // offset of what follows the Ethernet header and tags
+	tags           int
+	ip             int // offset of what follows the Ethernet header and tags
 
 	src, dst netip.Addr // not valid: neither IPv4 nor IPv6
 	proto    uint8
@@ -91,6 +92,7 @@ func parse(frame []byte) (facts, parsing) {
 		}
 		f.etherType = binary.BigEndian.Uint16(frame[f.ip+2:])
 		f.ip += 4
+		f.tags++
 	}
 	switch f.etherType {
 	case typeIPv4:

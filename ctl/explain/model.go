@@ -57,9 +57,10 @@ func (k BackendKey) String() string { return k.Service + "/" + k.Name }
 // BackendState is what is known of a backend while running.
 type BackendState struct {
 	Down            bool
-	Hop             bool // the next hop is known
-	MTU             int  // of the way there, bytes of IP; 0 = not known
-	Ifindex         int  // that it is reached by
+	Hop             bool   // the next hop is known
+	MTU             int    // of the way there, bytes of IP; 0 = not known
+	Ifindex         int    // that it is reached by
+	VLAN            uint16 // id of the tag that frames have there; 0: none
 	NextMAC, OwnMAC [6]byte
 	Source          netip.Addr // of the outer header
 }

@@ -17,6 +17,7 @@ type translation struct {
 	onward       course // from gardu to the backend
 	there, back  passing
 	theirs, ours [6]byte // MAC addresses of the client's first frame
+	vlan         uint16  // its only VLAN tag; 0: none
 	ifindex      int     // where that came in
 }
 
@@ -97,6 +98,9 @@ func (m *Model) translate(service *model.Service, key BackendKey, f facts) *tran
 			m.forget(other)
 		}
 		t := &translation{backend: key, client: client, onward: onward, theirs: f.srcMAC, ours: f.dstMAC, ifindex: m.Ifindex}
+		if f.tags == 1 {
+			t.vlan = f.vlan
+		}
 		if m.byClient == nil {
 			m.byClient, m.byBackend = map[course]*translation{}, map[course]*translation{}
 		}
@@ -157,7 +161,7 @@ func (m *Model) sendBack(t *translation, f facts, frame []byte, out *Outcome) {
 	out.Verdict, out.Reason = Forward, "nat-reply"
 	out.Service, out.Backend, out.key = t.backend.Service, t.backend.Name, t.backend
 	out.Ifindex = t.ifindex
-	out.Frame = translated(f, t.client.back(), t.theirs, t.ours, frame)
+	out.Frame = tagged(t.vlan, translated(f, t.client.back(), t.theirs, t.ours, frame))
 }
 
 // translated is a frame with other ends, without its VLAN tags, one hop further.

@@ -43,7 +43,7 @@ var kernelMatters = regexp.MustCompile(`^(arp|blocks|dsr|errors|events|fragment|
 //	wait 61s                         time passes
 //	tick 100ms                       time passes, for limits alone
 //	block PREFIX [expired|briefly]   and unblock PREFIX; briefly: until the next line
-//	backend SERVICE/NAME down        or: up, no-hop, mtu N
+//	backend SERVICE/NAME down        or: up, no-hop, mtu N, vlan N
 //	exit NAME down                   or: up, mtu N
 //	watch on                         or off: whether dropped packets become events
 //	answers N                        so many more rejected packets may be answered
@@ -359,6 +359,12 @@ func (p *player) backend(name string, words []string) error {
 				return err
 			}
 			state.MTU = mtu
+		case "vlan":
+			id, err := strconv.ParseUint(words[1], 10, 12)
+			if err != nil {
+				return err
+			}
+			state.VLAN = uint16(id)
 		default:
 			return fmt.Errorf("a backend can't be %s", words[0])
 		}

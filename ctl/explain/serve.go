@@ -179,6 +179,7 @@ func (m *Model) balance(service *model.Service, flow, f facts, frame []byte, out
 		} else {
 			out.Frame = forward(key, backend, f, frame)
 		}
+		out.Frame = tagged(backend.VLAN, out.Frame)
 		out.key, out.Ifindex = key, backend.Ifindex
 		m.counters.packet("backend "+key.String(), frame)
 		if isNew && !f.hasICMP && !f.later {
@@ -278,6 +279,15 @@ func overhead(key BackendKey) int {
 		return bytes + 20
 	}
 	return bytes + 40
+}
+
+// tagged is a frame with a VLAN tag, 0: none.
+func tagged(vlan uint16, frame []byte) []byte {
+	if vlan == 0 {
+		return frame
+	}
+	tag := binary.BigEndian.AppendUint16([]byte{0x81, 0}, vlan)
+	return slices.Concat(frame[:12], tag, frame[12:])
 }
 
 // forward returns the frame as it goes to the backend.

@@ -20,6 +20,8 @@ var (
 // Hop is the way of a packet out of this machine.
 type Hop struct {
 	Ifindex   int
+	Parent    int        // where frames leave with a tag, when that is a VLAN's interface, which takes none from XDP; else 0
+	VLAN      uint16     // the tag
 	Source    netip.Addr // address of the way out that the kernel would send from
 	Gateway   netip.Addr // zero when the destination is on the link
 	Neighbour netip.Addr // whose MAC DstMAC is: the gateway, or the destination
@@ -57,6 +59,16 @@ func (h *Handle) Way(to netip.Addr) (ifname string, from netip.Addr, err error) 
 	return link.Name, hop.Source, nil
 }
 
+// tagOf tells where what is sent to a VLAN's interface leaves, and with which tag. Other tags than those of 802.1Q are left to the kernel.
+func tagOf(link netlink.Link) (parent int, id uint16) {
+	vlan, ok := link.(*netlink.Vlan)
+	other := ok && vlan.VlanProtocol != netlink.VLAN_PROTOCOL_8021Q && vlan.VlanProtocol != netlink.VLAN_PROTOCOL_UNKNOWN
+	if !ok || other || vlan.ParentIndex == 0 {
+		return 0, 0
+	}
+	return vlan.ParentIndex, uint16(vlan.VlanId)
+}
+
 func (h *Handle) routeTo(dst netip.Addr) (Hop, error) {
 	routes, err := h.route.RouteGet(dst.AsSlice())
 	if err != nil {
@@ -86,6 +98,7 @@ func (h *Handle) routeTo(dst netip.Addr) (Hop, error) {
 		return Hop{}, linkError(err)
 	}
 	copy(hop.SrcMAC[:], link.Attrs().HardwareAddr)
+	hop.Parent, hop.VLAN = tagOf(link)
 	if hop.MTU == 0 || link.Attrs().MTU < hop.MTU {
 		hop.MTU = link.Attrs().MTU
 	}

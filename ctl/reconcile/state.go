@@ -41,6 +41,7 @@ func (s State) runtime() compile.Runtime {
 // Hop is the way to a backend. The zero value is "not known": the data plane asks the kernel's routes for each packet.
 type Hop struct {
 	Ifindex uint32
+	VLAN    uint16 // id of the tag that frames have there; 0: none
 	DstMAC  [6]byte
 	SrcMAC  [6]byte
 	MTU     uint16     // bytes of IP; 0: not checked
@@ -76,7 +77,7 @@ func entry(backend compile.Backend, state State) abi.Backend {
 	}
 	if state.Hop.known() {
 		e.State |= uint8(abi.BackendHop)
-		e.Ifindex, e.Mtu = state.Hop.Ifindex, state.Hop.MTU
+		e.Ifindex, e.Vlan, e.Mtu = state.Hop.Ifindex, state.Hop.VLAN, state.Hop.MTU
 		e.Dmac, e.Smac = state.Hop.DstMAC, state.Hop.SrcMAC
 	}
 	return e
@@ -89,7 +90,7 @@ func stateOf(e abi.Backend) State {
 		state.Hop.Source = abi.Addr(e.Source, abi.Family(e.Family))
 	}
 	if abi.BackendState(e.State)&abi.BackendHop != 0 {
-		state.Hop.Ifindex, state.Hop.MTU = e.Ifindex, e.Mtu
+		state.Hop.Ifindex, state.Hop.VLAN, state.Hop.MTU = e.Ifindex, e.Vlan, e.Mtu
 		state.Hop.DstMAC, state.Hop.SrcMAC = e.Dmac, e.Smac
 	}
 	return state
