@@ -55,6 +55,9 @@ func (d *Daemon) judge(next candidate, request api.PlanRequest) (now *applied, r
 	defer d.changing.Unlock()
 	now = d.current.Load()
 	if err = d.checkInterfaces(next); err == nil {
+		err = d.checkWritable(next)
+	}
+	if err == nil {
 		err = checkShrinks(now, next)
 	}
 	if err != nil {

@@ -36,9 +36,11 @@ func TestPrivileges(t *testing.T) {
 	exports := start + fmt.Sprintf("flows: {export: [{file: %q}]}\n", flows)
 	if w.status().Privileges.Unrestricted == "" {
 		w.must(os.WriteFile(w.path("exports.yaml"), []byte(exports), 0o644))
-		if _, err := w.gardu("apply", w.path("exports.yaml")); err == nil ||
-			!strings.Contains(err.Error(), "exports.yaml:3:18: "+elsewhere+": this daemon gave up writing there") {
-			t.Errorf("an export to where the daemon can't write: %v", err)
+		for _, command := range []string{"plan", "apply"} {
+			if _, err := w.gardu(command, w.path("exports.yaml")); err == nil ||
+				!strings.Contains(err.Error(), "exports.yaml:3:18: "+elsewhere+": this daemon gave up writing there") {
+				t.Errorf("%s of an export to where the daemon can't write: %v", command, err)
+			}
 		}
 		w.gone(flows)
 	}
