@@ -191,5 +191,14 @@ func (h *handler) explain(ctx context.Context, request ExplainRequest) (Explanat
 		}
 		request.Frame = frame
 	}
+	if request.AsNewFlow && request.WithFlow {
+		return Explanation{}, NewProblem(CodeInvalid, `"as_new_flow" and "with_flow" contradict each other`)
+	}
+	if request.Backend != "" && !request.WithFlow {
+		return Explanation{}, NewProblem(CodeInvalid, `"backend" is that of a flow: it needs "with_flow"`)
+	}
+	if !request.At.IsZero() && time.Until(request.At) < 0 {
+		return Explanation{}, NewProblem(CodeInvalid, `"at": %s is over`, request.At.Format(time.RFC3339))
+	}
 	return h.engine.Explain(ctx, request)
 }

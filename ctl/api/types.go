@@ -482,11 +482,17 @@ type ApplyResult struct {
 	Changes  []string  `json:"changes,omitempty"` // what is another thing than before, in a few lines for people
 }
 
-// ExplainRequest asks what would become of one frame that arrives on an interface.
+// ExplainRequest asks what would become of one frame that arrives on an interface, or leaves by it.
 type ExplainRequest struct {
 	Packet    string `json:"packet,omitempty"`    // as text; either this or Frame
 	Frame     Hex    `json:"frame,omitempty"`     // from the Ethernet header on
 	Interface string `json:"interface,omitempty"` // default: the first of the snapshot
+
+	Out       bool      `json:"out,omitempty"`         // the kernel sends it, it wasn't received
+	AsNewFlow bool      `json:"as_new_flow,omitempty"` // nothing is known of connections and translations
+	WithFlow  bool      `json:"with_flow,omitempty"`   // both sides have opened its flow
+	Backend   string    `json:"backend,omitempty"`     // the flow is on that one; with WithFlow
+	At        time.Time `json:"at,omitzero"`           // it comes at that time, not before now
 }
 
 // Explanation is the way of one packet. Parts that don't apply are left out.
@@ -497,7 +503,7 @@ type Explanation struct {
 	Rule      string     `json:"rule,omitempty"` // that decided
 	Service   string     `json:"service,omitempty"`
 	Backend   string     `json:"backend,omitempty"`
-	Interface string     `json:"interface,omitempty"` // that received it
+	Interface string     `json:"interface,omitempty"` // that received it, or was to send it
 	Steps     []Step     `json:"steps"`
 	Out       []OutFrame `json:"out,omitempty"` // what gardu sends
 }

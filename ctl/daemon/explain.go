@@ -2,9 +2,11 @@ package daemon
 
 import (
 	"context"
+	"errors"
 	"maps"
 	"slices"
 	"strings"
+	"time"
 
 	"gardu/ctl/api"
 	"gardu/ctl/dataplane"
@@ -19,21 +21,33 @@ func (d *Daemon) Explain(_ context.Context, request api.ExplainRequest) (api.Exp
 	if err != nil {
 		return api.Explanation{}, err
 	}
-	sibling, err := d.plane.Sibling()
+	var later time.Duration
+	if !request.At.IsZero() {
+		later = max(0, time.Until(request.At))
+	}
+	sibling, err := d.plane.SiblingIf(dataplane.Assumption{NoFlows: request.AsNewFlow || request.WithFlow, Later: later})
 	if err != nil {
 		return api.Explanation{}, err
 	}
 	defer sibling.Close()
 	hook := dataplane.HookXDP
-	if in.Path == model.PathTC {
+	switch {
+	case request.Out:
+		hook = dataplane.HookEgress
+	case in.Path == model.PathTC:
 		hook = dataplane.HookIngress
 	}
-	result, err := sibling.Run(hook, request.Frame, in.Ifindex)
+	backends := slices.Collect(maps.Values(d.reconciler.Have().Backends))
+	names := explain.NewNames(now.ids, backends)
+	result, err := explain.Ask(sibling, explain.Question{
+		Hook: hook, Frame: request.Frame, Ifindex: in.Ifindex, WithFlow: request.WithFlow, Backend: request.Backend, Later: later,
+	}, names, backends)
+	if errors.Is(err, explain.ErrNoFlow) {
+		return api.Explanation{}, api.NewProblem(api.CodeConflict, "%v", err)
+	}
 	if err != nil {
 		return api.Explanation{}, err
 	}
-	backends := d.reconciler.Have().Backends
-	names := explain.NewNames(now.ids, slices.Collect(maps.Values(backends)))
 	return explain.Explain(result, names, in.Ifindex, d.linkNames()), nil
 }
 

@@ -737,6 +737,11 @@ func TestHealth(t *testing.T) {
 	if way.Verdict != "forward" || way.Service != "web" || way.Backend != "b1" || len(way.Out) != 1 || way.Out[0].Interface != "out0" {
 		t.Errorf("explained: %+v", way)
 	}
+	if way, err = w.api.Explain(t.Context(), api.ExplainRequest{Packet: "udp 192.0.2.1:53 > 198.51.100.10:4000", Out: true}); err != nil || way.Verdict != "pass" {
+		t.Errorf("sent: %+v, %v", way, err)
+	}
+	_, err = w.api.Explain(t.Context(), api.ExplainRequest{Packet: "arp who-has 192.0.2.1 tell 192.0.2.2", WithFlow: true})
+	w.wantProblem(err, api.CodeConflict, "belongs to none")
 
 	w.must(listener.Close())
 	w.until("the backend is down", func() error { return w.backendIs("down") })

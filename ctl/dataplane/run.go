@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"math"
+	"runtime"
 	"sync/atomic"
 	"time"
 	"unsafe"
@@ -103,6 +104,47 @@ func (d *Dataplane) SetClock(ns uint64) {
 	d.run.Lock()
 	defer d.run.Unlock()
 	d.testClock = ns
+}
+
+// OneCPU keeps the calling goroutine on one of the CPUs that it may run on, until release: a flow's record belongs to the CPU that saw its
+// packets, so that those of one flow must be run on one.
+func OneCPU() (release func(), err error) {
+	runtime.LockOSThread()
+	var all, one unix.CPUSet
+	if err = unix.SchedGetaffinity(0, &all); err == nil {
+		for cpu := range 8 * int(unsafe.Sizeof(all)) {
+			if all.IsSet(cpu) {
+				one.Set(cpu)
+				break
+			}
+		}
+		err = unix.SchedSetaffinity(0, &one)
+	}
+	if err != nil {
+		runtime.UnlockOSThread()
+		return nil, fmt.Errorf("stay on one CPU: %w", err)
+	}
+	return func() {
+		if unix.SchedSetaffinity(0, &all) == nil {
+			runtime.UnlockOSThread() // or else the thread ends with its goroutine
+		}
+	}, nil
+}
+
+// MoveFlows puts all balanced flows of a private instance on a backend.
+func (d *Dataplane) MoveFlows(backend uint16) error {
+	return d.ReadFlows(func(tables []FlowTable) error {
+		for _, table := range tables {
+			size := int(unsafe.Sizeof(abi.FlowRecord{}))
+			for at := 0; at+size <= len(table.Memory); at += size {
+				record := (*abi.FlowRecord)(unsafe.Pointer(&table.Memory[at]))
+				if record.Value.Service != 0 {
+					record.Value.Backend = backend
+				}
+			}
+		}
+		return nil
+	})
 }
 
 // Program is what runs at a hook, for who wants to put something in front of it. SetFeatures and Close end it.

@@ -101,6 +101,14 @@ func TestSiblingSeesWhatIsLiveAndChangesNothing(t *testing.T) {
 	add(t, d, Block{Prefix: prefix("198.51.100.7/32"), Expires: time.Now().Add(time.Hour)})
 	s = sibling()
 	defer closeIt(t, s)
+	later, err := d.SiblingIf(Assumption{NoFlows: true, Later: 2 * time.Hour})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer closeIt(t, later)
+	if got := reason(later); got != abi.ReasonDefaultDrop {
+		t.Errorf("when the block has expired: %s", got)
+	}
 	for generation := uint32(2); generation < 6; generation++ { // the sibling keeps its own
 		if err := d.Commit(generation, Tables{}); err != nil {
 			t.Fatal(err)

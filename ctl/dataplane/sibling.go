@@ -3,15 +3,26 @@ package dataplane
 import (
 	"errors"
 	"fmt"
+	"slices"
+	"time"
 
 	"gardu/ctl/abi"
 	"gardu/ctl/compile"
 )
 
+// Assumption is what a sibling takes for true though it isn't.
+type Assumption struct {
+	NoFlows bool          // nothing is known of connections and translations
+	Later   time.Duration // so much time has passed: it has the blocks that are left then
+}
+
 // Sibling makes a private instance beside this one, with the same programs and trace on: rings, backends, interfaces, exits and
 // health flows are shared, and the tables of connections and of translations, which it reads only; the generation in force and the blocks are those of this moment; counters and flows
 // are its own, so that nothing it does is seen here. Close it.
-func (d *Dataplane) Sibling() (*Dataplane, error) { return d.sibling(nil) }
+func (d *Dataplane) Sibling() (*Dataplane, error) { return d.sibling(nil, Assumption{}) }
+
+// SiblingIf makes a Sibling that takes something for true besides.
+func (d *Dataplane) SiblingIf(a Assumption) (*Dataplane, error) { return d.sibling(nil, a) }
 
 // Trial is a generation to be tried out beside the one in force.
 type Trial struct {
@@ -24,9 +35,9 @@ type Trial struct {
 }
 
 // Try makes a Sibling in which another generation is in force, with its own rings, backends, interfaces and exits.
-func (d *Dataplane) Try(trial Trial) (*Dataplane, error) { return d.sibling(&trial) }
+func (d *Dataplane) Try(trial Trial) (*Dataplane, error) { return d.sibling(&trial, Assumption{}) }
 
-func (d *Dataplane) sibling(trial *Trial) (_ *Dataplane, err error) {
+func (d *Dataplane) sibling(trial *Trial, a Assumption) (_ *Dataplane, err error) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	s, err := prepare(Options{})
@@ -42,18 +53,26 @@ func (d *Dataplane) sibling(trial *Trial) (_ *Dataplane, err error) {
 	if err != nil {
 		return nil, err
 	}
+	then := time.Now().Add(a.Later)
+	blocks = slices.DeleteFunc(blocks, func(b Block) bool { return a.Later > 0 && !b.Expires.IsZero() && !b.Expires.After(then) })
 	s.specs[abi.AbiMapBlocks].MaxEntries = uint32(max(privateBlocks, len(blocks)))
 	s.specs[abi.AbiMapEvents].MaxEntries = privateEvents
-	if err := s.create(siblingFlows, d.sharedWith(trial)); err != nil {
+	shared := d.sharedWith(trial)
+	if a.NoFlows {
+		s.nats.max = siblingFlows
+		for _, name := range []string{abi.AbiMapStates, abi.AbiMapNatEntries, abi.AbiMapNatLines} {
+			delete(shared, name)
+		}
+	}
+	if err := s.create(siblingFlows, shared); err != nil {
 		return nil, err
 	}
 	s.control.HashKey = d.control.HashKey
 	s.control.Health = d.control.Health
-	if err := s.readStates(d); err != nil {
-		return nil, err
-	}
-	if err := s.readNats(d); err != nil {
-		return nil, err
+	if !a.NoFlows {
+		if err := errors.Join(s.readStates(d), s.readNats(d)); err != nil {
+			return nil, err
+		}
 	}
 	if err := s.AddBlocks(blocks); err != nil {
 		return nil, err

@@ -288,14 +288,14 @@ func (b *Box) Wait(ahead time.Duration) error { return b.plane.Wait(ahead) }
 // Names are those behind the ids of the present snapshot.
 func (b *Box) Names() Names { return b.names }
 
-// Explain puts a frame through the program of that hook and tells its way. interfaces names the interface that
-// received the frame and those of the next hops, by index.
-func (b *Box) Explain(hook dataplane.Hook, frame []byte, ifindex int, interfaces map[int]string) (api.Explanation, error) {
-	result, err := b.Run(hook, frame, ifindex)
+// Explain asks a question and tells the packet's way. interfaces names the interface that received the packet, or sends it, and those of
+// the next hops, by index.
+func (b *Box) Explain(q Question, interfaces map[int]string) (api.Explanation, error) {
+	result, err := Ask(b.plane, q, b.names, b.tables.Backends)
 	if err != nil {
 		return api.Explanation{}, err
 	}
-	return Explain(result, b.Names(), ifindex, interfaces), nil
+	return Explain(result, b.Names(), q.Ifindex, interfaces), nil
 }
 
 const (

@@ -51,7 +51,7 @@ func explainOn(t *testing.T, hook dataplane.Hook, text string) api.Explanation {
 	if err != nil {
 		t.Fatal(err)
 	}
-	told, err := path.Explain(hook, frame, receivedOn, map[int]string{receivedOn: "eth0", sentBy: "eth1"})
+	told, err := path.Explain(explain.Question{Hook: hook, Frame: frame, Ifindex: receivedOn}, map[int]string{receivedOn: "eth0", sentBy: "eth1"})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -7,6 +7,7 @@ import (
 	"io"
 	"os"
 	"strings"
+	"time"
 
 	"github.com/spf13/cobra"
 
@@ -21,6 +22,10 @@ type question struct {
 	packet  int    // of it, from 1
 	config  string // not the applied one
 	ifname  string
+
+	out, asNewFlow, withFlow bool
+	backend                  string
+	time                     string
 }
 
 func (a *app) explainCommand() *cobra.Command {
@@ -33,23 +38,33 @@ them: nothing is counted, remembered or sent. Tells each step, the rule, service
 backend, the reason, and the frames that would leave.
 
 A PACKET is text (gardu help packet) or comes from a capture. With -c another
-configuration is asked than the applied one; that needs root, but no daemon.`,
+configuration is asked than the applied one; that needs root, but no daemon.
+
+What is known of connections (state, translations) counts, limits and flow records
+don't: the packet is the first of its flow that the copy sees. To ask otherwise:
+  --as-new-flow     nothing is known of connections
+  --with-flow       both sides have opened the packet's flow: its sender or, where the
+                    first packet would be dropped, the other side has begun it
+  --backend NAME    that flow is on this backend, whatever the ring says now
+  --time TIME       it comes then: blocks have expired, connections are as old
+  --out             the kernel sends it, by the interface, as it does with routed packets`,
 		Example: `  gardu explain 'tcp 198.51.100.7:40000 > 192.0.2.10:443 syn'
   gardu explain -i eth1 'icmp 192.0.2.1 > 192.0.2.2 echo-request'
   gardu explain --pcap trace.pcapng --packet 17 -o json
+  gardu explain --with-flow --time 10m 'tcp 198.51.100.7:40000 > 192.0.2.10:443 ack'
   sudo gardu explain -c new.yaml 'udp [2001:db8::1]:53 > [2001:db8::2]:4000'`,
 		Args: cobra.ArbitraryArgs,
 		RunE: func(cmd *cobra.Command, args []string) error {
-			frame, err := q.frame(strings.Join(args, " "))
+			request, err := q.request(strings.Join(args, " "), time.Now())
 			if err != nil {
 				return err
 			}
-			answer, err := a.answer(cmd, q, frame)
+			answer, err := a.answer(cmd, q.config, request)
 			if err != nil {
 				return err
 			}
 			return printValue(a, answer, func() error {
-				a.printExplanation(frame, &answer)
+				a.printExplanation(request.Frame, &answer)
 				return nil
 			})
 		},
@@ -57,8 +72,49 @@ configuration is asked than the applied one; that needs root, but no daemon.`,
 	cmd.Flags().StringVar(&q.capture, "pcap", "", "take the packet from this pcap or pcapng `FILE`")
 	cmd.Flags().IntVar(&q.packet, "packet", 1, "packet number `N` of the file, from 1")
 	cmd.Flags().StringVarP(&q.config, "config", "c", "", "ask the configuration in `FILE`, not the one in force")
-	cmd.Flags().StringVarP(&q.ifname, "interface", "i", "", "the `INTERFACE` that receives it (default: the first)")
+	cmd.Flags().StringVarP(&q.ifname, "interface", "i", "", "the `INTERFACE` that receives it, or sends it (default: the first)")
+	cmd.Flags().BoolVar(&q.out, "out", false, "the kernel sends the packet, it isn't received")
+	cmd.Flags().BoolVar(&q.asNewFlow, "as-new-flow", false, "as if nothing were known of connections")
+	cmd.Flags().BoolVar(&q.withFlow, "with-flow", false, "as if both sides had opened the packet's flow")
+	cmd.Flags().StringVar(&q.backend, "backend", "", "as if the flow were on the backend `NAME` (with --with-flow)")
+	cmd.Flags().StringVar(&q.time, "time", "", "as if it were that `TIME`: 10m (from now), 14:05, 2030-01-02 14:05")
 	return cmd
+}
+
+// request is the question, for the daemon.
+func (q question) request(text string, now time.Time) (request api.ExplainRequest, err error) {
+	switch {
+	case q.asNewFlow && q.withFlow:
+		return request, usage("--as-new-flow or --with-flow, not both")
+	case q.backend != "" && !q.withFlow:
+		return request, usage("--backend %s: that of a flow; say --with-flow too", q.backend)
+	}
+	request = api.ExplainRequest{Interface: q.ifname, Out: q.out, AsNewFlow: q.asNewFlow, WithFlow: q.withFlow, Backend: q.backend}
+	if q.time != "" {
+		if request.At, err = parseLater(q.time, now); err != nil {
+			return request, usage("--time: %v", err)
+		}
+	}
+	request.Frame, err = q.frame(text)
+	return request, err
+}
+
+// parseLater reads a time that is yet to come.
+func parseLater(text string, now time.Time) (time.Time, error) {
+	if later, ok := parseAgo(text); ok {
+		return now.Add(later), nil
+	}
+	at, err := parseTime(text, now)
+	if err != nil {
+		return at, fmt.Errorf("%q is no time: say in how long (90m, 24h, 7d), when (14:05), or a date (2030-01-02 or \"2030-01-02 14:05\")", text)
+	}
+	if len(text) <= len("15:04:05") {
+		at = at.AddDate(0, 0, 1) // that of the past day is what parseTime takes
+	}
+	if at.Before(now) {
+		return at, fmt.Errorf("%s is over", text)
+	}
+	return at, nil
 }
 
 // frame returns the packet that the question is about.
@@ -109,12 +165,12 @@ func captured(path string, n int) ([]byte, error) {
 	}
 }
 
-func (a *app) answer(cmd *cobra.Command, q question, frame []byte) (answer api.Explanation, err error) {
-	if q.config != "" {
-		return a.explainOffline(q.config, q.ifname, frame)
+func (a *app) answer(cmd *cobra.Command, config string, request api.ExplainRequest) (answer api.Explanation, err error) {
+	if config != "" {
+		return a.explainOffline(config, request)
 	}
 	err = a.ask(func(c *client.Client) error {
-		answer, err = c.Explain(cmd.Context(), api.ExplainRequest{Frame: frame, Interface: q.ifname})
+		answer, err = c.Explain(cmd.Context(), request)
 		return err
 	})
 	return answer, err

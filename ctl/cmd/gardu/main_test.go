@@ -246,6 +246,10 @@ func TestUsage(t *testing.T) {
 		"explain tcp x":                 "gardu help packet",
 		"explain tcp --pcap x":          "not both",
 		"explain --pcap x --packet 0":   "from 1",
+		"explain --as-new-flow --with-flow arp who-has 192.0.2.1 tell 192.0.2.2": "not both",
+		"explain --backend b1 arp who-has 192.0.2.1 tell 192.0.2.2":              "say --with-flow too",
+		"explain --time soon arp who-has 192.0.2.1 tell 192.0.2.2":               "in how long",
+		"explain --time 2020-01-02 arp who-has 192.0.2.1 tell 192.0.2.2":         "is over",
 	} {
 		r := gardu(t, strings.Fields(args)...)
 		if r.code != exitUsage || !strings.Contains(r.stderr, want) || r.stdout != "" ||

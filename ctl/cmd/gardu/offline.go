@@ -3,6 +3,7 @@ package main
 import (
 	"errors"
 	"fmt"
+	"time"
 
 	"gardu/ctl/api"
 	"gardu/ctl/compile"
@@ -15,7 +16,7 @@ import (
 
 // explainOffline judges a frame by a configuration that need not be applied anywhere: the programs are loaded for this
 // one packet and attached to nothing. Backends count as up, and next hops are those that this machine has now.
-func (a *app) explainOffline(path, ifname string, frame []byte) (api.Explanation, error) {
+func (a *app) explainOffline(path string, request api.ExplainRequest) (api.Explanation, error) {
 	var none api.Explanation
 	snapshot, _, err := config.Load(path)
 	if err != nil {
@@ -29,11 +30,18 @@ func (a *app) explainOffline(path, ifname string, frame []byte) (api.Explanation
 		return none, err
 	}
 	defer box.Close()
-	at, names, err := a.furnish(box, snapshot, path, ifname)
+	at, names, err := a.furnish(box, snapshot, path, request.Interface)
 	if err != nil {
 		return none, err
 	}
-	return box.Explain(at.hook, frame, at.link.Index, names)
+	q := explain.Question{Hook: at.hook, Frame: request.Frame, Ifindex: at.link.Index, WithFlow: request.WithFlow, Backend: request.Backend}
+	if request.Out {
+		q.Hook = dataplane.HookEgress
+	}
+	if !request.At.IsZero() {
+		q.Later = max(0, time.Until(request.At))
+	}
+	return box.Explain(q, names)
 }
 
 // furnish puts a snapshot in force in a box, with what this machine knows of interfaces and next hops. It says where packets come

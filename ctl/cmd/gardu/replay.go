@@ -200,6 +200,11 @@ func (r *replaying) writeTo(path string, in *os.File) (done func(well bool) erro
 
 // all judges packet after packet.
 func (r *replaying) all(ctx context.Context, capture *pkt.Capture) error {
+	release, err := dataplane.OneCPU()
+	if err != nil {
+		return err
+	}
+	defer release()
 	for ctx.Err() == nil {
 		c, err := capture.Next()
 		if errors.Is(err, io.EOF) {
