@@ -307,6 +307,11 @@ func (d *Daemon) stopCapture() {
 		c.keepTotals(d)
 		d.faults.set("close the ring of captured packets", err)
 	}
+	select {
+	case <-d.ending: // end() knows what to do with the programs
+		return
+	default:
+	}
 	err := d.plane.EndCapture()
 	d.faults.set("swap in programs that don't capture", err)
 	if err == nil {

@@ -219,6 +219,25 @@ func TestCaptureEndsByItself(t *testing.T) {
 	}
 	w.until("the client is gone", gone)
 
+	// A rule that comes with an apply is found by the capture that asked for it before.
+	early := w.capture("early", "-n", "1", "-o", "ndjson", "rule fresh")
+	w.apply(strings.Replace(fmt.Sprintf(captureConfig, "tc"), "  rules:", "  rules:\n    - {name: fresh, match: {proto: udp, dport: 5305}, action: drop}", 1))
+	fresh := w.dial("198.51.100.1:5305")
+	w.until("a packet of the new rule", func() error {
+		w.send(fresh, 1)
+		if len(early.packets()) == 0 {
+			return errors.New(early.text(early.said))
+		}
+		return nil
+	})
+	if said, p := early.wait(), early.packets(); said != "1 packet captured, none lost\n" || len(p) != 1 || p[0].Rule != "fresh" {
+		t.Errorf("it says %q, %+v", said, p)
+	}
+
+	w.until("no capture is on", gone)
+	earlier, err := w.api.Status(w.Context())
+	w.must(err)
+
 	c := w.capture("lossy", "-w", w.path("lossy.pcapng"), "--snap", "16384", "rule sink")
 	conn := w.dial("198.51.100.1:5301")
 	w.must(w.daemon.Signal(syscall.SIGSTOP))
@@ -236,6 +255,7 @@ func TestCaptureEndsByItself(t *testing.T) {
 		return err
 	})
 	said := c.stop()
+	status.Captured -= earlier.Captures.Captured
 	if want := "lost because the buffer was full"; !strings.Contains(said, want) || status.Captured+status.Lost != w.rule("sink").Packets {
 		t.Errorf("it says %s, status %+v of %d packets", said, status, w.rule("sink").Packets)
 	}
