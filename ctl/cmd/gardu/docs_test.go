@@ -20,12 +20,17 @@ var asking = strings.Fields("status rules sets services backends block unblock b
 
 // Every command that the documents show is one, with flags that it has and, where only a daemon is missing, arguments that it takes.
 func TestShownCommands(t *testing.T) {
-	paths, err := filepath.Glob("../../../docs/*.md")
+	top, err := filepath.Abs("../../..")
 	if err != nil {
 		t.Fatal(err)
 	}
+	paths, err := filepath.Glob(filepath.Join(top, "docs/*.md"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Chdir(t.TempDir()) // capture -w makes its file first
 	shown := map[string]bool{}
-	for _, path := range append(paths, "../../../README.md") {
+	for _, path := range append(paths, filepath.Join(top, "README.md")) {
 		text, err := os.ReadFile(path)
 		if err != nil {
 			t.Fatal(err)
