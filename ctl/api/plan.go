@@ -13,6 +13,8 @@ type PlanRequest struct {
 
 	// What SSH_CONNECTION says where the request comes from: it is told when that would be cut off.
 	SSHConnection string `json:"ssh_connection,omitempty"`
+
+	NoPrice bool `json:"no_price,omitempty"` // don't measure what a packet takes, for which programs are loaded four times
 }
 
 // Plan is what Apply would change.
@@ -24,6 +26,25 @@ type Plan struct {
 	Warnings []Warning      `json:"warnings,omitempty"`
 	Services []PlannedShare `json:"services"` // those whose new flows would be spread otherwise
 	Flows    *PlannedFlows  `json:"flows,omitempty"`
+	Price    *PlannedPrice  `json:"price,omitempty"`
+}
+
+// PlannedPrice is what a received packet takes with either snapshot, measured by turns on packets like those of live flows.
+type PlannedPrice struct {
+	Flows int        `json:"flows"`           // whose packets were measured; 0: there are none
+	Known *PlannedNs `json:"known,omitempty"` // packets of flows that are remembered, weighted by how many each flow had
+	New   *PlannedNs `json:"new,omitempty"`   // packets that are judged by everything: the first of each flow
+
+	// Without flows: what check --cost estimates for a packet that a rule is about, and for one that meets the worst.
+	Typical *PlannedNs `json:"typical,omitempty"`
+	Worst   *PlannedNs `json:"worst,omitempty"`
+	Error   string     `json:"error,omitempty"` // why nothing was measured
+}
+
+// PlannedNs are nanoseconds a packet.
+type PlannedNs struct {
+	Before float64 `json:"before"`
+	After  float64 `json:"after"`
 }
 
 // PlannedFlows says which live flows would be judged otherwise, by a packet of each direction that is put through the programs with

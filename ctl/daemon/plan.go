@@ -35,7 +35,14 @@ func (d *Daemon) Plan(ctx context.Context, request api.PlanRequest) (api.Plan, e
 		d.log.Warn("live flows not judged for a plan", "error", err)
 		result.Flows = &api.PlannedFlows{Unjudged: err.Error(), Otherwise: []api.PlannedVerdict{}, Services: []api.PlannedAssignment{}}
 	}
-	return result, nil
+	if request.NoPrice {
+		return result, nil
+	}
+	if result.Price, err = d.price(ctx, now, c, state); err != nil {
+		d.log.Warn("price not measured for a plan", "error", err)
+		result.Price = &api.PlannedPrice{Error: err.Error()}
+	}
+	return result, ctx.Err()
 }
 
 // prepare checks a candidate as Apply does and compiles it, which no change has to wait for.

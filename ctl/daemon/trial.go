@@ -29,7 +29,7 @@ func (d *Daemon) tryOut(ctx context.Context, now *applied, next candidate, c com
 		return nil, nil
 	}
 	session, known := lint.Session(ssh, d.netdev)
-	live, err := d.liveFlows(func(f *flow.Flow) bool { return known && isSession(f, session) })
+	live, err := d.liveFlows(judgedMax, func(f *flow.Flow) bool { return known && isSession(f, session) })
 	if err != nil {
 		return nil, err
 	}
@@ -37,7 +37,8 @@ func (d *Daemon) tryOut(ctx context.Context, now *applied, next candidate, c com
 		reused: c.reused.Backends, isSession: func(f *flow.Flow) bool { return known && isSession(f, session) }}
 	t.result = api.PlannedFlows{Live: live.seen, Judged: len(live.flows)}
 	if len(live.flows) > 0 {
-		if err := t.prepare(now, c, state); err != nil {
+		t.prepare(now, c)
+		if err := t.load(now, c, state); err != nil {
 			return nil, err
 		}
 		defer t.before.plane.Close()
@@ -58,7 +59,7 @@ type liveFlows struct {
 }
 
 // liveFlows takes the first flows that the tables hold, which are where a hash put them. always takes one in any case.
-func (d *Daemon) liveFlows(always func(*flow.Flow) bool) (live liveFlows, err error) {
+func (d *Daemon) liveFlows(most int, always func(*flow.Flow) bool) (live liveFlows, err error) {
 	clock, err := d.clock()
 	if err != nil {
 		return live, err
@@ -69,7 +70,7 @@ func (d *Daemon) liveFlows(always func(*flow.Flow) bool) (live liveFlows, err er
 			return true
 		}
 		live.seen++
-		if len(live.flows) < judgedMax || always(f) {
+		if len(live.flows) < most || always(f) {
 			live.flows = append(live.flows, *f)
 		}
 		return true
@@ -126,8 +127,8 @@ type outcome struct {
 
 func (o outcome) passes() bool { return o.verdict != abi.VerdictDrop && o.verdict != abi.VerdictReject }
 
-// prepare makes both instances.
-func (t *trial) prepare(now *applied, c compiled, state map[uint16]compile.Runtime) (err error) {
+// prepare learns the names of both sides, and where gardu sits with either.
+func (t *trial) prepare(now *applied, c compiled) {
 	d := t.daemon
 	t.macs, t.indexes = map[string][6]byte{}, map[string]int{}
 	for index, name := range t.links {
@@ -147,6 +148,11 @@ func (t *trial) prepare(now *applied, c compiled, state map[uint16]compile.Runti
 			t.after.hooks[i.Name] = hook
 		}
 	}
+}
+
+// load makes both instances.
+func (t *trial) load(now *applied, c compiled, state map[uint16]compile.Runtime) (err error) {
+	d := t.daemon
 	if t.before.plane, err = d.plane.Sibling(); err != nil {
 		return err
 	}

@@ -32,6 +32,8 @@ type Trial struct {
 	Backends   map[uint16]abi.Backend
 	Interfaces map[int]abi.Interface
 	Exits      map[uint16]abi.Exit
+
+	Alone bool // without trace, and without the tables of connections and of translations: to measure what it takes
 }
 
 // Try makes a Sibling in which another generation is in force, with its own rings, backends, interfaces and exits.
@@ -69,7 +71,8 @@ func (d *Dataplane) sibling(trial *Trial, a Assumption) (_ *Dataplane, err error
 	}
 	s.control.HashKey = d.control.HashKey
 	s.control.Health = d.control.Health
-	if !a.NoFlows {
+	alone := trial != nil && trial.Alone
+	if !a.NoFlows && !alone {
 		if err := errors.Join(s.readStates(d), s.readNats(d)); err != nil {
 			return nil, err
 		}
@@ -88,7 +91,7 @@ func (d *Dataplane) sibling(trial *Trial, a Assumption) (_ *Dataplane, err error
 	if err != nil {
 		return nil, err
 	}
-	features.Trace, features.Capture = true, false
+	features.Trace, features.Capture = !alone, false
 	if s.programs, err = s.loadPrograms(features); err != nil {
 		return nil, err
 	}
@@ -100,6 +103,9 @@ func (d *Dataplane) sharedWith(trial *Trial) mapSet {
 	names := []string{abi.AbiMapHealthFlows}
 	if trial == nil {
 		names = append(names, abi.AbiMapRings, abi.AbiMapBackends, abi.AbiMapInterfaces, abi.AbiMapExits)
+	}
+	if trial != nil && trial.Alone {
+		return nil
 	}
 	// A trial that is the first to need one of these tables makes its own, which nobody else may find.
 	if trial == nil || d.states.array != nil {

@@ -343,6 +343,7 @@ func (e *Engine) Plan(_ context.Context, request api.PlanRequest) (api.Plan, err
 			{Before: "drop", After: "pass", Reason: "default-pass", Flows: 1, Examples: []string{"udp 198.51.100.7:53 > 192.0.2.1:40000"}},
 			{Before: "forward", After: "pass", Reason: "default-pass", Service: "old", Flows: 1, Examples: []string{"tcp 198.51.100.7:40000 > 192.0.2.11:80"}},
 		}, Services: []api.PlannedAssignment{{Service: "web", Live: 900, Leave: 0, Anew: 300}}},
+		Price: &api.PlannedPrice{Flows: 128, Known: &api.PlannedNs{Before: 84.4, After: 85.1}, New: &api.PlannedNs{Before: 210.5, After: 260.25}},
 	}, e.Fail
 }
 

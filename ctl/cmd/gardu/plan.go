@@ -15,7 +15,7 @@ import (
 )
 
 func (a *app) planCommand() *cobra.Command {
-	var exit bool
+	var exit, noPrice bool
 	var against string
 	cmd := a.outputFlag(&cobra.Command{
 		Use:   "plan FILE",
@@ -31,6 +31,10 @@ packets like theirs put through the programs beside the live ones: which would b
 and by which rule, among them perhaps your SSH session, which would pass that are
 dropped now, and which would leave their service. A packet in the middle of the flow is
 taken, and no limit is assumed to be exceeded.
+
+What a packet would cost is measured on packets of live flows, by turns with what is in
+force and with the new one: of flows that are remembered, and judged by everything as
+the first of a flow is. Without live flows it is the estimate of 'gardu check --cost'.
 
 With --exit-code the exit code is 4 if anything would change. With --against it
 compares two files instead, and needs no daemon. FILE may be - for stdin.`,
@@ -49,7 +53,7 @@ compares two files instead, and needs no daemon. FILE may be - for stdin.`,
 				result, err = a.planAgainst(against, name, text, dir)
 			} else {
 				err = a.ask(func(c *client.Client) error {
-					result, err = c.Plan(cmd.Context(), api.PlanRequest{Name: name, Dir: dir, YAML: string(text), SSHConnection: sshConnection()})
+					result, err = c.Plan(cmd.Context(), api.PlanRequest{Name: name, Dir: dir, YAML: string(text), SSHConnection: sshConnection(), NoPrice: noPrice})
 					if wrong, ok := errors.AsType[config.Errors](err); ok {
 						return wrong.Quote()
 					}
@@ -75,6 +79,7 @@ compares two files instead, and needs no daemon. FILE may be - for stdin.`,
 		},
 	})
 	cmd.Flags().BoolVar(&exit, "exit-code", false, "exit with 4 if anything would change")
+	cmd.Flags().BoolVar(&noPrice, "no-price", false, "don't measure what a packet would cost, which takes a moment")
 	cmd.Flags().StringVar(&against, "against", "", "compare with this `FILE` instead of what is in force")
 	return cmd
 }
@@ -145,6 +150,9 @@ func (a *app) printPlan(p api.Plan) {
 	}
 	if p.Flows != nil {
 		a.printPlannedFlows(p.Flows)
+	}
+	if p.Price != nil {
+		a.printf("%s\n", printable(priceText(p.Price)))
 	}
 	if p.Refused != "" {
 		a.printf("%s\n", bad.paint(a.color, "apply would refuse it: "+printable(p.Refused)))
@@ -268,4 +276,18 @@ func (a *app) printVerdict(v *api.PlannedVerdict) {
 	if more := v.Flows - len(v.Examples); more > 0 {
 		a.printf("    and %s more\n", thousands(uint64(more)))
 	}
+}
+
+// priceText says what a received packet takes now and would take.
+func priceText(p *api.PlannedPrice) string {
+	ns := func(n *api.PlannedNs) string { return fmt.Sprintf("%.0f -> %.0f ns", n.Before, n.After) }
+	switch {
+	case p.Error != "":
+		return "price: not measured: " + p.Error
+	case p.Known != nil && p.New != nil:
+		return fmt.Sprintf("price: a packet of a known flow %s, the first of a flow %s; measured here on packets of %s", ns(p.Known), ns(p.New), plural(p.Flows, "live flow"))
+	case p.Typical != nil && p.Worst != nil:
+		return fmt.Sprintf("price: no live flow to measure on; by the estimate of `gardu check --cost` rules take %s a packet, at most %s", ns(p.Typical), ns(p.Worst))
+	}
+	return "price: not known"
 }
