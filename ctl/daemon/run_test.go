@@ -87,7 +87,8 @@ func TestApply(t *testing.T) {
 	w.write("bad.set", "198.51.100.0/24\n")
 	w.start()
 
-	for i, want := range []api.ApplyResult{{Revision: 2, Changed: true, Rules: 1, Sets: 1}, {Revision: 2, Rules: 1, Sets: 1}} {
+	changes := []string{"set: +bad", "rule: +bad"}
+	for i, want := range []api.ApplyResult{{Revision: 2, Changed: true, Rules: 1, Sets: 1, Changes: changes}, {Revision: 2, Rules: 1, Sets: 1}} {
 		got, err := w.api.Apply(t.Context(), api.ApplyRequest{Name: "new.yaml", Dir: w.dir, YAML: dropping})
 		w.must(err)
 		got.Warnings = nil

@@ -204,7 +204,7 @@ func ruleText(r *model.Rule) string {
 
 var serviceRows = table[model.Service]{
 	rows: []row[model.Service]{
-		text("address", func(s *model.Service) string { return s.Address.String() }),
+		text("address", (*model.Service).AddressText),
 		text("port", func(s *model.Service) string { return ports(s.Port) }),
 		text("proto", func(s *model.Service) string { return rule.ProtocolName(s.Proto) }),
 		text("forward", func(s *model.Service) model.Mode { return s.Forward }),
@@ -242,7 +242,7 @@ var serviceRows = table[model.Service]{
 		if len(s.Backends) != 1 {
 			backends = fmt.Sprintf("%d backends", len(s.Backends))
 		}
-		return fmt.Sprintf("%s %s port %s by %s, %s", rule.ProtocolName(s.Proto), s.Address, ports(s.Port), s.Forward, backends)
+		return fmt.Sprintf("%s %s port %s by %s, %s", rule.ProtocolName(s.Proto), s.AddressText(), ports(s.Port), s.Forward, backends)
 	},
 	at: func(s *model.Service) model.Position { return s.Pos },
 }
