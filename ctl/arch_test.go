@@ -40,8 +40,9 @@ var allowed = map[string]string{
 	"netdev":       "model",
 	"flow":         "abi",
 	"flow/history": "expr flow",
-	"event":        "abi flow",
-	"capture":      "abi expr",
+	"event":        "abi flow ring",
+	"capture":      "abi expr ring",
+	"ring":         "",
 	"inspect":      "abi",
 	"privilege":    "",
 	"lb/health":    "lb model",
@@ -74,7 +75,7 @@ var allowed = map[string]string{
 
 // confined says which packages may use a library, tests included.
 var confined = map[string]string{
-	"github.com/cilium/ebpf":           "abi abi/gen capture dataplane flow event inspect",
+	"github.com/cilium/ebpf":           "abi abi/gen capture dataplane flow event inspect ring",
 	"github.com/vishvananda/netlink":   "netdev testnet",
 	"github.com/vishvananda/netns":     "testnet",
 	"github.com/google/gopacket":       "pkt",

@@ -3,18 +3,15 @@ package event
 import (
 	"bytes"
 	"encoding/binary"
-	"errors"
 	"fmt"
 	"net/netip"
-	"os"
-	"time"
 	"unsafe"
 
 	"github.com/cilium/ebpf"
-	"github.com/cilium/ebpf/ringbuf"
 
 	"gardu/ctl/abi"
 	"gardu/ctl/flow"
+	"gardu/ctl/ring"
 )
 
 // Packet is one that rules noted, or that was dropped while somebody watched, and what became of it. Ids are those that compile gave.
@@ -55,51 +52,11 @@ func (n Note) Word() string {
 	}
 }
 
-// Reader takes events out of the ring. There must be one at a time. Read and Close may be called concurrently.
-type Reader struct {
-	ring   *ringbuf.Reader
-	record ringbuf.Record
-}
+// Reader takes packets out of the ring of programs.
+type Reader = ring.Reader[Packet]
 
-// NewReader returns a reader of the ring. What is in it already is read first.
-func NewReader(ring *ebpf.Map) (*Reader, error) {
-	reader, err := ringbuf.NewReader(ring)
-	if err != nil {
-		return nil, fmt.Errorf("read the ring of events: %w", err)
-	}
-	return &Reader{ring: reader}, nil
-}
-
-// Close makes Read return os.ErrClosed.
-func (r *Reader) Close() error { return r.ring.Close() }
-
-// Read waits for the next event.
-func (r *Reader) Read() (Packet, error) {
-	if err := r.ring.ReadInto(&r.record); err != nil {
-		if errors.Is(err, os.ErrClosed) {
-			return Packet{}, os.ErrClosed
-		}
-		return Packet{}, fmt.Errorf("read an event: %w", err)
-	}
-	return parse(r.record.RawSample)
-}
-
-// Pending returns the events that are there now.
-func (r *Reader) Pending() ([]Packet, error) {
-	r.ring.SetDeadline(time.Unix(1, 0))
-	defer r.ring.SetDeadline(time.Time{})
-	var all []Packet
-	for {
-		packet, err := r.Read()
-		if errors.Is(err, os.ErrDeadlineExceeded) {
-			return all, nil
-		}
-		if err != nil {
-			return all, err
-		}
-		all = append(all, packet)
-	}
-}
+// NewReader returns a reader of the ring, which must outlive it. What is in it already is read first.
+func NewReader(from *ebpf.Map) (*Reader, error) { return ring.NewReader(from, "event", parse) }
 
 // parse reads a struct event.
 func parse(raw []byte) (Packet, error) {
