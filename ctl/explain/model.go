@@ -99,7 +99,7 @@ type Model struct {
 	WatchDrops bool
 
 	snapshot  *model.Snapshot
-	blocks    map[netip.Prefix]time.Time // until when; zero: for ever
+	blocks    map[netip.Prefix]bool
 	checks    []check
 	backends  map[BackendKey]BackendState
 	onDown    map[BackendKey]model.OnDown
@@ -134,12 +134,12 @@ func (m *Model) Apply(snapshot *model.Snapshot) {
 	}
 }
 
-// Block drops what comes from the prefix, until the time or, with the zero time, until it is unblocked.
-func (m *Model) Block(prefix netip.Prefix, until time.Time) {
+// Block drops what comes from the prefix until it is unblocked.
+func (m *Model) Block(prefix netip.Prefix) {
 	if m.blocks == nil {
-		m.blocks = map[netip.Prefix]time.Time{}
+		m.blocks = map[netip.Prefix]bool{}
 	}
-	m.blocks[prefix.Masked()] = until
+	m.blocks[prefix.Masked()] = true
 }
 
 // Unblock takes a block back.
@@ -287,8 +287,8 @@ func (m *Model) filter(f facts, frame []byte) (out Outcome, decider string) {
 	if !f.sent && filter.Allow != "" && m.inSet(filter.Allow, f.src) {
 		return Outcome{Verdict: Pass, Reason: "allowed"}, DeciderAllow
 	}
-	for prefix, until := range m.blocks {
-		if f.isIP() && !f.sent && prefix.Contains(f.src) && (until.IsZero() || m.Now.Before(until)) {
+	for prefix := range m.blocks {
+		if f.isIP() && !f.sent && prefix.Contains(f.src) {
 			return Outcome{Verdict: Drop, Reason: "blocked"}, DeciderBlock
 		}
 	}

@@ -73,7 +73,7 @@ func (p *modelPath) SetBackend(key explain.BackendKey, state explain.BackendStat
 }
 
 func (p *modelPath) Block(prefix netip.Prefix, until time.Time) error {
-	p.model.Block(prefix, time.Time{})
+	p.model.Block(prefix)
 	delete(p.blocks, prefix)
 	if !until.IsZero() {
 		p.blocks[prefix] = until
