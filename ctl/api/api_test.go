@@ -52,12 +52,17 @@ func serve(t *testing.T, engine api.Engine) (socket string) {
 // raw sends a request as it is.
 func raw(t *testing.T, socket, method, path string, body io.Reader) (*http.Response, []byte) {
 	t.Helper()
-	transport := &http.Transport{DialContext: func(context.Context, string, string) (net.Conn, error) { return net.Dial("unix", socket) }}
-	defer transport.CloseIdleConnections()
 	request, err := http.NewRequest(method, "http://gardu"+path, body)
 	if err != nil {
 		t.Fatal(err)
 	}
+	return roundTrip(t, socket, request)
+}
+
+func roundTrip(t *testing.T, socket string, request *http.Request) (*http.Response, []byte) {
+	t.Helper()
+	transport := &http.Transport{DialContext: func(context.Context, string, string) (net.Conn, error) { return net.Dial("unix", socket) }}
+	defer transport.CloseIdleConnections()
 	response, err := (&http.Client{Transport: transport}).Do(request)
 	if err != nil {
 		t.Fatal(err)
@@ -481,7 +486,7 @@ type many struct {
 
 func (m many) Flows(_ context.Context, yield func(api.Flow) error) error {
 	for i := range m.n {
-		if err := yield(api.Flow{Bytes: uint64(i)}); err != nil {
+		if err := yield(api.Flow{Sport: uint16(i), Bytes: uint64(i)}); err != nil {
 			return err
 		}
 	}

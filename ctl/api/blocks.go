@@ -6,8 +6,8 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"net/http"
 	"net/netip"
+	"net/url"
 )
 
 // EntryError is what is wrong with one entry of a list; the first is entry 1.
@@ -73,20 +73,26 @@ func (h *handler) block(ctx context.Context, entries []blockEntry) ([]Block, err
 	return h.engine.Block(ctx, requests)
 }
 
-func (h *handler) unblock(w http.ResponseWriter, r *http.Request) error {
+func (h *handler) unblock(ctx context.Context, query url.Values) (Unblocked, error) {
 	var prefixes []netip.Prefix
-	for _, text := range r.URL.Query()["prefix"] {
+	for _, text := range query["prefix"] {
 		prefix, err := netip.ParsePrefix(text)
 		if err != nil {
-			return NewProblem(CodeInvalid, "%q is not a prefix", text)
+			return Unblocked{}, NewProblem(CodeInvalid, "%q is not a prefix", text)
 		}
 		prefixes = append(prefixes, prefix.Masked())
 	}
 	if len(prefixes) == 0 {
-		return NewProblem(CodeInvalid, "nothing to unblock: ?prefix=P&prefix=P is missing")
+		return Unblocked{}, NewProblem(CodeInvalid, "nothing to unblock: ?prefix=P&prefix=P is missing")
 	}
-	unblocked, err := h.engine.Unblock(r.Context(), prefixes)
-	return reply(w, unblocked, err)
+	unblocked, err := h.engine.Unblock(ctx, prefixes)
+	if unblocked.Removed == nil {
+		unblocked.Removed = []netip.Prefix{}
+	}
+	if unblocked.Missing == nil {
+		unblocked.Missing = []netip.Prefix{}
+	}
+	return unblocked, err
 }
 
 // strictly reads JSON without unknown keys.

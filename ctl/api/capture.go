@@ -1,9 +1,11 @@
 package api
 
 import (
-	"encoding/json"
+	"context"
 	"net/http"
 	"net/netip"
+	"net/url"
+	"reflect"
 	"time"
 
 	"gardu/ctl/expr"
@@ -87,35 +89,20 @@ type CapturedOut struct {
 // Describe fills in the text.
 func (f *CapturedFrame) Describe() { f.Packet = pkt.Excerpt(f.Frame, f.Length) }
 
-func (h *handler) capture(w http.ResponseWriter, r *http.Request) error {
-	var query CaptureQuery
-	if err := decode(w, r, &query); err != nil {
-		return err
-	}
-	wish, err := query.wish()
-	if err != nil {
-		return err
-	}
-	control := http.NewResponseController(w)
-	encoder := json.NewEncoder(w)
-	encoder.SetEscapeHTML(false)
-	w.Header().Set("Content-Type", "application/x-ndjson")
-	w.Header().Set("Trailer", ProblemTrailer)
-	written := false
-	err = h.engine.Capture(r.Context(), wish, func(item CaptureItem, more bool) error {
-		if err := control.SetWriteDeadline(time.Now().Add(stallTimeout)); err != nil {
+func (h *handler) capture() endpoint {
+	e := streams[CaptureItem](func(r *http.Request, out *stream) error {
+		var query CaptureQuery
+		if err := decode(out.w, r, &query); err != nil {
 			return err
 		}
-		written = true
-		if err := encoder.Encode(&item); err != nil || more {
+		wish, err := query.wish()
+		if err != nil {
 			return err
 		}
-		return control.Flush()
+		return h.engine.Capture(r.Context(), wish, func(item CaptureItem, more bool) error { return out.send(&item, more) })
 	})
-	if r.Context().Err() != nil {
-		return nil
-	}
-	return endStream(w, written, err)
+	e.takes = reflect.TypeFor[CaptureQuery]()
+	return e
 }
 
 func (q CaptureQuery) wish() (CaptureWish, error) {
@@ -132,7 +119,6 @@ func (q CaptureQuery) wish() (CaptureWish, error) {
 	return CaptureWish{Filter: filter, Snap: q.Snap, Count: q.Count}, nil
 }
 
-func (h *handler) endCapture(w http.ResponseWriter, r *http.Request) error {
-	err := h.engine.EndCapture(r.Context(), r.URL.Query().Get("name"))
-	return reply(w, struct{}{}, err)
+func (h *handler) endCapture(ctx context.Context, query url.Values) (struct{}, error) {
+	return struct{}{}, h.engine.EndCapture(ctx, query.Get("name"))
 }

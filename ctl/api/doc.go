@@ -2,18 +2,9 @@
 // package are its wire format and their JSON names are promises; Engine is what answers, implemented by the
 // daemon; Server puts an Engine on a socket; package api/client is the other end.
 //
-//	GET    /v1/status                          Status
-//	GET    /v1/rules                           [Rule]
-//	GET    /v1/sets                            [Set]
-//	GET    /v1/services                        [Service]
-//	GET    /v1/backends                        [Backend]
-//	GET    /v1/blocks                          [Block]
-//	POST   /v1/blocks            [BlockRequest]   [Block]   all or none; Problem.Entries says which are wrong
-//	DELETE /v1/blocks?prefix=P&prefix=P        Unblocked
-//	GET    /v1/flows?filter=EXPR&sort=KEY&limit=N   one Flow a line (NDJSON)
-//	PUT    /v1/snapshot          ApplyRequest     ApplyResult
-//	POST   /v1/plan              PlanRequest      Plan
-//	POST   /v1/explain           ExplainRequest   Explanation
+// The list of routes says what there is, what it takes and answers, and who may ask: what serves requests and the document that
+// describes them (openapi.json, served as /v1/openapi.json) are made from it. Lists come in pages when asked for a limit; what comes
+// bit by bit is a value a line (NDJSON), or server-sent events for who asks for text/event-stream.
 //
 // The same readers, /metrics, /healthz and /readyz are served by TCP, to this machine alone, where the configuration says so.
 //

@@ -1,7 +1,6 @@
 package api
 
 import (
-	"encoding/json"
 	"net/http"
 	"strconv"
 	"time"
@@ -38,38 +37,21 @@ func (e *Event) Facts(now time.Time) *expr.Flow {
 	}
 }
 
-func (h *handler) events(w http.ResponseWriter, r *http.Request) error {
-	wish, err := parseEventQuery(r)
-	if err != nil {
-		return err
-	}
-	control := http.NewResponseController(w)
-	encoder := json.NewEncoder(w)
-	encoder.SetEscapeHTML(false)
-	w.Header().Set("Content-Type", "application/x-ndjson")
-	w.Header().Set("Trailer", ProblemTrailer)
-	written := 0
-	if wish.Follow { // so that the client knows that it is heard
-		w.WriteHeader(http.StatusOK)
-		if err := control.Flush(); err != nil {
+func (h *handler) events() endpoint {
+	return streams[Event](func(r *http.Request, out *stream) error {
+		wish, err := parseEventQuery(r)
+		if err != nil {
 			return err
 		}
-		written++
-	}
-	err = h.engine.Events(r.Context(), wish, func(e Event, more bool) error {
-		if err := control.SetWriteDeadline(time.Now().Add(stallTimeout)); err != nil {
-			return err
+		if wish.Follow {
+			if err := out.begin(); err != nil {
+				return err
+			}
 		}
-		written++
-		if err := encoder.Encode(&e); err != nil || more {
-			return err
-		}
-		return control.Flush()
-	})
-	if r.Context().Err() != nil {
-		return nil
-	}
-	return endStream(w, written > 0, err)
+		return h.engine.Events(r.Context(), wish, func(e Event, more bool) error { return out.send(&e, more) })
+	}, filterParam,
+		param{name: "follow", help: "and those to come, until the client goes", kind: "boolean"},
+		param{name: "last", help: "at most so many of those that are kept", kind: "integer"})
 }
 
 func parseEventQuery(r *http.Request) (EventWish, error) {

@@ -3,10 +3,12 @@ package api
 import (
 	"cmp"
 	"context"
+	"encoding/base64"
 	"encoding/json"
 	"errors"
 	"maps"
 	"net/http"
+	"reflect"
 	"slices"
 	"strconv"
 	"strings"
@@ -15,9 +17,6 @@ import (
 	"gardu/ctl/expr"
 	"gardu/ctl/rule"
 )
-
-// ProblemTrailer is the HTTP trailer that holds a Problem when a stream of flows ends before its time.
-const ProblemTrailer = "Gardu-Problem"
 
 // FlowQuery says which flows, in which order. The zero value is all of them as they are found, which is the
 // only query that costs the server no memory.
@@ -62,68 +61,98 @@ func (f *Flow) Facts(now time.Time) *expr.Flow {
 	}
 }
 
-func (h *handler) flows(w http.ResponseWriter, r *http.Request) error {
-	query, err := parseQuery(r)
-	if err != nil {
+func (h *handler) flows() endpoint {
+	e := streams[Flow](func(r *http.Request, out *stream) error {
+		query, err := parseQuery(r)
+		if err != nil {
+			return err
+		}
+		switch {
+		case query.keys != nil:
+			err = h.groupedFlows(r.Context(), query, out)
+		case query.Sort != "":
+			err = h.sortedFlows(r, query, out)
+		default:
+			err = h.foundFlows(r.Context(), query, out)
+		}
+		if errors.Is(err, errEnough) {
+			return nil
+		}
 		return err
-	}
-	out := &lineWriter{w: w, control: http.NewResponseController(w), encoder: json.NewEncoder(w)}
-	w.Header().Set("Content-Type", "application/x-ndjson")
-	w.Header().Set("Trailer", ProblemTrailer)
-	switch {
-	case query.keys != nil:
-		err = h.groupedFlows(r.Context(), query, out)
-	case query.Sort != "":
-		err = h.sortedFlows(r.Context(), query, out)
-	default:
-		err = h.foundFlows(r.Context(), query, out)
-	}
-	if errors.Is(err, errEnough) {
-		return nil
-	}
-	return endStream(w, out.written > 0, err)
-}
-
-// endStream tells of an error in the trailer when there is an answer already.
-func endStream(w http.ResponseWriter, begun bool, err error) error {
-	if err == nil {
-		return nil
-	}
-	if !begun {
-		w.Header().Del("Trailer")
-		return err
-	}
-	problem, _ := json.Marshal(problemOf(err)) // a struct of strings
-	w.Header().Set(ProblemTrailer, string(problem))
-	return nil
+	}, filterParam, sortParam(append(FlowSorts(), "flows")), limitParam, groupParam, afterParam)
+	e.orAnswers = reflect.TypeFor[FlowGroup]()
+	return e
 }
 
 // foundFlows writes flows as they are found.
-func (h *handler) foundFlows(ctx context.Context, query flowQuery, out *lineWriter) error {
+func (h *handler) foundFlows(ctx context.Context, query flowQuery, out *stream) error {
+	written := 0
 	return h.matching(ctx, query, func(f *Flow, _ *expr.Flow) error {
-		if err := out.write(f); err != nil {
+		if err := out.send(f, true); err != nil {
 			return err
 		}
-		if out.written == query.Limit {
+		if written++; written == query.Limit {
 			return errEnough
 		}
 		return nil
 	})
 }
 
-func (h *handler) sortedFlows(ctx context.Context, query flowQuery, out *lineWriter) error {
-	top := &top{compare: order[query.Sort], limit: query.Limit}
-	err := h.matching(ctx, query, func(f *Flow, _ *expr.Flow) error {
-		top.add(*f)
+// sortedFlows writes the first flows of an order, and says where those behind them are if that order stays.
+func (h *handler) sortedFlows(r *http.Request, query flowQuery, out *stream) error {
+	compare, limit := order[query.Sort], query.Limit
+	if stays(query.Sort) {
+		compare = func(a, b *Flow) int { return cmp.Or(order[query.Sort](a, b), identity(a, b)) }
+		if limit > 0 {
+			limit++ // to know whether there are more
+		}
+	}
+	top := &top{compare: compare, limit: limit}
+	err := h.matching(r.Context(), query, func(f *Flow, _ *expr.Flow) error {
+		if query.after == nil || compare(f, query.after) > 0 {
+			top.add(*f)
+		}
 		return nil
 	})
 	if err != nil {
 		return err
 	}
-	return writeAll(out, top.flows())
+	flows := top.flows()
+	if limit > query.Limit && len(flows) == limit {
+		flows = flows[:query.Limit]
+		linkNext(out.w, r.URL, cursor(&flows[query.Limit-1]))
+	}
+	return writeAll(out, flows)
 }
 
-func (h *handler) groupedFlows(ctx context.Context, query flowQuery, out *lineWriter) error {
+// stays tells whether a flow keeps its place in an order as long as it lasts: then there can be pages.
+func stays(sort string) bool { return sort == "src" || sort == "dst" || sort == "first" }
+
+// identity tells any two flows apart.
+func identity(a, b *Flow) int {
+	return cmp.Or(a.Src.Compare(b.Src), cmp.Compare(a.Sport, b.Sport), a.Dst.Compare(b.Dst), cmp.Compare(a.Dport, b.Dport), cmp.Compare(a.Proto, b.Proto),
+		cmp.Compare(a.Vlan, b.Vlan), cmp.Compare(a.Interface, b.Interface), a.First.Compare(b.First))
+}
+
+// cursor is where a page ends: what of its last flow identity looks at.
+func cursor(f *Flow) string {
+	text, _ := json.Marshal(Flow{Src: f.Src, Sport: f.Sport, Dst: f.Dst, Dport: f.Dport, Proto: f.Proto, Vlan: f.Vlan, Interface: f.Interface, First: f.First})
+	return base64.RawURLEncoding.EncodeToString(text)
+}
+
+func parseCursor(text string) (*Flow, error) {
+	var f Flow
+	data, err := base64.RawURLEncoding.DecodeString(text)
+	if err == nil {
+		err = strictly(data, &f)
+	}
+	if err != nil {
+		return nil, NewProblem(CodeInvalid, "after=%s is not where a page of flows ended", text)
+	}
+	return &f, nil
+}
+
+func (h *handler) groupedFlows(ctx context.Context, query flowQuery, out *stream) error {
 	groups := newGroups(query.keys, query.Sort)
 	err := h.matching(ctx, query, func(f *Flow, facts *expr.Flow) error {
 		groups.add(f, facts)
@@ -147,9 +176,9 @@ func (h *handler) matching(ctx context.Context, query flowQuery, yield func(*Flo
 	})
 }
 
-func writeAll[T any](out *lineWriter, lines []T) error {
+func writeAll[T any](out *stream, lines []T) error {
 	for i := range lines {
-		if err := out.write(&lines[i]); err != nil {
+		if err := out.send(&lines[i], true); err != nil {
 			return err
 		}
 	}
@@ -164,6 +193,7 @@ type flowQuery struct {
 	FlowQuery
 	filter *expr.Expr
 	keys   expr.GroupKeys // nil: flows one by one
+	after  *Flow          // nil: from the first on
 }
 
 func parseQuery(r *http.Request) (flowQuery, error) {
@@ -183,37 +213,16 @@ func parseQuery(r *http.Request) (flowQuery, error) {
 	if query.Sort != "" && !slices.Contains(sorts, query.Sort) {
 		return query, NewProblem(CodeInvalid, "%s can't be sorted by %q, but by %s", what, query.Sort, strings.Join(sorts, ", "))
 	}
-	query.Limit, err = parseLimit(values.Get("limit"))
-	return query, err
-}
-
-func parseLimit(text string) (int, error) {
-	if text == "" {
-		return 0, nil
+	if query.Limit, err = parseLimit(values.Get("limit"), "flows"); err != nil {
+		return query, err
 	}
-	limit, err := strconv.Atoi(text)
-	if err != nil || limit < 0 {
-		return 0, NewProblem(CodeInvalid, "the limit %q is not a number of flows", text)
-	}
-	return limit, nil
-}
-
-// lineWriter writes a value a line and gives up on a client that stalls.
-type lineWriter struct {
-	w       http.ResponseWriter
-	control *http.ResponseController
-	encoder *json.Encoder
-	written int
-}
-
-func (o *lineWriter) write(value any) error {
-	if o.written%1024 == 0 {
-		if err := o.control.SetWriteDeadline(time.Now().Add(stallTimeout)); err != nil {
-			return err
+	if after := values.Get("after"); after != "" {
+		if query.keys != nil || !stays(query.Sort) {
+			return query, NewProblem(CodeInvalid, "only flows sorted by src, dst or first have pages: else they change places meanwhile")
 		}
+		query.after, err = parseCursor(after)
 	}
-	o.written++
-	return o.encoder.Encode(value)
+	return query, err
 }
 
 // top keeps the first flows of an order; with limit 0 all of them.

@@ -9,7 +9,6 @@ import (
 	"io"
 	"log/slog"
 	"net/http"
-	"strings"
 	"time"
 
 	"gardu/ctl/pkt"
@@ -24,57 +23,12 @@ type handler struct {
 // Handler returns the API as an http.Handler.
 func Handler(engine Engine, log *slog.Logger) http.Handler {
 	h := &handler{engine, log}
-	routes := []struct {
-		method, path string
-		serve        func(w http.ResponseWriter, r *http.Request) error
-	}{
-		{"GET", "/v1/status", reader(h.status)},
-		{"GET", "/v1/rules", reader(list(engine.Rules))},
-		{"GET", "/v1/sets", reader(list(engine.Sets))},
-		{"GET", "/v1/services", reader(list(engine.Services))},
-		{"GET", "/v1/backends", reader(list(engine.Backends))},
-		{"GET", "/v1/blocks", reader(list(engine.Blocks))},
-		{"POST", "/v1/blocks", writer(h.block)},
-		{"DELETE", "/v1/blocks", h.unblock},
-		{"POST", "/v1/drains", writer(h.drain)},
-		{"DELETE", "/v1/drains", h.undrain},
-		{"PUT", "/v1/weights", writer(h.weigh)},
-		{"GET", "/v1/flows", h.flows},
-		{"GET", "/v1/top", h.top},
-		{"GET", "/v1/history", h.serveHistory},
-		{"GET", "/v1/events", h.events},
-		{"POST", "/v1/capture", h.capture},
-		{"DELETE", "/v1/capture", h.endCapture},
-		{"PUT", "/v1/snapshot", writer(h.apply)},
-		{"POST", "/v1/plan", writer(h.plan)},
-		{"POST", "/v1/confirm", writer(engine.Confirm)},
-		{"POST", "/v1/rollback", writer(h.rollback)},
-		{"GET", "/v1/revisions", reader(list(engine.Revisions))},
-		{"GET", "/v1/revision", h.revision},
-		{"POST", "/v1/explain", writer(h.explain)},
-	}
-	mux := http.NewServeMux()
-	methods := map[string][]string{}
-	for _, route := range routes {
-		mux.HandleFunc(route.method+" "+route.path, h.guard(route.serve))
-		methods[route.path] = append(methods[route.path], route.method)
-	}
-	for path, methods := range methods {
-		mux.HandleFunc(path, h.guard(func(w http.ResponseWriter, r *http.Request) error {
-			w.Header().Set("Allow", strings.Join(methods, ", "))
-			return NewProblem(CodeMethod, "%s takes %s, not %s", path, strings.Join(methods, " and "), r.Method)
-		}))
-	}
-	mux.HandleFunc("/", h.guard(func(_ http.ResponseWriter, r *http.Request) error {
-		return NewProblem(CodeNotFound, "there is no %s in this API", r.URL.Path)
-	}))
-	return mux
+	return h.mux()
 }
 
-// guard limits the request's size and turns an error into a Problem.
+// guard turns an error into a Problem.
 func (h *handler) guard(serve func(http.ResponseWriter, *http.Request) error) http.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) {
-		r.Body = http.MaxBytesReader(w, r.Body, MaxRequest)
 		err := serve(w, r)
 		if err == nil || r.Context().Err() != nil {
 			return
@@ -86,37 +40,6 @@ func (h *handler) guard(serve func(http.ResponseWriter, *http.Request) error) ht
 		if err := send(w, problem.Status, "application/problem+json", problem); err != nil {
 			h.log.Error("API problem doesn't encode", "error", err)
 		}
-	}
-}
-
-// reader answers with what get returns.
-func reader[T any](get func(context.Context) (T, error)) func(http.ResponseWriter, *http.Request) error {
-	return func(w http.ResponseWriter, r *http.Request) error {
-		value, err := get(r.Context())
-		return reply(w, value, err)
-	}
-}
-
-// list makes nothing an empty list, so that clients always find one.
-func list[T any](get func(context.Context) ([]T, error)) func(context.Context) ([]T, error) {
-	return func(ctx context.Context) ([]T, error) {
-		rows, err := get(ctx)
-		if rows == nil {
-			rows = []T{}
-		}
-		return rows, err
-	}
-}
-
-// writer hands the request's body to do and answers with what it returns.
-func writer[In, Out any](do func(context.Context, In) (Out, error)) func(http.ResponseWriter, *http.Request) error {
-	return func(w http.ResponseWriter, r *http.Request) error {
-		var in In
-		if err := decode(w, r, &in); err != nil {
-			return err
-		}
-		out, err := do(r.Context(), in)
-		return reply(w, out, err)
 	}
 }
 

@@ -3,7 +3,7 @@ package api
 import (
 	"cmp"
 	"context"
-	"net/http"
+	"net/url"
 	"slices"
 	"strings"
 	"time"
@@ -73,16 +73,18 @@ type HistoryStatus struct {
 // HistorySorts returns what groups of the past can be sorted by, from high to low.
 func HistorySorts() []string { return []string{"bytes", "flows", "packets"} }
 
-func (h *handler) serveHistory(w http.ResponseWriter, r *http.Request) error {
-	query, err := parseHistory(r)
-	if err != nil {
-		return err
-	}
-	history, err := h.history(r.Context(), query)
-	return reply(w, history, err)
+func (h *handler) history() endpoint {
+	since, until := param{name: "since", help: "a time", kind: "date-time", required: true}, param{name: "until", help: "a time; absent: now", kind: "date-time"}
+	return asker(func(ctx context.Context, values url.Values) (History, error) {
+		query, err := parseHistory(values)
+		if err != nil {
+			return History{}, err
+		}
+		return h.past(ctx, query)
+	}, since, until, filterParam, groupParam, sortParam(HistorySorts()), limitParam)
 }
 
-func (h *handler) history(ctx context.Context, query HistoryQuery) (History, error) {
+func (h *handler) past(ctx context.Context, query HistoryQuery) (History, error) {
 	wish := HistoryWish{Since: query.Since, Until: query.Until}
 	if wish.Until.IsZero() {
 		wish.Until = time.Now()
@@ -132,10 +134,9 @@ func firstGroups(groups []FlowGroup, keys expr.GroupKeys, compare func(a, b *Flo
 	return append(groups[:limit:limit], rest)
 }
 
-func parseHistory(r *http.Request) (query HistoryQuery, err error) {
-	values := r.URL.Query()
+func parseHistory(values url.Values) (query HistoryQuery, err error) {
 	query = HistoryQuery{Filter: values.Get("filter"), Group: values.Get("group"), Sort: values.Get("sort")}
-	if query.Limit, err = parseLimit(values.Get("limit")); err != nil {
+	if query.Limit, err = parseLimit(values.Get("limit"), "groups"); err != nil {
 		return query, err
 	}
 	for name, into := range map[string]*time.Time{"since": &query.Since, "until": &query.Until} {

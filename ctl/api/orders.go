@@ -2,7 +2,7 @@ package api
 
 import (
 	"context"
-	"net/http"
+	"net/url"
 )
 
 const weightMax = 65535
@@ -14,10 +14,8 @@ func (h *handler) drain(ctx context.Context, request DrainRequest) (Ordered, err
 	return h.engine.Drain(ctx, request)
 }
 
-func (h *handler) undrain(w http.ResponseWriter, r *http.Request) error {
-	query := r.URL.Query()
-	ordered, err := h.engine.Undrain(r.Context(), query.Get("service"), query.Get("backend"))
-	return reply(w, ordered, err)
+func (h *handler) undrain(ctx context.Context, query url.Values) (Ordered, error) {
+	return h.engine.Undrain(ctx, query.Get("service"), query.Get("backend"))
 }
 
 func (h *handler) weigh(ctx context.Context, request WeightRequest) (Ordered, error) {

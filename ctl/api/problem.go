@@ -31,6 +31,7 @@ const (
 	CodeNotFound  Code = "not-found" // no such path, interface, ...
 	CodeMethod    Code = "method"    // not with this HTTP method
 	CodeForbidden Code = "forbidden" // not for a page or a name of somebody else
+	CodeGone      Code = "gone"      // where the last page ended, nothing is any more
 	CodeTooLarge  Code = "too-large" // the request is over the size limit
 	CodeFull      Code = "full"      // a table has no room
 	CodeConflict  Code = "conflict"  // not in this state: nothing applied yet, another apply is running
@@ -88,6 +89,8 @@ func (c Code) Status() int {
 		return http.StatusMethodNotAllowed
 	case CodeForbidden:
 		return http.StatusForbidden
+	case CodeGone:
+		return http.StatusGone
 	case CodeTooLarge:
 		return http.StatusRequestEntityTooLarge
 	case CodeFull:

@@ -4,7 +4,7 @@ import (
 	"context"
 	"fmt"
 	"net"
-	"net/http"
+	"net/url"
 	"os/user"
 	"strconv"
 	"time"
@@ -103,13 +103,12 @@ func (h *handler) rollback(ctx context.Context, request RollbackRequest) (ApplyR
 }
 
 // revision answers with one revision and its text.
-func (h *handler) revision(w http.ResponseWriter, r *http.Request) error {
-	number, err := strconv.ParseUint(r.URL.Query().Get("number"), 10, 64)
+func (h *handler) revision(ctx context.Context, query url.Values) (Revision, error) {
+	number, err := strconv.ParseUint(query.Get("number"), 10, 64)
 	if err != nil || number == 0 {
-		return NewProblem(CodeInvalid, "number=%s is not the number of a revision", r.URL.Query().Get("number"))
+		return Revision{}, NewProblem(CodeInvalid, "number=%s is not the number of a revision", query.Get("number"))
 	}
-	revision, err := h.engine.Revision(r.Context(), number)
-	return reply(w, revision, err)
+	return h.engine.Revision(ctx, number)
 }
 
 // peerKey is where a context keeps the user at the other end of a connection.

@@ -3,8 +3,6 @@ package api
 import (
 	"cmp"
 	"context"
-	"encoding/json"
-	"errors"
 	"net/http"
 	"slices"
 	"strconv"
@@ -113,32 +111,20 @@ func (s *sampler) sample(reading Reading) TopSample {
 	return sample
 }
 
-func (h *handler) top(w http.ResponseWriter, r *http.Request) error {
-	query, err := parseTopQuery(r)
-	if err != nil {
-		return err
-	}
-	s, err := newSampler(query)
-	if err != nil {
-		return err
-	}
-	control := http.NewResponseController(w)
-	encoder := json.NewEncoder(w)
-	w.Header().Set("Content-Type", "application/x-ndjson")
-	w.Header().Set("Trailer", ProblemTrailer)
-	written := false
-	send := func(sample TopSample) error {
-		if err := control.SetWriteDeadline(time.Now().Add(stallTimeout)); err != nil {
+func (h *handler) top() endpoint {
+	group, every := groupParam, param{name: "every", help: "time between samples, such as 2s", kind: "string"}
+	group.required = true
+	return streams[TopSample](func(r *http.Request, out *stream) error {
+		query, err := parseTopQuery(r)
+		if err != nil {
 			return err
 		}
-		written = true
-		return errors.Join(encoder.Encode(sample), control.Flush())
-	}
-	err = h.watch(r.Context(), s, send)
-	if r.Context().Err() != nil {
-		return nil
-	}
-	return endStream(w, written, err)
+		s, err := newSampler(query)
+		if err != nil {
+			return err
+		}
+		return h.watch(r.Context(), s, func(sample TopSample) error { return out.send(sample, false) })
+	}, filterParam, group, sortParam(TopSorts()), limitParam, every)
 }
 
 // watch sends a sample after each reading.

@@ -1,0 +1,204 @@
+package api
+
+import (
+	"context"
+	"maps"
+	"net/http"
+	"net/url"
+	"reflect"
+	"slices"
+	"strconv"
+	"strings"
+)
+
+// Scope is what a client must be allowed to do. Each includes the ones before it.
+type Scope string
+
+const (
+	ScopeRead      Scope = "read"      // look, also at the text of configurations and at what would become of a packet
+	ScopeOperate   Scope = "operate"   // and block, drain, weigh, capture packets
+	ScopeConfigure Scope = "configure" // and change the configuration
+)
+
+// route is one method of one path. What serves it, who may ask, and the document of the API come from it.
+type route struct {
+	method, path string
+	does         string // in a line
+	scope        Scope
+	endpoint
+}
+
+// endpoint serves, and says what it takes and answers.
+type endpoint struct {
+	serve   func(http.ResponseWriter, *http.Request) error
+	params  []param
+	takes   reflect.Type // as JSON; nil: no body
+	large   bool         // that may be as large as MaxRequest
+	answers reflect.Type
+
+	orAnswers reflect.Type // another thing that it may answer; nil: none
+	lines     bool         // answers values as they come: see stream
+}
+
+// param is a parameter in the query of a URL.
+type param struct {
+	name, help string
+	kind       string   // string, integer, boolean
+	words      []string // values that it can have; nil: any
+	required   bool
+	many       bool // may be given many times
+}
+
+// routes is everything that the API does.
+func (h *handler) routes() []route {
+	e := h.engine
+	return []route{
+		{"GET", "/v1/status", "The state of the whole", ScopeRead, reader(h.status)},
+		{"GET", "/v1/rules", "The rules in the order in which they are tried", ScopeRead, pages(e.Rules, named(func(r *Rule) string { return r.Name }))},
+		{"GET", "/v1/sets", "The sets", ScopeRead, pages(e.Sets, named(func(s *Set) string { return s.Name }))},
+		{"GET", "/v1/services", "The services", ScopeRead, pages(e.Services, named(func(s *Service) string { return s.Name }))},
+		{"GET", "/v1/backends", "The backends of all services, a service after the other", ScopeRead,
+			pages(e.Backends, named(func(b *Backend) string { return b.Service + "/" + b.Name }))},
+		{"GET", "/v1/blocks", "The blocks, by prefix", ScopeRead, pages(e.Blocks, byPrefix)},
+		{"POST", "/v1/blocks", "Add or renew blocks, all or none: Problem.entries says which are wrong", ScopeOperate, large(writer(h.block))},
+		{"DELETE", "/v1/blocks", "Remove blocks of exactly these prefixes", ScopeOperate,
+			asker(h.unblock, param{name: "prefix", help: "an address prefix", kind: "string", required: true, many: true})},
+		{"POST", "/v1/drains", "Send new flows of a backend elsewhere", ScopeOperate, writer(h.drain)},
+		{"DELETE", "/v1/drains", "Take a drain back", ScopeOperate, asker(h.undrain,
+			param{name: "service", kind: "string", required: true}, param{name: "backend", kind: "string", required: true})},
+		{"PUT", "/v1/weights", "Give a backend another weight until the next such request", ScopeOperate, writer(h.weigh)},
+		{"GET", "/v1/flows", "Flows, both directions joined, or what groups of them add up to", ScopeRead, h.flows()},
+		{"GET", "/v1/top", "What flows do at this moment, a sample every so often", ScopeRead, h.top()},
+		{"GET", "/v1/history", "What flows did in a time that may be long past", ScopeRead, h.history()},
+		{"GET", "/v1/events", "What happened: to packets that rules log, sample or drop, and to gardu", ScopeRead, h.events()},
+		{"POST", "/v1/capture", "Packets and what became of them, as they are handled", ScopeOperate, h.capture()},
+		{"DELETE", "/v1/capture", "End a capture; what is on its way still arrives", ScopeOperate,
+			asker(h.endCapture, param{name: "name", help: "what the capture's first line said", kind: "string", required: true})},
+		{"PUT", "/v1/snapshot", "Replace the configuration, all or nothing", ScopeConfigure, large(writer(h.apply))},
+		{"POST", "/v1/plan", "What a configuration would change; nothing is", ScopeConfigure, large(writer(h.plan))},
+		{"POST", "/v1/confirm", "Keep the configuration that waits for it", ScopeConfigure, writer(e.Confirm)},
+		{"POST", "/v1/rollback", "Put an older configuration in force again", ScopeConfigure, writer(h.rollback)},
+		{"GET", "/v1/revisions", "The configurations that are kept, the newest first, without their texts", ScopeRead, pages(e.Revisions, byRevision)},
+		{"GET", "/v1/revision", "One of them with its text", ScopeRead,
+			asker(h.revision, param{name: "number", kind: "integer", required: true})},
+		{"POST", "/v1/explain", "What would become of one packet; nothing does", ScopeRead, writer(h.explain)},
+		{"GET", "/v1/openapi.json", "This document", ScopeRead, endpoint{serve: serveDocument, answers: reflect.TypeFor[map[string]any]()}},
+	}
+}
+
+// mux serves the routes.
+func (h *handler) mux() *http.ServeMux {
+	mux := http.NewServeMux()
+	methods := map[string][]string{}
+	for _, r := range h.routes() {
+		mux.HandleFunc(r.method+" "+r.path, h.guard(r.check(r.serve)))
+		methods[r.path] = append(methods[r.path], r.method)
+	}
+	for path, methods := range methods {
+		mux.HandleFunc(path, h.guard(func(w http.ResponseWriter, r *http.Request) error {
+			w.Header().Set("Allow", strings.Join(methods, ", "))
+			return NewProblem(CodeMethod, "%s takes %s, not %s", path, strings.Join(methods, " and "), r.Method)
+		}))
+	}
+	mux.HandleFunc("/", h.guard(func(_ http.ResponseWriter, r *http.Request) error {
+		return NewProblem(CodeNotFound, "there is no %s in this API", r.URL.Path)
+	}))
+	return mux
+}
+
+// maxSmall is the largest body of a request that isn't a configuration or a list.
+const maxSmall = 64 << 10
+
+// check holds a request against what the route says of it.
+func (e endpoint) check(serve func(http.ResponseWriter, *http.Request) error) func(http.ResponseWriter, *http.Request) error {
+	return func(w http.ResponseWriter, r *http.Request) error {
+		most := int64(maxSmall)
+		if e.large {
+			most = MaxRequest
+		}
+		r.Body = http.MaxBytesReader(w, r.Body, most)
+		query, err := url.ParseQuery(r.URL.RawQuery)
+		if err != nil {
+			return NewProblem(CodeInvalid, "the query %q: %v", r.URL.RawQuery, err)
+		}
+		for _, name := range slices.Sorted(maps.Keys(query)) {
+			i := slices.IndexFunc(e.params, func(p param) bool { return p.name == name })
+			if i < 0 {
+				return NewProblem(CodeInvalid, "%s has no parameter %q; %s", r.URL.Path, name, e.paramText())
+			}
+			if !e.params[i].many && len(query[name]) > 1 {
+				return NewProblem(CodeInvalid, "%s is given %d times", name, len(query[name]))
+			}
+		}
+		return serve(w, r)
+	}
+}
+
+func (e endpoint) paramText() string {
+	var names []string
+	for _, p := range e.params {
+		names = append(names, p.name)
+	}
+	if names == nil {
+		return "it has none"
+	}
+	return "there are " + strings.Join(names, ", ")
+}
+
+// reader answers with what get returns.
+func reader[T any](get func(context.Context) (T, error)) endpoint {
+	return endpoint{answers: reflect.TypeFor[T](), serve: func(w http.ResponseWriter, r *http.Request) error {
+		value, err := get(r.Context())
+		return reply(w, value, err)
+	}}
+}
+
+// asker answers with what get returns for the parameters of the query.
+func asker[T any](get func(context.Context, url.Values) (T, error), params ...param) endpoint {
+	return endpoint{params: params, answers: reflect.TypeFor[T](), serve: func(w http.ResponseWriter, r *http.Request) error {
+		value, err := get(r.Context(), r.URL.Query())
+		return reply(w, value, err)
+	}}
+}
+
+// writer hands the request's body to do and answers with what it returns.
+func writer[In, Out any](do func(context.Context, In) (Out, error)) endpoint {
+	return endpoint{takes: reflect.TypeFor[In](), answers: reflect.TypeFor[Out](), serve: func(w http.ResponseWriter, r *http.Request) error {
+		var in In
+		if err := decode(w, r, &in); err != nil {
+			return err
+		}
+		out, err := do(r.Context(), in)
+		return reply(w, out, err)
+	}}
+}
+
+// large takes bodies of up to MaxRequest.
+func large(e endpoint) endpoint {
+	e.large = true
+	return e
+}
+
+// Parameters that several endpoints have.
+var (
+	filterParam = param{name: "filter", help: "an expression such as `dport 443 and src in 198.51.100.0/24`: see `gardu help expr`", kind: "string"}
+	groupParam  = param{name: "group", help: "keys to add up by, such as `src/24,dport`", kind: "string"}
+	limitParam  = param{name: "limit", help: "the first so many; 0: all", kind: "integer"}
+	afterParam  = param{name: "after", help: "where the page before this one ended, from its Link", kind: "string"}
+)
+
+func sortParam(words []string) param {
+	return param{name: "sort", help: "amounts and times from high to low, addresses upwards", kind: "string", words: words}
+}
+
+// parseLimit reads the number of things that a client wants.
+func parseLimit(text, things string) (int, error) {
+	if text == "" {
+		return 0, nil
+	}
+	limit, err := strconv.Atoi(text)
+	if err != nil || limit < 0 {
+		return 0, NewProblem(CodeInvalid, "the limit %q is not a number of %s", text, things)
+	}
+	return limit, nil
+}
