@@ -33,7 +33,7 @@ enum family { FAMILY_V4, FAMILY_V6, FAMILY_COUNT };
 
 /* Sizes that both sides must agree on. */
 enum limits {
-	ABI_VERSION = 7,      /* raised when the meaning of anything pinned changes; a daemon refuses maps of another version */
+	ABI_VERSION = 8,      /* raised when the meaning of anything pinned changes; a daemon refuses maps of another version */
 	GENERATION_SLOTS = 3, /* current, previous, being built: slot = generation % 3 */
 	RULE_IDS = 131072,    /* counters; ids below FIRST_RULE_ID are reserved, see enum decider */
 	SERVICE_IDS = 4096,   /* id 0: none */
@@ -755,13 +755,13 @@ struct captured {
 /* ---- Trace (explain): written only with cfg_trace ----------------------------------------------------------- */
 enum step {
 	STEP_PARSE, STEP_FLOW, STEP_STATE, STEP_ALLOW, STEP_BLOCK, STEP_RULE, STEP_DEFAULT, STEP_SERVICE, STEP_BACKEND, STEP_NEXT_HOP, STEP_LEAVE,
-	STEP_LIMIT, STEP_NAT,
+	STEP_LIMIT, STEP_NAT, STEP_REMEMBERED,
 	STEP_COUNT
 };
 struct trace_step {
 	__u16 step;          /* enum step */
 	__u16 result;        /* STEP_LEAVE: reason; STEP_STATE: enum state; others: 0 no, 1 yes */
-	__u32 arg;           /* rule id, service id, backend id, ifindex, source port, by step */
+	__u32 arg;           /* rule id, decider, service id, backend id, ifindex, source port, by step */
 };
 struct trace {
 	__u64 clock;         /* in: what limits take for the time, ns; 0: the real one */
@@ -771,6 +771,7 @@ struct trace {
 	__u16 service, backend;
 	__u32 ifindex;       /* where it leaves; 0 = not sent by gardu */
 	__u32 pad;
+	struct flow_key flow; /* under which its flow was looked for; tag 0: it wasn't */
 	struct trace_step step[TRACE_STEPS];
 };
 

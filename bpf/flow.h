@@ -11,6 +11,7 @@
 #include "parse.h"
 #include "state.h"
 #include "table.h"
+#include "trace.h"
 #include "verdict.h"
 
 enum { TCP_WINDOW_MAX = 1 << 30 /* bytes that may be on their way (RFC 7323, section 2.2): what is further off is no repetition */ };
@@ -304,6 +305,7 @@ static __always_inline struct flow_value *flow_find(struct control *c, struct fl
 	__u64 hash = flow_hash(c, p);
 	struct flow_record *record;
 
+	trace_flow(&p->key);
 	t->slot = READ_ONCE(c->flow_slot) & 1;
 	t->now = now_jiffies(c);
 	t->way = hash >> 32;

@@ -34,3 +34,11 @@ static __always_inline void trace_step(enum step step, __u16 result, __u32 arg)
 	now->step[i].arg = arg;
 	now->steps = i + 1;
 }
+
+static __always_inline void trace_flow(const struct flow_key *key)
+{
+	struct trace *now = trace_now();
+
+	if (now)
+		__builtin_memcpy(&now->flow, key, sizeof(*key));
+}

@@ -16,6 +16,7 @@ static __always_inline bool remembered_sent(ctx_t *ctx, struct pkt *p, const str
 		return false;
 	p->rule = flow->rule;
 	p->remember = p->remembered = 1;
+	trace_step(STEP_REMEMBERED, 1, p->rule);
 	return true;
 }
 

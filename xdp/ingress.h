@@ -19,6 +19,7 @@ static __always_inline bool remembered(ctx_t *ctx, struct control *c, struct pkt
 		return false;
 	p->rule = flow->rule;
 	p->remember = p->remembered = 1;
+	trace_step(STEP_REMEMBERED, 1, p->rule);
 	*reason = flow->rule == DECIDER_ALLOW ? REASON_ALLOWED : flow->rule == DECIDER_DEFAULT ? REASON_DEFAULT_PASS : REASON_RULE_PASS;
 	if (cfg_actions && flow->reason == REASON_RULE_REDIRECT) {
 		p->exit = flow->exit;

@@ -488,7 +488,7 @@ const (
 type Limits uint32
 
 const (
-	AbiVersion      Limits = 7
+	AbiVersion      Limits = 8
 	GenerationSlots Limits = 3
 	RuleIds         Limits = 131072
 	ServiceIds      Limits = 4096
@@ -914,20 +914,21 @@ const (
 type Step uint32
 
 const (
-	StepParse   Step = 0
-	StepFlow    Step = 1
-	StepState   Step = 2
-	StepAllow   Step = 3
-	StepBlock   Step = 4
-	StepRule    Step = 5
-	StepDefault Step = 6
-	StepService Step = 7
-	StepBackend Step = 8
-	StepNextHop Step = 9
-	StepLeave   Step = 10
-	StepLimit   Step = 11
-	StepNat     Step = 12
-	StepCount   Step = 13
+	StepParse      Step = 0
+	StepFlow       Step = 1
+	StepState      Step = 2
+	StepAllow      Step = 3
+	StepBlock      Step = 4
+	StepRule       Step = 5
+	StepDefault    Step = 6
+	StepService    Step = 7
+	StepBackend    Step = 8
+	StepNextHop    Step = 9
+	StepLeave      Step = 10
+	StepLimit      Step = 11
+	StepNat        Step = 12
+	StepRemembered Step = 13
+	StepCount      Step = 14
 )
 
 type Table uint32
@@ -949,6 +950,7 @@ type Trace struct {
 	Backend uint16
 	Ifindex uint32
 	Pad     uint32
+	Flow    FlowKey
 	Step    [64]TraceStep
 }
 

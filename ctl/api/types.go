@@ -504,8 +504,22 @@ type Explanation struct {
 	Service   string     `json:"service,omitempty"`
 	Backend   string     `json:"backend,omitempty"`
 	Interface string     `json:"interface,omitempty"` // that received it, or was to send it
+	Flow      *KnownFlow `json:"flow,omitempty"`      // what was known of its flow before
 	Steps     []Step     `json:"steps"`
 	Out       []OutFrame `json:"out,omitempty"` // what gardu sends
+}
+
+// KnownFlow is what the data plane knows of the flow of an explained packet, in the packet's direction.
+type KnownFlow struct {
+	First   time.Time `json:"first"`
+	Last    time.Time `json:"last"`
+	Packets uint64    `json:"packets"`
+	Bytes   uint64    `json:"bytes"`
+	State   string    `json:"state"` // new, established, closed
+	Verdict string    `json:"verdict"`
+	Rule    string    `json:"rule,omitempty"`
+	Service string    `json:"service,omitempty"`
+	Backend string    `json:"backend,omitempty"` // that it is on
 }
 
 // Step is one step of the packet path and what came of it.

@@ -8,9 +8,11 @@ import (
 	"strings"
 	"time"
 
+	"gardu/ctl/abi"
 	"gardu/ctl/api"
 	"gardu/ctl/dataplane"
 	"gardu/ctl/explain"
+	"gardu/ctl/flow"
 	"gardu/ctl/model"
 )
 
@@ -39,7 +41,7 @@ func (d *Daemon) Explain(_ context.Context, request api.ExplainRequest) (api.Exp
 	}
 	backends := slices.Collect(maps.Values(d.reconciler.Have().Backends))
 	names := explain.NewNames(now.ids, backends)
-	result, err := explain.Ask(sibling, explain.Question{
+	answer, err := explain.Ask(sibling, explain.Question{
 		Hook: hook, Frame: request.Frame, Ifindex: in.Ifindex, WithFlow: request.WithFlow, Backend: request.Backend, Later: later,
 	}, names, backends)
 	if errors.Is(err, explain.ErrNoFlow) {
@@ -48,7 +50,27 @@ func (d *Daemon) Explain(_ context.Context, request api.ExplainRequest) (api.Exp
 	if err != nil {
 		return api.Explanation{}, err
 	}
-	return explain.Explain(result, names, in.Ifindex, d.linkNames()), nil
+	told := explain.Explain(answer.Result, names, in.Ifindex, d.linkNames())
+	told.Flow, err = d.knownFlow(answer.Flow)
+	return told, err
+}
+
+// knownFlow tells of a flow's record.
+func (d *Daemon) knownFlow(f *abi.FlowValue) (*api.KnownFlow, error) {
+	if f == nil {
+		return nil, nil
+	}
+	clock, err := d.clock()
+	if err != nil {
+		return nil, err
+	}
+	names := d.flowNames()
+	known := &api.KnownFlow{First: clock.Monotonic(f.First), Last: clock.Jiffies(f.Last), Packets: f.Packets, Bytes: f.Bytes,
+		State: flow.StateWord(abi.FlowState(f.State)), Verdict: abi.Verdict(f.Verdict).String(), Service: names.services[f.Service], Backend: names.backends[f.Backend]}
+	if f.Rule >= uint32(abi.FirstRuleId) {
+		known.Rule = names.rules[f.Rule]
+	}
+	return known, nil
 }
 
 // explainOn is the interface that the packet is to come in on: the first when none is named.

@@ -70,7 +70,8 @@ type Dataplane struct {
 	dropped droppedTable
 	run     testRun
 
-	testClock uint64 // ns, guarded by run; 0: the real time
+	testClock uint64     // ns, guarded by run; 0: the real time
+	origin    *Dataplane // of a sibling: whose flows it may recall; nil: none
 }
 
 // Open takes over what is pinned under opts.Dir, or creates it. What was attached stays attached, and runs newly

@@ -1,6 +1,7 @@
 package dataplane
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"maps"
@@ -21,8 +22,32 @@ type programs struct {
 	check    *ebpf.Program
 }
 
+// at is where the program of a hook belongs, and what loads it.
+func (p *programs) at(hook Hook) (program **ebpf.Program, name string, object func() (*ebpf.CollectionSpec, error)) {
+	switch hook {
+	case HookXDP:
+		return &p.xdp, "gardu_xdp", loadXdp
+	case HookIngress:
+		return &p.ingress, "gardu_ingress", loadTc
+	default:
+		return &p.egress, "gardu_egress", loadTc
+	}
+}
+
 // loadPrograms loads the programs with the constants that features ask for, on the maps and tables of d.
-func (d *Dataplane) loadPrograms(features compile.Features) (_ *programs, err error) {
+func (d *Dataplane) loadPrograms(features compile.Features) (*programs, error) {
+	p, err := d.preparePrograms(features)
+	if err != nil {
+		return nil, err
+	}
+	if err := d.loadAll(p); err != nil {
+		return nil, errors.Join(err, p.close())
+	}
+	return p, nil
+}
+
+// preparePrograms makes what the programs need, and none of them yet.
+func (d *Dataplane) preparePrograms(features compile.Features) (_ *programs, err error) {
 	p := &programs{features: features}
 	defer func() {
 		if err != nil {
@@ -44,14 +69,22 @@ func (d *Dataplane) loadPrograms(features compile.Features) (_ *programs, err er
 			return nil, err
 		}
 	}
-	if p.outers, err = d.newOuters(); err != nil {
-		return nil, err
-	}
+	p.outers, err = d.newOuters()
+	return p, err
+}
+
+// mapsFor are the maps that programs share with others.
+func (d *Dataplane) mapsFor(p *programs) mapSet {
 	shared := maps.Clone(d.maps)
 	maps.Copy(shared, p.outers)
-	if features.Capture && d.capture != nil {
+	if p.features.Capture && d.capture != nil {
 		maps.Copy(shared, d.capture.maps)
 	}
+	return shared
+}
+
+func (d *Dataplane) loadAll(p *programs) error {
+	shared := d.mapsFor(p)
 	// Side by side: what takes long is the kernel's verifier, which has no lock.
 	var errs [2]error
 	var running sync.WaitGroup
@@ -65,18 +98,34 @@ func (d *Dataplane) loadPrograms(features compile.Features) (_ *programs, err er
 		running.Go(func() {
 			spec, err := object.spec()
 			if err == nil {
-				err = d.load(spec, shared, features, object.out)
+				err = d.load(spec, shared, p.features, object.out)
 			}
 			errs[i] = err
 		})
 	}
 	running.Wait()
-	for _, err := range errs {
-		if err != nil {
-			return nil, err // mostly both fail for the same reason
-		}
+	return cmp.Or(errs[0], errs[1]) // mostly both fail for the same reason
+}
+
+// Load loads the program of a hook of a sibling, where each waits until it is needed: verifying one takes a second.
+func (d *Dataplane) Load(hook Hook) error {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.loadLate(hook)
+}
+
+// loadLate is Load with mu held.
+func (d *Dataplane) loadLate(hook Hook) error {
+	program, name, object := d.programs.at(hook)
+	if *program != nil {
+		return nil
 	}
-	return p, nil
+	spec, err := object()
+	if err != nil {
+		return err
+	}
+	maps.DeleteFunc(spec.Programs, func(other string, _ *ebpf.ProgramSpec) bool { return other != name })
+	return d.load(spec, d.mapsFor(d.programs), d.programs.features, map[string]**ebpf.Program{name: program})
 }
 
 func (p *programs) close() error {

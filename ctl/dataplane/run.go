@@ -53,21 +53,24 @@ func (d *Dataplane) Run(hook Hook, frame []byte, ifindex int) (Result, error) {
 	if ifindex == 0 {
 		ifindex = 1
 	}
+	program, err := d.runnable(hook)
+	if err != nil {
+		return Result{}, err
+	}
 	t := &d.run
 	*t.trace() = abi.Trace{Clock: d.testClock}
 	var result Result
 	var out []byte
-	var err error
 	switch hook {
 	case HookXDP:
 		t.xdp = xdpContext{DataEnd: uint32(len(frame)), IngressIfindex: uint32(ifindex)}
-		result.Action, out, err = t.run(d.programs.xdp, frame, unsafe.Pointer(&t.xdp), unsafe.Sizeof(t.xdp))
+		result.Action, out, err = t.run(program, frame, unsafe.Pointer(&t.xdp), unsafe.Sizeof(t.xdp))
 	case HookIngress:
 		t.skb = skbContext{Ifindex: uint32(ifindex), IngressIfindex: uint32(ifindex)}
-		result.Action, out, err = t.run(d.programs.ingress, frame, unsafe.Pointer(&t.skb), unsafe.Sizeof(t.skb))
+		result.Action, out, err = t.run(program, frame, unsafe.Pointer(&t.skb), unsafe.Sizeof(t.skb))
 	case HookEgress:
 		t.skb = skbContext{Ifindex: uint32(ifindex)}
-		result.Action, out, err = t.run(d.programs.egress, frame, unsafe.Pointer(&t.skb), unsafe.Sizeof(t.skb))
+		result.Action, out, err = t.run(program, frame, unsafe.Pointer(&t.skb), unsafe.Sizeof(t.skb))
 	}
 	if errors.Is(err, unix.EINVAL) || errors.Is(err, unix.EMSGSIZE) {
 		return Result{}, fmt.Errorf("run a frame of %d bytes: %w (%v)", len(frame), ErrFrame, err)
@@ -85,7 +88,11 @@ func (d *Dataplane) Measure(hook Hook, frame []byte, repeat int) (time.Duration,
 	if d.dir != "" {
 		return 0, errors.New("measure a frame: not on the live data plane, which it would change; use Try")
 	}
-	_, took, err := d.Program(hook).Benchmark(frame, repeat, nil)
+	program, err := d.runnable(hook)
+	if err != nil {
+		return 0, err
+	}
+	_, took, err := program.Benchmark(frame, repeat, nil)
 	if err != nil {
 		return 0, fmt.Errorf("measure a frame of %d bytes: %w", len(frame), err)
 	}
@@ -164,14 +171,19 @@ func (d *Dataplane) MoveFlows(backend uint16) error {
 func (d *Dataplane) Program(hook Hook) *ebpf.Program {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	switch hook {
-	case HookXDP:
-		return d.programs.xdp
-	case HookIngress:
-		return d.programs.ingress
-	default:
-		return d.programs.egress
+	program, _, _ := d.programs.at(hook)
+	return *program
+}
+
+// runnable is the program of a hook, loaded if it wasn't yet.
+func (d *Dataplane) runnable(hook Hook) (*ebpf.Program, error) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if err := d.loadLate(hook); err != nil {
+		return nil, err
 	}
+	program, _, _ := d.programs.at(hook)
+	return *program, nil
 }
 
 // xdpContext is the kernel's struct xdp_md.

@@ -29,36 +29,64 @@ var ErrNoFlow = errors.New("the flow can't be")
 // limitsRest is how much earlier limits see the packets that open a flow: none of them owes anything any more then.
 const limitsRest = 24 * time.Hour
 
-// Ask puts the packet of a question through the programs of a private instance. For a flow it lets these see its first packets. backends
-// are those of the snapshot in force.
-func Ask(plane *dataplane.Dataplane, q Question, names Names, backends []compile.Backend) (dataplane.Result, error) {
-	if !q.WithFlow && q.Later == 0 {
-		return plane.Run(q.Hook, q.Frame, q.Ifindex)
-	}
+// Answer is what became of the packet of a question.
+type Answer struct {
+	dataplane.Result
+	Flow *abi.FlowValue // what the live instance knows of the packet's flow; nil: nothing
+}
+
+// Ask puts the packet of a question through the programs of a private instance. Those of a sibling see what the live instance knows of
+// its flow; for a flow that is to be taken for true they see its first packets. backends are those of the snapshot in force.
+func Ask(plane *dataplane.Dataplane, q Question, names Names, backends []compile.Backend) (Answer, error) {
 	release, err := dataplane.OneCPU()
 	if err != nil {
-		return dataplane.Result{}, err
+		return Answer{}, err
 	}
 	defer release()
 	now, _, err := plane.Clock()
 	if err != nil {
-		return dataplane.Result{}, err
+		return Answer{}, err
 	}
 	clock := limitsRest + time.Duration(now.Monotonic)
-	if q.WithFlow {
-		plane.SetClock(uint64(clock - limitsRest))
+	plane.SetClock(uint64(clock - limitsRest))
+	if q.WithFlow || q.Later > 0 {
 		if err := plane.Wait(0); err != nil {
-			return dataplane.Result{}, err
+			return Answer{}, err
 		}
-		if err := (&opening{plane, q, names, backends}).play(); err != nil {
-			return dataplane.Result{}, err
-		}
+	}
+	var answer Answer
+	if q.WithFlow {
+		err = (&opening{plane, q, names, backends}).play()
+	} else {
+		answer.Flow, err = recall(plane, q)
+	}
+	if err != nil {
+		return Answer{}, err
 	}
 	plane.SetClock(uint64(clock + q.Later))
-	if err := plane.Wait(min(q.Later, longestGap)); err != nil {
-		return dataplane.Result{}, err
+	if q.WithFlow || q.Later > 0 {
+		if err := plane.Wait(min(q.Later, longestGap)); err != nil {
+			return Answer{}, err
+		}
 	}
-	return plane.Run(q.Hook, q.Frame, q.Ifindex)
+	answer.Result, err = plane.Run(q.Hook, q.Frame, q.Ifindex)
+	return answer, err
+}
+
+// recall lets a sibling know what is known of the packet's flow. Which flow that is, the programs say themselves.
+func recall(plane *dataplane.Dataplane, q Question) (*abi.FlowValue, error) {
+	if !plane.Recalls() {
+		return nil, nil
+	}
+	result, err := plane.Run(q.Hook, q.Frame, q.Ifindex)
+	if err != nil {
+		return nil, err
+	}
+	value, found, err := plane.RecallFlow(result.Trace.Flow)
+	if err != nil || !found {
+		return nil, err
+	}
+	return &value, nil
 }
 
 // opening is the beginning of a flow, played.

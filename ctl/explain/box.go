@@ -291,11 +291,11 @@ func (b *Box) Names() Names { return b.names }
 // Explain asks a question and tells the packet's way. interfaces names the interface that received the packet, or sends it, and those of
 // the next hops, by index.
 func (b *Box) Explain(q Question, interfaces map[int]string) (api.Explanation, error) {
-	result, err := Ask(b.plane, q, b.names, b.tables.Backends)
+	answer, err := Ask(b.plane, q, b.names, b.tables.Backends)
 	if err != nil {
 		return api.Explanation{}, err
 	}
-	return Explain(result, b.Names(), q.Ifindex, interfaces), nil
+	return Explain(answer.Result, b.Names(), q.Ifindex, interfaces), nil
 }
 
 const (

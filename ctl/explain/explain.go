@@ -83,6 +83,8 @@ func (n Names) result(step abi.TraceStep, interfaces map[int]string) string {
 		return yes(step, "known", "new")
 	case abi.StepState:
 		return [...]string{"none", "new", "established", "invalid"}[step.Result&3]
+	case abi.StepRemembered:
+		return n.decider(step.Arg) + " decided that of its flow, and still does"
 	case abi.StepAllow:
 		return yes(step, "the source is allowed", "the source is not in the set")
 	case abi.StepBlock:
@@ -103,6 +105,17 @@ func (n Names) result(step abi.TraceStep, interfaces map[int]string) string {
 		return yes(step, "by "+interfaceName(interfaces, int(step.Arg)), "not known")
 	}
 	return strings.TrimSpace(fmt.Sprintf("%d %d", step.Result, step.Arg))
+}
+
+// decider is who decides about a packet, in words.
+func (n Names) decider(id uint32) string {
+	switch id {
+	case uint32(abi.DeciderDefault):
+		return "the default"
+	case uint32(abi.DeciderAllow):
+		return "the set of allowed sources"
+	}
+	return "rule " + n.rules[id]
 }
 
 func yes(step abi.TraceStep, yes, no string) string {

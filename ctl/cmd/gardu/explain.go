@@ -40,9 +40,9 @@ backend, the reason, and the frames that would leave.
 A PACKET is text (gardu help packet) or comes from a capture. With -c another
 configuration is asked than the applied one; that needs root, but no daemon.
 
-What is known of connections (state, translations) counts, limits and flow records
-don't: the packet is the first of its flow that the copy sees. To ask otherwise:
-  --as-new-flow     nothing is known of connections
+What is known of the packet's flow counts (its record, so its backend; state;
+translations), what limits have let through doesn't. To ask otherwise:
+  --as-new-flow     nothing is known of flows and connections
   --with-flow       both sides have opened the packet's flow: its sender or, where the
                     first packet would be dropped, the other side has begun it
   --backend NAME    that flow is on this backend, whatever the ring says now
@@ -74,7 +74,7 @@ don't: the packet is the first of its flow that the copy sees. To ask otherwise:
 	cmd.Flags().StringVarP(&q.config, "config", "c", "", "ask the configuration in `FILE`, not the one in force")
 	cmd.Flags().StringVarP(&q.ifname, "interface", "i", "", "the `INTERFACE` that receives it, or sends it (default: the first)")
 	cmd.Flags().BoolVar(&q.out, "out", false, "the kernel sends the packet, it isn't received")
-	cmd.Flags().BoolVar(&q.asNewFlow, "as-new-flow", false, "as if nothing were known of connections")
+	cmd.Flags().BoolVar(&q.asNewFlow, "as-new-flow", false, "as if nothing were known of flows and connections")
 	cmd.Flags().BoolVar(&q.withFlow, "with-flow", false, "as if both sides had opened the packet's flow")
 	cmd.Flags().StringVar(&q.backend, "backend", "", "as if the flow were on the backend `NAME` (with --with-flow)")
 	cmd.Flags().StringVar(&q.time, "time", "", "as if it were that `TIME`: 10m (from now), 14:05, 2030-01-02 14:05")
@@ -191,6 +191,9 @@ func (a *app) printExplanation(frame []byte, e *api.Explanation) {
 		a.printf(": %s", e.Help)
 	}
 	a.printf("\n")
+	if f := e.Flow; f != nil {
+		a.printf("  %-7s  %s\n", "flow", printable(knownFlow(f)))
+	}
 	for _, part := range []struct{ name, value string }{{"rule", e.Rule}, {"service", e.Service}, {"backend", e.Backend}} {
 		if part.value != "" {
 			a.printf("  %-7s  %s\n", part.name, printable(part.value))
@@ -202,6 +205,15 @@ func (a *app) printExplanation(frame []byte, e *api.Explanation) {
 			a.printf("  %s\n", strings.ReplaceAll(strings.TrimSpace(hex.Dump(out.Hex)), "\n", "\n  "))
 		}
 	}
+}
+
+// knownFlow is what was known of the packet's flow, in a line.
+func knownFlow(f *api.KnownFlow) string {
+	text := f.State
+	if f.Backend != "" {
+		text += " on backend " + f.Backend
+	}
+	return fmt.Sprintf("%s since %s: %s this way, the last at %s", text, f.First.Format(time.RFC3339), plural(int(f.Packets), "packet"), f.Last.Format(time.RFC3339))
 }
 
 // packetTopic is `gardu help packet`.
