@@ -6,7 +6,7 @@ import (
 )
 
 // document describes the API (OpenAPI 3.1). It is made from the list of routes, the types and their comments, by the test that finds it
-// out of date: go test ./ctl/api -run Document -update
+// out of date: go test ./ctl/api -run TestDocument -update
 //
 //go:embed openapi.json
 var document []byte

@@ -31,7 +31,7 @@ func TestDocument(t *testing.T) {
 			t.Fatal(err)
 		}
 	} else if string(text) != string(Document()) {
-		t.Error("openapi.json is not that of the routes and types: go test ./ctl/api -run Document -update")
+		t.Error("openapi.json is not that of the routes and types: go test ./ctl/api -run TestDocument -update")
 	}
 	loaded, err := openapi3.NewLoader().LoadFromData(text)
 	if err != nil {

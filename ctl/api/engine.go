@@ -59,7 +59,8 @@ type Engine interface {
 	// EndCapture ends the capture of that name. One that isn't there is a Problem, CodeNotFound.
 	EndCapture(ctx context.Context, name string) error
 
-	// Apply replaces the snapshot, all or nothing. With Check it only says what it would say.
+	// Apply replaces the snapshot, all or nothing. With Check it only says what it would say. When IfMatch doesn't match, the problem is
+	// CodeStale and Current says what is in force instead, and by whom.
 	Apply(ctx context.Context, request ApplyRequest) (ApplyResult, error)
 	// Plan says what Apply would change. Nothing is.
 	Plan(ctx context.Context, request PlanRequest) (Plan, error)
@@ -69,7 +70,7 @@ type Engine interface {
 	Rollback(ctx context.Context, request RollbackRequest) (ApplyResult, error)
 	// Revisions lists the snapshots that are kept, the newest first, without their texts.
 	Revisions(ctx context.Context) ([]Revision, error)
-	// Revision returns one of them with its text.
+	// Revision returns one of them with its text; 0 is the one in force.
 	Revision(ctx context.Context, number uint64) (Revision, error)
 
 	// Explain judges one frame without side effects. The server has turned request.Packet into request.Frame.

@@ -29,6 +29,7 @@ var requests = []struct{ method, path, body string }{
 	{"GET", "/v1/rules", ""},
 	{"GET", "/v1/services", ""},
 	{"GET", "/v1/sets", ""},
+	{"GET", "/v1/snapshot", ""},
 	{"GET", "/v1/status", ""},
 	{"GET", "/v1/top?group=src", ""},
 	{"POST", "/v1/blocks", `[{"prefix":"203.0.113.7/32","for":60,"why":"scan"}]`},

@@ -20,6 +20,7 @@ type PlanRequest struct {
 // Plan is what Apply would change.
 type Plan struct {
 	Revision uint64         `json:"revision"`          // in force, which it is compared with; 0: none, it is compared with a file
+	Tag      string         `json:"tag,omitempty"`     // of that one: Apply with this IfMatch changes what was planned, or nothing
 	Changed  bool           `json:"changed"`           // false: the same snapshot is in force already
 	Refused  string         `json:"refused,omitempty"` // why Apply would refuse it at this moment
 	Changes  []Change       `json:"changes"`           // objects in the order of the configuration

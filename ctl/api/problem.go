@@ -20,6 +20,9 @@ type Problem struct {
 
 	// Entries are the ones of a list that are wrong, the first 100.
 	Entries []EntryError `json:"entries,omitempty"`
+
+	// Current is what is in force instead of what was asked to be changed, and by whom: with CodeStale.
+	Current *Revision `json:"current,omitempty"`
 }
 
 // Code names a kind of problem. Programs may rely on these values.
@@ -35,6 +38,7 @@ const (
 	CodeTooLarge  Code = "too-large" // the request is over the size limit
 	CodeFull      Code = "full"      // a table has no room
 	CodeConflict  Code = "conflict"  // not in this state: nothing applied yet, another apply is running
+	CodeStale     Code = "stale"     // the configuration is not the one that was to be changed: see Current
 	CodeCutOff    Code = "cut-off"   // the connection it is asked from would be cut off
 	CodeInternal  Code = "internal"
 	CodeNotReady  Code = "not-ready" // the daemon is starting or ending
@@ -97,6 +101,8 @@ func (c Code) Status() int {
 		return http.StatusInsufficientStorage
 	case CodeConflict, CodeCutOff:
 		return http.StatusConflict
+	case CodeStale:
+		return http.StatusPreconditionFailed
 	case CodeNotReady:
 		return http.StatusServiceUnavailable
 	default:

@@ -27,6 +27,7 @@ type Revision struct {
 	State    string    `json:"state"`         // in force, waiting (for confirmation), past; damaged: see Error
 	Error    string    `json:"error,omitempty"`
 	YAML     string    `json:"yaml,omitempty"` // its text; not in a list
+	Tag      string    `json:"tag,omitempty"`  // for ApplyRequest.IfMatch, of the one in force; not in a list
 }
 
 // The values of Revision.State.
@@ -70,6 +71,7 @@ type RollbackRequest struct {
 	Confirm       Duration `json:"confirm,omitempty"`
 	Force         bool     `json:"force,omitempty"`
 	SSHConnection string   `json:"ssh_connection,omitempty"`
+	IfMatch       string   `json:"-"` // as that of an ApplyRequest
 }
 
 // checkChange checks what requests for a change have in common.
@@ -110,6 +112,9 @@ func (h *handler) revision(ctx context.Context, query url.Values) (Revision, err
 	}
 	return h.engine.Revision(ctx, number)
 }
+
+// snapshot answers with what is in force.
+func (h *handler) snapshot(ctx context.Context) (Revision, error) { return h.engine.Revision(ctx, 0) }
 
 // peerKey is where a context keeps the user at the other end of a connection.
 type peerKey struct{}

@@ -74,6 +74,7 @@ func (h *handler) routes() []route {
 		{"POST", "/v1/capture", "Packets and what became of them, as they are handled", ScopeOperate, h.capture()},
 		{"DELETE", "/v1/capture", "End a capture; what is on its way still arrives", ScopeOperate,
 			asker(h.endCapture, param{name: "name", help: "what the capture's first line said", kind: "string", required: true})},
+		{"GET", "/v1/snapshot", "The configuration in force; its ETag is for If-Match", ScopeRead, reader(h.snapshot)},
 		{"PUT", "/v1/snapshot", "Replace the configuration, all or nothing", ScopeConfigure, large(writer(h.apply))},
 		{"POST", "/v1/plan", "What a configuration would change; nothing is", ScopeConfigure, large(writer(h.plan))},
 		{"POST", "/v1/confirm", "Keep the configuration that waits for it", ScopeConfigure, writer(e.Confirm)},
@@ -149,6 +150,9 @@ func (e endpoint) paramText() string {
 func reader[T any](get func(context.Context) (T, error)) endpoint {
 	return endpoint{answers: reflect.TypeFor[T](), serve: func(w http.ResponseWriter, r *http.Request) error {
 		value, err := get(r.Context())
+		if err == nil && unchanged(w, r, value) {
+			return nil
+		}
 		return reply(w, value, err)
 	}}
 }
@@ -168,7 +172,13 @@ func writer[In, Out any](do func(context.Context, In) (Out, error)) endpoint {
 		if err := decode(w, r, &in); err != nil {
 			return err
 		}
+		if c, ok := any(&in).(conditional); ok {
+			c.setIfMatch(strings.Join(r.Header.Values("If-Match"), ","))
+		}
 		out, err := do(r.Context(), in)
+		if err == nil {
+			unchanged(w, r, out) // a change never is: this sets its tag
+		}
 		return reply(w, out, err)
 	}}
 }

@@ -468,12 +468,16 @@ type ApplyRequest struct {
 	// What SSH_CONNECTION says where the request comes from: when that would be cut off, it is refused (CodeCutOff).
 	SSHConnection string `json:"ssh_connection,omitempty"`
 	Force         bool   `json:"force,omitempty"` // it is not, but warned of
+
+	// IfMatch, when not empty, is the Tag of what must be in force, or the request is refused (CodeStale). It travels as the header If-Match.
+	IfMatch string `json:"-"`
 }
 
 // ApplyResult says what is in force now, or with Check would be.
 type ApplyResult struct {
 	Revision uint64    `json:"revision"`
-	Changed  bool      `json:"changed"` // false: the same snapshot was in force already
+	Tag      string    `json:"tag,omitempty"` // of what is in force now, for IfMatch
+	Changed  bool      `json:"changed"`       // false: the same snapshot was in force already
 	Warnings []Warning `json:"warnings,omitempty"`
 	Rules    int       `json:"rules"`
 	Sets     int       `json:"sets"`

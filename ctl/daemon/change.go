@@ -60,6 +60,9 @@ type applied struct {
 	backends map[backendName]compile.Backend
 }
 
+// tag names what is in force for who wants to change exactly that.
+func (a *applied) tag() string { return api.Tag(a.revision, a.digest) }
+
 type backendName struct{ service, backend string }
 
 // parse reads a configuration.
@@ -145,12 +148,16 @@ func (d *Daemon) apply(request api.ApplyRequest, how change) (api.ApplyResult, e
 		return api.ApplyResult{}, err
 	}
 	now := d.current.Load()
+	if err := d.checkCurrent(request.IfMatch); err != nil {
+		return api.ApplyResult{}, err
+	}
 	if err := checkShrinks(now, next); err != nil {
 		return api.ApplyResult{}, err
 	}
 	next.warnings = append(next.warnings, d.lint(next, request.SSHConnection)...)
 	result := api.ApplyResult{
 		Revision: now.revision,
+		Tag:      now.tag(),
 		Changed:  next.digest != now.digest || !sameLists(next.snapshot, now.snapshot),
 		Warnings: api.Warnings(next.warnings),
 		Rules:    len(next.snapshot.Filter.Rules),
@@ -185,10 +192,41 @@ func (d *Daemon) apply(request api.ApplyRequest, how change) (api.ApplyResult, e
 	if err := d.commit(next, tables, how); err != nil {
 		return api.ApplyResult{}, problem(err)
 	}
+	result.Tag = d.current.Load().tag()
 	result.Changes = plan.Brief(now.snapshot, next.snapshot)
 	d.faults.set(startFault, nil)
 	result.Waiting = d.waitingStatus()
 	return result, nil
+}
+
+// checkCurrent refuses a change of what isn't in force any more, and says who changed it. changing is held.
+func (d *Daemon) checkCurrent(ifMatch string) error {
+	now := d.current.Load()
+	if api.Matches(ifMatch, now.tag()) {
+		return nil
+	}
+	current := api.Revision{Revision: now.revision, Time: now.at, Config: now.name, State: d.revisionState(now.revision, now.revision)}
+	if r, err := d.revisions.get(now.revision); err == nil { // else its author isn't known
+		current = r.wire()
+		current.State = d.revisionState(now.revision, now.revision)
+	}
+	current.Tag = now.tag()
+	stale := api.NewProblem(api.CodeStale, "revision %d is in force now (%s), not the one that was to be changed, %s", now.revision, madeText(current), ifMatch)
+	stale.Current = &current
+	return stale
+}
+
+// madeText says how a revision came into force.
+func madeText(r api.Revision) string {
+	text := r.How
+	if r.Author != "" {
+		text += " by " + r.Author
+	}
+	text += " at " + timeText(r.Time)
+	if r.Comment != "" {
+		text += ": " + r.Comment
+	}
+	return text
 }
 
 // lint warns of what a candidate would do on this machine.

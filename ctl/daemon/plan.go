@@ -70,7 +70,7 @@ func (d *Daemon) judge(next candidate, request api.PlanRequest) (now *applied, r
 	if err != nil {
 		return nil, api.Plan{}, compile.IDs{}, err
 	}
-	result = api.Plan{Revision: now.revision, Changed: next.digest != now.digest || !sameLists(next.snapshot, now.snapshot)}
+	result = api.Plan{Revision: now.revision, Tag: now.tag(), Changed: next.digest != now.digest || !sameLists(next.snapshot, now.snapshot)}
 	if result.Changed {
 		if err := d.mayChange(next, api.ApplyRequest{SSHConnection: request.SSHConnection}); err != nil {
 			result.Refused = err.Error()

@@ -11,6 +11,7 @@ import (
 	"testing"
 	"time"
 
+	"gardu/ctl/api"
 	"gardu/ctl/config"
 )
 
@@ -145,4 +146,36 @@ func TestDeadline(t *testing.T) {
 			t.Errorf("%s: %s left, want %s", tc.name, left, tc.left)
 		}
 	}
+}
+
+// Whoever changes what somebody else has changed meanwhile is told so, and by whom.
+func TestStale(t *testing.T) {
+	w := newWorld(t)
+	w.write("gardu.yaml", base)
+	w.start()
+	read, err := w.api.Snapshot(t.Context())
+	w.must(err)
+	planned, err := w.api.Plan(t.Context(), api.PlanRequest{Name: "a.yaml", Dir: w.dir, YAML: closed, NoPrice: true})
+	w.must(err)
+	if planned.Tag != read.Tag || read.Revision != 1 || read.YAML != base {
+		t.Errorf("plan says %s, what is in force %+v", planned.Tag, read)
+	}
+	apply := func(yaml, comment, tag string) (api.ApplyResult, error) {
+		return w.api.Apply(t.Context(), api.ApplyRequest{Name: "a.yaml", Dir: w.dir, YAML: yaml, Comment: comment, IfMatch: tag})
+	}
+	result, err := apply(closed, "no more", read.Tag)
+	w.must(err)
+	_, err = apply(base, "", read.Tag)
+	w.wantProblem(err, api.CodeStale, "revision 2 is in force now (apply by root at ")
+	if problem, _ := errors.AsType[*api.Problem](err); problem.Current.Comment != "no more" || problem.Current.Revision != 2 || problem.Current.Tag != result.Tag {
+		t.Errorf("current: %+v", problem.Current)
+	}
+	_, err = w.api.Rollback(t.Context(), api.RollbackRequest{IfMatch: read.Tag})
+	w.wantProblem(err, api.CodeStale, "revision 2")
+	w.wantPassing(false, "refused")
+	// The same content again is another revision, and not what was read.
+	_, err = apply(base, "", result.Tag)
+	w.must(err)
+	_, err = apply(closed, "", read.Tag)
+	w.wantProblem(err, api.CodeStale, "revision 3")
 }

@@ -47,12 +47,19 @@ func (d *Daemon) revisionState(number, now uint64) string {
 
 // Revision returns one of them with its text.
 func (d *Daemon) Revision(_ context.Context, number uint64) (api.Revision, error) {
+	now := d.current.Load()
+	if number == 0 {
+		number = now.revision
+	}
 	r, err := d.keptRevision(number)
 	if err != nil {
 		return api.Revision{}, err
 	}
 	entry := r.wire()
-	entry.State, entry.YAML, entry.Dir = d.revisionState(number, d.current.Load().revision), r.YAML, r.Dir
+	if number == now.revision {
+		entry.Tag = now.tag()
+	}
+	entry.State, entry.YAML, entry.Dir = d.revisionState(number, now.revision), r.YAML, r.Dir
 	return entry, nil
 }
 
@@ -94,7 +101,7 @@ func (d *Daemon) Rollback(ctx context.Context, request api.RollbackRequest) (api
 		return api.ApplyResult{}, err
 	}
 	result, err := d.apply(api.ApplyRequest{Name: r.Config, Dir: r.Dir, YAML: r.YAML, Confirm: request.Confirm,
-		SSHConnection: request.SSHConnection, Force: request.Force},
+		SSHConnection: request.SSHConnection, Force: request.Force, IfMatch: request.IfMatch},
 		change{how: byRollback, of: number, author: api.Author(ctx), comment: request.Comment})
 	if err == nil && result.Changed {
 		d.log.Info("rolled back", "to the snapshot of", number, "revision", result.Revision)
@@ -124,6 +131,9 @@ func (d *Daemon) rollbackWaiting(ctx context.Context, request api.RollbackReques
 	if w == nil {
 		return result, false, nil
 	}
+	if err := d.checkCurrent(request.IfMatch); err != nil {
+		return result, true, err
+	}
 	if request.Revision != 0 && request.Revision != w.Back {
 		return result, true, api.NewProblem(api.CodeConflict,
 			"revision %d waits for confirmation: `gardu confirm` keeps it, `gardu rollback` alone goes back to what revision %d held", w.Revision, w.Back)
@@ -133,6 +143,6 @@ func (d *Daemon) rollbackWaiting(ctx context.Context, request api.RollbackReques
 		return result, true, problem(err)
 	}
 	snapshot := d.current.Load().snapshot
-	return api.ApplyResult{Revision: d.saved.Revision, Changed: true, Rules: len(snapshot.Filter.Rules), Sets: len(snapshot.Sets),
+	return api.ApplyResult{Revision: d.saved.Revision, Tag: d.current.Load().tag(), Changed: true, Rules: len(snapshot.Filter.Rules), Sets: len(snapshot.Sets),
 		Services: len(snapshot.Services)}, true, nil
 }

@@ -317,7 +317,19 @@ func (e *Engine) Apply(_ context.Context, request api.ApplyRequest) (api.ApplyRe
 	if e.Change != nil {
 		return e.Change(request)
 	}
-	return api.ApplyResult{Revision: 8, Changed: true, Rules: 2, Sets: 2, Services: 1}, nil
+	if !api.Matches(request.IfMatch, tag) {
+		return api.ApplyResult{}, e.stale()
+	}
+	return api.ApplyResult{Revision: 8, Tag: "8-def", Changed: true, Rules: 2, Sets: 2, Services: 1}, nil
+}
+
+// tag is that of what is in force.
+const tag = "7-abc"
+
+func (e *Engine) stale() *api.Problem {
+	problem := api.NewProblem(api.CodeStale, "revision 7 is in force now (apply by anna)")
+	problem.Current = &e.revisions()[0]
+	return problem
 }
 
 // Plan implements api.Engine.
@@ -360,6 +372,9 @@ func (e *Engine) Rollback(_ context.Context, request api.RollbackRequest) (api.A
 	if e.Fail != nil {
 		return api.ApplyResult{}, e.Fail
 	}
+	if !api.Matches(request.IfMatch, tag) {
+		return api.ApplyResult{}, e.stale()
+	}
 	return api.ApplyResult{Revision: 8, Changed: true, Rules: 2, Sets: 2, Services: 1, Waiting: e.waiting(8, request.Confirm)}, nil
 }
 
@@ -374,7 +389,7 @@ func (e *Engine) waiting(revision uint64, confirm api.Duration) *api.Waiting {
 func (e *Engine) Revisions(context.Context) ([]api.Revision, error) {
 	list := e.revisions()
 	for i := range list {
-		list[i].YAML = ""
+		list[i].YAML, list[i].Tag = "", ""
 	}
 	return list, e.Fail
 }
@@ -382,7 +397,7 @@ func (e *Engine) Revisions(context.Context) ([]api.Revision, error) {
 // Revision implements api.Engine.
 func (e *Engine) Revision(_ context.Context, number uint64) (api.Revision, error) {
 	for _, r := range e.revisions() {
-		if r.Revision == number {
+		if r.Revision == number || number == 0 {
 			return r, e.Fail
 		}
 	}
@@ -393,7 +408,7 @@ func (e *Engine) revisions() []api.Revision {
 	const first = "interfaces:\n  eth0: {path: tc}\n"
 	return []api.Revision{
 		{Revision: 7, Time: Now.Add(-time.Hour), Author: "anna", How: "apply", Comment: "close ssh to the world", Config: "/etc/gardu/gardu.yaml",
-			State: api.RevisionInForce, YAML: first + "filter: {default: drop}\n"},
+			State: api.RevisionInForce, Tag: tag, YAML: first + "filter: {default: drop}\n"},
 		{Revision: 6, Time: Now.Add(-2 * time.Hour), Author: "root", How: "rollback", Of: 4, Config: "/etc/gardu/gardu.yaml", State: api.RevisionPast, YAML: first},
 		{Revision: 5, State: api.RevisionDamaged, Error: "revision 5: /var/lib/gardu/revisions/5.json.gz is damaged: it ends too early"},
 	}

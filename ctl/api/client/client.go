@@ -126,7 +126,7 @@ func (c *Client) Weigh(ctx context.Context, request api.WeightRequest) (ordered 
 
 // Apply replaces the snapshot, or with Check only validates it.
 func (c *Client) Apply(ctx context.Context, request api.ApplyRequest) (result api.ApplyResult, err error) {
-	return result, c.call(ctx, http.MethodPut, "/v1/snapshot", request, &result)
+	return result, c.change(ctx, http.MethodPut, "/v1/snapshot", request.IfMatch, request, &result)
 }
 
 // Plan says what Apply of a configuration would change.
@@ -141,7 +141,12 @@ func (c *Client) Confirm(ctx context.Context, request api.ConfirmRequest) (resul
 
 // Rollback puts an older snapshot in force again.
 func (c *Client) Rollback(ctx context.Context, request api.RollbackRequest) (result api.ApplyResult, err error) {
-	return result, c.call(ctx, http.MethodPost, "/v1/rollback", request, &result)
+	return result, c.change(ctx, http.MethodPost, "/v1/rollback", request.IfMatch, request, &result)
+}
+
+// Snapshot returns the configuration in force. With its Tag as IfMatch, Apply changes it only if nobody else has meanwhile.
+func (c *Client) Snapshot(ctx context.Context) (revision api.Revision, err error) {
+	return revision, c.call(ctx, http.MethodGet, "/v1/snapshot", nil, &revision)
 }
 
 // Revisions lists the snapshots that are kept, the newest first.
@@ -220,7 +225,7 @@ func (c *Client) History(ctx context.Context, query api.HistoryQuery) (history a
 
 // stream calls yield for each value of an answer that is a value a line.
 func stream[T any](ctx context.Context, c *Client, method, path string, body any, what string, yield func(T) error) error {
-	response, err := c.do(ctx, method, path, body)
+	response, err := c.do(ctx, method, path, "", body)
 	if err != nil {
 		return err
 	}
@@ -270,7 +275,12 @@ func (c *Client) EndCapture(ctx context.Context, name string) error {
 
 // call sends a request, with body as JSON unless it is nil, and reads the answer.
 func (c *Client) call(ctx context.Context, method, path string, body, answer any) error {
-	response, err := c.do(ctx, method, path, body)
+	return c.change(ctx, method, path, "", body, answer)
+}
+
+// change is call on condition that ifMatch is empty or names what is in force.
+func (c *Client) change(ctx context.Context, method, path, ifMatch string, body, answer any) error {
+	response, err := c.do(ctx, method, path, ifMatch, body)
 	if err != nil {
 		return err
 	}
@@ -282,7 +292,7 @@ func (c *Client) call(ctx context.Context, method, path string, body, answer any
 }
 
 // do returns the response of a request that succeeded; the caller closes its body.
-func (c *Client) do(ctx context.Context, method, path string, body any) (*http.Response, error) {
+func (c *Client) do(ctx context.Context, method, path, ifMatch string, body any) (*http.Response, error) {
 	var content io.Reader
 	if body != nil {
 		text, err := json.Marshal(body)
@@ -296,6 +306,9 @@ func (c *Client) do(ctx context.Context, method, path string, body any) (*http.R
 		return nil, err
 	}
 	request.Header.Set("Content-Type", "application/json")
+	if ifMatch != "" {
+		request.Header.Set("If-Match", ifMatch)
+	}
 	response, err := c.http.Do(request)
 	if err != nil {
 		if wrapped, ok := errors.AsType[*url.Error](err); ok {

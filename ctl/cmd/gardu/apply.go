@@ -29,6 +29,10 @@ With --confirm, what was in force before comes back by itself, also when the dae
 dies meanwhile, unless 'gardu confirm' is given in time. What would cut off the SSH
 connection that the command is given on is refused, unless --force.
 
+With --if-match and the tag that 'gardu plan' ends with, what was planned is what
+happens: it is refused when somebody else has changed the configuration meanwhile, and
+says who.
+
 What is applied lasts until the daemon starts or reads its own file again (SIGHUP):
 then that file counts, unless it holds what was not confirmed.`,
 		Example: `  gardu apply gardu.yaml
@@ -43,7 +47,7 @@ then that file counts, unless it holds what was not confirmed.`,
 			return a.ask(func(c *client.Client) error {
 				result, err := c.Apply(cmd.Context(), api.ApplyRequest{
 					Name: name, Dir: dir, YAML: string(text), Check: check, SSHConnection: sshConnection(),
-					Comment: trial.comment, Confirm: api.Duration(trial.confirm), Force: trial.force,
+					Comment: trial.comment, Confirm: api.Duration(trial.confirm), Force: trial.force, IfMatch: trial.ifMatch,
 				})
 				if wrong, ok := errors.AsType[config.Errors](err); ok {
 					err = wrong.Quote() // the daemon doesn't quote set files; we may read our own
@@ -73,11 +77,13 @@ type trial struct {
 	comment string
 	confirm time.Duration
 	force   bool
+	ifMatch string
 }
 
 func (t *trial) flags(cmd *cobra.Command) {
 	cmd.Flags().DurationVar(&t.confirm, "confirm", 0, "go back by itself unless 'gardu confirm' comes within this `TIME` (60s, 10m)")
 	cmd.Flags().StringVarP(&t.comment, "comment", "m", "", "`TEXT` for the history")
+	cmd.Flags().StringVar(&t.ifMatch, "if-match", "", "only if nobody has changed the configuration since 'gardu plan' said this `TAG`")
 	cmd.Flags().BoolVar(&t.force, "force", false, "also when it cuts off the connection that it is given on")
 }
 

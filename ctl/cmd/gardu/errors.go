@@ -120,6 +120,8 @@ func (a *app) todo(err error) string {
 		return "ip link lists the interfaces of this machine"
 	case problem != nil && problem.Code == api.CodeNotReady:
 		return "try again in a moment"
+	case problem != nil && problem.Code == api.CodeStale:
+		return "look at what it is now, and plan again: gardu history, gardu plan FILE"
 	case problem != nil && problem.Code == api.CodeCutOff:
 		return "let it pass, or have it all the same: --force, best with --confirm 60s"
 	case errors.Is(err, os.ErrPermission) && !a.root:

@@ -69,7 +69,7 @@ compares two files instead, and needs no daemon. FILE may be - for stdin.`,
 			for _, warning := range result.Warnings {
 				a.warnf("%v\n", warning)
 			}
-			if err := printValue(a, result, func() error { a.printPlan(result); return nil }); err != nil {
+			if err := printValue(a, result, func() error { a.printPlan(result, args[0]); return nil }); err != nil {
 				return err
 			}
 			if exit && result.Changed {
@@ -122,8 +122,8 @@ func (a *app) planAgainst(path, name string, text []byte, dir string) (api.Plan,
 		Warnings: api.Warnings(append(warnings, onThisMachine(next, text)...))}, nil
 }
 
-// printPlan is a plan for people.
-func (a *app) printPlan(p api.Plan) {
+// printPlan is a plan for people, of a file.
+func (a *app) printPlan(p api.Plan, file string) {
 	in := "the other file"
 	if p.Revision != 0 {
 		in = fmt.Sprintf("revision %d", p.Revision)
@@ -154,8 +154,11 @@ func (a *app) printPlan(p api.Plan) {
 	if p.Price != nil {
 		a.printf("%s\n", printable(priceText(p.Price)))
 	}
-	if p.Refused != "" {
+	switch {
+	case p.Refused != "":
 		a.printf("%s\n", bad.paint(a.color, "apply would refuse it: "+printable(p.Refused)))
+	case p.Tag != "":
+		a.printf("to do just that, unless somebody else changes anything before: gardu apply %s --if-match %s\n", file, p.Tag)
 	}
 }
 

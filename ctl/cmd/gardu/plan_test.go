@@ -46,6 +46,7 @@ func TestPlan(t *testing.T) {
 		{"", api.Plan{Revision: 7, Changed: true}, exitDone, "nothing but the order of things differs from revision 7\n"},
 		{"--exit-code", api.Plan{Revision: 7, Changed: true}, exitChanges, "nothing but the order of things differs from revision 7\n"},
 		{"--exit-code -o ndjson", api.Plan{Revision: 7, Changed: true}, exitChanges, `{"revision":7,"changed":true,"changes":[],"services":[]}` + "\n"},
+		{"", api.Plan{Revision: 7, Changed: true, Tag: "7-abc"}, exitDone, "unless somebody else changes anything before: gardu apply " + path + " --if-match 7-abc\n"},
 		{"", api.Plan{Revision: 7, Changed: true, Refused: "no way"}, exitDone, "apply would refuse it: no way\n"},
 	} {
 		answer = tc.plan

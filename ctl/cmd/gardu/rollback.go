@@ -31,7 +31,7 @@ daemon starts.`,
 			}
 			return a.ask(func(c *client.Client) error {
 				result, err := c.Rollback(cmd.Context(), api.RollbackRequest{Revision: revision, Comment: trial.comment,
-					Confirm: api.Duration(trial.confirm), Force: trial.force, SSHConnection: sshConnection()})
+					Confirm: api.Duration(trial.confirm), Force: trial.force, SSHConnection: sshConnection(), IfMatch: trial.ifMatch})
 				if err != nil {
 					return fmt.Errorf("nothing was changed: %w", err)
 				}
