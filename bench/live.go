@@ -119,7 +119,11 @@ func newLive(filter *world, filtered, ruled []tuple, rules ruleset, packets int)
 	if err := add(gardu, filtered, options{sendTo: indexes["a1"]}, benchProgSend); err != nil {
 		return l, err
 	}
-	for name, program := range map[string]*ebpf.Program{"b0": bare.own[benchProgEmpty], "b1": filter.Program(dataplane.HookXDP)} {
+	program, err := filter.Program(dataplane.HookXDP)
+	if err != nil {
+		return l, err
+	}
+	for name, program := range map[string]*ebpf.Program{"b0": bare.own[benchProgEmpty], "b1": program} {
 		if err := l.attach(indexes[name], program); err != nil {
 			return l, err
 		}

@@ -57,6 +57,10 @@ func (l lab) subject(s scenario) (*subject, error) {
 	if err != nil {
 		return nil, err
 	}
+	program, err := w.Program(dataplane.HookXDP)
+	if err != nil {
+		return nil, errors.Join(err, g.close())
+	}
 	counted := func() (tally, error) { return w.counted(s.reasons) }
 	loaded := &subject{scenario: s, generator: g, counted: counted}
 	if s.arriving > 0 {
@@ -64,11 +68,11 @@ func (l lab) subject(s scenario) (*subject, error) {
 	}
 	if s.beside != nil {
 		loaded.counted = nil // which doesn't tell CPUs apart
-		if loaded.during, loaded.release, err = besides(w.Program(dataplane.HookXDP), s.beside()); err != nil {
+		if loaded.during, loaded.release, err = besides(program, s.beside()); err != nil {
 			return nil, errors.Join(err, g.close())
 		}
 	}
-	return loaded, g.put(w.Program(dataplane.HookXDP))
+	return loaded, g.put(program)
 }
 
 func (l lab) close() error {

@@ -11,6 +11,7 @@ import (
 	"github.com/cilium/ebpf/link"
 
 	"gardu/ctl/abi"
+	"gardu/ctl/compile"
 	"gardu/ctl/model"
 )
 
@@ -174,7 +175,7 @@ func TestAttachToAnInterfaceThatCameBack(t *testing.T) {
 		d.noTCX = noTCX
 		w.attach(t, d, AttachOptions{Path: model.PathXDP, Egress: true})
 		w.recreate(t)
-		if err := d.SetFeatures(allOff()); err != nil {
+		if err := d.SetFeatures(compile.Features{Blocks: true}); err != nil {
 			t.Errorf("swap while the interface is gone: %v", err)
 		}
 		if a := d.Attachments(); len(a) != 1 || a[0].Ifindex != 0 {
@@ -190,7 +191,7 @@ func TestAttachToAnInterfaceThatCameBack(t *testing.T) {
 		if err := d.Detach("eth0"); err != nil {
 			t.Fatal(err)
 		}
-		if err := d.SetFeatures(allOn()); err != nil {
+		if err := d.SetFeatures(allOff()); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -232,7 +233,7 @@ func TestTakeOverDetachesNothing(t *testing.T) {
 
 func TestSetFeaturesSwapsEveryHook(t *testing.T) {
 	w := newWires(t)
-	d := w.open(t, testDir(t))
+	d := w.open(t, testDir(t), allOn())
 	defer closeIt(t, d)
 	w.attach(t, d, AttachOptions{Path: model.PathXDP, Egress: true})
 	before := xdpLink(t, d, "eth0").Program
@@ -264,7 +265,7 @@ func TestPinNames(t *testing.T) {
 // hasTCX probes for it, on the loopback.
 func hasTCX(t *testing.T, d *Dataplane) bool {
 	t.Helper()
-	h, err := attachHook("", "lo", 1, kindIngress, d.programs.ingress, nil)
+	h, err := attachHook("", "lo", 1, kindIngress, program(t, d, HookIngress), nil)
 	if errors.Is(err, ebpf.ErrNotSupported) {
 		return false
 	}

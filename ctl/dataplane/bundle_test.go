@@ -36,7 +36,7 @@ func TestBundlesOfUnknownSegmentsAreCounted(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		_, err = d.Program(HookIngress).Run(&ebpf.RunOptions{
+		_, err = program(t, d, HookIngress).Run(&ebpf.RunOptions{
 			Data:    frame,
 			DataOut: make([]byte, len(frame)+frameGrowth),
 			Context: &bundleContext{skbContext: skbContext{Ifindex: 1, IngressIfindex: 1}, GsoSize: 1000},
@@ -79,7 +79,7 @@ func TestBundleWithJumboOption(t *testing.T) {
 		{0, 0xc2, abi.ReasonMalformed, abi.Counter{Packets: 2, Bytes: 2 * uint64(len(frame))}},
 	} {
 		frame[14+40+2] = c.option
-		_, err := d.Program(HookIngress).Run(&ebpf.RunOptions{
+		_, err := program(t, d, HookIngress).Run(&ebpf.RunOptions{
 			Data:    frame,
 			DataOut: make([]byte, len(frame)+frameGrowth),
 			Context: &bundleContext{skbContext: skbContext{Ifindex: 1, IngressIfindex: 1}, GsoSize: c.gso},
@@ -145,7 +145,7 @@ func TestBundlesAreRejected(t *testing.T) {
 			Data: in, DataOut: make([]byte, len(in)+frameGrowth),
 			Context: &bundleContext{skbContext: skbContext{Ifindex: 1, IngressIfindex: 1}, GsoSize: size},
 		}
-		if action, err := d.Program(HookIngress).Run(options); err != nil || action != actRedirect {
+		if action, err := program(t, d, HookIngress).Run(options); err != nil || action != actRedirect {
 			t.Fatalf("%s: action %d, %v", c.in, action, err)
 		}
 		got := options.DataOut

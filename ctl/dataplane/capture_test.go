@@ -29,7 +29,7 @@ func TestNothingIsLeftOfCapture(t *testing.T) {
 	insns := func() (all [2]uint32) {
 		t.Helper()
 		for i, hook := range []Hook{HookXDP, HookIngress} {
-			info, err := d.Program(hook).Info()
+			info, err := program(t, d, hook).Info()
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -43,7 +43,7 @@ func TestNothingIsLeftOfCapture(t *testing.T) {
 	}
 	run := func() {
 		t.Helper()
-		if _, err := d.Program(HookXDP).Run(&ebpf.RunOptions{Data: captureFrame}); err != nil {
+		if _, err := program(t, d, HookXDP).Run(&ebpf.RunOptions{Data: captureFrame}); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -117,7 +117,7 @@ func BenchmarkCapture(b *testing.B) {
 	defer d.Close()
 	run := func(b *testing.B) {
 		b.Helper()
-		_, took, err := d.Program(HookXDP).Benchmark(captureFrame, 1_000_000, nil)
+		_, took, err := program(b, d, HookXDP).Benchmark(captureFrame, 1_000_000, nil)
 		if err != nil {
 			b.Fatal(err)
 		}

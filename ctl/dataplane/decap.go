@@ -81,7 +81,7 @@ func AttachDecap(o DecapOptions) (_ *Decap, err error) {
 	}
 	placing := placement{
 		AttachOptions: AttachOptions{Name: o.Name, Ifindex: o.Ifindex, Path: o.Path, Replace: o.Replace},
-		programs:      &programs{xdp: collection.Programs["decap_xdp"], ingress: collection.Programs["decap_tc"]},
+		programs:      &programs{loaded: [hookCount]*ebpf.Program{HookXDP: collection.Programs["decap_xdp"], HookIngress: collection.Programs["decap_tc"]}},
 		dir:           dir, netlink: o.Netlink,
 	}
 	if err := placing.place(&d.attachment); err != nil {

@@ -180,7 +180,7 @@ func TestDroppedWithoutAFlow(t *testing.T) {
 	r := newRig(t, 1000)
 	frame := make([]byte, 60)
 	frame[12] = 0x08
-	if _, err := r.Program(HookXDP).Run(&ebpf.RunOptions{Data: frame}); err != nil {
+	if _, err := program(t, r.Dataplane, HookXDP).Run(&ebpf.RunOptions{Data: frame}); err != nil {
 		t.Fatal(err)
 	}
 	r.lost.add(1, 0)

@@ -38,16 +38,16 @@ func TestVerifierTakesEveryCombination(t *testing.T) {
 	d := mapsOnly(t)
 	for _, features := range matrix() {
 		p, err := d.loadPrograms(features)
+		if err == nil {
+			err = d.loadRest(p)
+		}
 		if err != nil {
 			t.Errorf("%s: %+v", features, err)
 			continue
 		}
 		line := fmt.Sprintf("%-20s", features)
-		for _, one := range []struct {
-			name    string
-			program *ebpf.Program
-		}{{"xdp", p.xdp}, {"ingress", p.ingress}, {"egress", p.egress}} {
-			line += "  " + one.name + " " + cost(t, one.program)
+		for hook, name := range []string{HookXDP: "xdp", HookIngress: "ingress", HookEgress: "egress"} {
+			line += "  " + name + " " + cost(t, p.loaded[hook])
 		}
 		t.Log(line)
 		if err := p.close(); err != nil {

@@ -118,7 +118,7 @@ func TestEgressCountsWhatWasNotCounted(t *testing.T) {
 			TcIndex uint32
 			Cb      [5]uint32
 		}{skbContext: skbContext{IngressIfindex: c.ingress, Ifindex: known}, Cb: [5]uint32{c.cb}}
-		if _, err := d.Program(HookEgress).Run(&ebpf.RunOptions{Data: frame, Context: &context}); err != nil {
+		if _, err := program(t, d, HookEgress).Run(&ebpf.RunOptions{Data: frame, Context: &context}); err != nil {
 			t.Fatal(err)
 		}
 		totals, err := d.FlowTotals()

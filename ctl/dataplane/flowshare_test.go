@@ -61,7 +61,7 @@ func TestFlowsWhileCPUsSendAndTheTableIsResized(t *testing.T) {
 	var all sync.WaitGroup
 	stop := make(chan struct{})
 	for _, s := range senders {
-		g := newGenerator(t, r.Program(HookXDP))
+		g := newGenerator(t, program(t, r.Dataplane, HookXDP))
 		all.Go(func() { s.run(t, g, stop) })
 	}
 	round := func() {
@@ -121,7 +121,7 @@ func TestFlowsThatChangeCPUStayOnTheirBackend(t *testing.T) {
 		var done sync.WaitGroup
 		done.Go(func() {
 			pin(t, cpu)
-			g := newGenerator(t, r.Program(HookXDP))
+			g := newGenerator(t, program(t, r.Dataplane, HookXDP))
 			for i := range uint32(flows) {
 				g.send(t, []packet{{flow: i, flags: flags}})
 			}

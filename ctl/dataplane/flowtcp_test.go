@@ -40,7 +40,7 @@ func (k talk) say(text string) {
 		}
 		return
 	}
-	_, err := k.d.Program(HookIngress).Run(&ebpf.RunOptions{
+	_, err := program(k.T, k.d, HookIngress).Run(&ebpf.RunOptions{
 		Data: frame, DataOut: make([]byte, len(frame)+frameGrowth),
 		Context: &bundleContext{skbContext: skbContext{Ifindex: 1, IngressIfindex: 1}, GsoSegs: 3, GsoSize: 100},
 	})

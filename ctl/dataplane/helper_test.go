@@ -14,6 +14,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/cilium/ebpf"
 	"golang.org/x/sys/unix"
 
 	"gardu/ctl/abi"
@@ -50,10 +51,10 @@ func (noFilters) DetachFilter(int, string) error      { return nil }
 func (noFilters) XDPProgram(int) (uint32, error)      { return 0, nil }
 func (noFilters) DetachXDP(int) error                 { return nil }
 
-// open opens dir with everything on. The caller closes it.
-func open(t *testing.T, dir string) *Dataplane {
+// open opens dir with so much on, if anything: the less, the sooner it is loaded. The caller closes it.
+func open(t *testing.T, dir string, on ...compile.Features) *Dataplane {
 	t.Helper()
-	d, err := Open(Options{Dir: dir, Features: allOn(), FlowsMax: 1000})
+	d, err := Open(Options{Dir: dir, Features: union(on), FlowsMax: 1000})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -70,6 +71,15 @@ func private(t *testing.T, features compile.Features) *Dataplane {
 	}
 	t.Cleanup(func() { closeIt(t, d) })
 	return d
+}
+
+func program(t testing.TB, d *Dataplane, hook Hook) *ebpf.Program {
+	t.Helper()
+	loaded, err := d.Program(hook)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return loaded
 }
 
 // mapsOnly is a private instance without programs, which take their time to load.
@@ -93,6 +103,13 @@ func closeIt(t *testing.T, d io.Closer) {
 	if err := d.Close(); err != nil {
 		t.Error(err)
 	}
+}
+
+func union(all []compile.Features) (f compile.Features) {
+	for _, one := range all {
+		f = f.Or(one)
+	}
+	return f
 }
 
 func allOff() compile.Features { return compile.Features{} }
@@ -144,12 +161,12 @@ func newWires(t *testing.T) *wires {
 	return w
 }
 
-// open opens dir with everything on, in the box's namespace. The caller closes it.
-func (w *wires) open(t *testing.T, dir string) *Dataplane {
+// open opens dir with so much on, if anything, in the box's namespace. The caller closes it.
+func (w *wires) open(t *testing.T, dir string, on ...compile.Features) *Dataplane {
 	t.Helper()
 	var d *Dataplane
 	w.do(t, func() (err error) { // the mark of a filter says only the interface's name
-		d, err = Open(Options{Dir: dir, Features: allOn(), FlowsMax: 1000, Netlink: w.netlink})
+		d, err = Open(Options{Dir: dir, Features: union(on), FlowsMax: 1000, Netlink: w.netlink})
 		return err
 	})
 	return d

@@ -35,13 +35,13 @@ func (k kind) isClsact() bool { return strings.HasPrefix(string(k), "clsact_") }
 func (k kind) program(p *programs) *ebpf.Program {
 	switch k {
 	case kindXDP, kindGeneric, kindFallback:
-		return p.xdp
+		return p.loaded[HookXDP]
 	case kindEgress, kindClsactEgress:
-		return p.egress
+		return p.loaded[HookEgress]
 	case kindCheck, kindClsactCheck:
-		return p.check
+		return p.loaded[hookCheck]
 	default:
-		return p.ingress
+		return p.loaded[HookIngress]
 	}
 }
 

@@ -61,7 +61,7 @@ func TestInterfacesCountWhatPasses(t *testing.T) {
 
 	bundle := bundleContext{skbContext: skbContext{Ifindex: loopback}, GsoSize: 500, GsoSegs: 3}
 	long := append(frame[:len(frame):len(frame)], make([]byte, 1400)...)
-	if _, err := d.Program(HookEgress).Run(&ebpf.RunOptions{Data: long, Context: &bundle}); err != nil {
+	if _, err := program(t, d, HookEgress).Run(&ebpf.RunOptions{Data: long, Context: &bundle}); err != nil {
 		t.Fatal(err)
 	}
 	sent := of(3)

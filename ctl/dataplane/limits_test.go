@@ -74,6 +74,7 @@ func TestLimitIsExactOverCPUs(t *testing.T) {
 			raw = append(raw, byte(word>>(8*i)))
 		}
 	}
+	xdp := program(t, d, HookXDP)
 	var running sync.WaitGroup
 	for cpu := range cpus {
 		running.Go(func() {
@@ -83,7 +84,7 @@ func TestLimitIsExactOverCPUs(t *testing.T) {
 			if err := unix.SchedSetaffinity(0, &one); err != nil {
 				t.Error(err)
 			}
-			if _, err := d.Program(HookXDP).Run(&ebpf.RunOptions{Data: raw, Repeat: uint32(each)}); err != nil {
+			if _, err := xdp.Run(&ebpf.RunOptions{Data: raw, Repeat: uint32(each)}); err != nil {
 				t.Error(err)
 			}
 		})
@@ -107,7 +108,7 @@ func TestFlowsWithoutBucketShare(t *testing.T) {
 	const buckets = uint64(abi.LimitLines) * 8
 	d := limited(t, "{rate: 1/h, burst: 1, per: flow}")
 	pin(t, 0)
-	g := newGenerator(t, d.Program(HookXDP))
+	g := newGenerator(t, program(t, d, HookXDP))
 	for port := range uint16(12) {
 		var packets []packet
 		for i := range uint32(generatorMax) {

@@ -1,7 +1,6 @@
 package dataplane
 
 import (
-	"cmp"
 	"errors"
 	"fmt"
 	"maps"
@@ -12,42 +11,27 @@ import (
 	"gardu/ctl/compile"
 )
 
-// programs are one load of all programs that run on interfaces, made for the same features.
+// programs are all that run on interfaces, made for the same features.
 type programs struct {
 	features compile.Features
 	outers   mapSet // of the tables: they belong to this load
-	xdp      *ebpf.Program
-	ingress  *ebpf.Program
-	egress   *ebpf.Program
-	check    *ebpf.Program
+
+	mu     sync.Mutex
+	loaded [hookCount]*ebpf.Program // nil: not asked for yet, of a private instance
 }
 
-// at is where the program of a hook belongs, and what loads it.
-func (p *programs) at(hook Hook) (program **ebpf.Program, name string, object func() (*ebpf.CollectionSpec, error)) {
-	switch hook {
-	case HookXDP:
-		return &p.xdp, "gardu_xdp", loadXdp
-	case HookIngress:
-		return &p.ingress, "gardu_ingress", loadTc
-	default:
-		return &p.egress, "gardu_egress", loadTc
-	}
+// objects are the compiled files, with the programs that each holds.
+var objects = []struct {
+	spec     func() (*ebpf.CollectionSpec, error)
+	programs map[Hook]string
+}{
+	{loadXdp, map[Hook]string{HookXDP: "gardu_xdp"}},
+	{loadTc, map[Hook]string{HookIngress: "gardu_ingress", HookEgress: "gardu_egress", hookCheck: "gardu_check"}},
 }
 
-// loadPrograms loads the programs with the constants that features ask for, on the maps and tables of d.
-func (d *Dataplane) loadPrograms(features compile.Features) (*programs, error) {
-	p, err := d.preparePrograms(features)
-	if err != nil {
-		return nil, err
-	}
-	if err := d.loadAll(p); err != nil {
-		return nil, errors.Join(err, p.close())
-	}
-	return p, nil
-}
-
-// preparePrograms makes what the programs need, and none of them yet.
-func (d *Dataplane) preparePrograms(features compile.Features) (_ *programs, err error) {
+// loadPrograms loads the programs with the constants that features ask for, on the maps and tables of d. A private instance
+// seldom runs all of them, and the verifier takes long: it loads each when it is first asked for; see program.
+func (d *Dataplane) loadPrograms(features compile.Features) (_ *programs, err error) {
 	p := &programs{features: features}
 	defer func() {
 		if err != nil {
@@ -69,68 +53,62 @@ func (d *Dataplane) preparePrograms(features compile.Features) (_ *programs, err
 			return nil, err
 		}
 	}
-	p.outers, err = d.newOuters()
-	return p, err
-}
-
-// mapsFor are the maps that programs share with others.
-func (d *Dataplane) mapsFor(p *programs) mapSet {
-	shared := maps.Clone(d.maps)
-	maps.Copy(shared, p.outers)
-	if p.features.Capture && d.capture != nil {
-		maps.Copy(shared, d.capture.maps)
+	if p.outers, err = d.newOuters(); err != nil {
+		return nil, err
 	}
-	return shared
+	if d.dir == "" {
+		return p, nil
+	}
+	return p, d.loadRest(p)
 }
 
-func (d *Dataplane) loadAll(p *programs) error {
-	shared := d.mapsFor(p)
+// loadRest loads the programs that aren't yet.
+func (d *Dataplane) loadRest(p *programs) error {
+	p.mu.Lock()
+	defer p.mu.Unlock()
 	// Side by side: what takes long is the kernel's verifier, which has no lock.
-	var errs [2]error
+	errs := make([]error, len(objects))
 	var running sync.WaitGroup
-	for i, object := range []struct {
-		spec func() (*ebpf.CollectionSpec, error)
-		out  map[string]**ebpf.Program
-	}{
-		{loadXdp, map[string]**ebpf.Program{"gardu_xdp": &p.xdp}},
-		{loadTc, map[string]**ebpf.Program{"gardu_ingress": &p.ingress, "gardu_egress": &p.egress, "gardu_check": &p.check}},
-	} {
+	for i, object := range objects {
 		running.Go(func() {
-			spec, err := object.spec()
-			if err == nil {
-				err = d.load(spec, shared, p.features, object.out)
-			}
-			errs[i] = err
+			errs[i] = d.load(p, object.spec, object.programs)
 		})
 	}
 	running.Wait()
-	return cmp.Or(errs[0], errs[1]) // mostly both fail for the same reason
+	for _, err := range errs {
+		if err != nil {
+			return err // mostly both fail for the same reason
+		}
+	}
+	return nil
 }
 
-// Load loads the program of a hook of a sibling, where each waits until it is needed: verifying one takes a second.
-func (d *Dataplane) Load(hook Hook) error {
+// LoadAll loads those programs of a private instance that nobody has run yet, to see whether the kernel takes them.
+func (d *Dataplane) LoadAll() error {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	return d.loadLate(hook)
+	return d.loadRest(d.programs)
 }
 
-// loadLate is Load with mu held.
-func (d *Dataplane) loadLate(hook Hook) error {
-	program, name, object := d.programs.at(hook)
-	if *program != nil {
-		return nil
+// program is what runs at a hook.
+func (d *Dataplane) program(p *programs, hook Hook) (*ebpf.Program, error) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.loaded[hook] != nil {
+		return p.loaded[hook], nil
 	}
-	spec, err := object()
-	if err != nil {
-		return err
+	for _, object := range objects {
+		if name, ok := object.programs[hook]; ok {
+			err := d.load(p, object.spec, map[Hook]string{hook: name})
+			return p.loaded[hook], err
+		}
 	}
-	maps.DeleteFunc(spec.Programs, func(other string, _ *ebpf.ProgramSpec) bool { return other != name })
-	return d.load(spec, d.mapsFor(d.programs), d.programs.features, map[string]**ebpf.Program{name: program})
+	return nil, fmt.Errorf("no program runs at hook %d", hook)
 }
 
 func (p *programs) close() error {
 	var errs []error
-	for _, one := range []*ebpf.Program{p.xdp, p.ingress, p.egress, p.check} {
+	for _, one := range p.loaded {
 		if one != nil {
 			errs = append(errs, one.Close())
 		}
@@ -139,26 +117,47 @@ func (p *programs) close() error {
 	return errors.Join(errs...)
 }
 
-// load loads one object and hands out its programs.
-func (d *Dataplane) load(spec *ebpf.CollectionSpec, shared mapSet, features compile.Features, out map[string]**ebpf.Program) error {
-	collection, err := d.collect(spec, shared, features, ebpf.ProgramOptions{})
+// load loads those programs of an object that aren't yet. The caller holds p.mu.
+func (d *Dataplane) load(p *programs, from func() (*ebpf.CollectionSpec, error), wanted map[Hook]string) error {
+	spec, err := from()
+	if err != nil {
+		return err
+	}
+	maps.DeleteFunc(spec.Programs, func(name string, _ *ebpf.ProgramSpec) bool {
+		for hook, want := range wanted {
+			if want == name {
+				return p.loaded[hook] != nil
+			}
+		}
+		return true
+	})
+	collection, err := d.collect(spec, p, ebpf.ProgramOptions{})
 	if err != nil {
 		return permission("load the programs", err)
 	}
 	defer collection.Close()
-	for name, to := range out {
-		if *to = collection.DetachProgram(name); *to == nil {
+	for hook, name := range wanted {
+		if p.loaded[hook] != nil {
+			continue
+		}
+		if p.loaded[hook] = collection.DetachProgram(name); p.loaded[hook] == nil {
 			return fmt.Errorf("load the programs: no %s in the object", name)
 		}
 	}
 	return nil
 }
 
-func (d *Dataplane) collect(spec *ebpf.CollectionSpec, shared mapSet, features compile.Features, options ebpf.ProgramOptions) (*ebpf.Collection, error) {
-	if err := setConstants(spec, features); err != nil {
+// collect loads an object on the maps of d, made as p is.
+func (d *Dataplane) collect(spec *ebpf.CollectionSpec, p *programs, options ebpf.ProgramOptions) (*ebpf.Collection, error) {
+	if err := setConstants(spec, p.features); err != nil {
 		return nil, err
 	}
-	d.captureSizes(spec.Maps, features)
+	d.captureSizes(spec.Maps, p.features)
+	shared := maps.Clone(d.maps)
+	maps.Copy(shared, p.outers)
+	if p.features.Capture && d.capture != nil {
+		maps.Copy(shared, d.capture.maps)
+	}
 	replacements := map[string]*ebpf.Map{}
 	for name, mapSpec := range spec.Maps {
 		if m, ok := shared[name]; ok {
@@ -186,8 +185,8 @@ func VerifierLog(features compile.Features, name string, full bool) (string, err
 	if full {
 		level |= ebpf.LogLevelInstruction
 	}
-	for _, load := range []func() (*ebpf.CollectionSpec, error){loadXdp, loadTc} {
-		spec, err := load()
+	for _, object := range objects {
+		spec, err := object.spec()
 		if err != nil {
 			return "", err
 		}
@@ -195,9 +194,7 @@ func VerifierLog(features compile.Features, name string, full bool) (string, err
 			continue
 		}
 		maps.DeleteFunc(spec.Programs, func(other string, _ *ebpf.ProgramSpec) bool { return other != name })
-		shared := maps.Clone(d.maps)
-		maps.Copy(shared, d.programs.outers)
-		collection, err := d.collect(spec, shared, features, ebpf.ProgramOptions{LogLevel: level, LogSizeStart: 1 << 20})
+		collection, err := d.collect(spec, d.programs, ebpf.ProgramOptions{LogLevel: level, LogSizeStart: 1 << 20})
 		if err != nil {
 			return "", permission("load "+name, err)
 		}
@@ -302,7 +299,11 @@ func (d *Dataplane) inUse(features compile.Features) compile.Features {
 func (d *Dataplane) Interpreted() (bool, error) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	info, err := d.programs.ingress.Info()
+	program, err := d.program(d.programs, HookIngress)
+	if err != nil {
+		return false, err
+	}
+	info, err := program.Info()
 	if err != nil {
 		return false, fmt.Errorf("ask for the size of a program: %w", err)
 	}

@@ -107,7 +107,7 @@ func newRigWith(t *testing.T, flowsMax int, change func(*compile.Features)) *rig
 	if err := d.Commit(1, generation); err != nil {
 		t.Fatal(err)
 	}
-	r.generator = newGenerator(t, d.Program(HookXDP))
+	r.generator = newGenerator(t, program(t, d, HookXDP))
 	return r
 }
 

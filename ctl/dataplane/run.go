@@ -23,6 +23,8 @@ const (
 	HookXDP Hook = iota
 	HookIngress
 	HookEgress
+	hookCheck // takes health checks to backends
+	hookCount
 )
 
 // Result is what a program did with a frame.
@@ -53,7 +55,7 @@ func (d *Dataplane) Run(hook Hook, frame []byte, ifindex int) (Result, error) {
 	if ifindex == 0 {
 		ifindex = 1
 	}
-	program, err := d.runnable(hook)
+	program, err := d.program(d.programs, hook)
 	if err != nil {
 		return Result{}, err
 	}
@@ -88,7 +90,7 @@ func (d *Dataplane) Measure(hook Hook, frame []byte, repeat int) (time.Duration,
 	if d.dir != "" {
 		return 0, errors.New("measure a frame: not on the live data plane, which it would change; use Try")
 	}
-	program, err := d.runnable(hook)
+	program, err := d.Program(hook)
 	if err != nil {
 		return 0, err
 	}
@@ -168,22 +170,10 @@ func (d *Dataplane) MoveFlows(backend uint16) error {
 }
 
 // Program is what runs at a hook, for who wants to put something in front of it. SetFeatures and Close end it.
-func (d *Dataplane) Program(hook Hook) *ebpf.Program {
+func (d *Dataplane) Program(hook Hook) (*ebpf.Program, error) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	program, _, _ := d.programs.at(hook)
-	return *program
-}
-
-// runnable is the program of a hook, loaded if it wasn't yet.
-func (d *Dataplane) runnable(hook Hook) (*ebpf.Program, error) {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	if err := d.loadLate(hook); err != nil {
-		return nil, err
-	}
-	program, _, _ := d.programs.at(hook)
-	return *program, nil
+	return d.program(d.programs, hook)
 }
 
 // xdpContext is the kernel's struct xdp_md.

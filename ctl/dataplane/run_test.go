@@ -11,6 +11,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"gardu/ctl/abi"
+	"gardu/ctl/compile"
 	"gardu/ctl/model"
 )
 
@@ -64,7 +65,7 @@ func TestRunOnEveryHook(t *testing.T) {
 }
 
 func TestSiblingSeesWhatIsLiveAndChangesNothing(t *testing.T) {
-	d := open(t, testDir(t))
+	d := open(t, testDir(t), compile.Features{Blocks: true, Rules: true})
 	defer closeIt(t, d)
 	frame := udp4(netip.MustParseAddr("198.51.100.7"), netip.MustParseAddr("192.0.2.1"))
 	drop, err := d.NewTable(abi.TableRules, []abi.Line{abi.ToLine(abi.RulesHead{DefaultVerdict: uint8(abi.VerdictDrop)})})
@@ -266,7 +267,7 @@ func TestCheckProgram(t *testing.T) {
 	run := func(mark uint32) (uint32, []byte) {
 		t.Helper()
 		options := &ebpf.RunOptions{Data: frame, DataOut: make([]byte, len(frame)+frameGrowth), Context: &markedContext{Mark: mark, Ifindex: 1}}
-		action, err := d.programs.check.Run(options)
+		action, err := program(t, d, hookCheck).Run(options)
 		if err != nil {
 			t.Fatal(err)
 		}

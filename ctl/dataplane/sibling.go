@@ -18,7 +18,7 @@ type Assumption struct {
 
 // Sibling makes a private instance beside this one, with the same programs and trace on: rings, backends, interfaces, exits and
 // health flows are shared, and the tables of connections and of translations, which it reads only; the generation in force and the blocks are those of this moment; counters and flows
-// are its own, so that nothing it does is seen here. Its programs are loaded as they are needed. What is known of a flow here it recalls when it is told to, see RecallFlow. Close it before this one.
+// are its own, so that nothing it does is seen here. What is known of a flow here it recalls when it is told to, see RecallFlow. Close it before this one.
 func (d *Dataplane) Sibling() (*Dataplane, error) { return d.sibling(nil, Assumption{}) }
 
 // SiblingIf makes a Sibling that takes something for true besides.
@@ -95,7 +95,7 @@ func (d *Dataplane) sibling(trial *Trial, a Assumption) (_ *Dataplane, err error
 		return nil, err
 	}
 	features.Trace, features.Capture = !alone, false
-	if s.programs, err = s.preparePrograms(features); err != nil {
+	if s.programs, err = s.loadPrograms(features); err != nil {
 		return nil, err
 	}
 	return s, nil

@@ -12,6 +12,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"gardu/ctl/abi"
+	"gardu/ctl/compile"
 )
 
 // segment is a frame with a TCP segment.
@@ -173,13 +174,14 @@ func TestConnectionsOfManyCPUs(t *testing.T) {
 	d := private(t, features)
 	commit(t, d, 1)
 	const threads, rounds = 4, 3000
+	xdp := program(t, d, HookXDP)
 	var running sync.WaitGroup
 	for thread := range threads {
 		running.Go(func() {
 			for round := range rounds {
 				// Everybody opens the same connections, and connections of its own that nobody answers.
 				for _, n := range []int{round, 1<<20 + thread*rounds + round} {
-					_, err := d.Program(HookXDP).Run(&ebpf.RunOptions{Data: segment(client(n), server, syn)})
+					_, err := xdp.Run(&ebpf.RunOptions{Data: segment(client(n), server, syn)})
 					if err != nil {
 						t.Error(err)
 						return
@@ -214,7 +216,7 @@ func TestConnectionsOfManyCPUs(t *testing.T) {
 // TestConnectionsArePinned: the table is there for the next daemon, and gone when nobody asks for it any more.
 func TestConnectionsArePinned(t *testing.T) {
 	dir := testDir(t)
-	first := open(t, dir)
+	first := open(t, dir, compile.Features{Rules: true, State: true})
 	path := first.statesPath()
 	entries := first.states.entries()
 	now, err := first.stateClock()
@@ -268,7 +270,7 @@ func TestRoutedConnectionsAreKnownByTheirNewEnds(t *testing.T) {
 	}
 	inside, outside := client(1), client(2)
 	stateOf(t, d, HookXDP, segment(inside, server, syn))
-	_, err := d.Program(HookEgress).Run(&ebpf.RunOptions{
+	_, err := program(t, d, HookEgress).Run(&ebpf.RunOptions{
 		Data: segment(outside, server, syn), Context: &skbContext{Ifindex: 1, IngressIfindex: 1},
 	})
 	if err != nil {

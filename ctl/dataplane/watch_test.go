@@ -16,7 +16,7 @@ func TestDropsAreWatched(t *testing.T) {
 	pin(t, 0)
 	drop := func() abi.EffectTotals {
 		t.Helper()
-		if _, err := d.Program(HookXDP).Run(&ebpf.RunOptions{Data: malformed, Repeat: each}); err != nil {
+		if _, err := program(t, d, HookXDP).Run(&ebpf.RunOptions{Data: malformed, Repeat: each}); err != nil {
 			t.Fatal(err)
 		}
 		totals, err := d.EffectTotals()

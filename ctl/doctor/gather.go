@@ -139,8 +139,10 @@ func (m *Machine) load(features compile.Features) {
 		m.Load = err
 		return
 	}
-	m.LoadTime = time.Since(start)
-	m.Interpreted, err = plane.Interpreted()
+	if err = plane.LoadAll(); err == nil {
+		m.LoadTime = time.Since(start)
+		m.Interpreted, err = plane.Interpreted()
+	}
 	m.Load = errors.Join(err, plane.Close())
 }
 
