@@ -19,7 +19,7 @@ PREFIX ?= /usr/local
 GENERATE_PACKAGES := clang-19 llvm-19 libbpf-dev linux-libc-dev
 TEST_PACKAGES := curl iproute2 nfdump nftables nginx-light prometheus sqlite3 systemd tshark xdp-tools
 PACKAGE_PACKAGES := rpm
-BENCH_PACKAGES := nftables xdp-tools
+BENCH_PACKAGES := iproute2 ipset nftables xdp-tools
 VM_PACKAGES := qemu-system-x86 xz-utils
 
 # What `make generate` writes; committed, so that a build needs no clang.
@@ -76,7 +76,7 @@ test-vm: deps-vm build ## boot Debian's 6.1 and 6.12 kernels in QEMU: load, atta
 	go run ./ctl/vmtest
 
 .PHONY: bench
-bench: deps-bench ## ns a packet, case by case, into bench/results (BENCH=quick: a short look, printed only)
+bench: deps-bench build ## gardu beside its peers: cost, live, control plane, into bench/results (BENCH=quick: a short look, printed only)
 	go run ./bench $(if $(filter quick,$(BENCH)),-quick -o '')
 
 .PHONY: install

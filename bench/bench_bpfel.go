@@ -46,22 +46,30 @@ type benchRecord struct {
 //
 // Used for safe lookups in a Collection or CollectionSpec.
 const (
-	benchMapPackets      = "packets"
-	benchMapPackets6     = "packets6"
-	benchMapRecords      = "records"
-	benchMapSubject      = "subject"
-	benchProgEmpty       = "empty"
-	benchProgFloorIpip   = "floor_ipip"
-	benchProgFloorRecord = "floor_record"
-	benchProgGenerate    = "generate"
-	benchProgGenerate6   = "generate6"
-	benchProgInject      = "inject"
-	benchProgSend        = "send"
-	benchVarFrame        = "frame"
-	benchVarNext         = "next"
-	benchVarPacketCount  = "packet_count"
-	benchVarRecordMask   = "record_mask"
-	benchVarSendTo       = "send_to"
+	benchMapPackets       = "packets"
+	benchMapPackets6      = "packets6"
+	benchMapRecords       = "records"
+	benchMapSources       = "sources"
+	benchMapSubject       = "subject"
+	benchProgDropLoad     = "drop_load"
+	benchProgEmpty        = "empty"
+	benchProgFloorIpip    = "floor_ipip"
+	benchProgFloorRecord  = "floor_record"
+	benchProgFloorRewrite = "floor_rewrite"
+	benchProgGenerate     = "generate"
+	benchProgGenerate6    = "generate6"
+	benchProgInject       = "inject"
+	benchProgSend         = "send"
+	benchProgTcDrop       = "tc_drop"
+	benchProgTcSet        = "tc_set"
+	benchVarCame          = "came"
+	benchVarFrame         = "frame"
+	benchVarFrameLength   = "frame_length"
+	benchVarListed        = "listed"
+	benchVarNext          = "next"
+	benchVarPacketCount   = "packet_count"
+	benchVarRecordMask    = "record_mask"
+	benchVarSendTo        = "send_to"
 )
 
 // loadBench returns the embedded CollectionSpec for bench.
@@ -106,13 +114,17 @@ type benchSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type benchProgramSpecs struct {
-	Empty       *ebpf.ProgramSpec `ebpf:"empty"`
-	FloorIpip   *ebpf.ProgramSpec `ebpf:"floor_ipip"`
-	FloorRecord *ebpf.ProgramSpec `ebpf:"floor_record"`
-	Generate    *ebpf.ProgramSpec `ebpf:"generate"`
-	Generate6   *ebpf.ProgramSpec `ebpf:"generate6"`
-	Inject      *ebpf.ProgramSpec `ebpf:"inject"`
-	Send        *ebpf.ProgramSpec `ebpf:"send"`
+	DropLoad     *ebpf.ProgramSpec `ebpf:"drop_load"`
+	Empty        *ebpf.ProgramSpec `ebpf:"empty"`
+	FloorIpip    *ebpf.ProgramSpec `ebpf:"floor_ipip"`
+	FloorRecord  *ebpf.ProgramSpec `ebpf:"floor_record"`
+	FloorRewrite *ebpf.ProgramSpec `ebpf:"floor_rewrite"`
+	Generate     *ebpf.ProgramSpec `ebpf:"generate"`
+	Generate6    *ebpf.ProgramSpec `ebpf:"generate6"`
+	Inject       *ebpf.ProgramSpec `ebpf:"inject"`
+	Send         *ebpf.ProgramSpec `ebpf:"send"`
+	TcDrop       *ebpf.ProgramSpec `ebpf:"tc_drop"`
+	TcSet        *ebpf.ProgramSpec `ebpf:"tc_set"`
 }
 
 // benchMapSpecs contains maps before they are loaded into the kernel.
@@ -122,6 +134,7 @@ type benchMapSpecs struct {
 	Packets  *ebpf.MapSpec `ebpf:"packets"`
 	Packets6 *ebpf.MapSpec `ebpf:"packets6"`
 	Records  *ebpf.MapSpec `ebpf:"records"`
+	Sources  *ebpf.MapSpec `ebpf:"sources"`
 	Subject  *ebpf.MapSpec `ebpf:"subject"`
 }
 
@@ -129,7 +142,10 @@ type benchMapSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type benchVariableSpecs struct {
+	Came        *ebpf.VariableSpec `ebpf:"came"`
 	Frame       *ebpf.VariableSpec `ebpf:"frame"`
+	FrameLength *ebpf.VariableSpec `ebpf:"frame_length"`
+	Listed      *ebpf.VariableSpec `ebpf:"listed"`
 	Next        *ebpf.VariableSpec `ebpf:"next"`
 	PacketCount *ebpf.VariableSpec `ebpf:"packet_count"`
 	RecordMask  *ebpf.VariableSpec `ebpf:"record_mask"`
@@ -159,6 +175,7 @@ type benchMaps struct {
 	Packets  *ebpf.Map `ebpf:"packets"`
 	Packets6 *ebpf.Map `ebpf:"packets6"`
 	Records  *ebpf.Map `ebpf:"records"`
+	Sources  *ebpf.Map `ebpf:"sources"`
 	Subject  *ebpf.Map `ebpf:"subject"`
 }
 
@@ -167,6 +184,7 @@ func (m *benchMaps) Close() error {
 		m.Packets,
 		m.Packets6,
 		m.Records,
+		m.Sources,
 		m.Subject,
 	)
 }
@@ -175,7 +193,10 @@ func (m *benchMaps) Close() error {
 //
 // It can be passed to loadBenchObjects or ebpf.CollectionSpec.LoadAndAssign.
 type benchVariables struct {
+	Came        *ebpf.Variable `ebpf:"came"`
 	Frame       *ebpf.Variable `ebpf:"frame"`
+	FrameLength *ebpf.Variable `ebpf:"frame_length"`
+	Listed      *ebpf.Variable `ebpf:"listed"`
 	Next        *ebpf.Variable `ebpf:"next"`
 	PacketCount *ebpf.Variable `ebpf:"packet_count"`
 	RecordMask  *ebpf.Variable `ebpf:"record_mask"`
@@ -186,24 +207,32 @@ type benchVariables struct {
 //
 // It can be passed to loadBenchObjects or ebpf.CollectionSpec.LoadAndAssign.
 type benchPrograms struct {
-	Empty       *ebpf.Program `ebpf:"empty"`
-	FloorIpip   *ebpf.Program `ebpf:"floor_ipip"`
-	FloorRecord *ebpf.Program `ebpf:"floor_record"`
-	Generate    *ebpf.Program `ebpf:"generate"`
-	Generate6   *ebpf.Program `ebpf:"generate6"`
-	Inject      *ebpf.Program `ebpf:"inject"`
-	Send        *ebpf.Program `ebpf:"send"`
+	DropLoad     *ebpf.Program `ebpf:"drop_load"`
+	Empty        *ebpf.Program `ebpf:"empty"`
+	FloorIpip    *ebpf.Program `ebpf:"floor_ipip"`
+	FloorRecord  *ebpf.Program `ebpf:"floor_record"`
+	FloorRewrite *ebpf.Program `ebpf:"floor_rewrite"`
+	Generate     *ebpf.Program `ebpf:"generate"`
+	Generate6    *ebpf.Program `ebpf:"generate6"`
+	Inject       *ebpf.Program `ebpf:"inject"`
+	Send         *ebpf.Program `ebpf:"send"`
+	TcDrop       *ebpf.Program `ebpf:"tc_drop"`
+	TcSet        *ebpf.Program `ebpf:"tc_set"`
 }
 
 func (p *benchPrograms) Close() error {
 	return _BenchClose(
+		p.DropLoad,
 		p.Empty,
 		p.FloorIpip,
 		p.FloorRecord,
+		p.FloorRewrite,
 		p.Generate,
 		p.Generate6,
 		p.Inject,
 		p.Send,
+		p.TcDrop,
+		p.TcSet,
 	)
 }
 

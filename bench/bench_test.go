@@ -1,9 +1,13 @@
 package main
 
 import (
-	"bytes"
+	"encoding/xml"
+	"errors"
+	"io"
+	"math"
 	"net/netip"
 	"os"
+	"slices"
 	"strings"
 	"testing"
 
@@ -19,27 +23,135 @@ func TestFrameIsWhatItsTupleSays(t *testing.T) {
 	if got, want := pkt.Summary(sent.frame()), "tcp 198.51.100.7:40000 > 192.0.2.10:443"; !strings.HasPrefix(got, want) {
 		t.Errorf("the frame is %q, want %q", got, want)
 	}
-	if got := sent.packet(); abi.Ntohs(got.Sport) != 40000 || abi.Ntohs(got.Dport) != 443 {
+	if got := sent.packet(0); abi.Ntohs(got.Sport) != 40000 || abi.Ntohs(got.Dport) != 443 {
 		t.Errorf("ports are %d and %d", abi.Ntohs(got.Sport), abi.Ntohs(got.Dport))
 	}
 }
 
 func TestScenariosAreDistinct(t *testing.T) {
-	all := scenarios()
-	if all[0].name != emptyName {
-		t.Errorf("the first case is %q, which all others are compared with", all[0].name)
-	}
 	seen := map[string]bool{}
-	for _, s := range all {
-		if seen[s.name] {
-			t.Errorf("two cases are called %q", s.name)
+	for _, batch := range batches {
+		for _, s := range scenarios(batch) {
+			if seen[s.name] && !baseline(s.name) {
+				t.Errorf("two cases are called %q", s.name)
+			}
+			seen[s.name] = true
+			if s.than != "" && !seen[s.than] {
+				t.Errorf("%q is compared with %q, which doesn't come before it", s.name, s.than)
+			}
 		}
-		seen[s.name] = true
+	}
+	for _, c := range liveCases() {
+		if seen[c.name] {
+			t.Errorf("two cases are called %q", c.name)
+		}
+		seen[c.name] = true
+		if c.of != "" && !seen[c.of] {
+			t.Errorf("%q is compared with %q, which doesn't come before it", c.name, c.of)
+		}
+	}
+}
+
+// Every aim, and every point of a plot, asks for a value that some case gives.
+func TestAimsAskForWhatIsMeasured(t *testing.T) {
+	var r result
+	for _, batch := range batches {
+		for _, s := range scenarios(batch) {
+			r.Cases = append(r.Cases, row{Name: s.name, Raw: figure{Median: 2}, Net: 1})
+		}
+	}
+	for _, c := range liveCases() {
+		r.Live = append(r.Live, liveRow{Name: c.name, Mpps: 1, Of: c.of, More: 1})
+	}
+	for _, name := range controlNames() {
+		r.Control = append(r.Control, controlRow{Name: name, Figure: figure{Median: 1}})
+	}
+	values := r.values()
+	for _, v := range judge(aims, values) {
+		if !v.Known {
+			t.Errorf("nothing measures %q", v.Says)
+		}
+	}
+	for _, s := range structures() {
+		for _, p := range s.points {
+			if values[p.value] == 0 {
+				t.Errorf("nothing measures %q, of %s", p.value, s.name)
+			}
+		}
+	}
+}
+
+func TestJudge(t *testing.T) {
+	list := []aim{
+		{says: "under", value: "a", limit: 10}, {says: "over", value: "a", limit: 4}, {says: "share", value: "a", of: "b", limit: 0.5, least: true},
+		{says: "too small a share", value: "a", of: "b", limit: 4, least: true}, {says: "unknown", value: "c", limit: 1},
+	}
+	want := []string{"reached", "**missed by 2.00x**", "reached", "**missed by 2.00x**", "not measured"}
+	for i, v := range judge(list, map[string]float64{"a": 8, "b": 4}) {
+		if got := v.text(); got != want[i] {
+			t.Errorf("%s: %s, want %s", v.Says, got, want[i])
+		}
+	}
+}
+
+// A fit must find the shape that points were made by, with noise of a few percent.
+func TestFitFindsTheShape(t *testing.T) {
+	sizes := []float64{10, 100, 1000, 10_000, 100_000}
+	noise := []float64{1.03, 0.98, 1.01, 0.97, 1.02}
+	for _, c := range []struct {
+		want string
+		cost func(n float64) float64
+	}{
+		{"flat", func(float64) float64 { return 100 }},
+		{"log n", func(n float64) float64 { return 40 + 20*math.Log2(n) }},
+		{"linear", func(n float64) float64 { return 30 + 3*n }},
+		{steps, func(n float64) float64 {
+			if n < 5000 {
+				return 50
+			}
+			return 300
+		}},
+	} {
+		var g growth
+		for i, n := range sizes {
+			g.Points = append(g.Points, point{n, c.cost(n) * noise[i]})
+		}
+		g.fit()
+		if g.Shape != c.want {
+			t.Errorf("%s was taken for %s", c.want, g.text())
+		}
+		if got, want := g.at(1000), c.cost(1000); got < want*0.9 || got > want*1.1 {
+			t.Errorf("%s: %.0f at 1,000, want %.0f", c.want, got, want)
+		}
+	}
+}
+
+func TestPlotIsWellFormed(t *testing.T) {
+	svg := plot("a < b", "sizes & more", []series{{"one", []point{{1, 10}, {1000, 20}, {1e6, 0}}}, {"two", []point{{10, 5}}}})
+	decoder := xml.NewDecoder(strings.NewReader(svg))
+	elements := map[string]int{}
+	for {
+		token, err := decoder.Token()
+		if errors.Is(err, io.EOF) {
+			break
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		if e, ok := token.(xml.StartElement); ok {
+			elements[e.Name.Local]++
+		}
+	}
+	if elements["circle"] != 3 || elements["polyline"] != 2 {
+		t.Errorf("drawn: %v; want 3 circles and 2 lines", elements)
+	}
+	if plot("nothing", "sizes", nil) != "" {
+		t.Error("a plot of nothing")
 	}
 }
 
 // The generator must give every program under test the same frame each time, whatever the program did to the last one, and
-// a program that counts must count all of them.
+// a program that counts must count all of them. What fails is told, and doesn't stop the others.
 func TestMeasure(t *testing.T) {
 	if os.Geteuid() != 0 {
 		t.Skip("needs root: loads BPF programs")
@@ -54,33 +166,65 @@ func TestMeasure(t *testing.T) {
 			t.Error(err)
 		}
 	})
-	for _, s := range scenarios() {
-		switch s.name {
-		case emptyName, emptyName6, "floor ipip", "pass", "rules 10", "two fields, 10", "xdp-filter, 10,000 addresses", "10,000 addresses", "service, 1 flow":
-			loaded, err := worlds.subject(s)
-			if err != nil {
-				t.Fatalf("%s: %v", s.name, err)
-			}
-			subjects = append(subjects, loaded)
+	wanted := []string{"pass", "pass, 1500 bytes", "pass, IPv6", "xdp-filter, 10,000 addresses", "10,000 addresses"}
+	for _, s := range scenarios("filter") {
+		if !baseline(s.name) && !slices.Contains(wanted, s.name) {
+			continue
 		}
+		loaded, err := worlds.subject(s)
+		if err != nil {
+			t.Fatalf("%s: %v", s.name, err)
+		}
+		subjects = append(subjects, loaded)
 	}
+	wrong := *subjects[0]
+	wrong.scenario.name, wrong.action = "wrong", xdpTX
+	wrong.release = nil
 	if _, _, err := pin(); err != nil { // the thread ends with the test
 		t.Fatal(err)
 	}
 	const rounds, packets = 2, 1000
-	if err := measure(subjects, rounds, packets, func(int) {}); err != nil {
-		t.Fatal(err)
-	}
-	var table bytes.Buffer
-	if err := newResult(machine{Commit: "test"}, rounds, packets, subjects).markdown(&table); err != nil {
-		t.Fatal(err)
-	}
+	measure(append(subjects, &wrong), rounds, packets, func(int) {})
+	r := &result{Rounds: rounds, Packets: packets}
+	r.add(append(subjects, &wrong))
+	r.conclude()
+	page := r.markdown("plot")
 	for _, s := range subjects {
-		if len(s.samples) != rounds {
-			t.Errorf("%s has %d samples, want %d", s.name, len(s.samples), rounds)
+		if s.failed != nil || len(s.samples) != rounds {
+			t.Errorf("%s has %d samples, want %d: %v", s.name, len(s.samples), rounds, s.failed)
 		}
-		if !strings.Contains(table.String(), "| "+s.name+" |") {
-			t.Errorf("%s is not in the table", s.name)
+		if !strings.Contains(page, "| "+s.name+" |") {
+			t.Errorf("%s is not on the page", s.name)
+		}
+	}
+	if want := "| wrong | not measured: the last packet's action is 1, want 3 |"; !strings.Contains(page, want) {
+		t.Errorf("the page doesn't say %q", want)
+	}
+}
+
+// Packets that really travel must all arrive, and be counted, with gardu's programs and with peers.
+func TestLive(t *testing.T) {
+	if os.Geteuid() != 0 {
+		t.Skip("needs root: makes network namespaces")
+	}
+	wanted := []string{liveBareTX, "gardu dsr", "nft fwd", "nft, hash set", "tc u32, 100 rules", "Linux router, nft dnat"}
+	l, err := newLive(slices.DeleteFunc(liveCases(), func(c *liveCase) bool { return !slices.Contains(wanted, c.name) }))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := l.close(); err != nil {
+			t.Error(err)
+		}
+	})
+	l.measure(1, 5000, 0)
+	rows := l.rows()
+	if len(rows) != len(wanted) {
+		t.Errorf("%d rows, want %d", len(rows), len(wanted))
+	}
+	for _, row := range rows {
+		if row.Failed != "" || row.Lost > 0.5 {
+			t.Errorf("%s: failed %q, lost %.2f", row.Name, row.Failed, row.Lost)
 		}
 	}
 }

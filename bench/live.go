@@ -1,15 +1,16 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"net"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"runtime"
-	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -25,48 +26,51 @@ import (
 const (
 	liveFrames = 1 << 1 // BPF_F_TEST_XDP_LIVE_FRAMES
 	liveBatch  = 64     // frames that the kernel sends at once
-
-	// nftShare is which part of a sample's packets nft gets: it takes that much longer.
-	nftShare = 25
 )
+
+// generatorAddress is where the generator's frames go to, by Ethernet.
+const generatorAddress = "02:00:00:00:00:01"
 
 // liveCase is packets that really travel: the generator's frames go out on one end of a veth pair, or into the network
 // stack of an interface.
 type liveCase struct {
 	name, about string
+	of          string // an earlier case that it is compared with
+	slow        int    // which part of a sample's packets it gets: it takes that much longer
+	tuples      func() []tuple
+	setup       func(*live, *liveCase, pair) error // after it generator and received are there
+
 	*generator
 	node     *testnet.Node          // where it sends
 	ifindex  int                    // interface that frames come in by; 0: they are sent to a veth pair
-	received func() (uint64, error) // how many arrived, by another's count
-	packets  int                    // a sample
+	received func() (uint64, error) // how many arrived, by another's count; nil: nobody counts
 	samples  []float64
+	sent     int
+	lost     int64
+	failed   error
 }
 
-// live is the network in which packets travel:
+// pair is the veth pair of one case, and what leads on from the box.
 //
-//	sender a0 --- b0 box   return XDP_DROP
-//	       a1 --- b1       gardu
-//	       a2 --- b2       nft, one rule that drops
-//	       a3 --- b3       nft, 1,000 rules
-type live struct {
-	network     *testnet.Net
-	sender, box *testnet.Node
-	dir         string
-	links       []link.Link
-	cases       []*liveCase
+//	sender a --- b box o --- s sink
+type pair struct {
+	a, b, o, s                     string
+	aIndex, bIndex, oIndex, sIndex int
 }
 
-// names of the cases that others are compared with.
-const (
-	liveBare  = "veth, return XDP_DROP"
-	liveGardu = "veth, gardu"
-	liveStack = "stack, nft drops"
-	liveNft   = "stack, nft 1,000 rules"
-)
+// live is the network in which packets travel.
+type live struct {
+	network           *testnet.Net
+	sender, box, sink *testnet.Node
+	dir               string
+	links             []link.Link
+	worlds            []*world
+	drop              *generator // whose program drops at the sink, and at the sender
+	cases             []*liveCase
+}
 
-// newLive makes the network. filter is the subject whose program and packets the veth cases share, rules the one that
-// has nft's rules and packets.
-func newLive(filter *world, filtered, ruled []tuple, rules ruleset, packets int) (l *live, err error) {
+// newLive makes the network and what is in it. A case that can't be made says why.
+func newLive(cases []*liveCase) (l *live, err error) {
 	l = &live{}
 	defer func() {
 		if err != nil {
@@ -79,66 +83,27 @@ func newLive(filter *world, filtered, ruled []tuple, rules ruleset, packets int)
 	if l.network, err = testnet.New("gardu-bench-*"); err != nil {
 		return l, err
 	}
-	if l.sender, err = l.node("sender"); err != nil {
-		return l, err
-	}
-	if l.box, err = l.node("box"); err != nil {
-		return l, err
-	}
-	indexes := map[string]int{}
-	for i := range 4 {
-		a, b := fmt.Sprintf("a%d", i), fmt.Sprintf("b%d", i)
-		if err := l.network.Connect(testnet.End{Node: l.sender, Name: a}, testnet.End{Node: l.box, Name: b}, 0); err != nil {
+	for name, node := range map[string]**testnet.Node{"sender": &l.sender, "box": &l.box, "sink": &l.sink} {
+		if *node, err = l.node(name); err != nil {
 			return l, err
 		}
-		if err := l.box.SetGRO(b, true); err != nil { // the stack takes live frames only of interfaces that poll
-			return l, err
-		}
-		for name, node := range map[string]*testnet.Node{a: l.sender, b: l.box} {
-			if indexes[name], err = interfaceIndex(node, name); err != nil {
-				return l, err
-			}
-		}
 	}
-	add := func(c *liveCase, tuples []tuple, o options, last string) (err error) {
-		if c.generator, err = newGenerator(tuples, o); err != nil {
-			return err
+	if err := l.box.SetSysctl("net.ipv4.ip_forward", "1"); err != nil {
+		return l, err
+	}
+	if l.drop, err = newGenerator(clients(1)(), options{programs: []string{benchProgEmpty}}); err != nil {
+		return l, err
+	}
+	for i, c := range cases {
+		fmt.Fprintf(os.Stderr, "preparing %s\n", c.name)
+		p, err := l.pair(i)
+		if err != nil {
+			return l, err
 		}
 		l.cases = append(l.cases, c)
-		return c.put(c.own[last])
+		c.failed = c.setup(l, c, p)
 	}
-	bare := &liveCase{name: liveBare, about: "nothing but the drop", node: l.sender, packets: packets, received: l.arrived("b0")}
-	if err := add(bare, filtered, options{sendTo: indexes["a0"]}, benchProgSend); err != nil {
-		return l, err
-	}
-	gardu := &liveCase{name: liveGardu, about: "a list of 1M prefixes and 1,000 rules: half of the packets are on the list, half match a rule",
-		node: l.sender, packets: packets, received: func() (uint64, error) {
-			t, err := filter.counted(nil)
-			return t.dropped, err
-		}}
-	if err := add(gardu, filtered, options{sendTo: indexes["a1"]}, benchProgSend); err != nil {
-		return l, err
-	}
-	program, err := filter.Program(dataplane.HookXDP)
-	if err != nil {
-		return l, err
-	}
-	for name, program := range map[string]*ebpf.Program{"b0": bare.own[benchProgEmpty], "b1": program} {
-		if err := l.attach(indexes[name], program); err != nil {
-			return l, err
-		}
-	}
-	if err := l.loadNft(rules); err != nil {
-		return l, err
-	}
-	stack := &liveCase{name: liveStack, about: "into the network stack, where the first rule on nft's ingress hook drops",
-		node: l.box, ifindex: indexes["b2"], packets: packets, received: l.nftCount("one")}
-	if err := add(stack, ruled, options{}, benchProgInject); err != nil {
-		return l, err
-	}
-	nft := &liveCase{name: liveNft, about: "the rules and packets of \"two fields, 1,000\", then a drop",
-		node: l.box, ifindex: indexes["b3"], packets: packets / nftShare, received: l.nftCount("many")}
-	return l, add(nft, ruled, options{}, benchProgInject)
+	return l, nil
 }
 
 // node adds a node in which nobody but us sends anything.
@@ -155,13 +120,44 @@ func (l *live) node(name string) (*testnet.Node, error) {
 	return node, nil
 }
 
+// pair connects the nodes once more. Frames of live programs are taken of interfaces alone that poll: that is what GRO is for.
+func (l *live) pair(i int) (p pair, err error) {
+	p = pair{a: fmt.Sprintf("a%d", i), b: fmt.Sprintf("b%d", i), o: fmt.Sprintf("o%d", i), s: fmt.Sprintf("s%d", i)}
+	for _, ends := range [][2]testnet.End{{{Node: l.sender, Name: p.a}, {Node: l.box, Name: p.b}}, {{Node: l.box, Name: p.o}, {Node: l.sink, Name: p.s}}} {
+		if err := l.network.Connect(ends[0], ends[1], 1700); err != nil {
+			return p, err
+		}
+	}
+	for _, end := range []struct {
+		node  *testnet.Node
+		name  string
+		index *int
+	}{{l.sender, p.a, &p.aIndex}, {l.box, p.b, &p.bIndex}, {l.box, p.o, &p.oIndex}, {l.sink, p.s, &p.sIndex}} {
+		if *end.index, err = interfaceIndex(end.node, end.name); err != nil {
+			return p, err
+		}
+		if err := end.node.SetGRO(end.name, true); err != nil {
+			return p, err
+		}
+	}
+	return p, nil
+}
+
 func (l *live) close() error {
 	var errs []error
 	for _, c := range l.cases {
-		errs = append(errs, c.generator.close())
+		if c.generator != nil {
+			errs = append(errs, c.generator.close())
+		}
 	}
 	for _, attached := range l.links {
 		errs = append(errs, attached.Close())
+	}
+	for _, w := range l.worlds {
+		errs = append(errs, w.Close())
+	}
+	if l.drop != nil {
+		errs = append(errs, l.drop.close())
 	}
 	if l.network != nil {
 		errs = append(errs, l.network.Close())
@@ -180,8 +176,9 @@ func interfaceIndex(node *testnet.Node, name string) (index int, err error) {
 	return index, err
 }
 
-func (l *live) attach(ifindex int, program *ebpf.Program) error {
-	return l.box.Do(func() error {
+// attach puts a program on an interface, at XDP in the driver.
+func (l *live) attach(node *testnet.Node, ifindex int, program *ebpf.Program) error {
+	return node.Do(func() error {
 		attached, err := link.AttachXDP(link.XDPOptions{Program: program, Interface: ifindex, Flags: link.XDPDriverMode})
 		if err != nil {
 			return fmt.Errorf("attach to a veth: %w", err)
@@ -191,45 +188,96 @@ func (l *live) attach(ifindex int, program *ebpf.Program) error {
 	})
 }
 
-// loadNft puts the rules on b3, and one that drops on b2 and behind them. Every packet is counted by the first rule.
-func (l *live) loadNft(rules ruleset) error {
-	var b strings.Builder
-	head := "  chain %s { type filter hook ingress device %q priority 0; policy drop;\n    counter\n"
-	fmt.Fprintf(&b, "table netdev bench {\n"+head+"  }\n"+head, "one", "b2", "many", "b3")
-	for _, e := range rules {
-		b.WriteString("    " + e.nft() + " drop\n")
+// attachTC puts a program on the box's ingress hook.
+func (l *live) attachTC(ifindex int, program *ebpf.Program) error {
+	return l.box.Do(func() error {
+		attached, err := link.AttachTCX(link.TCXOptions{Program: program, Interface: ifindex, Attach: ebpf.AttachTCXIngress})
+		if err != nil {
+			return fmt.Errorf("attach to tc: %w", err)
+		}
+		l.links = append(l.links, attached)
+		return nil
+	})
+}
+
+// across makes a case whose frames go over the veth pair and are counted where the given interface receives them.
+func (l *live) across(c *liveCase, p pair, to *testnet.Node, name string, programs ...string) (err error) {
+	c.node, c.received = l.sender, l.arrived(to, name)
+	if c.generator, err = newGenerator(c.tuples(), options{programs: append(programs, benchProgSend), sendTo: p.aIndex}); err != nil {
+		return err
 	}
-	b.WriteString("  }\n}\n")
+	return c.put(c.own[benchProgSend])
+}
+
+// inject makes a case whose frames are put into the stack of the box, as if they had come in by b.
+func (l *live) inject(c *liveCase, p pair, received func() (uint64, error), programs ...string) (err error) {
+	c.node, c.ifindex, c.received = l.box, p.bIndex, received
+	if c.generator, err = newGenerator(c.tuples(), options{programs: append(programs, benchProgInject)}); err != nil {
+		return err
+	}
+	return c.put(c.own[benchProgInject])
+}
+
+// catch drops at the sink what comes there.
+func (l *live) catch(p pair) error {
+	return l.attach(l.sink, p.sIndex, l.drop.own[benchProgEmpty])
+}
+
+// world loads gardu's programs for a case.
+func (l *live) world(s scenario) (*world, error) {
+	w, err := newWorld(s)
+	if err == nil {
+		l.worlds = append(l.worlds, w)
+	}
+	return w, err
+}
+
+// gardu attaches gardu's program to b.
+func (l *live) gardu(p pair, s scenario) (*world, error) {
+	s.come, s.leave = p.bIndex, p.oIndex
+	w, err := l.world(s)
+	if err != nil {
+		return nil, err
+	}
+	program, err := w.Program(dataplane.HookXDP)
+	if err != nil {
+		return nil, err
+	}
+	return w, l.attach(l.box, p.bIndex, program)
+}
+
+// route has the box route to the service by o, and take the generator's frames for its own.
+func (l *live) route(p pair) error {
+	next := netip.AddrFrom4([4]byte{10, 255, 0, 2})
+	for _, step := range [][]string{
+		{"link", "set", p.b, "address", generatorAddress},
+		{"address", "add", "198.19.255.254/15", "dev", p.b},
+		{"address", "add", "10.255.0.1/30", "dev", p.o},
+		{"neigh", "add", next.String(), "lladdr", "02:00:00:00:00:09", "dev", p.o},
+		{"route", "add", "192.0.2.0/24", "via", next.String()},
+		{"route", "add", "10.0.0.0/16", "via", next.String()},
+	} {
+		if _, err := l.box.Output(context.Background(), "ip", step...); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// nft loads a ruleset.
+func (l *live) nft(text string) error {
 	path := filepath.Join(l.dir, "rules.nft")
-	if err := os.WriteFile(path, []byte(b.String()), 0o600); err != nil {
+	if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
 		return err
 	}
 	_, err := l.box.Output(context.Background(), "nft", "-f", path)
 	return err
 }
 
-// nft writes the conditions in as few steps as nft can do with.
-func (e entry) nft() string {
-	var parts []string
-	if e.src.Bits() > 0 {
-		parts = append(parts, "ip saddr "+e.src.String())
-	}
-	if e.dst.Bits() > 0 {
-		parts = append(parts, "ip daddr "+e.dst.String())
-	}
-	if e.dport.Hi > 0 {
-		parts = append(parts, fmt.Sprintf("th dport %d-%d", e.dport.Lo, e.dport.Hi))
-		if e.dport.Lo == e.dport.Hi {
-			parts[len(parts)-1] = fmt.Sprintf("th dport %d", e.dport.Lo)
-		}
-	}
-	return strings.Join(parts, " ")
-}
-
 // nftCount reads the counter of a chain's first rule.
-func (l *live) nftCount(chain string) func() (uint64, error) {
+func (l *live) nftCount(table, chain string) func() (uint64, error) {
 	return func() (uint64, error) {
-		out, err := l.box.Output(context.Background(), "nft", "-j", "list", "chain", "netdev", "bench", chain)
+		out, err := l.box.Output(context.Background(), "nft", "-j", "list", "chain", "netdev", table, chain)
 		if err != nil {
 			return 0, err
 		}
@@ -254,10 +302,10 @@ func (l *live) nftCount(chain string) func() (uint64, error) {
 	}
 }
 
-// arrived reads how many packets an interface of the box has received.
-func (l *live) arrived(name string) func() (uint64, error) {
+// arrived reads how many packets an interface has received.
+func (l *live) arrived(node *testnet.Node, name string) func() (uint64, error) {
 	return func() (count uint64, err error) {
-		err = l.box.Do(func() error {
+		err = node.Do(func() error {
 			const table = "/proc/thread-self/net/dev"
 			for l := range strings.Lines(text(table)) {
 				before, after, _ := strings.Cut(l, ":")
@@ -272,68 +320,66 @@ func (l *live) arrived(name string) func() (uint64, error) {
 	}
 }
 
-// measure runs every case once a round.
-func (l *live) measure(rounds, cpu int) error {
+// measure runs every case once a round. A case that fails is left out from then on.
+func (l *live) measure(rounds, packets, cpu int) {
 	for round := range rounds + 1 {
+		fmt.Fprintf(os.Stderr, "travelling, round %d of %d\n", round, rounds)
 		for _, c := range l.cases {
-			ns, err := c.sample(cpu)
-			if err != nil {
-				return fmt.Errorf("%s: %w", c.name, err)
+			if c.failed != nil {
+				continue
 			}
-			if round > 0 { // the first one warms up
+			ns, err := c.sample(packets/max(1, c.slow), cpu)
+			if c.failed = err; err == nil && round > 0 { // the first one warms up
 				c.samples = append(c.samples, ns)
 			}
 		}
 	}
-	return nil
 }
 
 // sample sends packets from one CPU and returns the ns that each took it. The receiving side runs there as well, in
 // softirqs on the sending thread or, when these become too many, in ksoftirqd.
-func (c *liveCase) sample(cpu int) (ns float64, err error) {
-	before, err := c.received()
-	if err != nil {
-		return 0, err
+func (c *liveCase) sample(packets, cpu int) (ns float64, err error) {
+	var before uint64
+	if c.received != nil {
+		if before, err = c.received(); err != nil {
+			return 0, err
+		}
 	}
 	err = c.node.Do(func() error {
-		ns, err = c.send(cpu)
+		ns, err = c.send(packets, cpu)
 		return err
 	})
-	if err != nil {
-		return 0, err
+	if err != nil || c.received == nil {
+		return ns, err
 	}
-	for deadline := time.Now().Add(5 * time.Second); ; {
+	// What is under way arrives within this, or never.
+	for last, deadline := uint64(0), time.Now().Add(quiet); ; time.Sleep(time.Millisecond) {
 		after, err := c.received()
 		if err != nil {
 			return 0, err
 		}
-		if after-before == uint64(c.packets) {
-			return ns, nil
+		if after != last {
+			last, deadline = after, time.Now().Add(quiet)
 		}
-		if time.Now().After(deadline) {
-			return 0, fmt.Errorf("of %d packets %d arrived", c.packets, after-before)
+		if came := int64(after - before); came >= int64(packets) || time.Now().After(deadline) {
+			c.sent, c.lost = c.sent+packets, c.lost+int64(packets)-came
+			if came == 0 {
+				return 0, errors.New("nothing arrived")
+			}
+			return ns, nil
 		}
 	}
 }
 
+// quiet is how long nothing arrives before the rest is lost.
+const quiet = 200 * time.Millisecond
+
 // send needs a thread of its own.
-func (c *liveCase) send(cpu int) (float64, error) {
-	var set unix.CPUSet
-	set.Set(cpu)
-	if err := unix.SchedSetaffinity(0, &set); err != nil {
-		return 0, fmt.Errorf("stay on CPU %d: %w", cpu, err)
+func (c *liveCase) send(packets, cpu int) (float64, error) {
+	if err := stay(cpu); err != nil {
+		return 0, err
 	}
-	var all unix.Sigset_t
-	for i := range all.Val {
-		all.Val[i] = ^all.Val[i]
-	}
-	if err := unix.PthreadSigmask(unix.SIG_BLOCK, &all, nil); err != nil {
-		return 0, fmt.Errorf("block signals: %w", err)
-	}
-	options := &ebpf.RunOptions{Data: c.frame, Repeat: uint32(c.packets), Flags: liveFrames, BatchSize: liveBatch}
-	if c.ifindex != 0 {
-		options.Context = &xdpContext{DataEnd: uint32(len(c.frame)), IngressIfindex: uint32(c.ifindex)}
-	}
+	options := c.run(packets)
 	runtime.GC() // not in the middle of it
 	softirqs := softirqTime(cpu)
 	start, err := threadTime()
@@ -347,7 +393,33 @@ func (c *liveCase) send(cpu int) (float64, error) {
 	if err != nil {
 		return 0, err
 	}
-	return float64(end-start+softirqTime(cpu)-softirqs) / float64(c.packets), nil
+	return float64(end-start+softirqTime(cpu)-softirqs) / float64(packets), nil
+}
+
+// run says what to send.
+func (c *liveCase) run(packets int) *ebpf.RunOptions {
+	options := &ebpf.RunOptions{Data: c.frame, Repeat: uint32(packets), Flags: liveFrames, BatchSize: liveBatch}
+	if c.ifindex != 0 {
+		options.Context = &xdpContext{DataEnd: uint32(len(c.frame)), IngressIfindex: uint32(c.ifindex)}
+	}
+	return options
+}
+
+// stay keeps the calling thread on a CPU and away from signals.
+func stay(cpu int) error {
+	var set unix.CPUSet
+	set.Set(cpu)
+	if err := unix.SchedSetaffinity(0, &set); err != nil {
+		return fmt.Errorf("stay on CPU %d: %w", cpu, err)
+	}
+	var all unix.Sigset_t
+	for i := range all.Val {
+		all.Val[i] = ^all.Val[i]
+	}
+	if err := unix.PthreadSigmask(unix.SIG_BLOCK, &all, nil); err != nil {
+		return fmt.Errorf("block signals: %w", err)
+	}
+	return nil
 }
 
 // xdpContext is the kernel's struct xdp_md.
@@ -372,68 +444,45 @@ func softirqTime(cpu int) time.Duration {
 	return 0
 }
 
-func (c *liveCase) figure() figure {
-	sorted := slices.Sorted(slices.Values(c.samples))
-	return figure{Median: sorted[len(sorted)/2], Min: sorted[0], Max: sorted[len(sorted)-1]}
-}
-
-// liveResult is what travelling packets gave. Times are ns a packet.
-type liveResult struct {
-	Cases []liveRow `json:"cases"`
-	// Drop rate of gardu's to that of a bare drop, and to what the program's cost by test runs lets expect.
-	OfBare     float64 `json:"of_bare"`
-	OfExpected float64 `json:"of_expected"`
-	// nft's cost of the rules to that of gardu's program for the same.
-	NftNet    float64 `json:"nft_net"`
-	GarduNet  float64 `json:"gardu_net"`
-	NftFactor float64 `json:"nft_factor"`
-}
-
+// liveRow is one case of travelling packets.
 type liveRow struct {
-	Name  string  `json:"name"`
-	About string  `json:"about"`
-	Time  figure  `json:"time"`
-	Mpps  float64 `json:"mpps"`
+	Name   string  `json:"name"`
+	About  string  `json:"about"`
+	Time   figure  `json:"time"` // ns a packet: sending, the way, and what is done with it
+	Mpps   float64 `json:"mpps"`
+	Of     string  `json:"of,omitempty"`
+	Ratio  float64 `json:"ratio,omitempty"` // of the rate to that of `of`
+	More   float64 `json:"more"`            // ns more than `of`
+	Lost   float64 `json:"lost"`            // part of the packets
+	Failed string  `json:"failed,omitempty"`
 }
 
-// result compares, with the net costs by test runs of the same filter and of the same rules.
-func (l *live) result(filterNet, rulesNet float64) *liveResult {
-	r := &liveResult{GarduNet: rulesNet}
+func (l *live) rows() []liveRow {
+	var rows []liveRow
 	median := map[string]float64{}
 	for _, c := range l.cases {
-		f := c.figure()
-		median[c.name] = f.Median
-		r.Cases = append(r.Cases, liveRow{Name: c.name, About: c.about, Time: f, Mpps: 1000 / f.Median})
+		row := liveRow{Name: c.name, About: c.about, Of: c.of}
+		if len(c.samples) == 0 {
+			row.Failed = cmp.Or(firstLine(c.failed), "nothing was measured")
+			rows = append(rows, row)
+			continue
+		}
+		row.Time = figureOf(c.samples)
+		row.Mpps = 1000 / row.Time.Median
+		row.Lost = float64(c.lost) / float64(max(1, c.sent))
+		median[c.name] = row.Time.Median
+		if base, ok := median[c.of]; ok {
+			row.Ratio, row.More = base/row.Time.Median, row.Time.Median-base
+		}
+		rows = append(rows, row)
 	}
-	r.OfBare = median[liveBare] / median[liveGardu]
-	r.OfExpected = (median[liveBare] + filterNet) / median[liveGardu]
-	r.NftNet = median[liveNft] - median[liveStack]
-	r.NftFactor = r.NftNet / rulesNet
-	return r
+	return rows
 }
 
-// markdown writes the part for people.
-func (r *liveResult) markdown() string {
-	var b strings.Builder
-	b.WriteString("## Packets that travel\n\n")
-	b.WriteString("Sent by the kernel as live frames, all on one CPU; times are ns a packet and hold the sending and, over veth, the way.\n\n")
-	b.WriteString("| case | ns | min | max | Mpps |\n|---|--:|--:|--:|--:|\n")
-	for _, c := range r.Cases {
-		fmt.Fprintf(&b, "| %s | %.0f | %.0f | %.0f | %.2f |\n", c.Name, c.Time.Median, c.Time.Min, c.Time.Max, c.Mpps)
+func firstLine(err error) string {
+	if err == nil {
+		return ""
 	}
-	b.WriteString("\n")
-	met := func(ok bool) string {
-		if ok {
-			return "met"
-		}
-		return "**missed**"
-	}
-	fmt.Fprintf(&b, "- gardu drops %.0f %% of what a bare drop does (aim 50 %%, %s), and %.0f %% of what its cost by test runs lets expect (aim within 15 %%, %s).\n",
-		100*r.OfBare, met(r.OfBare >= 0.5), 100*r.OfExpected, met(r.OfExpected > 0.85 && r.OfExpected < 1.15))
-	fmt.Fprintf(&b, "- nft needs %.0f ns more for the 1,000 rules than for one; gardu's program needs %.0f ns for the same rules and packets: %.0f times less (aim 20, %s).\n",
-		r.NftNet, r.GarduNet, r.NftFactor, met(r.NftFactor >= 20))
-	for _, c := range r.Cases {
-		fmt.Fprintf(&b, "- **%s**: %s\n", c.Name, c.About)
-	}
-	return b.String()
+	line, _, _ := strings.Cut(err.Error(), "\n")
+	return line
 }

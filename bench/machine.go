@@ -21,6 +21,7 @@ type machine struct {
 	Realtime    bool   `json:"realtime"`
 	Go          string `json:"go"`
 	Commit      string `json:"commit"`
+	Load        string `json:"load"` // /proc/loadavg before anything was measured
 }
 
 func describeMachine(cpu int, realtime bool) machine {

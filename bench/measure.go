@@ -27,6 +27,8 @@ type subject struct {
 	release func() error                          // what else is to be freed; may be nil
 	samples []float64
 	hits    float64 // part of the packets that a rule dropped
+	failed  error   // why it isn't measured
+	six     bool    // its packets are IPv6
 }
 
 // tally is a program's own count, since ever.
@@ -124,32 +126,32 @@ func (s *subject) count() (tally, error) {
 }
 
 // measure runs every subject once a round, in random order, and keeps the samples with each. A sample is at least
-// that many packets.
-func measure(subjects []*subject, rounds, packets int, progress func(round int)) error {
-	// Twice over all packets first: flows are known and caches are as full as they get.
-	for _, s := range subjects {
-		if _, err := s.sample(2 * s.passes(packets/10)); err != nil {
-			return fmt.Errorf("%s: %w", s.name, err)
+// that many packets. A subject that fails is left out from then on, and says why.
+func measure(subjects []*subject, rounds, packets int, progress func(round int)) {
+	order := slices.Clone(subjects)
+	try := func(n func(*subject) int, keep bool) {
+		for _, s := range order {
+			if s.failed != nil {
+				continue
+			}
+			ns, err := s.sample(n(s))
+			if s.failed = err; err == nil && keep {
+				s.samples = append(s.samples, ns)
+			}
 		}
 	}
-	order := slices.Clone(subjects)
+	// Twice over all packets first: flows are known and caches are as full as they get.
+	try(func(s *subject) int { return 2 * s.passes(packets/10) }, false)
 	for round := range rounds {
 		progress(round)
 		rand.Shuffle(len(order), func(i, j int) { order[i], order[j] = order[j], order[i] })
-		for _, s := range order {
-			ns, err := s.sample(s.passes(packets))
-			if err != nil {
-				return fmt.Errorf("%s: %w", s.name, err)
-			}
-			s.samples = append(s.samples, ns)
-		}
+		try(func(s *subject) int { return s.passes(packets) }, true)
 	}
-	return nil
 }
 
-// figure sums the samples up; there is at least one.
-func (s *subject) figure() figure {
-	sorted := slices.Sorted(slices.Values(s.samples))
+// figureOf sums samples up; there is at least one.
+func figureOf(samples []float64) figure {
+	sorted := slices.Sorted(slices.Values(samples))
 	return figure{Median: sorted[len(sorted)/2], Min: sorted[0], Max: sorted[len(sorted)-1]}
 }
 
@@ -157,7 +159,9 @@ func (s *subject) figure() figure {
 func closeAll(subjects []*subject) error {
 	var errs []error
 	for _, s := range subjects {
-		errs = append(errs, s.generator.close())
+		if s.generator != nil {
+			errs = append(errs, s.generator.close())
+		}
 		if s.release != nil {
 			errs = append(errs, s.release())
 		}

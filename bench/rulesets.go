@@ -179,6 +179,17 @@ func twoFields(n int) ruleset {
 	return rules
 }
 
+// concatenated is 1,000 rules of a source prefix and a range of destination ports.
+func concatenated() ruleset {
+	r := random()
+	rules := make(ruleset, 1000)
+	for i := range rules {
+		lo := 1 + r.Uint32N(60_000)
+		rules[i] = entry{src: prefix4(r.Uint32(), 24), proto: uint8(model.ProtoTCP), dport: model.Range{Lo: lo, Hi: lo + 1 + r.Uint32N(100)}}
+	}
+	return rules
+}
+
 // hard is n rules of two fields in 64 shapes, whose addresses are so close together that neither address alone says
 // much about which shapes can match.
 func hard(n int) ruleset {

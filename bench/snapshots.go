@@ -73,9 +73,13 @@ func (l list) blocked() *model.Snapshot {
 }
 
 // feed4 and feed6 have setSize prefixes of the lengths that public lists have; addresses only has as many addresses as
-// xdp-filter takes.
-func feed4() list {
-	return drawList(setSize, []int{32, 32, 32, 32, 32, 32, 32, 24, 24, 22}, func(r *rand.Rand) netip.Addr { return addr4(r.Uint32()) })
+// xdp-filter takes, and intervals as many prefixes as nft loads in a moment.
+func feed4() list { return feedOf(setSize) }
+
+func intervals() list { return feedOf(peerAddresses) }
+
+func feedOf(n int) list {
+	return drawList(n, []int{32, 32, 32, 32, 32, 32, 32, 24, 24, 22}, func(r *rand.Rand) netip.Addr { return addr4(r.Uint32()) })
 }
 
 func feed6() list {
@@ -189,31 +193,64 @@ func hit(i int) tuple {
 	return tuple{src: host(source(i)), dst: host(destination(i)), sport: 40000, dport: dport(i)}
 }
 
-// balanced has 64 services of 16 backends each; packets are for the first one.
-func balanced(mode model.Mode) *model.Snapshot {
+// farm is services with backends.
+type farm struct {
+	services, backends int
+	six                bool // IPv6, and so are the backends
+}
+
+// usualFarm is that of most cases; packets are for its first service.
+var (
+	usualFarm  = farm{services: 64, backends: 16}
+	usualFarm6 = farm{services: 64, backends: 16, six: true}
+)
+
+// address is that of service i.
+func (f farm) address(i int) netip.Addr {
+	if f.six {
+		return addr6(0x20010db8<<32, uint64(0x10+i))
+	}
+	return addr4(number4(serviceAddress) + uint32(i))
+}
+
+// backend is the address of backend b of service i.
+func (f farm) backend(i, b int) netip.Addr {
+	if f.six {
+		return addr6(0xfd<<56, uint64(i)<<16|uint64(b+2))
+	}
+	return addr4(10<<24 | uint32(i)<<10 | uint32(b+2))
+}
+
+// balanced has a farm's services, and flow accounting.
+func balanced(mode model.Mode, f farm) *model.Snapshot {
 	s := flowsOnly()
-	for i := range 64 {
+	for i := range f.services {
 		service := model.Service{
 			Name:     fmt.Sprintf("service-%d", i),
-			Address:  addr4(0xc0000200 + 10 + uint32(i)),
+			Address:  f.address(i),
 			Port:     model.Range{Lo: 443, Hi: 443},
 			Proto:    model.ProtoTCP,
 			Forward:  mode,
 			Affinity: model.AffinityFlow,
+			NAT:      model.NAT{Ports: model.Range{Lo: 1024, Hi: 32767}},
 		}
-		for b := range 16 {
-			service.Backends = append(service.Backends, model.Backend{
-				Name: fmt.Sprintf("b%d", b), Address: addr4(10<<24 | uint32(i)<<8 | uint32(b+2)), Weight: 100,
-			})
+		for b := range f.backends {
+			service.Backends = append(service.Backends, model.Backend{Name: fmt.Sprintf("b%d", b), Address: f.backend(i, b), Weight: 100})
+		}
+		for b := range natPool {
+			service.NAT.Pool = append(service.NAT.Pool, addr4(100<<24|64<<16|uint32(b+1)))
 		}
 		s.Services = append(s.Services, service)
 	}
 	return s
 }
 
+// natPool is how many addresses translations of a service come from.
+const natPool = 4
+
 // all is everything together: rules that the packets of the service don't meet, the service, its flows.
-func all() *model.Snapshot {
-	s := balanced("ipip")
+func all(f farm) *model.Snapshot {
+	s := balanced("ipip", f)
 	s.Filter = rules(manyRules).Filter
 	return s
 }

@@ -12,6 +12,7 @@ import (
 const (
 	frameBytes   = 64 // FRAME in bpf/bench.c
 	frame6Bytes  = 80 // FRAME6
+	longFrame    = 1514
 	ethernetSize = 14
 	ipv4Size     = 20
 	ipv6Size     = 40
@@ -34,12 +35,15 @@ func (t tuple) protocol() uint8 {
 	return t.proto
 }
 
-// frame returns a whole frame with the tuple filled in and checksums right.
-func (t tuple) frame() []byte {
+// frame returns the shortest frame.
+func (t tuple) frame() []byte { return t.framed(0) }
+
+// framed returns a whole frame of a length, or the shortest one, with the tuple filled in and checksums right.
+func (t tuple) framed(length int) []byte {
 	if t.src.Is6() {
-		return t.frame6()
+		return t.frame6(max(length, frame6Bytes))
 	}
-	frame := make([]byte, frameBytes)
+	frame := make([]byte, max(length, frameBytes))
 	copy(frame, []byte{0x02, 0, 0, 0, 0, 0x01, 0x02, 0, 0, 0, 0, 0x02, 0x08, 0x00})
 	ip := frame[ethernetSize:]
 	ip[0] = 0x45
@@ -53,8 +57,8 @@ func (t tuple) frame() []byte {
 	return frame
 }
 
-func (t tuple) frame6() []byte {
-	frame := make([]byte, frame6Bytes)
+func (t tuple) frame6(length int) []byte {
+	frame := make([]byte, length)
 	copy(frame, []byte{0x02, 0, 0, 0, 0, 0x01, 0x02, 0, 0, 0, 0, 0x02, 0x86, 0xdd})
 	ip := frame[ethernetSize:]
 	ip[0] = 0x60
@@ -78,8 +82,8 @@ func (t tuple) segment(l4 []byte, addresses uint32) {
 }
 
 // packet is the tuple as bpf/bench.c wants it: network order, read as native integers.
-func (t tuple) packet() benchPacket {
-	frame := t.frame()
+func (t tuple) packet(length int) benchPacket {
+	frame := t.framed(length)
 	ip, tcp := frame[ethernetSize:], frame[ethernetSize+ipv4Size:]
 	native := binary.NativeEndian
 	return benchPacket{
@@ -94,8 +98,8 @@ func (t tuple) packet() benchPacket {
 	}
 }
 
-func (t tuple) packet6() benchPacket6 {
-	frame := t.frame()
+func (t tuple) packet6(length int) benchPacket6 {
+	frame := t.framed(length)
 	ip, tcp := frame[ethernetSize:], frame[ethernetSize+ipv6Size:]
 	native := binary.NativeEndian
 	p := benchPacket6{

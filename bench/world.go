@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 
@@ -35,11 +36,19 @@ type lab map[string]*world
 
 // subject loads what a scenario measures.
 func (l lab) subject(s scenario) (*subject, error) {
+	loaded, err := l.load(s)
+	if err == nil {
+		loaded.six = len(loaded.frame) > frameBytes && loaded.frame[ethernetSize]>>4 == 6
+	}
+	return loaded, err
+}
+
+func (l lab) load(s scenario) (*subject, error) {
 	switch {
 	case s.peer:
 		return peer(s)
 	case s.program != "":
-		g, err := newGenerator(s.tuples(), options{records: s.records})
+		g, err := newGenerator(s.tuples(), options{programs: []string{s.program}, records: s.records, length: s.length})
 		if err != nil {
 			return nil, err
 		}
@@ -53,7 +62,7 @@ func (l lab) subject(s scenario) (*subject, error) {
 		}
 		l[s.world] = w
 	}
-	g, err := newGenerator(s.tuples(), options{})
+	g, err := newGenerator(s.tuples(), options{length: s.length})
 	if err != nil {
 		return nil, err
 	}
@@ -65,6 +74,9 @@ func (l lab) subject(s scenario) (*subject, error) {
 	loaded := &subject{scenario: s, generator: g, counted: counted}
 	if s.arriving > 0 {
 		loaded.during = func() (func() error, error) { return w.addBlocks(s.arriving) }
+	}
+	if s.translate > 0 {
+		loaded.during = func() (func() error, error) { return w.forgetTranslations(s.translate, g) }
 	}
 	if s.beside != nil {
 		loaded.counted = nil // which doesn't tell CPUs apart
@@ -83,10 +95,16 @@ func (l lab) close() error {
 	return errors.Join(errs...)
 }
 
-// Where test packets come in, which is the loopback, and where those for backends leave.
+// Where test packets come in, which is the loopback, and where those for backends leave, unless they really travel.
 const (
 	testIfindex = 1
 	exitIfindex = 2
+)
+
+// The places of the interfaces in the counters.
+const (
+	comeNumber  = 1
+	leaveNumber = 2
 )
 
 // newWorld compiles the scenario's snapshot and loads it, with its blocks. noFlows takes flow accounting out of the
@@ -119,15 +137,16 @@ func newWorld(s scenario) (w *world, err error) {
 			err = errors.Join(err, plane.Close())
 		}
 	}()
-	if err := install(plane, tables); err != nil {
+	come, leave := cmp.Or(s.come, testIfindex), cmp.Or(s.leave, exitIfindex)
+	if err := install(plane, tables, leave); err != nil {
 		return nil, err
 	}
 	plane.WantDropped(snapshot.Flows.Dropped)
 	if err := plane.ResizeDropped(func([]byte) error { return nil }); err != nil {
 		return nil, err
 	}
-	for _, ifindex := range []int{testIfindex, exitIfindex} { // as the daemon does; number 1 and 2
-		if err := plane.SetInterface(ifindex, abi.Interface{Flags: uint8(abi.InterfaceIngress), Number: uint16(ifindex)}); err != nil {
+	for number, ifindex := range map[uint16]int{comeNumber: come, leaveNumber: leave} { // as the daemon does
+		if err := plane.SetInterface(ifindex, abi.Interface{Flags: uint8(abi.InterfaceIngress), Number: number}); err != nil {
 			return nil, err
 		}
 	}
@@ -136,9 +155,9 @@ func newWorld(s scenario) (w *world, err error) {
 }
 
 // install puts the tables in force as generation 1, with all backends up.
-func install(plane *dataplane.Dataplane, tables *compile.Tables) error {
+func install(plane *dataplane.Dataplane, tables *compile.Tables, leave int) error {
 	for _, b := range tables.Backends {
-		if err := plane.PutBackend(b.ID, backendEntry(b)); err != nil {
+		if err := plane.PutBackend(b.ID, backendEntry(b, leave)); err != nil {
 			return err
 		}
 	}
@@ -159,27 +178,54 @@ func install(plane *dataplane.Dataplane, tables *compile.Tables) error {
 	return plane.Commit(1, loaded)
 }
 
-// backendEntry is a backend that is up, with a next hop. Nothing is sent: BPF_PROG_TEST_RUN only notes where a packet would go.
-func backendEntry(b compile.Backend) abi.Backend {
+// backendEntry is a backend that is up, with a next hop. BPF_PROG_TEST_RUN only notes where a packet would go, unless frames are live.
+func backendEntry(b compile.Backend, leave int) abi.Backend {
 	address, family := abi.PutAddr(b.Address)
 	source, _ := abi.PutAddr(addr4(10<<24 | 1))
+	if b.Address.Is6() {
+		source, _ = abi.PutAddr(addr6(0xfd<<56, 1))
+	}
 	return abi.Backend{
 		State:   uint8(abi.BackendUsed | abi.BackendUp | abi.BackendHop),
 		Mode:    uint8(b.Mode),
 		Family:  uint8(family),
 		Service: b.Service,
-		Mtu:     1500,
-		Ifindex: exitIfindex,
+		Mtu:     1600, // a long packet with a header around it
+		Ifindex: uint32(leave),
 		Dmac:    [6]uint8{2, 0, 0, 0, 1, 1},
 		Smac:    [6]uint8{2, 0, 0, 0, 1, 2},
 		Address: address,
+		BePort:  abi.Htons(b.Port),
 		Source:  source,
 	}
 }
 
+// behind puts the world's program behind a generator.
+func (w *world) behind(g *generator, hook dataplane.Hook) error {
+	program, err := w.Program(hook)
+	if err != nil {
+		return err
+	}
+	return g.put(program)
+}
+
+// forgetTranslations gives the programs an empty table of translations, by doing without one for a moment.
+func (w *world) forgetTranslations(room int, g *generator) (stop func() error, err error) {
+	with := w.Features()
+	without := with
+	without.Nat = false
+	w.RoomForTranslations(room)
+	for _, features := range []compile.Features{without, with} {
+		if err := w.SetFeatures(features); err != nil {
+			return nil, err
+		}
+	}
+	return func() error { return nil }, w.behind(g, dataplane.HookXDP)
+}
+
 // counted returns how many packets left for one of the reasons.
 func (w *world) counted(reasons []abi.Reason) (tally, error) {
-	counters, err := w.Reasons(testIfindex, exitIfindex)
+	counters, err := w.Reasons(comeNumber, leaveNumber)
 	if err != nil {
 		return tally{}, fmt.Errorf("read the counters: %w", err)
 	}

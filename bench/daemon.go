@@ -1,0 +1,218 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/netip"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"time"
+
+	"gardu/ctl/api"
+	"gardu/ctl/api/client"
+	"gardu/ctl/testnet"
+)
+
+// patience bounds every wait.
+const patience = 30 * time.Second
+
+// site is a client, a box on which gardu runs, and backends that hold the service addresses and answer through the box:
+//
+//	client eth0 198.51.100.10 --- client0 box b1 --- eth0 10.0.1.11 b1
+//	                                      b2 --- eth0 10.0.2.11 b2
+type site struct {
+	network     *testnet.Net
+	client, box *testnet.Node
+	backends    []*testnet.Node
+	dir, bpffs  string
+	binary      string
+	api         *client.Client
+	daemon      *testnet.Process
+}
+
+// siteServices are the addresses that every backend has.
+const siteServices = 8
+
+func siteService(i int) netip.Addr { return addr4(number4(serviceAddress) + uint32(i)) }
+
+func newSite(binary string, backends int) (s *site, err error) {
+	s = &site{}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, s.close())
+		}
+	}()
+	if s.binary, err = filepath.Abs(binary); err != nil {
+		return s, err
+	}
+	if _, err := os.Stat(s.binary); err != nil {
+		return s, fmt.Errorf("find gardu's binary (make build): %w", err)
+	}
+	if s.dir, err = os.MkdirTemp("", "gardu-bench-*"); err != nil {
+		return s, err
+	}
+	s.bpffs = filepath.Join("/sys/fs/bpf", filepath.Base(s.dir))
+	s.api = client.New(s.path("sock"))
+	if s.network, err = testnet.New("gardu-bench-*"); err != nil {
+		return s, err
+	}
+	for name, node := range map[string]**testnet.Node{"client": &s.client, "box": &s.box} {
+		if *node, err = s.network.Node(name); err != nil {
+			return s, err
+		}
+	}
+	if err := s.box.SetSysctl("net.ipv4.ip_forward", "1"); err != nil {
+		return s, err
+	}
+	err = s.network.Connect(testnet.End{Node: s.client, Name: "eth0", Addresses: []netip.Prefix{netip.MustParsePrefix("198.51.100.10/24")}},
+		testnet.End{Node: s.box, Name: "client0", Addresses: []netip.Prefix{netip.MustParsePrefix("198.51.100.1/24")}}, 0)
+	if err != nil {
+		return s, err
+	}
+	everywhere := netip.MustParsePrefix("0.0.0.0/0")
+	if err := s.client.AddRoute(everywhere, netip.MustParseAddr("198.51.100.1")); err != nil {
+		return s, err
+	}
+	for i := range backends {
+		node, err := s.network.Node(fmt.Sprintf("b%d", i+1))
+		if err != nil {
+			return s, err
+		}
+		s.backends = append(s.backends, node)
+		own, box := addr4(10<<24|uint32(i+1)<<8|11), addr4(10<<24|uint32(i+1)<<8|1)
+		err = s.network.Connect(testnet.End{Node: node, Name: "eth0", Addresses: []netip.Prefix{netip.PrefixFrom(own, 24)}},
+			testnet.End{Node: s.box, Name: node.Name(), Addresses: []netip.Prefix{netip.PrefixFrom(box, 24)}}, 1600)
+		if err != nil {
+			return s, err
+		}
+		if err := node.AddRoute(everywhere, box); err != nil {
+			return s, err
+		}
+		for k := range siteServices {
+			if err := node.AddAddress("lo", netip.PrefixFrom(siteService(k), 32)); err != nil {
+				return s, err
+			}
+		}
+	}
+	// What programs forward over veth must have its checksums, and be taken by who polls.
+	for _, node := range append(s.backends, s.client) {
+		if err := node.SetTxChecksum("eth0", false); err != nil {
+			return s, err
+		}
+		if err := node.SetGRO("eth0", true); err != nil {
+			return s, err
+		}
+	}
+	return s, nil
+}
+
+func (s *site) path(name string) string { return filepath.Join(s.dir, name) }
+
+func (s *site) close() error {
+	var errs []error
+	if s.daemon != nil {
+		_ = s.daemon.Stop(patience) // how it ends is what tests look at
+	}
+	if s.api != nil {
+		s.api.Close()
+	}
+	if s.network != nil {
+		errs = append(errs, s.network.Close())
+	}
+	if s.bpffs != "" {
+		errs = append(errs, os.RemoveAll(s.bpffs))
+	}
+	return errors.Join(append(errs, os.RemoveAll(s.dir))...)
+}
+
+func (s *site) withAPI(config string) string {
+	return fmt.Sprintf("%s\napi: {socket: %s}\n", config, s.path("sock"))
+}
+
+// start runs the daemon with a configuration and returns how long it took until it answered.
+func (s *site) start(config string) (time.Duration, error) {
+	if err := os.WriteFile(s.path("gardu.yaml"), []byte(s.withAPI(config)), 0o600); err != nil {
+		return 0, err
+	}
+	return s.run()
+}
+
+// run runs the daemon with the configuration of before.
+func (s *site) run() (took time.Duration, err error) {
+	log, err := os.OpenFile(s.path("log"), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
+	if err != nil {
+		return 0, err
+	}
+	defer log.Close()
+	cmd := exec.Command(s.binary, "run", "-c", s.path("gardu.yaml"), "--socket", s.path("sock"), "--bpffs", s.bpffs, "--state", s.path("state"))
+	cmd.Stdout, cmd.Stderr = log, log
+	begin := time.Now()
+	if s.daemon, err = s.box.Start(cmd); err != nil {
+		return 0, err
+	}
+	err = s.until("the daemon answers", func(ctx context.Context) error {
+		_, err := s.api.Status(ctx)
+		return err
+	})
+	return time.Since(begin), err
+}
+
+// stop ends the daemon, which takes everything off the interfaces.
+func (s *site) stop() error {
+	if s.daemon == nil {
+		return nil
+	}
+	err := s.daemon.Stop(patience)
+	s.daemon = nil
+	return err
+}
+
+// apply replaces the snapshot and returns how long that took.
+func (s *site) apply(config string) (time.Duration, error) {
+	begin := time.Now()
+	_, err := s.api.Apply(context.Background(), api.ApplyRequest{Name: "bench.yaml", Dir: s.dir, YAML: s.withAPI(config)})
+	return time.Since(begin), err
+}
+
+// ready waits until every backend is up and its next hop known.
+func (s *site) ready() error {
+	return s.until("backends ready", func(ctx context.Context) error {
+		list, err := s.api.Backends(ctx)
+		if err != nil {
+			return err
+		}
+		for _, b := range list {
+			if b.State != "up" || b.NextHop == "" {
+				return fmt.Errorf("%s/%s is %s (%s), next hop %q", b.Service, b.Name, b.State, b.Why, b.NextHop)
+			}
+		}
+		return nil
+	})
+}
+
+// until waits for a condition; its last error says why it doesn't hold yet.
+func (s *site) until(what string, condition func(context.Context) error) error {
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	defer cancel()
+	var ended <-chan struct{}
+	if s.daemon != nil {
+		ended = s.daemon.Done()
+	}
+	tick := time.NewTicker(2 * time.Millisecond)
+	defer tick.Stop()
+	for {
+		err := condition(ctx)
+		if err == nil {
+			return nil
+		}
+		select {
+		case <-ctx.Done():
+			return fmt.Errorf("%s: not within %s: %w", what, patience, err)
+		case <-ended:
+			return fmt.Errorf("%s: the daemon ended: %w; its log: %s", what, s.daemon.Wait(), text(s.path("log")))
+		case <-tick.C:
+		}
+	}
+}
