@@ -58,6 +58,7 @@ type Status struct {
 	History    *HistoryStatus           `json:"history,omitempty"` // absent: none is kept
 	States     *StateTotals             `json:"states,omitempty"`
 	Events     EventTotals              `json:"events"`
+	Overruns   uint64                   `json:"overruns"` // times that the network changed too fast; all of it was read again
 	Captures   CaptureStatus            `json:"captures"`
 	Limits     LimitTotals              `json:"limits"`
 	Tables     []Fill                   `json:"tables"`
@@ -394,7 +395,7 @@ type Flow struct {
 // Event is something that happened: to a packet that a rule logged or sampled, or to gardu. Parts that don't apply are left out.
 type Event struct {
 	Time time.Time `json:"time"`
-	Kind string    `json:"kind"` // log, sample, shadow, drop; apply, block, unblock, expire, up, down, drain, drained, undrain, weight; lost
+	Kind string    `json:"kind"` // log, sample, shadow, drop; apply, block, unblock, expire, up, down, drain, drained, undrain, weight; interface, fault, mended; lost
 
 	// Of packets.
 	Verdict   string     `json:"verdict,omitempty"` // what became of it
@@ -438,6 +439,10 @@ const (
 	EventUndrain = "undrain"
 	EventWeight  = "weight" // a backend's weight is another one
 	EventLost    = "lost"   // events that were not told
+
+	EventInterface = "interface" // it went, came, or is called otherwise
+	EventFault     = "fault"     // something fails that the daemon does by itself; status warns as long as it does
+	EventMended    = "mended"    // it works again
 )
 
 // EventTotals say how many packets became events, and how many could not.

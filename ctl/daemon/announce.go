@@ -47,7 +47,7 @@ func (d *Daemon) announce() {
 		}
 	}
 	d.announcements.told, d.announcements.again = told, again
-	d.faults.set("announce service addresses", errors.Join(errs...))
+	d.fault("announce service addresses", errors.Join(errs...))
 }
 
 // announceAgain tells once more what was told once.

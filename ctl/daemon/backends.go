@@ -120,7 +120,7 @@ func (d *Daemon) syncHops(dirty changes) {
 // pushHop tells the data plane. What fails is tried again with the next look.
 func (d *Daemon) pushHop(backend compile.Backend, w way) {
 	err := d.reconciler.SetHop(backend.ID, w.known())
-	d.faults.set("next hop of "+name(backend), err)
+	d.fault("next hop of "+name(backend), err)
 }
 
 // forgetHops tells the data plane the ways that were just found, and lets go of neighbours that no backend needs any more.
@@ -217,10 +217,7 @@ func (d *Daemon) setUp(backend compile.Backend, up bool) {
 		slow = state.Slow
 	}
 	err := d.reconciler.Change(map[uint16]func(*reconcile.State){backend.ID: func(s *reconcile.State) { s.Down, s.Slow = !up, slow }})
-	d.faults.set("state of "+name(backend), err)
-	if err != nil {
-		d.log.Error("backend state not written; it is tried again", "backend", name(backend), "up", up, "error", err)
-	}
+	d.fault("state of "+name(backend), err)
 }
 
 // registerCheck lets the answers to a health check through the filter, and what it sends through to its backend.

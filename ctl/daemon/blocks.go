@@ -68,7 +68,7 @@ const loggedExpiries = 10
 // expireBlocks forgets the blocks whose time is over. The data plane doesn't wait for it.
 func (d *Daemon) expireBlocks() {
 	expired, err := d.plane.ExpireBlocks()
-	d.faults.set("expire blocks", err)
+	d.fault("expire blocks", err)
 	for _, block := range expired[:min(len(expired), loggedExpiries)] {
 		d.log.Info("block expired", "prefix", block.Prefix, "packets", block.Packets)
 		d.happened(api.Event{Kind: api.EventExpire, Text: fmt.Sprintf("the block of %s, after %d packets", block.Prefix, block.Packets)})

@@ -305,7 +305,7 @@ func (d *Daemon) stopCapture() {
 		c.running.Wait()
 		c.ring = nil
 		c.keepTotals(d)
-		d.faults.set("close the ring of captured packets", err)
+		d.fault("close the ring of captured packets", err)
 	}
 	select {
 	case <-d.ending: // end() knows what to do with the programs
@@ -313,7 +313,7 @@ func (d *Daemon) stopCapture() {
 	default:
 	}
 	err := d.plane.EndCapture()
-	d.faults.set("swap in programs that don't capture", err)
+	d.fault("swap in programs that don't capture", err)
 	if err == nil {
 		d.log.Info("packets are no longer captured: programs that don't were swapped in")
 	}
@@ -372,7 +372,7 @@ func (d *Daemon) readCaptures(ring *capture.Reader) {
 		if errors.Is(err, os.ErrClosed) {
 			return
 		}
-		d.faults.set("read captured packets", err)
+		d.fault("read captured packets", err)
 		c.mu.Lock()
 		for number, r := range c.readers {
 			if p.Readers>>number&1 == 0 {
@@ -394,10 +394,10 @@ func (d *Daemon) holdCapture(ctx context.Context) {
 	tick := time.NewTicker(captureHold)
 	defer tick.Stop()
 	for {
-		d.faults.set("go on capturing", d.plane.HoldCapture())
+		d.fault("go on capturing", d.plane.HoldCapture())
 		select {
 		case <-ctx.Done():
-			d.faults.set("go on capturing", nil)
+			d.fault("go on capturing", nil)
 			return
 		case <-tick.C:
 		}
@@ -406,7 +406,7 @@ func (d *Daemon) holdCapture(ctx context.Context) {
 		changed := !reflect.DeepEqual(names, d.captures.names)
 		d.captures.mu.Unlock()
 		if changed {
-			d.faults.set("filter captured packets", d.filterCapture(d.plane.SetCapture))
+			d.fault("filter captured packets", d.filterCapture(d.plane.SetCapture))
 		}
 	}
 }
@@ -416,7 +416,7 @@ func (d *Daemon) forget(r *capturing) {
 	d.captures.mu.Lock()
 	r.filter = expr.Nothing()
 	d.captures.mu.Unlock()
-	d.faults.set("filter captured packets", d.filterCapture(d.plane.SetCapture))
+	d.fault("filter captured packets", d.filterCapture(d.plane.SetCapture))
 }
 
 // leaveCapture ends a capture; after the last one, programs that don't capture are swapped in.

@@ -119,10 +119,25 @@ func (d *Daemon) have() reconcile.Have {
 // Apply replaces the snapshot, all or nothing.
 func (d *Daemon) Apply(ctx context.Context, request api.ApplyRequest) (api.ApplyResult, error) {
 	result, err := d.apply(request, change{how: byApply, author: api.Author(ctx), comment: request.Comment})
-	if err == nil && result.Changed && !request.Check {
+	switch {
+	case err != nil:
+		d.notApplied(request.Name, err)
+	case result.Changed && !request.Check:
 		d.log.Info("applied", "configuration", request.Name, "revision", result.Revision)
 	}
 	return result, err
+}
+
+// notApplied tells of a change that failed, unless for a fault of who asked for it.
+func (d *Daemon) notApplied(what string, err error) {
+	if _, wrong := errors.AsType[config.Errors](err); wrong {
+		return
+	}
+	if _, refused := errors.AsType[*api.Problem](err); refused {
+		return
+	}
+	d.log.Error("not applied; the configuration before stays in force", "configuration", what, "error", err)
+	d.happened(api.Event{Kind: api.EventFault, Text: fmt.Sprintf("%s was not applied: %v", what, err)})
 }
 
 // change says who wants a snapshot in force, and for how long.
@@ -194,7 +209,7 @@ func (d *Daemon) apply(request api.ApplyRequest, how change) (api.ApplyResult, e
 	}
 	result.Tag = d.current.Load().tag()
 	result.Changes = plan.Brief(now.snapshot, next.snapshot)
-	d.faults.set(startFault, nil)
+	d.fault(startFault, nil)
 	result.Waiting = d.waitingStatus()
 	return result, nil
 }
@@ -266,6 +281,7 @@ func problem(err error) error {
 
 // commit puts a candidate in force, all or nothing. changing is held, or nobody else is there yet.
 func (d *Daemon) commit(next candidate, c compiled, how change) (err error) {
+	d.lookAtPins() // without them it goes on unpinned
 	door, err := d.prepareDoor(next)
 	if err != nil {
 		return err
@@ -296,7 +312,9 @@ func (d *Daemon) commit(next candidate, c compiled, how change) (err error) {
 		promise.Waiting = d.wait(entry, how)
 	}
 	forget, err := d.record(entry, next)
-	if err == nil && (how.confirm != 0 || !d.onDisk || !promise.names(saved)) {
+	// What the file says already needs no room on disk: a machine whose disk is full starts with what was applied last.
+	if err == nil && (how.confirm != 0 || d.onDisk == nil || !promise.names(*d.onDisk)) {
+		d.onDisk = nil
 		err = promise.save(d.options.StateDir)
 	}
 	if err != nil {
@@ -311,18 +329,13 @@ func (d *Daemon) commit(next candidate, c compiled, how change) (err error) {
 		return errors.Join(err, restore(), saved.save(d.options.StateDir), forget())
 	}
 	d.step("in force")
-	if untidy != nil {
-		d.log.Warn("applied, with remains", "error", untidy)
-		d.faults.set("tidy up", untidy)
-	} else {
-		d.faults.set("tidy up", nil)
-	}
+	d.fault("tidy up after the commit", err)
 	d.plane.SampleFlows(next.snapshot.Flows.Sample)
-	d.faults.set("resize the table of dropped flows", d.resizeDropped())
+	d.fault("resize the table of dropped flows", d.resizeDropped())
 	d.adopt(next, c, entry, how.kept(saved.Waiting, promise.Waiting))
 	d.step("saved")
 	if c.tables.Features.Services || c.tables.Features.Actions { // something may be sent from XDP
-		d.faults.set("count what is lost after XDP sends it", d.plane.CountLosses())
+		d.fault("count what is lost after XDP sends it", d.plane.CountLosses())
 	}
 	return nil
 }
@@ -394,12 +407,7 @@ func (d *Daemon) adopt(next candidate, c compiled, entry revision, waits *waitin
 	d.saved.IDs, d.saved.Revision, d.saved.Applied = c.ids, now.revision, now.at
 	d.saved.Digest, d.saved.Config = next.digest, next.name
 	d.saved.Rings, d.saved.Backends = union(d.reconciler.Have(), c.tables)
-	err := d.saved.save(d.options.StateDir)
-	d.onDisk = err == nil
-	d.faults.set("save state", err)
-	if err != nil {
-		d.log.Error("state not saved: the next daemon will know less", "error", err)
-	}
+	err := d.saveState()
 	now.text = nil // it was for errors and the history
 	d.current.Store(now)
 	d.setWaiting(waits)
@@ -420,7 +428,27 @@ func (d *Daemon) adopt(next candidate, c compiled, entry revision, waits *waitin
 	d.inherited = nil
 	d.lists.follow(next.snapshot.Sets, next.read)
 	d.followSinks()
-	d.tidyAt.Store(time.Now().Add(tidyAfter).UnixNano())
+	d.tidyAt.Store(int64(time.Since(d.started) + tidyAfter))
+}
+
+// saveState saves what the next daemon must know. changing is held.
+func (d *Daemon) saveState() error {
+	err := d.saved.save(d.options.StateDir)
+	if d.onDisk = nil; err == nil {
+		written := d.saved
+		d.onDisk = &written
+	}
+	d.fault("save what the next daemon must know", err)
+	return err
+}
+
+// saveAgain saves it when that failed, or when a change failed.
+func (d *Daemon) saveAgain() {
+	d.changing.Lock()
+	defer d.changing.Unlock()
+	if d.onDisk == nil {
+		d.saveState()
+	}
 }
 
 // union lists the rings and backends that are in the kernel, or will be.

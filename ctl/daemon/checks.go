@@ -33,7 +33,7 @@ func (d *Daemon) syncChecks(targets []health.Target) {
 	ways := map[backendName]checkWay{}
 	defer d.checks.ways.Store(&ways)
 	if !slices.ContainsFunc(targets, func(t health.Target) bool { return t.Through.IsValid() }) {
-		d.faults.set("take health checks off the loopback", errors.Join(d.plane.DetachCheck(), d.netdev.UnrouteMarked(uint32(abi.CheckMark))))
+		d.fault("take health checks off the loopback", errors.Join(d.plane.DetachCheck(), d.netdev.UnrouteMarked(uint32(abi.CheckMark))))
 		return
 	}
 	addresses, err := d.netdev.Addresses()

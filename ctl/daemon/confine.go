@@ -39,10 +39,7 @@ func (d *Daemon) giveUp() {
 		}
 	}
 	err = errors.Join(err, privilege.Drop())
-	d.faults.set("give up privileges", err)
-	if err != nil {
-		d.log.Warn("the daemon may do more than it needs to", "error", err)
-	}
+	d.fault("give up privileges", err)
 }
 
 // written are the directories that the daemon writes to: those of the snapshot in force, and of one that would come back.

@@ -212,10 +212,7 @@ func (d *Daemon) returnLate() bool {
 		return true
 	}
 	err := d.goBack(change{how: byReturn, comment: fmt.Sprintf("revision %d was not confirmed in time", w.Revision)})
-	d.faults.set(fmt.Sprintf("go back from revision %d, which was not confirmed", w.Revision), err)
-	if err != nil {
-		d.log.Error("not gone back from what was not confirmed; trying again", "revision", w.Revision, "error", err)
-	}
+	d.fault(fmt.Sprintf("go back from revision %d, which was not confirmed", w.Revision), err)
 	return err == nil
 }
 
@@ -311,7 +308,7 @@ func (d *Daemon) atStart() (candidate, change, error) {
 		d.log.Error("the configuration file holds what was taken back, but nothing else is left", "revision", u.Revision, "error", err)
 		return file, how, nil
 	}
-	d.faults.set(startFault, fmt.Errorf("%s still holds revision %d, which was not confirmed: revision %d is in force instead until `gardu apply` or SIGHUP",
+	d.fault(startFault, fmt.Errorf("%s still holds revision %d, which was not confirmed: revision %d is in force instead until `gardu apply` or SIGHUP",
 		d.options.Config, u.Revision, d.saved.Revision))
 	return kept, how, nil
 }
@@ -353,9 +350,8 @@ func (d *Daemon) goOnWaiting(w waiting) (candidate, change, bool) {
 		d.log.Warn("going back", "why", how.comment, "to the snapshot of", w.Back)
 		return next, how, true
 	}
-	err = errors.Join(append(errs, err)...)
-	d.log.Error("not gone back: what was before is lost; the configuration file is taken", "revision", w.Revision, "error", err)
-	d.faults.set(fmt.Sprintf("go back from revision %d, which was not confirmed", w.Revision), err)
+	err = fmt.Errorf("what was before is lost, and the configuration file is taken: %w", errors.Join(append(errs, err)...))
+	d.fault(fmt.Sprintf("go back from revision %d, which was not confirmed", w.Revision), err)
 	return candidate{}, change{}, false
 }
 

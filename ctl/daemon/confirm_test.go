@@ -340,10 +340,7 @@ func TestRollback(t *testing.T) {
 // Whatever can't be written, nothing is half applied.
 func TestStateDirectoryIsFull(t *testing.T) {
 	w := newWorld(t)
-	w.must(os.Mkdir(w.options.StateDir, 0o700))
-	// The box has a mount namespace of its own only for its processes, so that the directory is a file system of this one.
-	w.must(syscall.Mount("tmpfs", w.options.StateDir, "tmpfs", 0, "size=256k"))
-	t.Cleanup(func() { w.must(syscall.Unmount(w.options.StateDir, syscall.MNT_DETACH)) })
+	fill, room := w.smallState()
 	w.write("gardu.yaml", base)
 	w.start()
 	refused := func(when string) {
@@ -361,22 +358,9 @@ func TestStateDirectoryIsFull(t *testing.T) {
 			t.Errorf("%s: history %s, want %s", when, got, want)
 		}
 	}
-	filler := w.path("state/filler")
-	fill := func() {
-		t.Helper()
-		file, err := os.Create(filler)
-		w.must(err)
-		for err == nil {
-			_, err = file.Write(make([]byte, 4096))
-		}
-		if !errors.Is(err, syscall.ENOSPC) {
-			t.Fatal(err)
-		}
-		w.must(file.Close())
-	}
 	fill()
 	refused("full")
-	w.must(os.Remove(filler))
+	room()
 	if err := syscall.Mount("", w.options.StateDir, "", syscall.MS_REMOUNT|syscall.MS_RDONLY, ""); err != nil {
 		t.Fatal(err)
 	}
@@ -398,7 +382,7 @@ func TestStateDirectoryIsFull(t *testing.T) {
 	w.wantPassing(false, "not rolled back")
 
 	// Nor can it go back while there is no room; it is tried until it can.
-	w.must(os.Remove(filler))
+	room()
 	w.mustTry(closedToo, 2*time.Second)
 	fill()
 	w.until("going back is tried and told", func() error {
@@ -408,7 +392,7 @@ func TestStateDirectoryIsFull(t *testing.T) {
 		}
 		return nil
 	})
-	w.must(os.Remove(filler))
+	room()
 	w.returns(4)
 	w.wantPassing(true, "with room again")
 }

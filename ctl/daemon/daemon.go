@@ -10,7 +10,6 @@ import (
 	"os/signal"
 	"path/filepath"
 	"runtime/debug"
-	"slices"
 	"sync"
 	"sync/atomic"
 	"syscall"
@@ -65,10 +64,10 @@ type Daemon struct {
 	planning sync.Mutex              // one plan at a time
 	changing sync.Mutex              // one change of the snapshot or of attachments at a time
 	saved    state                   // guarded by changing
-	onDisk   bool                    // guarded by changing: saved is
+	onDisk   *state                  // guarded by changing: what is in the state file; nil: not known
 	resized  time.Time               // guarded by changing: when the flow table got another size
 	current  atomic.Pointer[applied] // what is in force; never nil once started
-	tidyAt   atomic.Int64            // when to give back the memory that changes took, in Unix ns; 0: done
+	tidyAt   atomic.Int64            // when to give back the memory that changes took, in ns since the start; 0: done
 
 	revisions revisions
 	before    *before                 // guarded by changing: what comes back when what waits isn't confirmed
@@ -90,6 +89,7 @@ type Daemon struct {
 	captures   captures
 
 	links       interfaces
+	overruns    atomic.Uint64 // of what the kernel tells of the network
 	hops        hops
 	lists       lists
 	counted     setCountsCache
@@ -107,6 +107,8 @@ type Daemon struct {
 
 	reports reports
 	history atomic.Pointer[history.History] // nil: none is kept
+
+	historyTold history.Status // what the housekeeper told of last
 }
 
 var _ api.Engine = (*Daemon)(nil)
@@ -165,6 +167,9 @@ func (d *Daemon) start(ctx context.Context) (err error) {
 	}
 	if d.saved, err = loadState(d.options.StateDir); err != nil {
 		return err
+	}
+	if loaded := d.saved; loaded.Version != 0 {
+		d.onDisk = &loaded
 	}
 	first, how, err := d.atStart()
 	if err != nil {
@@ -313,6 +318,7 @@ func (d *Daemon) end() error {
 		d.log.Error("not everything that flows did was reported", "error", err)
 	}
 	if d.options.KeepAttached {
+		d.keepPinned() // a last chance
 		d.log.Info("ending; the data plane goes on")
 		return errors.Join(d.plane.EndCapture(), d.plane.Close()) // a client may not have let go yet
 	}
@@ -337,6 +343,23 @@ func (d *Daemon) watchConfig(ctx context.Context, reload <-chan os.Signal) error
 	}
 }
 
+// keepPinned has what the next daemon takes over pinned again when somebody took the pins away.
+func (d *Daemon) keepPinned() {
+	d.changing.Lock()
+	defer d.changing.Unlock()
+	d.lookAtPins()
+}
+
+// lookAtPins is keepPinned for who holds changing.
+func (d *Daemon) lookAtPins() {
+	again, err := d.plane.KeepPinned()
+	d.fault("keep what the next daemon takes over", err)
+	if again {
+		d.log.Warn("somebody removed what was pinned; it is pinned again", "dir", d.options.BPFDir)
+		d.happened(api.Event{Kind: api.EventMended, Text: "what was pinned under " + d.options.BPFDir + " was removed by somebody; it is pinned again"})
+	}
+}
+
 // reload is SIGHUP.
 func (d *Daemon) reload() {
 	text, err := os.ReadFile(d.options.Config)
@@ -346,6 +369,7 @@ func (d *Daemon) reload() {
 	}
 	d.faults.set("reload", err)
 	if err != nil {
+		d.happened(api.Event{Kind: api.EventFault, Text: "reload: " + summary(err)})
 		d.log.Error("configuration not applied; the one before stays in force", "file", d.options.Config, "error", err)
 		return
 	}
@@ -381,43 +405,14 @@ func (d *Daemon) housekeep(ctx context.Context) error {
 		}
 		d.syncHealth()
 		d.followSinks()
-		d.faults.set("finish resize of the flow table", d.finishResize())
-		if at := d.tidyAt.Load(); at != 0 && time.Now().UnixNano() > at && d.tidyAt.CompareAndSwap(at, 0) {
+		d.fault("finish resize of the flow table", d.finishResize())
+		d.keepPinned()
+		d.saveAgain()
+		d.tellHistory()
+		if at := d.tidyAt.Load(); at != 0 && int64(time.Since(d.started)) > at && d.tidyAt.CompareAndSwap(at, 0) {
 			debug.FreeOSMemory() // reading and compiling took several times what is kept
 		}
 	}
-}
-
-// faults are errors of what runs by itself, by what was tried, until it succeeds.
-type faults struct {
-	mu   sync.Mutex
-	errs map[string]error
-}
-
-// set records how an attempt ended.
-func (f *faults) set(tried string, err error) {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	if f.errs == nil {
-		f.errs = map[string]error{}
-	}
-	if err == nil {
-		delete(f.errs, tried)
-		return
-	}
-	f.errs[tried] = err
-}
-
-// all returns them as text, sorted.
-func (f *faults) all() []string {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	texts := make([]string, 0, len(f.errs))
-	for tried, err := range f.errs {
-		texts = append(texts, fmt.Sprintf("%s: %s", tried, summary(err)))
-	}
-	slices.Sort(texts)
-	return texts
 }
 
 // summary is an error in one line: of a wrong configuration, the first mistake.

@@ -71,6 +71,7 @@ type world struct {
 	dir     string
 	options Options
 	env     []string // of the daemon, besides ours
+	mounts  bool     // the daemon has mounts of its own
 	sink    string   // directory that the daemon writes reports of flows to; "": it reports none
 	process *testnet.Process
 	api     *client.Client
@@ -176,6 +177,9 @@ func (w *world) launch() {
 	w.must(err)
 	defer log.Close()
 	cmd := exec.Command(os.Args[0])
+	if w.mounts {
+		cmd = exec.Command("unshare", "--mount", "--propagation", "private", os.Args[0])
+	}
 	cmd.Env = append(append(os.Environ(), runEnv+"="+string(text), sinkEnv+"="+w.sink), w.env...)
 	cmd.Stdout, cmd.Stderr = log, log
 	w.process, err = w.box.Start(cmd)

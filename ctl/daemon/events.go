@@ -57,7 +57,7 @@ func (d *Daemon) watch(more int) {
 	d.followers.Lock()
 	defer d.followers.Unlock()
 	d.followers.count += more
-	d.faults.set("watch dropped packets", d.plane.WatchDrops(d.followers.count > 0))
+	d.fault("watch dropped packets", d.plane.WatchDrops(d.followers.count > 0))
 }
 
 // readEvents takes the packets that rules log or sample, or that are dropped, out of the ring, until ctx ends.
@@ -100,7 +100,7 @@ func (d *Daemon) tellLost(ctx context.Context) {
 	told, unwatched := d.lostBefore.Lost, d.lostBefore.Unwatched
 	for {
 		totals, err := d.plane.EffectTotals()
-		d.faults.set("count lost events", err)
+		d.fault("count lost events", err)
 		if err == nil && totals.Lost > told {
 			lost := totals.Lost - told
 			d.happened(api.Event{Kind: api.EventLost, Count: lost, Text: fmt.Sprintf("%d events: the ring was full", lost)})

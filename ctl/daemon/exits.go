@@ -37,7 +37,7 @@ func (d *Daemon) syncExits(ids map[string]uint16) {
 		before, known := d.exits.byName[name]
 		if !known || before.Exit != now.Exit {
 			err := d.plane.PutExit(id, now.Exit)
-			d.faults.set("exit "+name, err)
+			d.fault("exit "+name, err)
 			if err != nil {
 				continue
 			}

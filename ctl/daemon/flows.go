@@ -286,7 +286,7 @@ func (d *Daemon) dropOldFlows() error {
 		if err != nil {
 			return err
 		}
-		d.faults.set("report what is left in a flow table", d.leaveFlows(old, now))
+		d.fault("report what is left in a flow table", d.leaveFlows(old, now))
 		left := d.dropped.Load().Plus(old.Array())
 		d.dropped.Store(&left)
 		return nil

@@ -110,6 +110,25 @@ func (d *Daemon) historyStatus() *api.HistoryStatus {
 	return status
 }
 
+// tellHistory makes events of what History logs.
+func (d *Daemon) tellHistory() {
+	var now history.Status
+	if h := d.history.Load(); h != nil {
+		now = h.Status()
+	}
+	before := d.historyTold
+	d.historyTold = now
+	switch {
+	case now.Err != nil && before.Err == nil:
+		d.happened(api.Event{Kind: api.EventFault, Text: fmt.Sprintf("the history isn't written: %v", now.Err)})
+	case now.Err == nil && before.Err != nil:
+		d.happened(api.Event{Kind: api.EventMended, Text: "write the history"})
+	}
+	if now.Problem != nil && now.Problem != before.Problem {
+		d.happened(api.Event{Kind: api.EventFault, Text: now.Problem.Error()})
+	}
+}
+
 // historyWarnings are what somebody should look at.
 func (d *Daemon) historyWarnings(warn func(format string, args ...any)) {
 	h := d.history.Load()

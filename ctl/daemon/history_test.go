@@ -95,4 +95,34 @@ func TestHistoryUnavailable(t *testing.T) {
 	if text := strings.Join(w.status().Warnings, "\n"); !strings.Contains(text, "the history isn't written") {
 		t.Errorf("warnings: %s", text)
 	}
+	w.told(api.EventFault, "the history isn't written")
+	w.must(os.Remove(w.path("state/history")))
+	w.past("rule") // writes before it answers
+	w.notWarned()
+	w.told(api.EventMended, "write the history")
+}
+
+// A file that is damaged while the daemon runs is set aside, and told of.
+func TestHistoryIsDamaged(t *testing.T) {
+	w := newWorld(t)
+	w.write("gardu.yaml", keeping)
+	w.start()
+	w.past("rule")
+	path := w.path("state/history/flows.db")
+	info, err := os.Stat(path)
+	w.must(err)
+	w.must(os.WriteFile(path, make([]byte, info.Size()), 0o600))
+	w.must(os.Truncate(path+"-wal", 0))
+	if !w.passes() {
+		t.Error("nothing passes")
+	}
+	w.until("the damage is found", func() error {
+		_, _ = w.api.History(t.Context(), api.HistoryQuery{})
+		if warnings := strings.Join(w.status().Warnings, "\n"); !strings.Contains(warnings, "was set aside as") {
+			return fmt.Errorf("warnings: %s", warnings)
+		}
+		return nil
+	})
+	w.told(api.EventFault, "was set aside as")
+	w.past("rule")
 }

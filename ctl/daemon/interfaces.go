@@ -200,10 +200,8 @@ func (d *Daemon) detachOthers(wants []model.Interface) {
 			continue
 		}
 		err := d.detach(name)
-		d.faults.set("detach from "+name, err)
-		if err != nil {
-			d.log.Error("interface not detached", "interface", name, "error", err)
-		} else {
+		d.fault("detach from "+name, err)
+		if err == nil {
 			d.log.Info("detached", "interface", name)
 		}
 	}
@@ -242,54 +240,82 @@ func (d *Daemon) detachEgress(wants []model.Interface) {
 			continue
 		}
 		state, _ := d.links.get(want.Name)
-		err := d.attach(want, state.number)
-		d.faults.set("detach from tc egress of "+want.Name, err)
-		if err != nil {
-			d.log.Error("tc egress not detached", "interface", want.Name, "error", err)
-		}
+		d.fault("detach from tc egress of "+want.Name, d.attach(want, state.number))
 	}
 }
 
-// syncLinks follows interfaces that vanished, came back, or changed their address.
+// syncLinks follows interfaces that vanished, came back, are called otherwise, or changed their address. The configuration means names: who
+// has one now is attached, who has it no more is not, and those go first, since two may have changed places.
 func (d *Daemon) syncLinks() {
 	d.changing.Lock()
 	defer d.changing.Unlock()
-	for _, want := range d.current.Load().interfaces {
+	wants := d.current.Load().interfaces
+	for _, want := range wants {
 		state, _ := d.links.get(want.Name)
-		if err := d.syncLink(want, state); err != nil {
-			d.log.Error("interface not attached", "interface", want.Name, "error", err)
-		}
+		d.leaveLink(want, state)
+	}
+	for _, want := range wants {
+		state, _ := d.links.get(want.Name)
+		d.syncLink(want, state)
 	}
 }
 
-func (d *Daemon) syncLink(want model.Interface, state attached) error {
-	link, err := d.netdev.Link(want.Name)
+// leaveLink lets go of an interface that is gone, or has another name.
+func (d *Daemon) leaveLink(want model.Interface, state attached) {
+	if state.ifindex == 0 {
+		return
+	}
+	if link, err := d.netdev.Link(want.Name); err == nil && link.Index == state.ifindex {
+		return
+	}
+	text := "it is gone; gardu attaches when it is back"
+	link, err := d.netdev.LinkByIndex(state.ifindex)
 	switch {
+	case err == nil:
+		text = fmt.Sprintf("it is called %s now, and gardu leaves it; gardu attaches to the next that is called %s", link.Name, want.Name)
+		err = d.plane.Detach(want.Name)
 	case errors.Is(err, netdev.ErrNoLink):
-		if state.ifindex == 0 {
-			return nil
-		}
-		d.log.Warn("interface vanished; gardu attaches when it is back", "interface", want.Name)
-		d.links.put(attached{want: want, number: state.number, err: err})
-		return d.plane.DeleteInterface(state.ifindex)
+		err = nil
+	default:
+		d.fault("look at interface "+want.Name, err)
+		return
+	}
+	err = errors.Join(err, d.plane.DeleteInterface(state.ifindex))
+	d.fault("leave interface "+want.Name, err)
+	d.links.put(attached{want: want, number: state.number, err: fmt.Errorf("interface %s: %w", want.Name, netdev.ErrNoLink)})
+	d.log.Warn("interface vanished", "interface", want.Name, "ifindex", state.ifindex, "what", text)
+	d.happened(api.Event{Kind: api.EventInterface, Interface: want.Name, Text: text})
+}
+
+// syncLink attaches to an interface that came, and tells the programs when its address is another one.
+func (d *Daemon) syncLink(want model.Interface, state attached) {
+	link, err := d.netdev.Link(want.Name)
+	if errors.Is(err, netdev.ErrNoLink) {
+		d.fault("look at interface "+want.Name, nil)
+		return // leaveLink told
+	}
+	d.fault("look at interface "+want.Name, err)
+	switch {
 	case err != nil:
-		return err
 	case link.Index != state.ifindex:
-		if state.ifindex != 0 {
-			if err := d.plane.DeleteInterface(state.ifindex); err != nil {
-				return err
-			}
-		}
+		before := state.err
 		if err := d.attach(want, state.number); err != nil {
-			return err
+			if before == nil || before.Error() != err.Error() {
+				d.log.Error("interface not attached", "interface", want.Name, "error", err)
+				d.happened(api.Event{Kind: api.EventInterface, Interface: want.Name, Text: "not attached: " + err.Error()})
+			}
+			return
 		}
 		d.log.Info("attached", "interface", want.Name)
+		d.happened(api.Event{Kind: api.EventInterface, Interface: want.Name, Text: "attached"})
 	case link.MAC != state.mac:
-		state.mac = link.MAC
-		d.links.put(state)
-		return d.describeInterface(link, state.number)
+		err := d.describeInterface(link, state.number)
+		if err == nil {
+			state.mac = link.MAC
+			d.links.put(state)
+		}
+		d.fault("tell programs of interface "+want.Name, err)
 	}
-	return nil
 }
 
 // passed is what passed by interfaces, by their names; "" stands for those that have none any more.

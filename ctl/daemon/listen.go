@@ -92,15 +92,14 @@ func (d *Daemon) serveTCP(ctx context.Context) error {
 // open serves at a door until end is called.
 func (d *Daemon) open(ctx context.Context, serving *sync.WaitGroup, at door) (end func()) {
 	const tried = "serve api.listen"
-	d.faults.set(tried, nil)
+	d.fault(tried, nil)
 	if at.listener == nil {
 		return func() {}
 	}
 	ctx, end = context.WithCancel(ctx)
 	serving.Go(func() {
 		if err := api.ServeTCP(ctx, at.listener, d, d.metrics.Handler(), d.log); err != nil {
-			d.log.Error("API not served by TCP any more", "address", at.address, "error", err)
-			d.faults.set(tried, err)
+			d.fault(tried, err)
 		}
 	})
 	d.log.Info("serving by TCP", "address", at.address)

@@ -154,10 +154,7 @@ func (d *Daemon) rereadLists() {
 		return
 	}
 	err := d.commitLists(changed)
-	d.faults.set("re-read set files", err)
-	if err != nil {
-		d.log.Error("set files were read but are not in force", "error", err)
-	}
+	d.fault("re-read set files", err)
 	for name, next := range changed {
 		if err != nil {
 			d.keepList(name, next.file, err)

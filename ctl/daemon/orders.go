@@ -207,7 +207,7 @@ func (d *Daemon) syncOrders() {
 			continue
 		}
 		err := d.reconciler.SetOrder(b.ID, orderOf(note))
-		d.faults.set("end the drain of "+name(b), err)
+		d.fault("end the drain of "+name(b), err)
 		if err != nil {
 			continue
 		}

@@ -257,7 +257,7 @@ func (d *Daemon) followSinks() {
 	}
 	if len(wanted) > 0 {
 		err := d.openTracker()
-		d.faults.set("remember what was reported of flows", err)
+		d.fault("remember what was reported of flows", err)
 		if err != nil {
 			return
 		}
@@ -269,7 +269,7 @@ func (d *Daemon) taking() taking {
 	return taking{d.clock, func() flow.Names { return d.reports.names.get(d) }, func() int { return d.current.Load().sample() }, d.sinkFault}
 }
 
-func (d *Daemon) sinkFault(name string, err error) { d.faults.set("report flows to "+name, err) }
+func (d *Daemon) sinkFault(name string, err error) { d.fault("report flows to "+name, err) }
 
 // openTracker goes on where the daemon before left off, with room for as many flows as the table has.
 func (d *Daemon) openTracker() error {
@@ -326,7 +326,7 @@ func (d *Daemon) trackFlows(ctx context.Context) error {
 		case <-timer.C:
 		}
 		reading, err := d.reportFlows(false)
-		d.faults.set("report flows", err)
+		d.fault("report flows", err)
 		timer.Reset(max(passEvery, passShare*2*reading))
 	}
 }

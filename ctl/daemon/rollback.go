@@ -103,7 +103,9 @@ func (d *Daemon) Rollback(ctx context.Context, request api.RollbackRequest) (api
 	result, err := d.apply(api.ApplyRequest{Name: r.Config, Dir: r.Dir, YAML: r.YAML, Confirm: request.Confirm,
 		SSHConnection: request.SSHConnection, Force: request.Force, IfMatch: request.IfMatch},
 		change{how: byRollback, of: number, author: api.Author(ctx), comment: request.Comment})
-	if err == nil && result.Changed {
+	if err != nil {
+		d.notApplied(fmt.Sprintf("revision %d", number), err)
+	} else if result.Changed {
 		d.log.Info("rolled back", "to the snapshot of", number, "revision", result.Revision)
 	}
 	return result, err

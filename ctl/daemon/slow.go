@@ -72,5 +72,5 @@ func (d *Daemon) syncSlow() {
 	if len(changes) == 0 {
 		return
 	}
-	d.faults.set("give backends that start slowly more", d.reconciler.Change(changes))
+	d.fault("give backends that start slowly more", d.reconciler.Change(changes))
 }

@@ -64,6 +64,7 @@ func (d *Daemon) Status(context.Context) (api.Status, error) {
 		History:    d.historyStatus(),
 		Captures:   d.captureStatus(),
 		Events:     api.EventTotals{Sent: effects.Sent, Lost: effects.Lost, Unnoted: effects.Unnoted, Unwatched: effects.Unwatched},
+		Overruns:   d.overruns.Load(),
 		Limits:     api.LimitTotals{Shared: effects.Shared, Contended: effects.Contended},
 		Tables: []api.Fill{
 			{Name: "blocks", Entries: uint64(d.plane.BlockCount()), Max: uint64(d.plane.BlocksMax())},

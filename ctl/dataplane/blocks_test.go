@@ -462,3 +462,19 @@ func udp6(src, dst netip.Addr) []byte {
 	ip[40+1], ip[40+3], ip[40+5] = 1, 53, 8
 	return frame
 }
+
+// A block lasts as long as was asked for, whatever becomes of the time of day.
+func TestBlocksWhileTheClockIsSet(t *testing.T) {
+	at := clocks{wall: time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC), monotonic: int64(time.Hour)}
+	expires := at.monotonicAt(at.wall.Add(10 * time.Minute))
+	for _, step := range []time.Duration{0, 5 * 365 * 24 * time.Hour, -5 * 365 * 24 * time.Hour} {
+		later := clocks{wall: at.wall.Add(time.Minute + step), monotonic: at.monotonic + int64(time.Minute)}
+		if left := later.wallAt(expires).Sub(later.wall); left != 9*time.Minute || later.over(expires) {
+			t.Errorf("set by %s: %s are left, over %t", step, left, later.over(expires))
+		}
+		later.monotonic += int64(9 * time.Minute)
+		if !later.over(expires) {
+			t.Errorf("set by %s: not over", step)
+		}
+	}
+}

@@ -25,6 +25,9 @@ const (
 	checkDir  = "check" // likewise a hook: on the loopback, which may be one of the interfaces as well
 )
 
+// subdirectories are those of a data plane.
+var subdirectories = []string{tablesDir, flowsDir, linksDir, checkDir}
+
 // makeDir makes dir with subdirectories on a bpffs, which it mounts at the usual place if it isn't there. mounted says
 // that it did.
 func makeDir(dir string, subdirectories ...string) (mounted bool, err error) {

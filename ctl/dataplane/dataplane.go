@@ -42,6 +42,7 @@ type Options struct {
 // Dataplane is the programs, maps and links of one instance.
 type Dataplane struct {
 	dir     string // "" = private: nothing is pinned
+	lostDir string // where all was pinned until somebody took the pins away; dir is "" then
 	netlink Netlink
 	log     *slog.Logger
 	lock    *lock
@@ -57,7 +58,7 @@ type Dataplane struct {
 	attachments map[string]*attachment // by interface name
 	slots       [abi.GenerationSlots]Tables
 	lengths     [abi.TableCount]uint32 // of the arrays of each kind of table, in lines
-	losses      []link.Link            // programs that count them
+	losses      map[string]link.Link   // programs that count them, by name
 	captureMu   sync.Mutex             // for who only wants to use capture
 	capture     *capturing             // guarded by both; nil: none is on
 	check       *hook                  // that takes health checks to backends; nil: none does
@@ -93,7 +94,7 @@ func Open(opts Options) (_ *Dataplane, err error) {
 	if d.dir == "" {
 		d.dir = DefaultDir
 	}
-	mounted, err := makeDir(d.dir, tablesDir, flowsDir, linksDir, checkDir)
+	mounted, err := makeDir(d.dir, subdirectories...)
 	if err != nil {
 		return nil, err
 	}

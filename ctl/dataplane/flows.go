@@ -153,6 +153,10 @@ func (d *Dataplane) putFlows(slot uint32, table *FlowTable) error {
 	if err := d.maps[abi.AbiMapFlowLru].Put(slot, table.LRU); err != nil {
 		return fmt.Errorf("put LRU map %d: %w", slot, err)
 	}
+	return d.pinFlows(slot, table)
+}
+
+func (d *Dataplane) pinFlows(slot uint32, table *FlowTable) error {
 	if d.dir == "" {
 		return nil
 	}

@@ -81,7 +81,10 @@ func (d *Dataplane) countLosses(program *ebpf.Program, name, tracepoint string) 
 	if err != nil {
 		return permission("attach to tracepoint "+tracepoint, err)
 	}
-	d.losses = append(d.losses, l)
+	if d.losses == nil {
+		d.losses = map[string]link.Link{}
+	}
+	d.losses[name] = l
 	if pin == "" {
 		return nil
 	}

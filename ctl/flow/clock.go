@@ -18,7 +18,7 @@ const ahead = time.Hour
 
 // NewClock takes a reading of the kernel's clocks, the jiffies in a second, and the time of that reading.
 func NewClock(kernel abi.Clock, hz int, wall time.Time) Clock {
-	return Clock{kernel: kernel, hz: int64(hz), wall: wall}
+	return Clock{kernel: kernel, hz: int64(hz), wall: wall.Round(0)} // or differences wouldn't see that the clock was set
 }
 
 // drift is how far two clocks may differ that say the same: a tick, and the time that reading them takes.

@@ -20,7 +20,8 @@ func (a *app) eventsCommand() *cobra.Command {
 		Short: "Show what happens: packets dropped, logged or sampled, blocks, backends, applies",
 		Long: `Shows the last events that the daemon remembers and, with -f, those to come: packets
 that rules log or sample, with their verdict; backends that go up and down; blocks;
-configurations put in force. Events that could not be told are counted, and told of.
+configurations put in force; interfaces that come and go; what fails, and works
+again. Events that could not be told are counted, and told of.
 
 With -f there are also packets that are dropped or rejected, whatever the reason: as
 long as somebody follows, of those that no rule notes up to 1000 a second become events
@@ -32,6 +33,7 @@ EXPR picks events by what they are; gardu help expr explains it.`,
   gardu events -f 'verdict drop and src 198.51.100.7' why does nothing come through?
   gardu events -f 'not kind drop'                     without those that no rule notes
   gardu events -f 'kind up, down'                     backends
+  gardu events 'kind fault, mended'                   what failed by itself
   gardu events -f -o ndjson | jq .packet`,
 		Args: cobra.ArbitraryArgs,
 		RunE: func(cmd *cobra.Command, args []string) error {

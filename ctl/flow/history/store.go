@@ -55,6 +55,28 @@ type Store struct {
 	stmts   map[string]*sqlite3.Stmt
 	kept    [levelCount]int64 // intervals that begin before aren't whole: they were dropped, or are going to be
 	ids     map[kind]kindRow
+	pace    pace
+}
+
+// pace is when the last write was, by the time of day and by a clock that nobody sets.
+type pace struct {
+	uptime func() time.Duration // of the process
+	wall   time.Time
+	at     time.Duration
+	calm   time.Duration // until then the clock is too young to throw anything away by
+}
+
+// jumpGrace is how long nothing expires by a clock that jumped ahead: a mistake that is mended meanwhile costs nothing.
+const jumpGrace = 24 * time.Hour
+
+// jumped says whether the time of day moved ahead more than time passed, now or a short while ago.
+func (p *pace) jumped(now time.Time) bool {
+	at := p.uptime()
+	if ahead := now.Round(0).Sub(p.wall) - (at - p.at); !p.wall.IsZero() && ahead > time.Hour {
+		p.calm = at + jumpGrace
+	}
+	p.wall, p.at = now.Round(0), at
+	return at < p.calm
 }
 
 // kindRow is where a kind is in the file.
@@ -68,7 +90,8 @@ func Open(options Options, now time.Time) (s *Store, problem error, err error) {
 	if err := os.MkdirAll(options.Dir, 0o700); err != nil {
 		return nil, nil, fmt.Errorf("open history: %w", err)
 	}
-	s = &Store{options: options, path: filepath.Join(options.Dir, fileName)}
+	begun := time.Now()
+	s = &Store{options: options, path: filepath.Join(options.Dir, fileName), pace: pace{uptime: func() time.Duration { return time.Since(begun) }}}
 	err = s.open(now)
 	if corrupt(err) {
 		problem, err = s.SetAside(err, now)
@@ -296,8 +319,10 @@ func (s *Store) Write(b *Batch, now time.Time) (late Counts, err error) {
 	if err := s.checkLog(); err != nil {
 		return late, err
 	}
-	if err := s.expire(now); err != nil {
-		return late, fmt.Errorf("drop what is older than is to be kept: %w", err)
+	if !s.pace.jumped(now) {
+		if err := s.expire(now); err != nil {
+			return late, fmt.Errorf("drop what is older than is to be kept: %w", err)
+		}
 	}
 	if err := s.makeRoom(now); err != nil {
 		return late, fmt.Errorf("make room: %w", err)

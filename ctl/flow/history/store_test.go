@@ -341,6 +341,44 @@ func TestClockWasAhead(t *testing.T) {
 	}
 }
 
+// A clock that jumps ahead throws nothing away, unless it stays there.
+func TestClockJumpsAhead(t *testing.T) {
+	o := options(t)
+	s := openStore(t, o, noon)
+	var uptime time.Duration
+	s.pace.uptime = func() time.Duration { return uptime }
+	packets := func() uint64 {
+		t.Helper()
+		answer, err := s.Query(context.Background(), Query{Since: noon, Until: noon.Add(time.Hour)})
+		if err != nil {
+			t.Fatal(err)
+		}
+		var sum uint64
+		for _, row := range answer.Rows {
+			sum += row.Packets
+		}
+		return sum
+	}
+	later := func(by time.Duration, at time.Time) {
+		uptime += by
+		write(t, s, []flow.Report{ended(at, at, 1)}, at)
+	}
+	later(0, noon)
+	for _, ahead := range []time.Duration{0, 5 * 365 * 24 * time.Hour} {
+		later(time.Minute, noon.Add(time.Minute+ahead))
+	}
+	later(time.Minute, noon.Add(2*time.Minute))
+	if got := packets(); got != 3 {
+		t.Errorf("%d packets are left of 3, after the clock was ahead for a minute", got)
+	}
+	ahead := noon.AddDate(5, 0, 0)
+	later(time.Minute, ahead)
+	later(jumpGrace, ahead.Add(jumpGrace))
+	if got := packets(); got != 0 {
+		t.Errorf("%d packets are left of another time", got)
+	}
+}
+
 // The files never take more than allowed, whatever comes; the oldest goes.
 func TestSizeIsBounded(t *testing.T) {
 	o := options(t)
