@@ -96,23 +96,29 @@ static __always_inline bool is_extension(__u8 next)
 	return next == PROTO_HOPOPT || next == PROTO_ROUTING || next == PROTO_DSTOPTS || next == PROTO_AH || next == PROTO_FRAGMENT;
 }
 
-/* Ethernet and up to two VLAN tags (802.1Q, 802.1ad); p->be_type is what they carry. p->l3 stays 0 if that is cut short. */
+/* Ethernet and up to two VLAN tags (802.1Q, 802.1ad), with the one that the kernel keeps beside the frame; p->be_type is what they carry.
+ * p->l3 stays 0 if that is cut short. */
 static __always_inline void parse_link(ctx_t *ctx, void *data, void *data_end, struct pkt *p)
 {
 	struct eth_header *eth = data;
 	struct vlan_header *tag;
 	__u16 vlan = 0;
+	int beside = 0;
 
 	if (data + sizeof(*eth) > data_end)
 		return;
 	p->be_type = eth->be_type;
 	p->l3 = sizeof(*eth);
 #ifdef HOOK_TC
-	if (ctx->vlan_present)
+	if (ctx->vlan_present) {
 		vlan = ctx->vlan_tci & 0xfff;
+		beside = 1;
+	}
 #endif
 #pragma unroll
 	for (int i = 0; i < 2; i++) {
+		if (i + beside >= 2)
+			break;
 		if (p->be_type != bpf_htons(ETHERTYPE_VLAN) && p->be_type != bpf_htons(ETHERTYPE_QINQ))
 			break;
 		tag = header_at(data, p->l3);

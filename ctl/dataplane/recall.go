@@ -40,6 +40,27 @@ func (d *Dataplane) RecallFlow(key abi.FlowKey) (abi.FlowValue, bool, error) {
 	return value, found, nil
 }
 
+// readFragments copies what first fragments left to those that follow them.
+func (d *Dataplane) readFragments(from *Dataplane) error {
+	const batch = 1024
+	var cursor ebpf.MapBatchCursor
+	keys, values := make([]abi.FragmentKey, batch), make([]abi.Fragment, batch)
+	for {
+		n, err := from.maps[abi.AbiMapFragments].BatchLookup(&cursor, keys, values, nil)
+		if err != nil && !errors.Is(err, ebpf.ErrKeyNotExist) {
+			return fmt.Errorf("read what is known of fragments: %w", err)
+		}
+		if n > 0 {
+			if _, err := d.maps[abi.AbiMapFragments].BatchUpdate(keys[:n], values[:n], nil); err != nil {
+				return fmt.Errorf("copy what is known of fragments: %w", err)
+			}
+		}
+		if err != nil {
+			return nil
+		}
+	}
+}
+
 // findFlow looks for the record of a flow that was written last.
 func (d *Dataplane) findFlow(key abi.FlowKey) (value abi.FlowValue, found bool, err error) {
 	take := func(v *abi.FlowValue) {

@@ -12,7 +12,7 @@ import (
 
 // Assumption is what a sibling takes for true though it isn't.
 type Assumption struct {
-	NoFlows bool          // nothing is known of flows, connections and translations
+	NoFlows bool          // nothing is known of flows, connections, translations and fragments
 	Later   time.Duration // so much time has passed: it has the blocks that are left then
 }
 
@@ -84,6 +84,9 @@ func (d *Dataplane) sibling(trial *Trial, a Assumption) (_ *Dataplane, err error
 	if trial == nil {
 		if !a.NoFlows {
 			s.origin = d
+			if err := s.readFragments(d); err != nil {
+				return nil, err
+			}
 		}
 		s.lengths = d.lengths
 		err = s.copyGeneration(d.control.generation(), d.slots)
