@@ -19,7 +19,7 @@ PREFIX ?= /usr/local
 GENERATE_PACKAGES := clang-19 llvm-19 libbpf-dev linux-libc-dev
 TEST_PACKAGES := curl iproute2 nfdump nftables nginx-light prometheus sqlite3 systemd tshark xdp-tools
 PACKAGE_PACKAGES := rpm
-BENCH_PACKAGES := iproute2 ipset nftables xdp-tools
+BENCH_PACKAGES := haproxy iperf3 iproute2 ipset nftables nginx-light wrk xdp-tools
 VM_PACKAGES := qemu-system-x86 xz-utils
 
 # What `make generate` writes; committed, so that a build needs no clang.

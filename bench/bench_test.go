@@ -7,9 +7,11 @@ import (
 	"math"
 	"net/netip"
 	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"gardu/ctl/abi"
 	"gardu/ctl/pkt"
@@ -226,5 +228,52 @@ func TestLive(t *testing.T) {
 		if row.Failed != "" || row.Lost > 0.5 {
 			t.Errorf("%s: failed %q, lost %.2f", row.Name, row.Failed, row.Lost)
 		}
+	}
+}
+
+func TestReadWrk(t *testing.T) {
+	const out = `Running 2s test @ http://192.0.2.10/name
+  1 threads and 32 connections
+  Thread Stats   Avg      Stdev     Max   +/- Stdev
+    Latency     1.21ms    2.31ms  41.52ms   94.03%
+    Req/Sec    24.42k     6.11k   38.54k    66.67%
+  Latency Distribution
+     50%  750.00us
+     75%    1.20ms
+     90%    2.10ms
+     99%   11.70ms
+  51337 requests in 2.10s, 8.03MB read
+  Socket errors: connect 0, read 3, write 0, timeout 2
+Requests/sec:  24446.19
+Transfer/sec:      3.82MB
+`
+	got, total, err := readWrk(out)
+	if want := (requests{rate: 24446.19, p50: 0.75, p99: 11.7, errors: 5}); err != nil || got != want || total != 51337 {
+		t.Errorf("%+v, %d, %v; want %+v", got, total, err, want)
+	}
+}
+
+// The whole page is made of whatever there is, and says what there isn't.
+func TestPageOfALittle(t *testing.T) {
+	dir := t.TempDir()
+	r := &result{Time: time.Date(2026, 11, 27, 0, 0, 0, 0, time.UTC), Machine: machine{Commit: "abc", CPU: "a CPU"}}
+	for i, n := range flowCounts {
+		r.Cases = append(r.Cases, row{Name: "all, " + n.name, Raw: figure{Median: 100 * float64(i+1)}, Net: 90 * float64(i+1)})
+	}
+	r.fail("live", errors.New("no veth here"))
+	r.conclude()
+	stem, err := r.save(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for file, want := range map[string]string{
+		".md": "- live: no veth here", "-plan.md": "| all on, ipip, 64k flows | 270 |", "-flows.svg": "<polyline", ".json": `"commit": "abc"`,
+	} {
+		if got := text(stem + file); !strings.Contains(got, want) {
+			t.Errorf("%s doesn't say %q:\n%s", file, want, got)
+		}
+	}
+	if got := text(filepath.Join(dir, "README.md")); !strings.Contains(got, "[2026-11-27-abc](2026-11-27-abc.md), [plan]") {
+		t.Errorf("the index is\n%s", got)
 	}
 }

@@ -25,7 +25,7 @@ type settings struct {
 }
 
 // parts are what a run consists of, in this order.
-var parts = []string{"cost", "live", "control"}
+var parts = []string{"cost", "live", "latency", "transfers", "control"}
 
 func main() {
 	log.SetFlags(0)
@@ -76,7 +76,7 @@ func bench(s settings) (*result, error) {
 	for _, part := range []struct {
 		name string
 		run  func(settings, *result) error
-	}{{"control", benchControl}} {
+	}{{"transfers", benchTransfers}, {"control", benchControl}} {
 		if slices.Contains(s.parts, part.name) {
 			fmt.Fprintf(os.Stderr, "== %s\n", part.name)
 			r.fail(part.name, part.run(s, r))
@@ -97,7 +97,7 @@ func bench(s settings) (*result, error) {
 	for _, part := range []struct {
 		name string
 		run  func(settings, *result, int) error
-	}{{"live", benchLive}} {
+	}{{"live", benchLive}, {"latency", benchLatency}} {
 		if slices.Contains(s.parts, part.name) {
 			fmt.Fprintf(os.Stderr, "== %s\n", part.name)
 			r.fail(part.name, part.run(s, r, cpu))
@@ -164,6 +164,6 @@ func publish(r *result, dir string) error {
 	if err != nil {
 		return err
 	}
-	fmt.Printf("written to %s.md, with plots and data beside it\n", stem)
+	fmt.Printf("written to %s.md, with plots, a plan and data beside it\n", stem)
 	return nil
 }

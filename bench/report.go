@@ -14,18 +14,20 @@ import (
 
 // result is what bench/results/*.json holds.
 type result struct {
-	Time     time.Time     `json:"time"`
-	Took     time.Duration `json:"took_ns"`
-	Machine  machine       `json:"machine"`
-	Quick    bool          `json:"quick"`
-	Rounds   int           `json:"rounds"`
-	Packets  int           `json:"packets"` // a sample, at least
-	Cases    []row         `json:"cases"`
-	Live     []liveRow     `json:"live,omitempty"`
-	Control  []controlRow  `json:"control,omitempty"`
-	Growth   []growth      `json:"growth,omitempty"`
-	Aims     []verdict     `json:"aims,omitempty"`
-	Failures []string      `json:"failures,omitempty"` // parts that weren't measured, and why
+	Time      time.Time     `json:"time"`
+	Took      time.Duration `json:"took_ns"`
+	Machine   machine       `json:"machine"`
+	Quick     bool          `json:"quick"`
+	Rounds    int           `json:"rounds"`
+	Packets   int           `json:"packets"` // a sample, at least
+	Cases     []row         `json:"cases"`
+	Live      []liveRow     `json:"live,omitempty"`
+	Latency   []latencyRow  `json:"latency,omitempty"`
+	Transfers []transferRow `json:"transfers,omitempty"`
+	Control   []controlRow  `json:"control,omitempty"`
+	Growth    []growth      `json:"growth,omitempty"`
+	Aims      []verdict     `json:"aims,omitempty"`
+	Failures  []string      `json:"failures,omitempty"` // parts that weren't measured, and why
 }
 
 // row is one case. Times are ns a packet.
@@ -144,6 +146,8 @@ func (r *result) markdown(stem string) string {
 	r.failuresPart(&b)
 	r.casesPart(&b)
 	r.livePart(&b)
+	latencyPart(&b, r.Latency)
+	transfersPart(&b, r.Transfers)
 	controlPart(&b, r.Control)
 	r.growthPart(&b, stem)
 	r.aboutPart(&b)
@@ -316,7 +320,7 @@ func (r *result) save(dir string) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	files := map[string]string{stem + ".json": string(data) + "\n", stem + ".md": r.markdown(stem)}
+	files := map[string]string{stem + ".json": string(data) + "\n", stem + ".md": r.markdown(stem), stem + "-plan.md": r.planPage()}
 	for name, svg := range r.plots() {
 		files[stem+"-"+name+".svg"] = svg
 	}
@@ -337,10 +341,13 @@ func writeIndex(dir string) error {
 	slices.Sort(pages)
 	slices.Reverse(pages)
 	var b strings.Builder
-	b.WriteString("# Results\n\nWhat `make bench` wrote, the newest first: a page with plots beside it, and the data.\n\n")
+	b.WriteString("# Results\n\nWhat `make bench` wrote, the newest first: a page with plots beside it, what that means for a large network (plan), and the data.\n\n")
 	for _, page := range pages {
 		stem := strings.TrimSuffix(filepath.Base(page), ".json")
 		fmt.Fprintf(&b, "- [%s](%s.md)", stem, stem)
+		if _, err := os.Stat(filepath.Join(dir, stem+"-plan.md")); err == nil {
+			fmt.Fprintf(&b, ", [plan](%s-plan.md)", stem)
+		}
 		fmt.Fprintf(&b, ", [data](%s.json)\n", stem)
 	}
 	return os.WriteFile(filepath.Join(dir, "README.md"), []byte(b.String()), 0o644)

@@ -1,0 +1,390 @@
+package main
+
+import (
+	"cmp"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net/netip"
+	"os"
+	"os/exec"
+	"strconv"
+	"strings"
+	"time"
+
+	"gardu/ctl/testnet"
+)
+
+// transferRow is real transfers by one way: an iperf3 stream, and wrk's requests to nginx.
+type transferRow struct {
+	Name     string  `json:"name"`
+	About    string  `json:"about"`
+	Gbps     figure  `json:"gbps"`
+	Requests figure  `json:"requests"`        // a second, on connections that last
+	CPU      figure  `json:"cpu_per_request"` // us of all CPUs: client, box and servers
+	P50      float64 `json:"p50_ms"`
+	P99      float64 `json:"p99_ms"`
+	New      figure  `json:"new_requests"` // a second, each on a connection of its own
+	NewCPU   figure  `json:"cpu_per_new_request"`
+	Errors   int     `json:"errors"`
+	Failed   string  `json:"failed,omitempty"`
+}
+
+// way is how a client reaches the servers.
+type way struct {
+	name, about string
+	address     netip.Addr
+	gardu       bool // needs the daemon
+	proxy       bool // needs HAProxy
+
+	gbps, requests, cpu, p50, p99, fresh, freshCPU []float64
+	errors                                         int
+	failed                                         error
+}
+
+func ways() []*way {
+	return []*way{
+		{name: "routed", about: "no balancer: to one server, by the kernel of the box", address: addr4(10<<24 | 1<<8 | 11)},
+		{name: "HAProxy", about: "mode tcp, on the box", address: netip.MustParseAddr("198.51.100.1"), proxy: true},
+		{name: "gardu passes", about: "to one server, by the kernel of the box; filter and flow accounting", address: addr4(10<<24 | 1<<8 | 11), gardu: true},
+		{name: "gardu dsr", address: siteService(0), gardu: true},
+		{name: "gardu ipip", address: siteService(1), gardu: true},
+		{name: "gardu gue", address: siteService(2), gardu: true},
+		{name: "gardu nat", address: siteService(3), gardu: true},
+	}
+}
+
+// benchTransfers measures every way once a round. One that fails is left out from then on.
+func benchTransfers(s settings, r *result) (err error) {
+	site, err := newSite(s.binary, 2)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, site.close()) }()
+	if err := site.serve(); err != nil {
+		return err
+	}
+	rounds, seconds := 3, 2
+	if s.quick {
+		rounds, seconds = 1, 1
+	}
+	all := ways()
+	for round := range rounds {
+		for _, part := range []struct {
+			gardu, proxy bool
+			start        func() (stop func() error, err error)
+		}{{}, {proxy: true, start: site.proxy}, {gardu: true, start: site.balance}} {
+			var stop func() error
+			var failed error
+			if part.start != nil {
+				stop, failed = part.start()
+			}
+			for _, w := range all {
+				if w.gardu != part.gardu || w.proxy != part.proxy || w.failed != nil {
+					continue
+				}
+				fmt.Fprintf(os.Stderr, "%s, round %d of %d\n", w.name, round+1, rounds)
+				if w.failed = failed; failed == nil {
+					w.failed = site.transfer(w, seconds)
+				}
+			}
+			if stop != nil {
+				if err := stop(); err != nil {
+					return err
+				}
+			}
+		}
+	}
+	for _, w := range all {
+		r.Transfers = append(r.Transfers, w.row())
+	}
+	return nil
+}
+
+func (w *way) row() transferRow {
+	row := transferRow{Name: w.name, About: w.about, Errors: w.errors}
+	for _, part := range []struct {
+		samples []float64
+		to      *figure
+	}{{w.gbps, &row.Gbps}, {w.requests, &row.Requests}, {w.cpu, &row.CPU}, {w.fresh, &row.New}, {w.freshCPU, &row.NewCPU}} {
+		if len(part.samples) == 0 {
+			row.Failed = cmp.Or(firstLine(w.failed), "nothing was measured")
+			return row
+		}
+		*part.to = figureOf(part.samples)
+	}
+	row.P50, row.P99 = figureOf(w.p50).Median, figureOf(w.p99).Median
+	return row
+}
+
+const webConfig = `
+daemon off;
+master_process off;
+worker_processes 1;
+pid %[1]s/nginx.pid;
+error_log stderr crit;
+events { worker_connections 4096; }
+http {
+	access_log off;
+	keepalive_requests 1000000000;
+	client_body_temp_path %[1]s/body;
+	proxy_temp_path %[1]s/proxy;
+	fastcgi_temp_path %[1]s/fastcgi;
+	uwsgi_temp_path %[1]s/uwsgi;
+	scgi_temp_path %[1]s/scgi;
+	server {
+		listen 80 backlog=4096;
+		location = /name { return 200 "hello\n"; }
+	}
+}
+`
+
+// serve runs nginx and iperf3 on the backends.
+func (s *site) serve() error {
+	for _, node := range s.backends {
+		dir := s.path(node.Name())
+		if err := os.Mkdir(dir, 0o755); err != nil {
+			return err
+		}
+		conf := dir + "/nginx.conf"
+		if err := os.WriteFile(conf, fmt.Appendf(nil, webConfig, dir), 0o644); err != nil {
+			return err
+		}
+		for _, server := range []*exec.Cmd{exec.Command("nginx", "-c", conf, "-p", dir), exec.Command("iperf3", "-s")} {
+			if _, err := node.Start(server); err != nil {
+				return err
+			}
+		}
+		for _, port := range []uint16{80, 5201} {
+			if err := s.listens(node, netip.AddrPortFrom(netip.MustParseAddr("127.0.0.1"), port)); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+func (s *site) listens(node *testnet.Node, at netip.AddrPort) error {
+	return s.until("somebody listens at "+at.String(), func(ctx context.Context) error {
+		conn, err := node.Dial(ctx, "tcp", at.String())
+		if err == nil {
+			conn.Close()
+		}
+		return err
+	})
+}
+
+const proxyConfig = `
+global
+	maxconn 4096
+	nbthread 1
+defaults
+	mode tcp
+	timeout connect 5s
+	timeout client 30s
+	timeout server 30s
+listen web
+	bind 198.51.100.1:80
+	balance roundrobin
+	server b1 10.0.1.11:80
+	server b2 10.0.2.11:80
+listen iperf
+	bind 198.51.100.1:5201
+	balance source
+	server b1 10.0.1.11:5201
+	server b2 10.0.2.11:5201
+`
+
+// proxy runs HAProxy on the box.
+func (s *site) proxy() (stop func() error, err error) {
+	if err := os.WriteFile(s.path("haproxy.cfg"), []byte(proxyConfig), 0o644); err != nil {
+		return nil, err
+	}
+	process, err := s.box.Start(exec.Command("haproxy", "-db", "-f", s.path("haproxy.cfg")))
+	if err != nil {
+		return nil, err
+	}
+	stop = func() error {
+		process.Kill()
+		return nil
+	}
+	return stop, s.listens(s.client, netip.MustParseAddrPort("198.51.100.1:80"))
+}
+
+// balance runs gardu on the box, with a service of each mode, and what unwraps on the backends.
+func (s *site) balance() (stop func() error, err error) {
+	var b strings.Builder
+	b.WriteString("interfaces: {client0: {path: xdp}, b1: {path: xdp}, b2: {path: xdp}}\nflows: {max: 100000}\nservices:\n")
+	for i, mode := range []string{"dsr", "ipip", "gue", "nat"} {
+		for _, port := range []struct {
+			n        int
+			affinity string
+		}{{80, "flow"}, {5201, "source"}} { // both connections of an iperf3 run to one backend
+			fmt.Fprintf(&b, "  %s-%d:\n    address: %s\n    port: %d\n    proto: tcp\n    forward: %s\n    affinity: %s\n", mode, port.n, siteService(i), port.n, mode, port.affinity)
+			b.WriteString("    backends: [{name: b1, address: 10.0.1.11}, {name: b2, address: 10.0.2.11}]\n")
+		}
+	}
+	var unwrapping []*testnet.Process
+	stop = func() error {
+		for _, process := range unwrapping {
+			_ = process.Stop(patience)
+		}
+		return s.stop()
+	}
+	for _, node := range s.backends {
+		cmd := exec.Command(s.binary, "decap", "-i", "eth0")
+		cmd.Stderr = os.Stderr
+		process, err := node.Start(cmd)
+		if err != nil {
+			return stop, err
+		}
+		unwrapping = append(unwrapping, process)
+	}
+	if _, err := s.start(b.String()); err != nil {
+		return stop, err
+	}
+	if err := s.ready(); err != nil {
+		return stop, err
+	}
+	for i := range 4 { // decap is at work when tunnels answer
+		if err := s.listens(s.client, netip.AddrPortFrom(siteService(i), 80)); err != nil {
+			return stop, err
+		}
+	}
+	return stop, nil
+}
+
+// transfer measures one way once.
+func (s *site) transfer(w *way, seconds int) error {
+	out, err := s.client.Output(context.Background(), "iperf3", "-c", w.address.String(), "-t", strconv.Itoa(seconds), "-O", "0.2", "-J")
+	if err != nil {
+		return fmt.Errorf("iperf3: %w", err)
+	}
+	var report struct {
+		End struct {
+			Received struct {
+				BitsPerSecond float64 `json:"bits_per_second"`
+			} `json:"sum_received"`
+		}
+	}
+	if err := json.Unmarshal(out, &report); err != nil {
+		return fmt.Errorf("read iperf3's report: %w", err)
+	}
+	lasting, err := s.wrk(w.address, seconds)
+	if err != nil {
+		return err
+	}
+	fresh, err := s.wrk(w.address, seconds, "-H", "Connection: close")
+	if err != nil {
+		return err
+	}
+	w.gbps = append(w.gbps, report.End.Received.BitsPerSecond/1e9)
+	w.requests, w.cpu = append(w.requests, lasting.rate), append(w.cpu, lasting.cpu)
+	w.p50, w.p99 = append(w.p50, lasting.p50), append(w.p99, lasting.p99)
+	w.fresh, w.freshCPU = append(w.fresh, fresh.rate), append(w.freshCPU, fresh.cpu)
+	w.errors += lasting.errors + fresh.errors
+	return nil
+}
+
+// requests is what wrk says, and what the machine's CPUs did meanwhile.
+type requests struct {
+	rate     float64
+	cpu      float64 // us a request
+	p50, p99 float64 // ms
+	errors   int
+}
+
+func (s *site) wrk(to netip.Addr, seconds int, more ...string) (requests, error) {
+	args := append([]string{"-t", "1", "-c", "32", "-d", strconv.Itoa(seconds) + "s", "--latency"}, more...)
+	before, err := busyTime()
+	if err != nil {
+		return requests{}, err
+	}
+	out, err := s.client.Output(context.Background(), "wrk", append(args, "http://"+to.String()+"/name")...)
+	if err != nil {
+		return requests{}, fmt.Errorf("wrk: %w", err)
+	}
+	after, err := busyTime()
+	if err != nil {
+		return requests{}, err
+	}
+	r, total, err := readWrk(string(out))
+	if err == nil && total == 0 {
+		err = errors.New("wrk got no answer")
+	}
+	r.cpu = float64((after-before)/time.Microsecond) / float64(max(1, total))
+	return r, err
+}
+
+// readWrk reads what wrk prints.
+func readWrk(out string) (r requests, total int, err error) {
+	for l := range strings.Lines(out) {
+		fields := strings.Fields(l)
+		switch {
+		case len(fields) > 2 && fields[1] == "requests" && fields[2] == "in":
+			total, err = strconv.Atoi(fields[0])
+		case len(fields) == 2 && fields[0] == "Requests/sec:":
+			r.rate, err = strconv.ParseFloat(fields[1], 64)
+		case len(fields) == 2 && (fields[0] == "50%" || fields[0] == "99%"):
+			var d time.Duration
+			if d, err = time.ParseDuration(fields[1]); fields[0] == "50%" {
+				r.p50 = ms(d)
+			} else {
+				r.p99 = ms(d)
+			}
+		case len(fields) > 2 && fields[0] == "Socket" && fields[1] == "errors:":
+			for i := 3; i < len(fields); i += 2 { // connect 0, read 0, write 0, timeout 0
+				var n int
+				n, err = strconv.Atoi(strings.TrimSuffix(fields[i], ","))
+				r.errors += n
+			}
+		case len(fields) > 2 && fields[0] == "Non-2xx":
+			var n int
+			n, err = strconv.Atoi(fields[len(fields)-1])
+			r.errors += n
+		}
+		if err != nil {
+			return r, total, fmt.Errorf("read what wrk says, %q: %w", strings.TrimSpace(l), err)
+		}
+	}
+	return r, total, nil
+}
+
+// busyTime is how long all CPUs together were busy since boot.
+func busyTime() (time.Duration, error) {
+	const ticks = 100 // a second: USER_HZ
+	var sum int64
+	head, _, _ := strings.Cut(text("/proc/stat"), "\n")
+	for i, field := range strings.Fields(head) {
+		switch i {
+		case 0, 4, 5: // the name, idle, iowait
+			continue
+		case 8: // steal and guests
+			return time.Duration(sum) * time.Second / ticks, nil
+		}
+		n, err := strconv.ParseInt(field, 10, 64)
+		if err != nil {
+			return 0, fmt.Errorf("read /proc/stat: %w", err)
+		}
+		sum += n
+	}
+	return 0, errors.New("read /proc/stat: it is short")
+}
+
+func transfersPart(b *strings.Builder, rows []transferRow) {
+	if len(rows) == 0 {
+		return
+	}
+	b.WriteString("\n## Real transfers\n\nClient, box and servers are namespaces of this machine. iperf3: one stream. wrk: 32 connections to nginx, which last, or are new for each request.\n")
+	b.WriteString("CPU is that of all: client, box and servers; what a way takes more than \"routed\" is the box's.\n\n")
+	b.WriteString("| way | Gbit/s | requests/s | CPU us each | p50 ms | p99 ms | new/s | CPU us each | errors | |\n|---|--:|--:|--:|--:|--:|--:|--:|--:|---|\n")
+	for _, c := range rows {
+		if c.Failed != "" {
+			fmt.Fprintf(b, "| %s | not measured: %s |\n", c.Name, c.Failed)
+			continue
+		}
+		fmt.Fprintf(b, "| %s | %s | %.0f | %s | %s | %s | %.0f | %s | %d | %s |\n", c.Name, short(c.Gbps.Median), c.Requests.Median, short(c.CPU.Median),
+			short(c.P50), short(c.P99), c.New.Median, short(c.NewCPU.Median), c.Errors, c.About)
+	}
+}
