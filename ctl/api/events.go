@@ -21,6 +21,7 @@ type EventWish struct {
 	Match  func(*Event) bool // called before Packet is filled in; events of lost ones are told anyway
 	Last   int               // at most so many of those kept that match; < 0: all
 	Follow bool
+	Drops  bool // dropped packets can match, which become events only while somebody wants them
 }
 
 // Facts returns what an expression sees of the event at the time now.
@@ -60,7 +61,7 @@ func parseEventQuery(r *http.Request) (EventWish, error) {
 	if err != nil {
 		return EventWish{}, NewProblem(CodeInvalid, "%v", err)
 	}
-	wish := EventWish{Last: -1, Match: func(e *Event) bool { return filter.Match(e.Facts(time.Now())) }}
+	wish := EventWish{Last: -1, Drops: filter.MayHold("kind", EventDrop), Match: func(e *Event) bool { return filter.Match(e.Facts(time.Now())) }}
 	if text := values.Get("follow"); text != "" {
 		if wish.Follow, err = strconv.ParseBool(text); err != nil {
 			return wish, NewProblem(CodeInvalid, "follow is true or false, not %q", text)

@@ -45,7 +45,7 @@ func (d *Daemon) happened(e api.Event) {
 	d.happenings.Add(happening{Event: e})
 }
 
-// followers are those who follow events: as long as there are any, dropped packets become events.
+// followers are those who follow events and want dropped packets: as long as there are any, these become events.
 type followers struct {
 	sync.Mutex
 	count int
@@ -177,7 +177,7 @@ func (d *Daemon) Events(ctx context.Context, wish api.EventWish, yield func(api.
 			return err
 		}
 	}
-	if wish.Follow {
+	if wish.Follow && wish.Drops {
 		d.watch(1)
 		defer d.watch(-1)
 	}

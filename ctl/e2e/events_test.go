@@ -2,6 +2,7 @@ package e2e
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"net"
 	"os"
@@ -220,9 +221,16 @@ func TestDropsAreFollowed(t *testing.T) {
 			w.prepareXDP()
 			w.start(fmt.Sprintf(eventRules, path))
 			conn := w.dial("198.51.100.1:5304")
+			applies := w.follow("kind apply")
+			w.until("somebody follows, for other things", func() error {
+				if len(applies()) == 0 {
+					return errors.New("it has said nothing")
+				}
+				return nil
+			})
 			w.send(conn, 300)
 			if totals := w.eventTotals(); totals != (api.EventTotals{}) {
-				t.Errorf("nobody follows: %+v", totals)
+				t.Errorf("nobody wants dropped packets: %+v", totals)
 			}
 			events := w.follow("kind apply or verdict drop and dport 5304")
 			w.until("a dropped packet", func() error {

@@ -292,3 +292,27 @@ func TestUses(t *testing.T) {
 		t.Errorf("it uses %q", got)
 	}
 }
+
+func TestMayHold(t *testing.T) {
+	for text, want := range map[string]bool{
+		"":                                     true,
+		"kind drop":                            true,
+		"kind up":                              false,
+		"kind up, down":                        false,
+		"not kind up":                          true,
+		"not kind drop":                        false,
+		"src 192.0.2.1":                        true,
+		"not (src 192.0.2.1 and kind drop)":    true,
+		"src 192.0.2.1 and kind up":            false,
+		"src 192.0.2.1 or kind up":             true,
+		"kind up or verdict drop and kind log": false,
+	} {
+		e, err := ParseEvent(text)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := e.MayHold("kind", "drop"); got != want {
+			t.Errorf("%q may hold for a drop: %v", text, got)
+		}
+	}
+}

@@ -31,3 +31,40 @@ type condition struct {
 	match predicate
 	node  *Node
 }
+
+// MayHold says whether the expression can hold for what has that name under that key, whatever else it is.
+func (e *Expr) MayHold(key, name string) bool {
+	if e.root == nil {
+		return true
+	}
+	holds, _ := e.root.could(key, name)
+	return holds
+}
+
+// could says whether the node can hold, and whether it can fail to.
+func (n *Node) could(key, name string) (hold, fail bool) {
+	switch n.Kind {
+	case NodeNot:
+		hold, fail = n.Of[0].could(key, name)
+		return fail, hold
+	case NodeAnd:
+		hold = true
+		for _, part := range n.Of {
+			holds, fails := part.could(key, name)
+			hold, fail = hold && holds, fail || fails
+		}
+		return hold, fail
+	case NodeOr:
+		fail = true
+		for _, part := range n.Of {
+			holds, fails := part.could(key, name)
+			hold, fail = hold || holds, fail && fails
+		}
+		return hold, fail
+	case NodeName:
+		if n.Key == key {
+			return n.Name == name, n.Name != name
+		}
+	}
+	return true, true
+}
