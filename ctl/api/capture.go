@@ -90,7 +90,7 @@ type CapturedOut struct {
 func (f *CapturedFrame) Describe() { f.Packet = pkt.Excerpt(f.Frame, f.Length) }
 
 func (h *handler) capture() endpoint {
-	e := streams[CaptureItem](func(r *http.Request, out *stream) error {
+	e := streams[CaptureItem](h, func(r *http.Request, out *stream) error {
 		var query CaptureQuery
 		if err := decode(out.w, r, &query); err != nil {
 			return err

@@ -74,9 +74,10 @@ func describe(t *testing.T) []byte {
 			"description": "What the commands of gardu do, over a Unix socket and, where the configuration says so, TCP. Every error is a Problem " +
 				"(RFC 9457). Times are RFC 3339, durations are seconds, sizes are bytes, counters are plain numbers that only ever grow.",
 		},
-		"servers":    []object{{"url": "http://gardu", "description": "the Unix socket /run/gardu/gardu.sock; the host is ignored there"}, {"url": "http://127.0.0.1:9180", "description": "api.listen"}},
-		"paths":      paths,
-		"components": object{"schemas": d.schemas},
+		"servers": []object{{"url": "http://gardu", "description": "the Unix socket /run/gardu/gardu.sock; the host is ignored there"}, {"url": "http://127.0.0.1:9180", "description": "api.listen"}},
+		"paths":   paths,
+		"components": object{"schemas": d.schemas, "securitySchemes": object{"token": object{"type": "http", "scheme": "bearer",
+			"description": "by TCP; the Unix socket knows who asks. Each scope includes those before it: read, operate, configure"}}},
 	}
 	text, err := json.MarshalIndent(document, "", " ")
 	if err != nil {
@@ -111,6 +112,20 @@ func (d *describer) operation(r route) object {
 			"default": object{"description": "why not", "content": object{"application/problem+json": object{"schema": d.schema(reflect.TypeFor[Problem]())}}},
 		},
 	}
+	operation["security"] = []object{{"token": []Scope{r.scope}}}
+	switch r.scope {
+	case ScopePublic:
+		operation["security"] = []object{{}, {"token": []Scope{ScopeRead}}}
+	case ScopeSocket:
+		operation["security"] = []object{{}}
+		operation["description"] = "By the Unix socket alone."
+	}
+	if r.path == "/v1/snapshot" || r.path == "/v1/rollback" {
+		operation["parameters"] = []object{conditions[r.method]}
+		if r.method == "GET" {
+			operation["responses"].(object)["304"] = object{"description": "not changed"}
+		}
+	}
 	if r.takes != nil {
 		operation["requestBody"] = object{"required": true, "content": object{"application/json": object{"schema": d.schema(r.takes)}}}
 	}
@@ -138,6 +153,13 @@ func (d *describer) operation(r route) object {
 	return operation
 }
 
+// conditions are the headers of requests about the configuration.
+var conditions = map[string]object{
+	"GET":  {"name": "If-None-Match", "in": "header", "schema": object{"type": "string"}, "description": "an ETag: 304 if nothing has changed since"},
+	"PUT":  {"name": "If-Match", "in": "header", "schema": object{"type": "string"}, "description": "an ETag: 412 if something else is in force"},
+	"POST": {"name": "If-Match", "in": "header", "schema": object{"type": "string"}, "description": "likewise"},
+}
+
 // operationID is getFlows, deleteBlocks, ...
 func operationID(r route) string {
 	name := strings.TrimSuffix(strings.TrimPrefix(r.path, "/v1/"), ".json")
@@ -153,7 +175,7 @@ var travels = map[reflect.Type]object{
 	reflect.TypeFor[time.Time]():      {"type": "string", "format": "date-time"},
 	reflect.TypeFor[map[string]any](): {"type": "object"},
 	reflect.TypeFor[struct{}]():       {"type": "object", "additionalProperties": false},
-	reflect.TypeFor[Scope]():          {"type": "string", "enum": []Scope{ScopeRead, ScopeOperate, ScopeConfigure}},
+	reflect.TypeFor[Scope]():          {"type": "string", "enum": Scopes()},
 }
 
 func (d *describer) schema(t reflect.Type) object {

@@ -73,6 +73,15 @@ type Engine interface {
 	// Revision returns one of them with its text; 0 is the one in force.
 	Revision(ctx context.Context, number uint64) (Revision, error)
 
+	// CreateToken makes a token. A name that is taken is a Problem, CodeConflict. The server has checked the name, the scope and the time.
+	CreateToken(ctx context.Context, request TokenRequest) (NewToken, error)
+	// Tokens lists them by name.
+	Tokens(ctx context.Context) ([]Token, error)
+	// RevokeToken ends one. A name that isn't there is a Problem, CodeNotFound.
+	RevokeToken(ctx context.Context, name string) error
+	// FindToken returns the token that has this secret, unless it has expired.
+	FindToken(secret string) (Token, bool)
+
 	// Explain judges one frame without side effects. The server has turned request.Packet into request.Frame.
 	Explain(ctx context.Context, request ExplainRequest) (Explanation, error)
 }

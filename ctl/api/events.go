@@ -39,7 +39,7 @@ func (e *Event) Facts(now time.Time) *expr.Flow {
 }
 
 func (h *handler) events() endpoint {
-	return streams[Event](func(r *http.Request, out *stream) error {
+	return streams[Event](h, func(r *http.Request, out *stream) error {
 		wish, err := parseEventQuery(r)
 		if err != nil {
 			return err

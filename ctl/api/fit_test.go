@@ -12,7 +12,7 @@ import (
 	"gardu/ctl/api/apitest"
 )
 
-// requests is one of each operation that succeeds. The order is by the operation.
+// requests is one of each operation that succeeds.
 var requests = []struct{ method, path, body string }{
 	{"DELETE", "/v1/blocks?prefix=203.0.113.7/32", ""},
 	{"DELETE", "/v1/capture?name=1", ""},
@@ -39,6 +39,9 @@ var requests = []struct{ method, path, body string }{
 	{"POST", "/v1/explain", `{"packet":"tcp 198.51.100.7:40000 > 192.0.2.10:443 syn"}`},
 	{"POST", "/v1/plan", `{"yaml":"x"}`},
 	{"POST", "/v1/rollback", `{}`},
+	{"POST", "/v1/tokens", `{"name":"ci","scope":"operate","for":60}`},
+	{"GET", "/v1/tokens", ""},
+	{"DELETE", "/v1/tokens?name=ci", ""},
 	{"PUT", "/v1/snapshot", `{"yaml":"x"}`},
 	{"PUT", "/v1/weights", `{"service":"web","backend":"b1","weight":3}`},
 }

@@ -62,7 +62,7 @@ func (f *Flow) Facts(now time.Time) *expr.Flow {
 }
 
 func (h *handler) flows() endpoint {
-	e := streams[Flow](func(r *http.Request, out *stream) error {
+	e := streams[Flow](h, func(r *http.Request, out *stream) error {
 		query, err := parseQuery(r)
 		if err != nil {
 			return err

@@ -9,6 +9,7 @@ import (
 	"io"
 	"log/slog"
 	"net/http"
+	"sync"
 	"time"
 
 	"gardu/ctl/pkt"
@@ -18,13 +19,16 @@ import (
 type handler struct {
 	engine Engine
 	log    *slog.Logger
+
+	wrong struct { // tokens, that were shown
+		sync.Mutex
+		logged int
+		since  int // the last that was logged
+		last   time.Time
+	}
 }
 
-// Handler returns the API as an http.Handler.
-func Handler(engine Engine, log *slog.Logger) http.Handler {
-	h := &handler{engine, log}
-	return h.mux()
-}
+func newHandler(engine Engine, log *slog.Logger) *handler { return &handler{engine: engine, log: log} }
 
 // guard turns an error into a Problem.
 func (h *handler) guard(serve func(http.ResponseWriter, *http.Request) error) http.HandlerFunc {
@@ -83,10 +87,14 @@ func decode(w http.ResponseWriter, r *http.Request, into any) error {
 			err = errors.New("something follows the JSON value")
 		}
 	}
-	if tooLarge, ok := errors.AsType[*http.MaxBytesError](err); ok {
-		return NewProblem(CodeTooLarge, "the request is larger than %d bytes", tooLarge.Limit)
+	if over, ok := errors.AsType[*http.MaxBytesError](err); ok {
+		return tooLarge(over.Limit)
 	}
 	return NewProblem(CodeInvalid, "the request's body is not what is expected: %v", err)
+}
+
+func tooLarge(most int64) error {
+	return NewProblem(CodeTooLarge, "the request is larger than %d bytes", most)
 }
 
 // FullAt is the part of a table in use from which on status warns.

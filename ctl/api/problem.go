@@ -33,7 +33,9 @@ const (
 	CodeConfig    Code = "config"    // the configuration is invalid: see Errors
 	CodeNotFound  Code = "not-found" // no such path, interface, ...
 	CodeMethod    Code = "method"    // not with this HTTP method
-	CodeForbidden Code = "forbidden" // not for a page or a name of somebody else
+	CodeNoToken   Code = "no-token"  // it takes a token, and a valid one
+	CodeForbidden Code = "forbidden" // not with this token; not for a page or a name of somebody else
+	CodeTooMany   Code = "too-many"  // requests of this client: Retry-After says when the next may come
 	CodeGone      Code = "gone"      // where the last page ended, nothing is any more
 	CodeTooLarge  Code = "too-large" // the request is over the size limit
 	CodeFull      Code = "full"      // a table has no room
@@ -91,6 +93,10 @@ func (c Code) Status() int {
 		return http.StatusNotFound
 	case CodeMethod:
 		return http.StatusMethodNotAllowed
+	case CodeNoToken:
+		return http.StatusUnauthorized
+	case CodeTooMany:
+		return http.StatusTooManyRequests
 	case CodeForbidden:
 		return http.StatusForbidden
 	case CodeGone:

@@ -2,16 +2,11 @@ package api
 
 import (
 	"context"
-	"fmt"
-	"net"
 	"net/url"
-	"os/user"
 	"strconv"
 	"time"
 	"unicode"
 	"unicode/utf8"
-
-	"golang.org/x/sys/unix"
 )
 
 // Revision is a snapshot that was in force, or is.
@@ -115,35 +110,3 @@ func (h *handler) revision(ctx context.Context, query url.Values) (Revision, err
 
 // snapshot answers with what is in force.
 func (h *handler) snapshot(ctx context.Context) (Revision, error) { return h.engine.Revision(ctx, 0) }
-
-// peerKey is where a context keeps the user at the other end of a connection.
-type peerKey struct{}
-
-// withPeer notes who connected, as the kernel knows it, in the context of a connection's requests.
-func withPeer(ctx context.Context, conn net.Conn) context.Context {
-	unixConn, ok := conn.(*net.UnixConn)
-	if !ok {
-		return ctx
-	}
-	raw, err := unixConn.SyscallConn()
-	if err != nil {
-		return ctx
-	}
-	var peer *unix.Ucred
-	if raw.Control(func(fd uintptr) { peer, err = unix.GetsockoptUcred(int(fd), unix.SOL_SOCKET, unix.SO_PEERCRED) }) != nil || err != nil {
-		return ctx
-	}
-	return context.WithValue(ctx, peerKey{}, peer.Uid)
-}
-
-// Author is the name of the user who made the request, by the credentials of the socket; "" when it is not known.
-func Author(ctx context.Context) string {
-	uid, ok := ctx.Value(peerKey{}).(uint32)
-	if !ok {
-		return ""
-	}
-	if u, err := user.LookupId(fmt.Sprint(uid)); err == nil {
-		return u.Username
-	}
-	return fmt.Sprintf("uid %d", uid)
-}

@@ -2,6 +2,7 @@ package api
 
 import (
 	"context"
+	"log/slog"
 	"maps"
 	"net/http"
 	"net/url"
@@ -9,15 +10,6 @@ import (
 	"slices"
 	"strconv"
 	"strings"
-)
-
-// Scope is what a client must be allowed to do. Each includes the ones before it.
-type Scope string
-
-const (
-	ScopeRead      Scope = "read"      // look, also at the text of configurations and at what would become of a packet
-	ScopeOperate   Scope = "operate"   // and block, drain, weigh, capture packets
-	ScopeConfigure Scope = "configure" // and change the configuration
 )
 
 // route is one method of one path. What serves it, who may ask, and the document of the API come from it.
@@ -53,13 +45,13 @@ type param struct {
 func (h *handler) routes() []route {
 	e := h.engine
 	return []route{
-		{"GET", "/v1/status", "The state of the whole", ScopeRead, reader(h.status)},
-		{"GET", "/v1/rules", "The rules in the order in which they are tried", ScopeRead, pages(e.Rules, named(func(r *Rule) string { return r.Name }))},
-		{"GET", "/v1/sets", "The sets", ScopeRead, pages(e.Sets, named(func(s *Set) string { return s.Name }))},
-		{"GET", "/v1/services", "The services", ScopeRead, pages(e.Services, named(func(s *Service) string { return s.Name }))},
-		{"GET", "/v1/backends", "The backends of all services, a service after the other", ScopeRead,
+		{"GET", "/v1/status", "The state of the whole", ScopePublic, reader(h.status)},
+		{"GET", "/v1/rules", "The rules in the order in which they are tried", ScopePublic, pages(e.Rules, named(func(r *Rule) string { return r.Name }))},
+		{"GET", "/v1/sets", "The sets", ScopePublic, pages(e.Sets, named(func(s *Set) string { return s.Name }))},
+		{"GET", "/v1/services", "The services", ScopePublic, pages(e.Services, named(func(s *Service) string { return s.Name }))},
+		{"GET", "/v1/backends", "The backends of all services, a service after the other", ScopePublic,
 			pages(e.Backends, named(func(b *Backend) string { return b.Service + "/" + b.Name }))},
-		{"GET", "/v1/blocks", "The blocks, by prefix", ScopeRead, pages(e.Blocks, byPrefix)},
+		{"GET", "/v1/blocks", "The blocks, by prefix", ScopePublic, pages(e.Blocks, byPrefix)},
 		{"POST", "/v1/blocks", "Add or renew blocks, all or none: Problem.entries says which are wrong", ScopeOperate, large(writer(h.block))},
 		{"DELETE", "/v1/blocks", "Remove blocks of exactly these prefixes", ScopeOperate,
 			asker(h.unblock, param{name: "prefix", help: "an address prefix", kind: "string", required: true, many: true})},
@@ -67,10 +59,10 @@ func (h *handler) routes() []route {
 		{"DELETE", "/v1/drains", "Take a drain back", ScopeOperate, asker(h.undrain,
 			param{name: "service", kind: "string", required: true}, param{name: "backend", kind: "string", required: true})},
 		{"PUT", "/v1/weights", "Give a backend another weight until the next such request", ScopeOperate, writer(h.weigh)},
-		{"GET", "/v1/flows", "Flows, both directions joined, or what groups of them add up to", ScopeRead, h.flows()},
-		{"GET", "/v1/top", "What flows do at this moment, a sample every so often", ScopeRead, h.top()},
-		{"GET", "/v1/history", "What flows did in a time that may be long past", ScopeRead, h.history()},
-		{"GET", "/v1/events", "What happened: to packets that rules log, sample or drop, and to gardu", ScopeRead, h.events()},
+		{"GET", "/v1/flows", "Flows, both directions joined, or what groups of them add up to", ScopePublic, h.flows()},
+		{"GET", "/v1/top", "What flows do at this moment, a sample every so often", ScopePublic, h.top()},
+		{"GET", "/v1/history", "What flows did in a time that may be long past", ScopePublic, h.history()},
+		{"GET", "/v1/events", "What happened: to packets that rules log, sample or drop, and to gardu", ScopePublic, h.events()},
 		{"POST", "/v1/capture", "Packets and what became of them, as they are handled", ScopeOperate, h.capture()},
 		{"DELETE", "/v1/capture", "End a capture; what is on its way still arrives", ScopeOperate,
 			asker(h.endCapture, param{name: "name", help: "what the capture's first line said", kind: "string", required: true})},
@@ -79,11 +71,15 @@ func (h *handler) routes() []route {
 		{"POST", "/v1/plan", "What a configuration would change; nothing is", ScopeConfigure, large(writer(h.plan))},
 		{"POST", "/v1/confirm", "Keep the configuration that waits for it", ScopeConfigure, writer(e.Confirm)},
 		{"POST", "/v1/rollback", "Put an older configuration in force again", ScopeConfigure, writer(h.rollback)},
-		{"GET", "/v1/revisions", "The configurations that are kept, the newest first, without their texts", ScopeRead, pages(e.Revisions, byRevision)},
+		{"GET", "/v1/revisions", "The configurations that are kept, the newest first, without their texts", ScopePublic, pages(e.Revisions, byRevision)},
 		{"GET", "/v1/revision", "One of them with its text", ScopeRead,
 			asker(h.revision, param{name: "number", kind: "integer", required: true})},
 		{"POST", "/v1/explain", "What would become of one packet; nothing does", ScopeRead, writer(h.explain)},
-		{"GET", "/v1/openapi.json", "This document", ScopeRead, endpoint{serve: serveDocument, answers: reflect.TypeFor[map[string]any]()}},
+		{"GET", "/v1/tokens", "The tokens for TCP, without their secrets", ScopeSocket,
+			pages(e.Tokens, ordered(func(t *Token) string { return t.Name }, parseName, func(t *Token, end string) bool { return t.Name > end }))},
+		{"POST", "/v1/tokens", "Make a token; its secret is told this once", ScopeSocket, writer(h.createToken)},
+		{"DELETE", "/v1/tokens", "Make a token worthless, at once", ScopeSocket, asker(h.revokeToken, param{name: "name", kind: "string", required: true})},
+		{"GET", "/v1/openapi.json", "This document", ScopePublic, endpoint{serve: serveDocument, answers: reflect.TypeFor[map[string]any]()}},
 	}
 }
 
@@ -92,7 +88,7 @@ func (h *handler) mux() *http.ServeMux {
 	mux := http.NewServeMux()
 	methods := map[string][]string{}
 	for _, r := range h.routes() {
-		mux.HandleFunc(r.method+" "+r.path, h.guard(r.check(r.serve)))
+		mux.HandleFunc(r.method+" "+r.path, h.guard(h.audited(r, r.check(r.serve))))
 		methods[r.path] = append(methods[r.path], r.method)
 	}
 	for path, methods := range methods {
@@ -110,12 +106,37 @@ func (h *handler) mux() *http.ServeMux {
 // maxSmall is the largest body of a request that isn't a configuration or a list.
 const maxSmall = 64 << 10
 
+// audited lets those ask who may, and logs who asked for a change and what came of it.
+func (h *handler) audited(route route, serve func(http.ResponseWriter, *http.Request) error) func(http.ResponseWriter, *http.Request) error {
+	return func(w http.ResponseWriter, r *http.Request) error {
+		who := callerOf(r.Context())
+		err := who.may(w, route.scope)
+		if err == nil {
+			err = serve(w, r)
+		}
+		if route.scope.Allows(ScopeOperate) {
+			outcome, level := "done", slog.LevelInfo
+			if err != nil {
+				outcome = string(problemOf(err).Code)
+			}
+			if who.scope == "" || who.scope == ScopePublic {
+				level = slog.LevelDebug // anybody can ask in vain
+			}
+			h.log.Log(r.Context(), level, "asked by API", append([]any{"method", route.method, "path", route.path, "outcome", outcome}, who.attributes()...)...)
+		}
+		return err
+	}
+}
+
 // check holds a request against what the route says of it.
 func (e endpoint) check(serve func(http.ResponseWriter, *http.Request) error) func(http.ResponseWriter, *http.Request) error {
 	return func(w http.ResponseWriter, r *http.Request) error {
 		most := int64(maxSmall)
 		if e.large {
 			most = MaxRequest
+		}
+		if r.ContentLength > most {
+			return tooLarge(most)
 		}
 		r.Body = http.MaxBytesReader(w, r.Body, most)
 		query, err := url.ParseQuery(r.URL.RawQuery)
@@ -200,6 +221,8 @@ var (
 func sortParam(words []string) param {
 	return param{name: "sort", help: "amounts and times from high to low, addresses upwards", kind: "string", words: words}
 }
+
+func parseName(text string) (string, error) { return text, nil }
 
 // parseLimit reads the number of things that a client wants.
 func parseLimit(text, things string) (int, error) {

@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"strings"
 	"time"
 )
 
@@ -24,7 +25,32 @@ const (
 // Serve answers requests on the listener until ctx ends, then lets those under way finish, a few seconds at most. It
 // closes the listener. The error is nil after an orderly end.
 func Serve(ctx context.Context, listener net.Listener, engine Engine, log *slog.Logger) error {
-	return serve(ctx, listener, Handler(engine, log), log)
+	h := newHandler(engine, log)
+	mux, clients := h.mux(), newLimiter(socketPace)
+	return serve(ctx, listener, h.guard(func(w http.ResponseWriter, r *http.Request) error {
+		who := callerOf(r.Context())
+		uid := any("unknown")
+		if who.peer != nil {
+			uid = who.peer.Uid
+		}
+		if wait := clients.take(uid, 1, time.Now()); wait > 0 {
+			return tooMany(w, wait)
+		}
+		mux.ServeHTTP(w, r)
+		return nil
+	}), log)
+}
+
+// quietly logs what anybody who connects can bring about for who looks for it only.
+type quietly struct{ slog.Handler }
+
+func (q quietly) Handle(ctx context.Context, record slog.Record) error {
+	if strings.HasPrefix(record.Message, "http: TLS handshake error") {
+		if record.Level = slog.LevelDebug; !q.Enabled(ctx, record.Level) {
+			return nil
+		}
+	}
+	return q.Handler.Handle(ctx, record)
 }
 
 func serve(ctx context.Context, listener net.Listener, handler http.Handler, log *slog.Logger) error {
@@ -34,7 +60,7 @@ func serve(ctx context.Context, listener net.Listener, handler http.Handler, log
 		IdleTimeout:       idleTimeout,
 		MaxHeaderBytes:    64 << 10,
 		ConnContext:       withPeer,
-		ErrorLog:          slog.NewLogLogger(log.Handler(), slog.LevelWarn),
+		ErrorLog:          slog.NewLogLogger(quietly{log.Handler()}, slog.LevelWarn),
 	}
 	failed := make(chan error, 1)
 	go func() { failed <- server.Serve(listener) }()

@@ -27,14 +27,21 @@ type stream struct {
 	encoder *json.Encoder
 	begun   bool
 	patient int // lines until a client that stalls is looked at again
+
+	allowed func() error // says that who asks may no more; nil: nobody takes that back
+	looked  time.Time    // at that
 }
 
+// lookEvery is how often it is seen whether who gets a stream still may.
+const lookEvery = time.Second
+
 // streams answers with what serve sends.
-func streams[T any](serve func(*http.Request, *stream) error, params ...param) endpoint {
+func streams[T any](h *handler, serve func(*http.Request, *stream) error, params ...param) endpoint {
 	return endpoint{params: params, answers: reflect.TypeFor[T](), lines: true, serve: func(w http.ResponseWriter, r *http.Request) error {
 		s := &stream{w: w, control: http.NewResponseController(w), events: strings.Contains(r.Header.Get("Accept"), "text/event-stream")}
 		s.encoder = json.NewEncoder(&s.line)
 		s.encoder.SetEscapeHTML(false)
+		s.allowed = h.stillAllowed(callerOf(r.Context()))
 		if s.events {
 			defer s.stayAlive()()
 		}
@@ -44,6 +51,19 @@ func streams[T any](serve func(*http.Request, *stream) error, params ...param) e
 		}
 		return s.end(err)
 	}}
+}
+
+// stillAllowed tells whether the token that a stream began with is one still.
+func (h *handler) stillAllowed(who caller) func() error {
+	if who.token == "" {
+		return nil
+	}
+	return func() error {
+		if _, ok := h.engine.FindToken(who.secret); !ok {
+			return NewProblem(CodeNoToken, "the token %s is none any more", who.token)
+		}
+		return nil
+	}
 }
 
 // begin answers that there is nothing yet, so that the client knows that it is heard.
@@ -87,6 +107,12 @@ func (s *stream) write(event string, value any, more bool) error {
 			return err
 		}
 		s.patient = 1024
+	}
+	if s.allowed != nil && time.Since(s.looked) > lookEvery {
+		s.looked = time.Now()
+		if err := s.allowed(); err != nil {
+			return err
+		}
 	}
 	s.head()
 	s.line.Reset()
@@ -132,6 +158,7 @@ func (s *stream) stayAlive() (stop func()) {
 func (s *stream) end(err error) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	s.allowed = nil
 	switch {
 	case err != nil && !s.begun:
 		return err

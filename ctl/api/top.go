@@ -114,7 +114,7 @@ func (s *sampler) sample(reading Reading) TopSample {
 func (h *handler) top() endpoint {
 	group, every := groupParam, param{name: "every", help: "time between samples, such as 2s", kind: "string"}
 	group.required = true
-	return streams[TopSample](func(r *http.Request, out *stream) error {
+	return streams[TopSample](h, func(r *http.Request, out *stream) error {
 		query, err := parseTopQuery(r)
 		if err != nil {
 			return err

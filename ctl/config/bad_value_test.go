@@ -81,12 +81,13 @@ func TestBadValues(t *testing.T) {
 	}
 }
 
-// TestBadListen makes sure that nothing is served to other machines, who would need TLS and tokens.
+// TestBadListen makes sure that nothing is served to other machines without TLS.
 func TestBadListen(t *testing.T) {
 	for word, msg := range map[string]string{
-		"0.0.0.0:9180":            "0.0.0.0:9180 can be reached from other machines; that takes TLS and tokens, which are not available in this version",
+		"0.0.0.0:9180":            "0.0.0.0:9180 can be reached from other machines, and what they send and get must be encrypted",
 		"'[::]:9180'":             "[::]:9180 can be reached from other machines",
 		"192.0.2.1:9180":          "192.0.2.1:9180 can be reached from other machines",
+		"224.0.0.1:9180":          "224.0.0.1:9180 is not an address of a machine",
 		"'[::ffff:127.0.0.1]:80'": "[::ffff:127.0.0.1]:80 is an IPv4 address in IPv6 form",
 		"'[::1%lo]:9180'":         `"[::1%lo]:9180" has a zone`,
 		"127.0.0.1:0":             "0 is not the port of a listener",
@@ -100,6 +101,32 @@ func TestBadListen(t *testing.T) {
 		wrong, ok := errors.AsType[Errors](err)
 		if !ok || len(wrong) != 1 || !strings.Contains(wrong[0].Msg, msg) || !strings.Contains(wrong[0].Allowed, "127.0.0.1:9180") || wrong[0].Pos.Line != 3 {
 			t.Errorf("%s: %v", word, err)
+		}
+	}
+}
+
+// TestBadAPI writes one wrong thing into the API's TLS: one error says where and what.
+func TestBadAPI(t *testing.T) {
+	for _, c := range []struct{ api, msg, allowed string }{
+		{"{listen: 127.0.0.1:9180, tls: {cert: a}}", "tls needs the key key", ""},
+		{"{listen: 127.0.0.1:9180, tls: {key: a}}", "tls needs the key cert", ""},
+		{"{listen: 127.0.0.1:9180, tls: }", `"tls" has no value`, "the keys cert, key"},
+		{"{listen: 127.0.0.1:9180, tls: a}", "a single value stands where a mapping belongs", "the keys cert, key"},
+		{"{listen: 127.0.0.1:9180, tls: {cert: a, key: b, ca: c}}", `unknown key "ca" in tls`, "cert, key"},
+		{"{listen: 127.0.0.1:9180, tls: {cert: [a], key: b}}", "a list stands where a single value belongs", "the path of a file"},
+		{"{tls: {cert: a, key: b}}", "tls is for what is served by TCP, and nothing is", "listen: ADDRESS:PORT"},
+		{"{listen: 127.0.0.1:9180, anonymous: all}", `unknown value "all" for anonymous`, "read, none"},
+		{"{listen: 192.0.2.1:9180, anonymous: none}", "192.0.2.1:9180 can be reached from other machines", "tls: {cert: FILE, key: FILE}"},
+	} {
+		_, _, err := Parse("gardu.yaml", []byte("interfaces: {eth0: }\napi: "+c.api+"\n"), t.TempDir())
+		wrong, ok := errors.AsType[Errors](err)
+		if !ok || len(wrong) != 1 || !strings.Contains(wrong[0].Msg, c.msg) || !strings.Contains(wrong[0].Allowed, c.allowed) || wrong[0].Pos.Line != 2 || wrong[0].Pos.Column < 6 {
+			t.Errorf("%s: %v", c.api, err)
+		}
+	}
+	for api, want := range map[string]int{"{listen: 192.0.2.1:9180, tls: {cert: a, key: b}}": 1, "{listen: 192.0.2.1:9180, tls: {cert: a, key: b}, anonymous: none}": 0} {
+		if _, warnings, err := Parse("gardu.yaml", []byte("interfaces: {eth0: }\napi: "+api+"\n"), t.TempDir()); err != nil || len(warnings) != want {
+			t.Errorf("%s: %v, %v", api, warnings, err)
 		}
 	}
 }

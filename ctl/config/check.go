@@ -73,9 +73,29 @@ func (d *decoder) check(doc document) *model.Snapshot {
 			s.Services[i].NAT = model.NAT{}
 		}
 	}
-	s.API.Pos = d.valueAt(s.API.Pos, "listen")
+	d.checkAPI(&s.API)
 	d.checkExports(s.Flows.Export)
 	return s
+}
+
+// checkAPI makes sure that what is served to other machines is encrypted.
+func (d *decoder) checkAPI(a *model.API) {
+	whole := a.Pos
+	a.Pos = d.valueAt(whole, "listen")
+	if a.TLS.Cert != "" {
+		a.TLS.Cert, a.TLS.Key = absolute(d.dir, a.TLS.Cert), absolute(d.dir, a.TLS.Key)
+	}
+	addr := a.Listen.Addr()
+	switch {
+	case !a.Listen.IsValid() && a.TLS.Cert != "":
+		d.fail(a.TLS.Pos, "listen: ADDRESS:PORT beside it", "tls is for what is served by TCP, and nothing is")
+	case !a.Listen.IsValid() || addr.IsLoopback() || d.broken[a.TLS.Pos]:
+	case a.TLS.Cert == "":
+		d.fail(a.Pos, "a loopback address such as 127.0.0.1:9180, or tls: {cert: FILE, key: FILE} beside it",
+			"%s can be reached from other machines, and what they send and get must be encrypted", a.Listen)
+	case a.Anonymous == model.AnonymousRead:
+		d.warn(a.Pos, "whoever can connect to %s may read flows, rules and events without a token: anonymous: none keeps them out", a.Listen)
+	}
 }
 
 // checkSet makes sure that a set holds one thing, and reads its file.

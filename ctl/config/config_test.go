@@ -160,7 +160,7 @@ flows:
     - {file: /var/log/gardu/./flows.csv, format: csv, rotate: {size: 1.5GB, age: 1h, keep: 0}}
     - {file: /flows.ndjson}
     - {kafka: ["k1.example:9092", "[2001:db8::9]:9092"]}
-api: {socket: /tmp/gardu.sock, listen: "[::1]:9180"}
+api: {socket: /tmp/gardu.sock, listen: "[::1]:9180", tls: {cert: /c.pem, key: /k.pem}, anonymous: none}
 `)
 	want := &model.Snapshot{
 		Interfaces: []model.Interface{
@@ -227,7 +227,7 @@ api: {socket: /tmp/gardu.sock, listen: "[::1]:9180"}
 			{File: "/flows.ndjson", Format: model.NDJSON, Rotate: model.Rotate{Size: 100_000_000, Age: 24 * time.Hour, Keep: 10}, Pos: at(45, 7)},
 			{Kafka: []string{"k1.example:9092", "[2001:db8::9]:9092"}, Topic: "gardu-flows", Pos: at(46, 7)},
 		}},
-		API: model.API{Socket: "/tmp/gardu.sock", Listen: netip.MustParseAddrPort("[::1]:9180"), Pos: at(47, 40)},
+		API: model.API{Socket: "/tmp/gardu.sock", Listen: netip.MustParseAddrPort("[::1]:9180"), Pos: at(47, 40), TLS: model.Certificate{Cert: "/c.pem", Key: "/k.pem", Pos: at(47, 54)}, Anonymous: model.AnonymousNone},
 	}
 	if !reflect.DeepEqual(got, want) {
 		t.Errorf("\n%+v\nwant\n%+v", got, want)
@@ -241,7 +241,7 @@ func TestDefaults(t *testing.T) {
 		Filter:     model.Filter{Default: model.Pass},
 		NAT:        model.NATTable{Max: 200_000},
 		Flows:      model.Flows{Max: 1_000_000, Idle: time.Minute, Active: 5 * time.Minute, Sample: 1, Dropped: 65536},
-		API:        model.API{Socket: "/run/gardu/gardu.sock"},
+		API:        model.API{Socket: "/run/gardu/gardu.sock", Anonymous: model.AnonymousRead},
 	}
 	if !reflect.DeepEqual(got, want) {
 		t.Errorf("\n%+v\nwant\n%+v", got, want)

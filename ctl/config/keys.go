@@ -287,8 +287,22 @@ var apis = object[model.API]{
 	keys: []key[model.API]{
 		in("socket", socketPath, func(a *model.API) *string { return &a.Socket },
 			"the Unix socket of the API, an absolute path of at most 107 bytes").or("/run/gardu/gardu.sock"),
-		in("listen", loopback, func(a *model.API) *netip.AddrPort { return &a.Listen },
-			"a loopback address and a port where /metrics, /healthz, /readyz and the readers of the API are served; without it nothing is"),
+		in("listen", listenAddress, func(a *model.API) *netip.AddrPort { return &a.Listen },
+			"an address and a port where /metrics, /healthz, /readyz and the API are served, one of other machines' reach only with tls; without it nothing is"),
+		in("tls", certificates.kind(), func(a *model.API) *model.Certificate { return &a.TLS },
+			"what is served at listen is encrypted, with this certificate"),
+		in("anonymous", choiceOf([]model.Anonymous{model.AnonymousRead, model.AnonymousNone}), func(a *model.API) *model.Anonymous { return &a.Anonymous },
+			"what may be asked at listen without a token: read, what is counted; none, nothing but /healthz and /readyz").or("read"),
 	},
-	later: []string{"tls", "token"},
+}
+
+var certificates = object[model.Certificate]{
+	what: "tls",
+	pos:  func(c *model.Certificate) *model.Position { return &c.Pos },
+	keys: []key[model.Certificate]{
+		in("cert", filePath, func(c *model.Certificate) *string { return &c.Cert },
+			"a file with the certificate and those that it hangs on, PEM; read again when it changes").must(),
+		in("key", filePath, func(c *model.Certificate) *string { return &c.Key },
+			"and the file with its key").must(),
+	},
 }

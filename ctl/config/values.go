@@ -333,21 +333,22 @@ var socketPath = scalar("an absolute path of at most 107 bytes", schema{"type": 
 		return filepath.Clean(word), nil
 	})
 
-// loopback is where this machine alone can connect: what listens there knows nothing of TLS and tokens.
-var loopback = scalar("a loopback address and a port such as 127.0.0.1:9180 or \"[::1]:9180\"", schema{"type": "string"},
+// listenAddress is where the API is served by TCP.
+var listenAddress = scalar("an address of this machine and a port such as 127.0.0.1:9180 or \"[::1]:9180\"", schema{"type": "string"},
 	func(word string) (netip.AddrPort, error) {
+		nowhere := netip.AddrPort{}
 		listen, err := netip.ParseAddrPort(word)
 		switch addr := listen.Addr(); {
 		case err != nil:
-			return listen, fmt.Errorf("%s is not an address and a port", quoted(word))
+			return nowhere, fmt.Errorf("%s is not an address and a port", quoted(word))
 		case addr.Zone() != "":
-			return listen, fmt.Errorf("%s has a zone", quoted(word))
+			return nowhere, fmt.Errorf("%s has a zone", quoted(word))
 		case addr.Is4In6():
-			return listen, fmt.Errorf("%s is an IPv4 address in IPv6 form", word)
-		case !addr.IsLoopback():
-			return listen, fmt.Errorf("%s can be reached from other machines; that takes TLS and tokens, which are not available in this version", word)
+			return nowhere, fmt.Errorf("%s is an IPv4 address in IPv6 form", word)
+		case addr.IsMulticast():
+			return nowhere, fmt.Errorf("%s is not an address of a machine", word)
 		case listen.Port() == 0:
-			return listen, errors.New("0 is not the port of a listener")
+			return nowhere, errors.New("0 is not the port of a listener")
 		}
 		return listen, nil
 	})

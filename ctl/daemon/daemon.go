@@ -58,6 +58,7 @@ type Daemon struct {
 	health     *health.Checker
 	listener   net.Listener
 	doors      doors
+	tokens     *tokens
 	metrics    *metric.Metrics
 	events     <-chan netdev.Event
 
@@ -154,6 +155,10 @@ func newDaemon(options Options) *Daemon {
 	d := &Daemon{options: options, log: options.Log, started: time.Now(), happenings: event.NewLog[happening](keptEvents),
 		doors: doors{next: make(chan door, 1)}}
 	d.metrics = metric.New(d, d.log)
+	d.tokens = loadTokens(options.StateDir)
+	if err := d.tokens.broken; err != nil {
+		d.fault("tokens of the API", err)
+	}
 	d.revisions, d.waits = revisions{filepath.Join(options.StateDir, "revisions"), revisionsMax, revisionsMaxBytes}, make(chan struct{}, 1)
 	d.watchers, d.ending = make(chan struct{}, watchersMax), make(chan struct{})
 	return d
@@ -339,6 +344,7 @@ func (d *Daemon) watchConfig(ctx context.Context, reload <-chan os.Signal) error
 			d.reload()
 		case <-ticker.C:
 			d.rereadLists()
+			d.rereadCertificate()
 		}
 	}
 }

@@ -2,10 +2,13 @@ package daemon
 
 import (
 	"context"
+	"fmt"
 	"net"
 	"net/netip"
 	"slices"
 	"sync"
+	"sync/atomic"
+	"time"
 
 	"gardu/ctl/api"
 	"gardu/ctl/config"
@@ -16,12 +19,14 @@ import (
 type doors struct {
 	address netip.AddrPort // of the one that is open or about to be; the zero value: none. Guarded by Daemon.changing
 	next    chan door      // from who changes the configuration to who serves; holds one
+	access  atomic.Pointer[api.Access]
 }
 
-// door is a place to listen, or none.
+// door is a place to listen, or none, and who may ask there.
 type door struct {
 	address  netip.AddrPort
 	listener net.Listener
+	access   api.Access
 }
 
 func (o door) close() error {
@@ -35,10 +40,13 @@ func (o door) close() error {
 // nobody else is there yet.
 func (d *Daemon) prepareDoor(c candidate) (door, error) {
 	next := door{address: c.snapshot.API.Listen}
+	var err error
+	if next.access, err = d.access(c); err != nil {
+		return door{}, err
+	}
 	if !next.address.IsValid() || next.address == d.doors.address {
 		return next, nil
 	}
-	var err error
 	if next.listener, err = api.ListenTCP(next.address); err != nil {
 		pos := c.snapshot.API.Pos
 		return door{}, config.Errors{{Pos: pos, Msg: err.Error(), Line: config.LineOf(c.text, pos.Line),
@@ -47,8 +55,46 @@ func (d *Daemon) prepareDoor(c candidate) (door, error) {
 	return next, nil
 }
 
+// access is what a candidate says of who may ask.
+func (d *Daemon) access(c candidate) (api.Access, error) {
+	want := c.snapshot.API
+	access := api.Access{TokensOnly: want.Anonymous == model.AnonymousNone}
+	if want.TLS.Cert == "" {
+		return access, nil
+	}
+	if now := d.doors.access.Load(); now != nil && now.Certificate.Same(want.TLS.Cert, want.TLS.Key) {
+		access.Certificate = now.Certificate // which is read again when it changes
+		return access, nil
+	}
+	var err error
+	if access.Certificate, err = api.LoadCertificate(want.TLS.Cert, want.TLS.Key); err != nil {
+		pos := want.TLS.Pos
+		return access, config.Errors{{Pos: pos, Msg: err.Error(), Line: config.LineOf(c.text, pos.Line),
+			Allowed: "files with a certificate and its key, PEM"}}
+	}
+	return access, nil
+}
+
+// rereadCertificate looks whether that of the API is another one.
+func (d *Daemon) rereadCertificate() {
+	const tried = "read api.tls again"
+	access := d.doors.access.Load()
+	if access == nil || access.Certificate == nil {
+		d.fault(tried, nil)
+		d.fault("api.tls", nil)
+		return
+	}
+	d.fault(tried, access.Certificate.Refresh())
+	var expired error
+	if at := access.Certificate.Expires(); time.Now().After(at) {
+		expired = fmt.Errorf("the certificate has expired at %s", timeText(at))
+	}
+	d.fault("api.tls", expired)
+}
+
 // changeDoor has the API served there from now on, and nowhere else. changing is held, or nobody else is there yet.
 func (d *Daemon) changeDoor(next door) {
+	d.doors.access.Store(&next.access)
 	if next.address == d.doors.address {
 		return
 	}
@@ -98,7 +144,7 @@ func (d *Daemon) open(ctx context.Context, serving *sync.WaitGroup, at door) (en
 	}
 	ctx, end = context.WithCancel(ctx)
 	serving.Go(func() {
-		if err := api.ServeTCP(ctx, at.listener, d, d.metrics.Handler(), d.log); err != nil {
+		if err := api.ServeTCP(ctx, at.listener, func() api.Access { return *d.doors.access.Load() }, d, d.metrics.Handler(), d.log); err != nil {
 			d.fault(tried, err)
 		}
 	})

@@ -416,9 +416,26 @@ type Keep struct {
 
 type API struct {
 	Socket string
-	Listen netip.AddrPort // a loopback address; the zero value: nothing is served by TCP
+	Listen netip.AddrPort // a loopback address, or with TLS any; the zero value: nothing is served by TCP
 	Pos    Position       // of listen, if there is one
+	TLS    Certificate
+
+	Anonymous Anonymous
 }
+
+// Certificate is one that gardu shows to who connects.
+type Certificate struct {
+	Cert, Key string // files; empty: none
+	Pos       Position
+}
+
+// Anonymous says what may be asked by TCP without a token.
+type Anonymous string
+
+const (
+	AnonymousRead Anonymous = "read" // what is counted
+	AnonymousNone Anonymous = "none"
+)
 
 // Service returns the service of that name.
 func (s *Snapshot) Service(name string) (*Service, bool) {

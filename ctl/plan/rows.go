@@ -372,6 +372,9 @@ var apiRows = []row[model.API]{
 		}
 		return a.Listen.String()
 	}),
+	text("tls.cert", func(a *model.API) string { return a.TLS.Cert }),
+	text("tls.key", func(a *model.API) string { return a.TLS.Key }),
+	text("anonymous", func(a *model.API) string { return string(a.Anonymous) }),
 }
 
 // many entries take a while to count.

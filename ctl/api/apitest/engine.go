@@ -34,6 +34,7 @@ type Engine struct {
 	Foresee func(api.PlanRequest) (api.Plan, error)
 
 	mu      sync.Mutex
+	tokens  []api.NewToken
 	blocked []api.BlockRequest
 	orders  []string
 	removed []netip.Prefix
@@ -412,6 +413,51 @@ func (e *Engine) revisions() []api.Revision {
 		{Revision: 6, Time: Now.Add(-2 * time.Hour), Author: "root", How: "rollback", Of: 4, Config: "/etc/gardu/gardu.yaml", State: api.RevisionPast, YAML: first},
 		{Revision: 5, State: api.RevisionDamaged, Error: "revision 5: /var/lib/gardu/revisions/5.json.gz is damaged: it ends too early"},
 	}
+}
+
+// CreateToken implements api.Engine.
+func (e *Engine) CreateToken(ctx context.Context, request api.TokenRequest) (api.NewToken, error) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	token := api.NewToken{Token: api.Token{Name: request.Name, Scope: request.Scope, Created: Now, Author: api.Author(ctx)}, Secret: "gardu_" + request.Name}
+	if request.For > 0 {
+		token.Expires = Now.Add(time.Duration(request.For))
+	}
+	e.tokens = append(e.tokens, token)
+	return token, e.Fail
+}
+
+// Tokens implements api.Engine.
+func (e *Engine) Tokens(context.Context) (list []api.Token, err error) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	for _, token := range e.tokens {
+		list = append(list, token.Token)
+	}
+	return list, e.Fail
+}
+
+// RevokeToken implements api.Engine.
+func (e *Engine) RevokeToken(_ context.Context, name string) error {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	i := slices.IndexFunc(e.tokens, func(t api.NewToken) bool { return t.Name == name })
+	if i < 0 {
+		return cmp.Or(e.Fail, error(api.NewProblem(api.CodeNotFound, "there is no token %q", name)))
+	}
+	e.tokens = slices.Delete(e.tokens, i, i+1)
+	return e.Fail
+}
+
+// FindToken implements api.Engine.
+func (e *Engine) FindToken(secret string) (api.Token, bool) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	i := slices.IndexFunc(e.tokens, func(t api.NewToken) bool { return t.Secret == secret })
+	if i < 0 {
+		return api.Token{}, false
+	}
+	return e.tokens[i].Token, true
 }
 
 // Explain implements api.Engine.

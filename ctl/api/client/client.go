@@ -159,6 +159,22 @@ func (c *Client) Revision(ctx context.Context, number uint64) (revision api.Revi
 	return revision, c.call(ctx, http.MethodGet, "/v1/revision?number="+strconv.FormatUint(number, 10), nil, &revision)
 }
 
+// CreateToken makes a token for TCP. Its secret is told this once.
+func (c *Client) CreateToken(ctx context.Context, request api.TokenRequest) (token api.NewToken, err error) {
+	return token, c.call(ctx, http.MethodPost, "/v1/tokens", request, &token)
+}
+
+// Tokens lists the tokens for TCP, without their secrets.
+func (c *Client) Tokens(ctx context.Context) (tokens []api.Token, err error) {
+	return tokens, c.call(ctx, http.MethodGet, "/v1/tokens", nil, &tokens)
+}
+
+// RevokeToken makes a token worthless, at once.
+func (c *Client) RevokeToken(ctx context.Context, name string) error {
+	var revoked api.Revoked
+	return c.call(ctx, http.MethodDelete, "/v1/tokens?"+url.Values{"name": {name}}.Encode(), nil, &revoked)
+}
+
 // Explain judges one frame without side effects.
 func (c *Client) Explain(ctx context.Context, request api.ExplainRequest) (explanation api.Explanation, err error) {
 	return explanation, c.call(ctx, http.MethodPost, "/v1/explain", request, &explanation)

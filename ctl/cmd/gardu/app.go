@@ -92,7 +92,7 @@ with --keep-attached, killed or upgraded.`,
 		a.blocksCommand(), a.flowsCommand(), a.topCommand(), a.eventsCommand(), a.captureCommand(), a.explainCommand(), a.replayCommand(),
 		a.planCommand(), a.historyCommand())
 	a.add(root, groupChange, a.applyCommand(), a.confirmCommand(), a.rollbackCommand(), a.blockCommand(), a.unblockCommand(), a.drainCommand(),
-		a.undrainCommand(), a.weightCommand())
+		a.undrainCommand(), a.weightCommand(), a.tokenCommand())
 	a.add(root, groupRun, a.initCommand(), a.runCommand(), a.checkCommand(), a.doctorCommand(), a.demoCommand(), a.decapCommand(), a.detachCommand(), a.bpfCommand())
 	a.add(root, groupOther, a.versionCommand(), a.manCommand())
 	root.AddCommand(packetTopic(), exprTopic())
@@ -106,14 +106,19 @@ with --keep-attached, killed or upgraded.`,
 func (a *app) add(root *cobra.Command, group string, commands ...*cobra.Command) {
 	for _, cmd := range commands {
 		cmd.GroupID = group
-		run := cmd.RunE
-		cmd.RunE = func(cmd *cobra.Command, args []string) error {
-			if err := run(cmd, args); err != nil {
-				return &failure{err}
-			}
-			return nil
-		}
+		failing(cmd)
 		root.AddCommand(cmd)
+	}
+}
+
+// failing makes what RunE returns a failure.
+func failing(cmd *cobra.Command) {
+	run := cmd.RunE
+	cmd.RunE = func(cmd *cobra.Command, args []string) error {
+		if err := run(cmd, args); err != nil {
+			return &failure{err}
+		}
+		return nil
 	}
 }
 

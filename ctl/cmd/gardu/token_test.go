@@ -1,0 +1,38 @@
+package main
+
+import (
+	"strings"
+	"testing"
+
+	"gardu/ctl/api/apitest"
+)
+
+// The secret is on stdout and nowhere else; what a token is, is told beside it.
+func TestToken(t *testing.T) {
+	serve(t, &apitest.Engine{})
+	r := gardu(t, "token", "create", "ci", "--scope", "operate", "--for", "90d")
+	if r.code != exitDone || r.stdout != "gardu_ci\n" || !strings.Contains(r.stderr, "token ci with the scope operate is good until 2027-02-21T12:00:00Z") {
+		t.Errorf("%+v", r)
+	}
+	if r := gardu(t, "token", "list", "-o", "csv"); r.code != exitDone || !strings.Contains(r.stdout, "ci,operate,2026-11-23T12:00:00Z,") || strings.Contains(r.stdout, "gardu_") {
+		t.Errorf("%+v", r)
+	}
+	if r := gardu(t, "token", "revoke", "ci"); r.code != exitDone || r.stdout != "revoked ci\n" {
+		t.Errorf("%+v", r)
+	}
+	for args, want := range map[string]string{
+		"revoke ci":                  `there is no token "ci"`,
+		"create Ci":                  `"Ci" is no name of a token`,
+		"create ci --scope socket":   `a token's scope is read, operate or configure, not "socket"`,
+		"create ci --scope anything": `not "anything"`,
+	} {
+		if r := gardu(t, append([]string{"token"}, strings.Fields(args)...)...); r.code != exitFailed || !strings.Contains(r.stderr, want) {
+			t.Errorf("%s: %+v", args, r)
+		}
+	}
+	for _, args := range []string{"", "create", "create a b", "create a --for soon", "revoke", "make a"} {
+		if r := gardu(t, append([]string{"token"}, strings.Fields(args)...)...); r.code != exitUsage {
+			t.Errorf("%q: %+v", args, r)
+		}
+	}
+}
