@@ -14,6 +14,7 @@ PACKAGE_VERSION ?= $(subst -,~,$(patsubst v%,%,$(shell git describe --tags --exa
 ARCHES ?= amd64 arm64
 FUZZTIME ?= 20s
 PREFIX ?= /usr/local
+BASE ?= HEAD~1
 
 # Debian packages by use. clang is pinned: the committed objects are those of clang-19.
 GENERATE_PACKAGES := clang-19 llvm-19 libbpf-dev linux-libc-dev
@@ -23,7 +24,7 @@ BENCH_PACKAGES := haproxy iperf3 iproute2 ipset nftables nginx-light wrk xdp-too
 VM_PACKAGES := qemu-system-x86 xz-utils
 
 # What `make generate` writes; committed, so that a build needs no clang.
-GENERATED := '*_bpfel.go' '*_bpfel.o' ctl/abi/types.go ctl/abi/maps.go
+GENERATED := '*_bpfel.go' '*_bpfel.o' ctl/abi/types.go ctl/abi/maps.go bench/count/instructions.txt
 
 .PHONY: help
 help: ## show the targets
@@ -78,6 +79,10 @@ test-vm: deps-vm build ## boot Debian's 6.1 and 6.12 kernels in QEMU: load, atta
 .PHONY: bench
 bench: deps-bench build ## gardu beside its peers: cost, live, control plane, into bench/results (BENCH=quick: a short look, printed only)
 	go run ./bench $(if $(filter quick,$(BENCH)),-quick -o '')
+
+.PHONY: bench-check
+bench-check: deps-bench ## compare a commit (BASE=HEAD~1) with this tree in turns, and fail when packets cost more than before
+	go run ./bench -check $(BASE)
 
 .PHONY: install
 install: build ## copy bin/gardu to PREFIX/bin, and its systemd unit

@@ -277,3 +277,50 @@ func TestPageOfALittle(t *testing.T) {
 		t.Errorf("the index is\n%s", got)
 	}
 }
+
+func TestSlowerByChance(t *testing.T) {
+	low, high := []float64{1, 2, 3, 4}, []float64{5, 6, 7, 8}
+	for _, c := range []struct {
+		old, now []float64
+		want     float64
+	}{{low, high, 1. / 70}, {high, low, 1}, {low, low, 0}, {[]float64{1, 4}, []float64{2, 3}, 4. / 6}} {
+		got := slowerByChance(c.old, c.now)
+		if c.want == 0 {
+			if got < 0.5 {
+				t.Errorf("the same against itself: %v", got)
+			}
+			continue
+		}
+		if math.Abs(got-c.want) > 1e-9 {
+			t.Errorf("%v after %v: %v, want %v", c.now, c.old, got, c.want)
+		}
+	}
+}
+
+// Runs of the same program, with the noise of a machine, must hardly ever fail a check; runs of one that takes 15 % more must.
+func TestCheckTellsNoiseFromEffect(t *testing.T) {
+	r := random()
+	runs := func(cost float64) map[string][]float64 {
+		all := map[string][]float64{}
+		for i := range 18 {
+			for range checkRuns {
+				all[string(rune('a'+i))] = append(all[string(rune('a'+i))], cost*(1+0.03*r.NormFloat64()))
+			}
+		}
+		return all
+	}
+	const trials = 300
+	alarms, found := 0, 0
+	for range trials {
+		slower := func(c comparison) bool { return c.slower }
+		if slices.ContainsFunc(compare(runs(100), runs(100)), slower) {
+			alarms++
+		}
+		if slices.ContainsFunc(compare(runs(100), runs(115)), slower) {
+			found++
+		}
+	}
+	if alarms > trials/100 || found < trials*99/100 {
+		t.Errorf("of %d checks %d failed without reason, and %d with", trials, alarms, found)
+	}
+}

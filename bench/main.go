@@ -35,6 +35,7 @@ func main() {
 	which := flag.String("parts", "", "`comma-separated` parts to measure: "+strings.Join(parts, ", ")+"; empty: all, or those that -run asks for")
 	dir := flag.String("o", "bench/results", "`directory` of the results; empty: print only")
 	binary := flag.String("gardu", "bin/gardu", "gardu's `binary`, for the parts that run a daemon")
+	base := flag.String("check", "", "compare this `commit` with the tree, in turns, and fail when the tree is slower")
 	flag.Parse()
 	s := settings{quick: *quick, rounds: 11, packets: 500_000, liveRounds: 7, livePackets: 500_000, binary: *binary, parts: parts}
 	if *quick {
@@ -57,6 +58,16 @@ func main() {
 	}
 	if os.Geteuid() != 0 {
 		log.Fatal("needs root: loads BPF programs")
+	}
+	if *base != "" {
+		slower, err := check(*base)
+		if err != nil {
+			log.Fatal(err)
+		}
+		if slower {
+			log.Fatalf("slower than %s by more than %.0f %%, and not by chance", *base, 100*(checkEffect-1))
+		}
+		return
 	}
 	r, err := bench(s)
 	if err != nil {
