@@ -6,12 +6,14 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"strings"
 	"time"
 
 	"gardu/ctl/api"
 	"gardu/ctl/compile"
 	"gardu/ctl/config"
 	"gardu/ctl/dataplane"
+	"gardu/ctl/flow"
 	"gardu/ctl/lb/health"
 	"gardu/ctl/lint"
 	"gardu/ctl/model"
@@ -329,6 +331,9 @@ func (d *Daemon) commit(next candidate, c compiled, how change) (err error) {
 		return errors.Join(err, restore(), saved.save(d.options.StateDir), forget())
 	}
 	d.step("in force")
+	if d.inherited != nil {
+		d.tellLostLayouts()
+	}
 	d.fault("tidy up after the commit", err)
 	d.plane.SampleFlows(next.snapshot.Flows.Sample)
 	d.fault("resize the table of dropped flows", d.resizeDropped())
@@ -338,6 +343,22 @@ func (d *Daemon) commit(next candidate, c compiled, how change) (err error) {
 		d.fault("count what is lost after XDP sends it", d.plane.CountLosses())
 	}
 	return nil
+}
+
+// tellLostLayouts tells what began anew with the take-over of another version's data plane.
+func (d *Daemon) tellLostLayouts() {
+	lost := d.plane.Lost()
+	if len(lost) == 0 {
+		return
+	}
+	if slices.Contains(lost, "flows") { // the account of flows begins anew with them
+		d.saved.Dropped, d.saved.DroppedLost = flow.Count{}, flow.Count{}
+		d.dropped.Store(&flow.Count{})
+		d.droppedLost.Store(&flow.Count{})
+	}
+	text := "taken over from another version, without " + strings.Join(lost, ", ")
+	d.log.Warn(text)
+	d.happened(api.Event{Kind: api.EventFault, Text: text})
 }
 
 // kept is what waits when a change has come into force.

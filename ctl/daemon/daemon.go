@@ -37,6 +37,7 @@ type Options struct {
 	Version      string       // for status
 	KeepAttached bool         // at the end, leave the data plane at work for the next run
 	Replace      bool         // take foreign XDP programs off
+	Fresh        []string     // what may begin anew when it is another version's: see dataplane.Options
 	Log          *slog.Logger // slog.Default when nil
 
 	sinks []sinkWish   // tests: besides those of the configuration
@@ -204,6 +205,7 @@ func (d *Daemon) start(ctx context.Context) (err error) {
 		NATMax:     first.snapshot.NAT.Max,
 		Netlink:    d.netdev,
 		Log:        d.log,
+		Fresh:      d.options.Fresh,
 	})
 	if err != nil {
 		return err

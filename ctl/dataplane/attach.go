@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"path/filepath"
 	"slices"
 	"strings"
 
@@ -152,7 +153,11 @@ func (d *Dataplane) DetachAll() error {
 
 // takeOverLinks finds the hooks that are pinned and swaps this process's programs in.
 func (d *Dataplane) takeOverLinks() error {
-	hooks, err := openHooks(d.linksPath(), d.netlink)
+	dir := d.linksPath()
+	if d.migration != nil {
+		dir = filepath.Join(d.migration.dir, linksDir)
+	}
+	hooks, err := openHooks(dir, d.netlink)
 	if err != nil {
 		return err
 	}
@@ -166,6 +171,9 @@ func (d *Dataplane) takeOverLinks() error {
 	}
 	for _, a := range d.attachments {
 		for _, h := range a.hooks {
+			if d.migration != nil { // not before a generation is there
+				break
+			}
 			if err := h.update(h.kind.program(d.programs)); err != nil {
 				return err
 			}

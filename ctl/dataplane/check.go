@@ -2,6 +2,7 @@ package dataplane
 
 import (
 	"errors"
+	"path/filepath"
 
 	"github.com/cilium/ebpf"
 )
@@ -52,15 +53,22 @@ func (d *Dataplane) detachCheck() error {
 
 // takeOverCheck finds the hook that a daemon before this one left, and swaps this process's program in.
 func (d *Dataplane) takeOverCheck() error {
-	hooks, err := openHooks(d.checkPath(), d.netlink)
+	dir := d.checkPath()
+	if d.migration != nil {
+		dir = filepath.Join(d.migration.dir, checkDir)
+	}
+	hooks, err := openHooks(dir, d.netlink)
 	if err != nil {
 		return err
 	}
 	for _, h := range hooks {
+		d.check = h
+		if d.migration != nil {
+			continue
+		}
 		if err := h.update(h.kind.program(d.programs)); err != nil {
 			return err
 		}
-		d.check = h
 	}
 	return nil
 }

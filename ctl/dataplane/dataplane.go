@@ -37,6 +37,11 @@ type Options struct {
 	NATMax     int              // translations at once; what is taken over keeps its size
 	Netlink    Netlink          // nil: no fall-back to clsact, and the owner of a busy interface stays unknown
 	Log        *slog.Logger     // nil: silent
+
+	// Fresh names layouts that may begin anew when what is pinned doesn't fit this gardu and can't be converted; FreshAll: any.
+	Fresh []string
+
+	layouts []layout // tests: instead of pinnedLayouts
 }
 
 // Dataplane is the programs, maps and links of one instance.
@@ -47,6 +52,10 @@ type Dataplane struct {
 	log     *slog.Logger
 	lock    *lock
 	noTCX   bool // tests: as if the kernel had no TCX
+
+	layouts   []layout
+	migration *migration // nil: none is under way
+	lost      []string   // by the last one
 
 	specs   map[string]*ebpf.MapSpec
 	maps    mapSet
@@ -104,18 +113,19 @@ func Open(opts Options) (_ *Dataplane, err error) {
 	if d.lock, err = lockDir(d.dir); err != nil {
 		return nil, err
 	}
-	if d.maps, err = openMaps(d.dir, d.specs); err != nil {
+	pinned, err := openMaps(d.dir, d.specs)
+	if err != nil {
 		return nil, err
 	}
 	features := opts.Features
 	d.dropped.max = opts.DroppedMax
 	d.nats.max = opts.NATMax
-	if d.maps == nil {
+	if pinned == nil {
 		if err := d.create(opts.FlowsMax, nil); err != nil {
 			return nil, err
 		}
 	} else {
-		if err := d.takeOver(); err != nil {
+		if err := d.takeOver(pinned, opts); err != nil {
 			return nil, err
 		}
 		features = d.inUse(features)
@@ -184,9 +194,12 @@ func prepare(opts Options) (*Dataplane, error) {
 	if err := rlimit.RemoveMemlock(); err != nil {
 		return nil, permission("raise RLIMIT_MEMLOCK", err)
 	}
-	d := &Dataplane{netlink: opts.Netlink, log: opts.Log, attachments: map[string]*attachment{}}
+	d := &Dataplane{netlink: opts.Netlink, log: opts.Log, layouts: opts.layouts, attachments: map[string]*attachment{}}
 	if d.log == nil {
 		d.log = slog.New(slog.DiscardHandler)
+	}
+	if d.layouts == nil {
+		d.layouts = pinnedLayouts()
 	}
 	for which := range d.lengths {
 		d.lengths[which] = minLength
@@ -221,11 +234,27 @@ func (d *Dataplane) create(flowsMax int, shared mapSet) (err error) {
 	if d.dir == "" {
 		return nil
 	}
+	if err := d.pinLayouts(); err != nil {
+		return err
+	}
 	return pinMaps(d.dir, d.maps)
 }
 
 // takeOver finds out what the pinned maps hold.
-func (d *Dataplane) takeOver() (err error) {
+func (d *Dataplane) takeOver(pinned mapSet, opts Options) error {
+	m, err := judge(d.dir, pinned, d.specs, d.layouts, opts.Fresh)
+	if err != nil {
+		pinned.close()
+		return err
+	}
+	if m != nil {
+		return d.migrate(m, pinned, opts.FlowsMax)
+	}
+	d.maps = pinned
+	return d.takeOverAll()
+}
+
+func (d *Dataplane) takeOverAll() (err error) {
 	if d.control, err = mapControl(d.maps[abi.AbiMapControl]); err != nil {
 		return err
 	}
@@ -279,6 +308,9 @@ func (d *Dataplane) Close() error {
 		errs = append(errs, d.control.unmap())
 	}
 	d.maps.close()
+	if d.migration != nil {
+		d.migration.old.close()
+	}
 	if d.clock != nil {
 		errs = append(errs, d.clock.Close())
 	}

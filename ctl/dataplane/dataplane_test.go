@@ -2,13 +2,11 @@ package dataplane
 
 import (
 	"errors"
-	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
 
-	"github.com/cilium/ebpf"
 	"golang.org/x/sys/unix"
 
 	"gardu/ctl/abi"
@@ -39,39 +37,6 @@ func TestLockHolderIsFound(t *testing.T) {
 	}
 	if pid := holderIn(strings.NewReader(locks), 0x1a, 1235); pid != 0 {
 		t.Errorf("another file's pid %d", pid)
-	}
-}
-
-func TestMapsOfAnotherVersionAreRefusedAndKept(t *testing.T) {
-	dir := testDir(t)
-	d := open(t, dir)
-	d.control.AbiVersion = 99
-	closeIt(t, d)
-	smaller, err := ebpf.NewMap(&ebpf.MapSpec{Name: "blocks", Type: ebpf.Hash, KeySize: 20, ValueSize: 24, MaxEntries: 7})
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer smaller.Close()
-	if err := repin(smaller, filepath.Join(dir, abi.AbiMapBlocks)); err != nil {
-		t.Fatal(err)
-	}
-	if err := os.Remove(filepath.Join(dir, abi.AbiMapRings)); err != nil {
-		t.Fatal(err)
-	}
-
-	before := files(t, dir)
-	_, err = Open(Options{Dir: dir})
-	var version *VersionError
-	if !errors.As(err, &version) {
-		t.Fatalf("Open: %v", err)
-	}
-	for _, difference := range []string{fmt.Sprintf("layout version 99, ours is %d", abi.AbiVersion), "no map rings", "blocks: ValueSize: 24 changed to 32, MaxEntries: 7 changed to 262144"} {
-		if !strings.Contains(err.Error(), difference) {
-			t.Errorf("%q isn't in %q", difference, err)
-		}
-	}
-	if after := files(t, dir); after != before {
-		t.Errorf("changed from\n%s\nto\n%s", before, after)
 	}
 }
 

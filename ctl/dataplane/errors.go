@@ -56,12 +56,18 @@ func (e *BusyError) Is(target error) bool { return target == ErrBusy }
 // VersionError: what is pinned was made by another version of gardu and doesn't fit this one. Nothing was changed.
 type VersionError struct {
 	Dir         string
+	Newer       []string // what was made by a newer gardu; there is no way back
+	Lost        []string // what this gardu can't convert, as Options.Fresh names it
 	Differences []string
 }
 
 func (e *VersionError) Error() string {
-	return fmt.Sprintf("what is pinned under %s belongs to another version of gardu (%s): run the version that made it, or remove it with `gardu detach`",
-		e.Dir, strings.Join(e.Differences, "; "))
+	if len(e.Newer) > 0 {
+		return fmt.Sprintf("what is pinned under %s was made by a newer gardu (%s), and this one can't take it over: run the newer one, or remove it with `gardu detach`",
+			e.Dir, strings.Join(e.Newer, ", "))
+	}
+	return fmt.Sprintf("what is pinned under %s belongs to another version of gardu, and these would be lost: %s (%s). Nothing was changed: run the version that made it, or let them begin anew with `gardu run --fresh=%s`",
+		e.Dir, strings.Join(e.Lost, ", "), strings.Join(e.Differences, "; "), strings.Join(e.Lost, ","))
 }
 
 // KernelError: this machine can't do, or won't let us do, what was tried.

@@ -230,7 +230,7 @@ func (d *Dataplane) openFlows() error {
 	}
 	slot := d.control.FlowSlot
 	if d.flows.pairs[slot] == nil {
-		return &VersionError{Dir: d.dir, Differences: []string{"no flow table"}}
+		return &VersionError{Dir: d.dir, Lost: []string{"flows"}, Differences: []string{"no flow table"}}
 	}
 	if d.control.FlowOld == 0 {
 		return d.dropFlows(1 - slot)

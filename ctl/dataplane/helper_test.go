@@ -164,9 +164,15 @@ func newWires(t *testing.T) *wires {
 // open opens dir with so much on, if anything, in the box's namespace. The caller closes it.
 func (w *wires) open(t *testing.T, dir string, on ...compile.Features) *Dataplane {
 	t.Helper()
+	return w.openWith(t, Options{Dir: dir, Features: union(on), FlowsMax: 1000})
+}
+
+func (w *wires) openWith(t *testing.T, o Options) *Dataplane {
+	t.Helper()
+	o.Netlink = w.netlink
 	var d *Dataplane
 	w.do(t, func() (err error) { // the mark of a filter says only the interface's name
-		d, err = Open(Options{Dir: dir, Features: union(on), FlowsMax: 1000, Netlink: w.netlink})
+		d, err = Open(o)
 		return err
 	})
 	return d

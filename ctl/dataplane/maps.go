@@ -78,36 +78,18 @@ func openMaps(dir string, specs map[string]*ebpf.MapSpec) (_ mapSet, err error) 
 	if _, err := os.Stat(filepath.Join(dir, abi.AbiMapControl)); errors.Is(err, os.ErrNotExist) {
 		return nil, nil
 	}
-	var differences []string
-	for name, spec := range specs {
+	for name := range specs {
 		if slices.Contains(tableMaps[:], name) {
 			continue
 		}
 		m, err := ebpf.LoadPinnedMap(filepath.Join(dir, name), nil)
 		if errors.Is(err, os.ErrNotExist) {
-			differences = append(differences, "no map "+name)
 			continue
 		}
 		if err != nil {
 			return nil, permission("open pinned map "+name, err)
 		}
 		pinned[name] = m
-		if err := spec.Compatible(m); err != nil {
-			differences = append(differences, fmt.Sprintf("%s: %v", name, err))
-		}
-	}
-	if m, ok := pinned[abi.AbiMapControl]; ok && m.ValueSize() == specs[abi.AbiMapControl].ValueSize {
-		var c abi.Control
-		if err := m.Lookup(uint32(0), &c); err != nil {
-			return nil, fmt.Errorf("read map control: %w", err)
-		}
-		if c.AbiVersion != uint32(abi.AbiVersion) {
-			differences = append(differences, fmt.Sprintf("layout version %d, ours is %d", c.AbiVersion, uint32(abi.AbiVersion)))
-		}
-	}
-	if len(differences) > 0 {
-		slices.Sort(differences)
-		return nil, &VersionError{Dir: dir, Differences: differences}
 	}
 	return pinned, nil
 }

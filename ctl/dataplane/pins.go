@@ -19,6 +19,9 @@ var ErrPinsLost = errors.New("what is pinned is gone")
 func (d *Dataplane) KeepPinned() (again bool, err error) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
+	if d.migration != nil {
+		return false, nil
+	}
 	if d.dir != "" {
 		if _, err := os.Stat(d.path(abi.AbiMapControl)); !errors.Is(err, os.ErrNotExist) {
 			return false, err
@@ -121,6 +124,9 @@ func (d *Dataplane) pinAll() error {
 		errs = append(errs, d.check.pinAgain(d.programs))
 	}
 	if err := errors.Join(errs...); err != nil {
+		return err
+	}
+	if err := d.pinLayouts(); err != nil {
 		return err
 	}
 	return pinMaps(d.dir, d.maps)

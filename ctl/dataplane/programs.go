@@ -56,7 +56,7 @@ func (d *Dataplane) loadPrograms(features compile.Features) (_ *programs, err er
 	if p.outers, err = d.newOuters(); err != nil {
 		return nil, err
 	}
-	if d.dir == "" {
+	if d.dir == "" && d.lostDir == "" {
 		return p, nil
 	}
 	return p, d.loadRest(p)
@@ -250,7 +250,11 @@ func (d *Dataplane) swapPrograms(features compile.Features) error {
 		return err
 	}
 	var done []*hook
-	for _, h := range d.hooks() {
+	hooks := d.hooks()
+	if d.migration != nil {
+		hooks = nil // they run another gardu's programs until finishMigration
+	}
+	for _, h := range hooks {
 		if err := h.update(h.kind.program(next)); err != nil {
 			for _, h := range done {
 				err = errors.Join(err, h.update(h.kind.program(d.programs)))

@@ -265,7 +265,7 @@ func (d *Dataplane) Commit(generation uint32, tables Tables) error {
 	displaced := d.slots[slot]
 	d.slots[slot] = tables
 	d.control.flip(generation)
-	return d.dropTables(displaced)
+	return errors.Join(d.dropTables(displaced), d.finishMigration())
 }
 
 // fillSlot gives one table to the programs and pins it, so that the next daemon finds it.

@@ -23,7 +23,10 @@ everything off the interfaces, unless --keep-attached.
 
 What a daemon that was killed, or ended with --keep-attached, left at work in the
 kernel is taken over: nothing is detached, no counter restarts, no connection
-breaks. The log goes to stderr, as text on a terminal and as JSON elsewhere.`,
+breaks. What another version of gardu left is converted; what can't be is named, and
+nothing is touched: then --fresh lets that begin anew, or with =NAMES only some of it.
+
+The log goes to stderr, as text on a terminal and as JSON elsewhere.`,
 		Example: `  sudo gardu run -c /etc/gardu/gardu.yaml
   sudo gardu run -c /etc/gardu/gardu.yaml --keep-attached     for restarts without a gap`,
 		Args: cobra.NoArgs,
@@ -33,6 +36,9 @@ breaks. The log goes to stderr, as text on a terminal and as JSON elsewhere.`,
 			}
 			if cmd.Flags().Changed("socket") || os.Getenv("GARDU_SOCKET") != "" {
 				options.Socket = a.socket
+			}
+			if err := dataplane.CheckFresh(options.Fresh); err != nil {
+				return usage("--fresh: %v", err)
 			}
 			options.Version = thisBuild().Version
 			options.Log = newLog(a.stderr, verbose)
@@ -45,6 +51,8 @@ breaks. The log goes to stderr, as text on a terminal and as JSON elsewhere.`,
 	flags.StringVar(&options.StateDir, "state", daemon.DefaultStateDir, "`DIR` to keep ids and revisions in")
 	flags.BoolVar(&options.KeepAttached, "keep-attached", false, "at the end, leave the packet path at work for the next run")
 	flags.BoolVar(&options.Replace, "replace", false, "take XDP programs of others off the interfaces")
+	flags.StringSliceVar(&options.Fresh, "fresh", nil, "begin anew with what another version left and can't be taken over, or `NAMES` of it")
+	flags.Lookup("fresh").NoOptDefVal = dataplane.FreshAll
 	flags.BoolVarP(&verbose, "verbose", "v", false, "log more")
 	if err := cmd.MarkFlagRequired("config"); err != nil {
 		panic(err) // the flag was added above

@@ -1,0 +1,260 @@
+package dataplane
+
+import (
+	"errors"
+	"os"
+	"path/filepath"
+	"reflect"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/cilium/ebpf"
+
+	"gardu/ctl/abi"
+	"gardu/ctl/compile"
+	"gardu/ctl/model"
+)
+
+// Every map belongs to one layout.
+func TestLayoutsHaveAllMaps(t *testing.T) {
+	specs, err := mapSpecs()
+	if err != nil {
+		t.Fatal(err)
+	}
+	seen := map[string]bool{}
+	for _, l := range pinnedLayouts() {
+		if len(l.name) >= layoutName || l.version == 0 {
+			t.Errorf("layout %+v", l)
+		}
+		for _, name := range l.maps {
+			if specs[name] == nil || seen[name] {
+				t.Errorf("%s: map %s is none, or of two layouts", l.name, name)
+			}
+			seen[name] = true
+		}
+	}
+	for name := range specs {
+		if !seen[name] && !slices.Contains(tableMaps[:], name) {
+			t.Errorf("map %s has no layout", name)
+		}
+	}
+}
+
+// shorten pins a map in the place of another, with entries cut to a size, as an older gardu had it.
+func shorten(t *testing.T, dir, name string, size uint32) {
+	t.Helper()
+	path := filepath.Join(dir, name)
+	now, err := ebpf.LoadPinnedMap(path, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer now.Close()
+	old, err := ebpf.NewMap(&ebpf.MapSpec{Name: "older", Type: now.Type(), KeySize: now.KeySize(), ValueSize: size, MaxEntries: now.MaxEntries(), Flags: now.Flags()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer old.Close()
+	var key []byte
+	entries := now.Iterate()
+	if now.Type() == ebpf.PerCPUArray {
+		cpus, err := ebpf.PossibleCPU()
+		if err != nil {
+			t.Fatal(err)
+		}
+		for values := make([][]byte, cpus); entries.Next(&key, values); {
+			for i := range values {
+				values[i] = values[i][:size]
+			}
+			if err := old.Put(key, values); err != nil {
+				t.Fatal(err)
+			}
+		}
+	} else {
+		for value := []byte(nil); entries.Next(&key, &value); {
+			if err := old.Put(key, value[:size]); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	if err := errors.Join(entries.Err(), repin(old, path)); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// layoutsOf are ours, changed.
+func layoutsOf(change func(*layout)) []layout {
+	all := pinnedLayouts()
+	for i := range all {
+		change(&all[i])
+	}
+	return all
+}
+
+// older is a data plane that a gardu left whose counters and blocks were shorter: with a block, and with packets that were dropped for it.
+func older(t *testing.T, w *wires, dir string) (blocked, passed uint64) {
+	t.Helper()
+	d := w.open(t, dir, compile.Features{Blocks: true, Flows: true})
+	w.attach(t, d, AttachOptions{Path: model.PathTC})
+	commit(t, d, 1, 1, 2, 3)
+	w.send(t, 5)
+	passed = decided(t, d, abi.DeciderDefault)
+	add(t, d, Block{Prefix: prefix("192.0.2.0/24"), Origin: "cli", Why: "test"}, Block{Prefix: prefix("198.51.100.0/24"), Origin: "cli", Why: "test"})
+	w.send(t, 7)
+	if blocked = decided(t, d, abi.DeciderBlock); blocked == 0 || passed == 0 {
+		t.Fatalf("%d packets were blocked, %d passed", blocked, passed)
+	}
+	closeIt(t, d)
+	shorten(t, dir, abi.AbiMapBlocks, 24) // without the time
+	return blocked, passed
+}
+
+func decided(t *testing.T, d *Dataplane, decider abi.Decider) uint64 {
+	t.Helper()
+	counters, err := d.RuleCounters([]uint32{uint32(decider)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return counters[0].Decided
+}
+
+// What an older gardu left is converted where that is known how, and goes on; nothing is detached, and the flows stay.
+func TestOlderLayoutIsConverted(t *testing.T) {
+	w := newWires(t)
+	dir := testDir(t)
+	blocked, passed := older(t, w, dir)
+	before := linksIn(t, dir)
+	next := layoutsOf(func(l *layout) {
+		switch l.name {
+		case "blocks", "counters", layoutControl:
+			l.version, l.older = l.version+1, map[uint32]converter{l.version: carry}
+		case "tables":
+			l.version = 2
+		}
+	})
+	d := w.openWith(t, Options{Dir: dir, FlowsMax: 1000, Features: compile.Features{Blocks: true, Flows: true}, layouts: next})
+	if generation, _ := d.Current(); generation != 1 {
+		t.Fatalf("generation %d", generation)
+	}
+	w.send(t, 3) // by the old programs still
+	commit(t, d, 2, 4, 5, 6)
+	if lost := d.Lost(); len(lost) > 0 {
+		t.Errorf("lost: %q", lost)
+	}
+	blocks := blocksOf(t, d)
+	if len(blocks) != 2 || blocks[0].Why != "test" {
+		t.Errorf("blocks %+v", blocks)
+	}
+	if got := decided(t, d, abi.DeciderBlock); got < blocked+3 {
+		t.Errorf("%d packets are counted as blocked, %d were before 3 more", got, blocked)
+	}
+	if got := decided(t, d, abi.DeciderDefault); got < passed {
+		t.Errorf("%d packets are counted as passed, %d were", got, passed)
+	}
+	was := decided(t, d, abi.DeciderBlock)
+	w.send(t, 3)
+	if got := decided(t, d, abi.DeciderBlock); got < was+3 {
+		t.Errorf("%d packets are counted as blocked by the new programs, %d before 3 more", got, was)
+	}
+	if after := linksIn(t, dir); !reflect.DeepEqual(before, after) {
+		t.Errorf("attached was %v, is %v", before, after)
+	}
+	closeIt(t, d)
+
+	// The next one finds its own layouts; this one's version has gone from them.
+	d = w.openWith(t, Options{Dir: dir, FlowsMax: 1000, layouts: next})
+	if generation, _ := d.Current(); generation != 2 {
+		t.Errorf("generation %d", generation)
+	}
+	closeIt(t, d)
+	all := files(t, dir)
+	_, err := Open(Options{Dir: dir, Fresh: []string{FreshAll}})
+	if version, ok := errors.AsType[*VersionError](err); !ok || len(version.Newer) != 4 || !strings.Contains(err.Error(), "made by a newer gardu (control, tables, counters, blocks)") {
+		t.Errorf("down-grade: %v", err)
+	}
+	if files(t, dir) != all {
+		t.Error("the refusal changed pins")
+	}
+}
+
+// linksIn are the ids of pinned links.
+func linksIn(t *testing.T, dir string) map[string]int {
+	t.Helper()
+	hooks, err := openHooks(filepath.Join(dir, linksDir), noFilters{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	ids := map[string]int{}
+	for _, h := range hooks {
+		if h.link != nil {
+			info, err := h.link.Info()
+			if err != nil {
+				t.Fatal(err)
+			}
+			ids[h.name+string(h.kind)] = int(info.ID)
+		}
+		if err := h.close(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return ids
+}
+
+// What can't be converted is named before anything is touched, and begins anew only when somebody says so.
+func TestOlderLayoutIsLost(t *testing.T) {
+	w := newWires(t)
+	dir := testDir(t)
+	older(t, w, dir)
+	before := files(t, dir)
+	for _, fresh := range [][]string{nil, {"flows", "counters"}} {
+		_, err := Open(Options{Dir: dir, Netlink: w.netlink, Fresh: fresh})
+		version, ok := errors.AsType[*VersionError](err)
+		if !ok || strings.Join(version.Lost, ",") != "blocks" || !strings.Contains(err.Error(), "ValueSize: 24 changed to 32") || !strings.Contains(err.Error(), "--fresh=blocks") {
+			t.Fatalf("fresh %q: %v", fresh, err)
+		}
+		if after := files(t, dir); after != before {
+			t.Errorf("changed from\n%s\nto\n%s", before, after)
+		}
+	}
+	d := w.openWith(t, Options{Dir: dir, FlowsMax: 1000, Features: compile.Features{Blocks: true, Flows: true}, Fresh: []string{"blocks"}})
+	commit(t, d, 2, 4, 5, 6)
+	if lost := d.Lost(); !slices.Equal(lost, []string{"blocks"}) || len(blocksOf(t, d)) != 0 {
+		t.Errorf("lost: %q, blocks %+v", lost, blocksOf(t, d))
+	}
+	closeIt(t, d)
+	d = w.open(t, dir)
+	closeIt(t, d)
+}
+
+// Pins without a record of layouts are known by their ABI version, or not at all.
+func TestPinsWithoutRecord(t *testing.T) {
+	w := newWires(t)
+	dir := testDir(t)
+	d := w.open(t, dir, compile.Features{Flows: true})
+	commit(t, d, 1, 1, 2, 3)
+	closeIt(t, d)
+	forget := func() {
+		if err := os.Remove(filepath.Join(dir, layoutRecord)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	forget()
+	d = w.open(t, dir)
+	d.control.AbiVersion = 99
+	closeIt(t, d)
+	_, err := Open(Options{Dir: dir})
+	if version, ok := errors.AsType[*VersionError](err); !ok || len(version.Lost) != 7 {
+		t.Fatalf("Open: %v", err)
+	}
+	d = w.openWith(t, Options{Dir: dir, FlowsMax: 1000, Features: compile.Features{Flows: true}, Fresh: []string{FreshAll}})
+	if generation, _ := d.Current(); generation != 0 {
+		t.Errorf("generation %d", generation)
+	}
+	commit(t, d, 1, 1, 2, 3)
+	closeIt(t, d)
+	d = w.open(t, dir)
+	if generation, _ := d.Current(); generation != 1 || d.FlowsMax() != 1000 {
+		t.Errorf("generation %d, %d flows", generation, d.FlowsMax())
+	}
+	closeIt(t, d)
+}
