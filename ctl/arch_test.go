@@ -57,10 +57,11 @@ var allowed = map[string]string{
 	"flow/export/exporttest": "",
 	// People and programs.
 	"lint":       "config explain model pkt",
-	"api":        "config expr model pkt rule",
+	"api":        "config expr model page pkt rule",
 	"api/client": "api",
 	"metric":     "abi api flow",
 	"top":        "api expr",
+	"page":       "",
 	"plan":       "api compile lb model rule",
 	"explain":    "abi api compile config dataplane event lb model pkt rule",
 	"doctor":     "compile dataplane lb model netdev",

@@ -15,6 +15,8 @@ import (
 	"strings"
 	"sync"
 	"time"
+
+	"gardu/ctl/page"
 )
 
 // How many connections are served by TCP at once. Further ones wait; those of one client of another machine are closed.
@@ -46,13 +48,14 @@ func ServeTCP(ctx context.Context, listener net.Listener, access func() Access, 
 	return serve(ctx, &secured{listener, access}, OverTCP(access, engine, metrics, log), log)
 }
 
-// OverTCP returns the API for those who don't come by the Unix socket, and beside it /metrics, /healthz (the daemon lives) and /readyz
+// OverTCP returns the API for those who don't come by the Unix socket, and beside it the page at /, /metrics, /healthz (the daemon lives) and /readyz
 // (packets are handled as configured, on all interfaces). Without a token nothing is changed. It takes no request that a web page of
 // somebody else has a browser send: neither one with a name of theirs for this machine, nor one from their origin.
 func OverTCP(access func() Access, engine Engine, metrics http.Handler, log *slog.Logger) http.Handler {
 	h := newHandler(engine, log)
 	mux := http.NewServeMux()
 	mux.Handle("/", h.mux())
+	page.Register(mux)
 	mux.HandleFunc("/metrics", h.guard(func(w http.ResponseWriter, r *http.Request) error {
 		if err := onlyGet(w, r); err != nil {
 			return err
