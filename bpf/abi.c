@@ -40,6 +40,9 @@ struct keep {
 	struct services_head services_head;
 	struct service_record service_record;
 	struct service_level service_level;
+	struct server_id server_id;
+	enum quic_form quic_form;
+	enum cid cid;
 	struct clock clock;
 	enum verdict verdict;
 	enum reason reason;

@@ -332,7 +332,18 @@ struct services_head {
 	__u32 chain_off;
 	__u32 levels;        /* lengths of prefixes */
 	__u32 level_off;     /* struct service_level, one line each */
-	__u32 pad[7];
+	__u32 server_off;    /* struct server_id, one line each */
+	__u32 server_bucket_off; /* likewise in buckets, by mix3(id, service | server_salt << 32) */
+	__u32 server_bucket_mask;
+	__u32 server_salt;   /* with which no two of them share a slot: there are no chains */
+	__u32 pad[3];
+};
+/* A server ID, as QUIC connection IDs of a service carry it, and whose it is. */
+struct server_id {
+	__u64 id[2];         /* in the order of its bytes, from the high end on; zeros behind it */
+	__u16 service, backend;
+	__u32 pad0;
+	__u64 pad1[5];
 };
 struct service_level {
 	__u64 mask[2];       /* host order, v4: ones before the address */
@@ -356,11 +367,17 @@ struct service_record {
 	__u16 nat_lo, nat_hi; /* source ports */
 	__u32 ring_size;     /* slots of the ring, a prime */
 	__u8 cut;            /* bits at the end of the address that may be any; 0: none */
-	__u8 pad0;
+	__u8 quic;           /* how connection IDs name servers, QUIC_*; 0: nobody looks */
 	__u16 pad1;
 	__u64 pad2[2];
 };
 enum service_flags { SERVICE_ARP = 1 /* answer ARP and ND */, SERVICE_AFFINITY_SOURCE = 2 };
+/* Parts of a byte that says where a connection ID has its server ID, and which connection IDs have one. */
+enum quic_form {
+	QUIC_ID_BYTES = 15,  /* of the server ID, which is behind the first octet: 1 to 15 */
+	QUIC_CONFIG = 7 << 4, /* what the first three bits of the first octet are */
+	QUIC_KATRAN = 128,   /* the third one may be any, and a connection ID has 8 bytes (katran's versions 2 and 3) */
+};
 /* A ring is an array of lines as well: u16 backend ids, ring_size of them; slot = (u64)(u32)h * ring_size >> 32 with
  * h = hash >> 32 of mix5(src hi, src lo, dst hi, dst lo, sport << 32 | dport << 16 | proto) (affinity flow) or
  * mix2(src hi, src lo) (affinity source). No secret in it: two boxes choose alike. */
@@ -520,7 +537,7 @@ struct flow_value {
 	__u8 seen;           /* enum state that it gave */
 	__u8 judged;         /* enum state under which the verdict was found */
 	__u8 exit;           /* verdict redirect: where to */
-	__u8 pad;
+	__u8 quic;           /* as its service's, while the generation is the same */
 	/* TCP alone, of this direction: */
 	__u64 syn;           /* CLOCK_MONOTONIC ns of its SYN or SYN+ACK, the last one before it acknowledged something; 0: none */
 	__u64 acked;         /* of the first segment with ACK after that; 0: none */
@@ -635,6 +652,7 @@ struct rule_counter {
 struct backend_counter {
 	__u64 packets, bytes;
 	__u64 flows;         /* flows assigned to it */
+	__u64 named;         /* packets whose QUIC connection ID named it */
 };
 
 /* The ports of a packet in fragments, which only the first one carries, and the backend that it went to. */
@@ -755,12 +773,21 @@ struct captured {
 /* ---- Trace (explain): written only with cfg_trace ----------------------------------------------------------- */
 enum step {
 	STEP_PARSE, STEP_FLOW, STEP_STATE, STEP_ALLOW, STEP_BLOCK, STEP_RULE, STEP_DEFAULT, STEP_SERVICE, STEP_BACKEND, STEP_NEXT_HOP, STEP_LEAVE,
-	STEP_LIMIT, STEP_NAT, STEP_REMEMBERED,
+	STEP_LIMIT, STEP_NAT, STEP_REMEMBERED, STEP_CID,
 	STEP_COUNT
+};
+/* What a QUIC packet's connection ID says of where the packet goes. */
+enum cid {
+	CID_NONE,            /* the packet is too short to have one, or the ID is */
+	CID_NAMED,           /* to the server that made it */
+	CID_OF_CLIENT,       /* nothing: Initial and 0-RTT packets may have one that the client made up */
+	CID_OTHER_CONFIG,    /* nothing: its first bits are those of another configuration */
+	CID_UNKNOWN,         /* nothing: no backend has this server ID */
+	CID_DOWN,            /* to one that is down */
 };
 struct trace_step {
 	__u16 step;          /* enum step */
-	__u16 result;        /* STEP_LEAVE: reason; STEP_STATE: enum state; others: 0 no, 1 yes */
+	__u16 result;        /* STEP_LEAVE: reason; STEP_STATE: enum state; STEP_CID: enum cid; others: 0 no, 1 yes */
 	__u32 arg;           /* rule id, decider, service id, backend id, ifindex, source port, by step */
 };
 struct trace {
@@ -796,6 +823,7 @@ ABI_SIZE(struct sets_bucket6, 64);
 ABI_SIZE(struct services_head, 64);
 ABI_SIZE(struct service_record, 64);
 ABI_SIZE(struct service_level, 64);
+ABI_SIZE(struct server_id, 64);
 ABI_SIZE(struct control, 160);
 ABI_SIZE(struct backend, 64);
 ABI_SIZE(struct backend_note, 24);

@@ -25,5 +25,6 @@ CONFIG(__u8, cfg_out, "judge what the kernel sends");
 CONFIG(__u8, cfg_down, "drop or reset the flows of backends that are down");
 CONFIG(__u8, cfg_state, "judge packets by what passed before them");
 CONFIG(__u8, cfg_nat, "translate what goes to backends of services with forward: nat, and what they answer");
+CONFIG(__u8, cfg_quic, "send QUIC packets to the server that their connection ID names");
 CONFIG(__u8, cfg_capture, "tell of packets that somebody captures");
 volatile const __u8 cfg_trace SEC(".rodata.config") = 0; /* record each step for explain; never on in live programs */

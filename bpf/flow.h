@@ -103,6 +103,7 @@ static __always_inline void flow_spill(struct flow_table *t, struct flow_record 
 			there->ifindex = record->value.ifindex;
 			there->judged = record->value.judged;
 			there->exit = record->value.exit;
+			there->quic = record->value.quic;
 		}
 	} else if (bpf_map_update_elem(t->lru, &record->key, &record->value, BPF_NOEXIST)) {
 		t->totals->refused += record->value.packets;
@@ -516,6 +517,7 @@ static __always_inline void flow_account(ctx_t *ctx, struct control *c, struct f
 		value->generation = p->remember ? p->generation : 0;
 		value->judged = p->state;
 		value->exit = p->exit;
+		value->quic = p->quic;
 	}
 	if (cfg_state && p->state_asked) {
 		value->asked = t->now;

@@ -62,6 +62,8 @@ struct pkt {
 	__u16 room;        /* REASON_TOO_BIG: bytes of IP that fit */
 	__u8 translated;   /* enum nat_kind; struct nat_now says more */
 	__u8 captured;     /* it is kept, for who captures */
+	__u8 quic;         /* as its service's */
+	__u8 named;        /* its connection ID named the backend */
 	__u64 mirrors;     /* exits that get a copy, a bit each */
 	__u32 out_ifindex;
 	int action;        /* set by a step that sends the frame */

@@ -79,6 +79,8 @@ static __always_inline void count_backend(const struct pkt *p)
 	counter->packets += p->segments;
 	counter->bytes += p->frame_bytes;
 	counter->flows += p->new_flow;
+	if (cfg_quic && p->named)
+		counter->named += p->segments;
 }
 
 static __always_inline void trace_leave(const struct pkt *p, enum reason reason)

@@ -17,7 +17,7 @@ __noinline int balance_error(ctx_t *ctx, struct pkt *p)
 	if (!p || !c || !as_answered(ctx, p, &own))
 		return REASON_NONE;
 	sent = balance(ctx, p, NULL);
-	if (cfg_flows && p->service && c->ring_changes) {
+	if (cfg_flows && p->service && (c->ring_changes || (cfg_quic && p->quic))) {
 		known = flow_elsewhere(p);
 		if (backend_of(known, p->service)) {
 			p->backend = known;

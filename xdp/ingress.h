@@ -6,6 +6,7 @@
 #include "errors.h"
 #include "filter.h"
 #include "lb.h"
+#include "quic.h"
 #include "reject.h"
 
 /* Does the flow's record say what to do? Its verdict stands while the generation does; when blocks came, only they are asked again. */
@@ -47,6 +48,7 @@ static __always_inline bool balance_remembered(struct pkt *p, struct flow_value 
 		return false;
 	if (!backend_of(flow->backend, flow->service))
 		return false;
+	p->quic = flow->quic;
 	p->service = flow->service;
 	p->backend = flow->backend;
 	trace_step(STEP_BACKEND, 1, p->backend);
@@ -54,13 +56,14 @@ static __always_inline bool balance_remembered(struct pkt *p, struct flow_value 
 	return true;
 }
 
-/* A backend was chosen in the middle of a flow, and rings have changed: another CPU may know the flow's own. */
+/* A backend was chosen in the middle of a flow, and rings have changed, or connection IDs overrule them: another CPU may know the flow's
+ * own. */
 static __always_inline enum reason keep_backend(struct control *c, struct pkt *p)
 {
 	enum reason lost;
 	__u16 own;
 
-	if (!p->new_flow || !c->ring_changes || p->has & IS_SYN)
+	if (!p->new_flow || !(c->ring_changes || (cfg_quic && p->quic)) || p->has & IS_SYN)
 		return REASON_FORWARD;
 	own = flow_elsewhere(p);
 	if (!backend_of(own, p->service)) {
@@ -216,6 +219,8 @@ static __always_inline enum reason ingress(ctx_t *ctx, struct control *c, struct
 		}
 		if (sent == REASON_FORWARD && cfg_flows)
 			sent = keep_backend(c, p);
+		if (cfg_quic && p->quic)
+			sent = quic_route(ctx, p, sent);
 		if (p->has & IS_FRAGMENT && p->service)
 			note_first(p);
 		if (cfg_nat && sent == REASON_FORWARD && !p->translated)

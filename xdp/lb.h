@@ -130,6 +130,7 @@ static __always_inline enum reason choose_backend(struct pkt *p, struct flow_val
 	enum reason lost;
 
 	p->service = service->id;
+	p->quic = service->quic;
 	trace_step(STEP_SERVICE, 1, service->id);
 	/* A SYN on a flow that was closed is a new flow with an old name. */
 	if (flow && !(p->has & IS_SYN && flow->state & FLOW_STATE_CLOSED))

@@ -214,6 +214,8 @@ __noinline int nat_follow(struct pkt *p)
 		return REASON_FORWARD;
 	if (!backend_of(now->backend, p->service))
 		return REASON_FORWARD;
+	if (p->backend != now->backend)
+		p->named = 0;
 	p->backend = now->backend;
 	p->new_flow = 0;
 	now->live = 1;
@@ -500,7 +502,7 @@ __noinline int nat_make(struct pkt *p)
 	key = p->backend;
 	backend = bpf_map_lookup_elem(&backends, &key);
 	if (!backend || !nat_pool(&t, p)) {
-		p->backend = p->new_flow = 0;
+		p->backend = p->new_flow = p->named = 0;
 		return REASON_NO_BACKEND;
 	}
 	if (!now->addresses && !(addr64(now->pool)[0] | addr64(now->pool)[1]))

@@ -65,6 +65,7 @@ const (
 	AbiVarCfgLink           = "cfg_link"
 	AbiVarCfgNat            = "cfg_nat"
 	AbiVarCfgOut            = "cfg_out"
+	AbiVarCfgQuic           = "cfg_quic"
 	AbiVarCfgRules          = "cfg_rules"
 	AbiVarCfgSample         = "cfg_sample"
 	AbiVarCfgServices       = "cfg_services"
@@ -180,6 +181,7 @@ type AbiVariableSpecs struct {
 	CfgLink       *ebpf.VariableSpec `ebpf:"cfg_link"`
 	CfgNat        *ebpf.VariableSpec `ebpf:"cfg_nat"`
 	CfgOut        *ebpf.VariableSpec `ebpf:"cfg_out"`
+	CfgQuic       *ebpf.VariableSpec `ebpf:"cfg_quic"`
 	CfgRules      *ebpf.VariableSpec `ebpf:"cfg_rules"`
 	CfgSample     *ebpf.VariableSpec `ebpf:"cfg_sample"`
 	CfgServices   *ebpf.VariableSpec `ebpf:"cfg_services"`
@@ -305,6 +307,7 @@ type AbiVariables struct {
 	CfgLink       *ebpf.Variable `ebpf:"cfg_link"`
 	CfgNat        *ebpf.Variable `ebpf:"cfg_nat"`
 	CfgOut        *ebpf.Variable `ebpf:"cfg_out"`
+	CfgQuic       *ebpf.Variable `ebpf:"cfg_quic"`
 	CfgRules      *ebpf.Variable `ebpf:"cfg_rules"`
 	CfgSample     *ebpf.Variable `ebpf:"cfg_sample"`
 	CfgServices   *ebpf.Variable `ebpf:"cfg_services"`

@@ -27,6 +27,7 @@ func (c *BackendCounter) Add(o BackendCounter) {
 	c.Packets += o.Packets
 	c.Bytes += o.Bytes
 	c.Flows += o.Flows
+	c.Named += o.Named
 }
 
 // Add adds another CPU's part.

@@ -27,6 +27,7 @@ type BackendCounter struct {
 	Packets uint64
 	Bytes   uint64
 	Flows   uint64
+	Named   uint64
 }
 
 type BackendNote struct {
@@ -163,6 +164,17 @@ type Captured struct {
 	Pad            uint8
 	Pad2           uint32
 }
+
+type Cid uint32
+
+const (
+	CidNone        Cid = 0
+	CidNamed       Cid = 1
+	CidOfClient    Cid = 2
+	CidOtherConfig Cid = 3
+	CidUnknown     Cid = 4
+	CidDown        Cid = 5
+)
 
 type Clock struct {
 	_         structs.HostLayout
@@ -417,7 +429,7 @@ type FlowValue struct {
 	Seen        uint8
 	Judged      uint8
 	Exit        uint8
-	Pad         uint8
+	Quic        uint8
 	Syn         uint64
 	Acked       uint64
 	Seq         uint32
@@ -592,6 +604,14 @@ const (
 	NoteSample NoteKind = 1
 	NoteShadow NoteKind = 2
 	NoteDrop   NoteKind = 3
+)
+
+type QuicForm uint32
+
+const (
+	QuicIdBytes QuicForm = 15
+	QuicConfig  QuicForm = 112
+	QuicKatran  QuicForm = 128
 )
 
 type Reason uint32
@@ -775,6 +795,15 @@ type RulesHead struct {
 	EffectOff      uint32
 }
 
+type ServerId struct {
+	_       structs.HostLayout
+	Id      [2]uint64
+	Service uint16
+	Backend uint16
+	Pad0    uint32
+	Pad1    [5]uint64
+}
+
 type ServiceFlags uint32
 
 const (
@@ -809,23 +838,27 @@ type ServiceRecord struct {
 	NatHi        uint16
 	RingSize     uint32
 	Cut          uint8
-	Pad0         uint8
+	Quic         uint8
 	Pad1         uint16
 	Pad2         [2]uint64
 }
 
 type ServicesHead struct {
-	_          structs.HostLayout
-	Services   uint32
-	ServiceOff uint32
-	FilterOff  uint32
-	FilterMask uint32
-	BucketOff  uint32
-	BucketMask uint32
-	ChainOff   uint32
-	Levels     uint32
-	LevelOff   uint32
-	Pad        [7]uint32
+	_                structs.HostLayout
+	Services         uint32
+	ServiceOff       uint32
+	FilterOff        uint32
+	FilterMask       uint32
+	BucketOff        uint32
+	BucketMask       uint32
+	ChainOff         uint32
+	Levels           uint32
+	LevelOff         uint32
+	ServerOff        uint32
+	ServerBucketOff  uint32
+	ServerBucketMask uint32
+	ServerSalt       uint32
+	Pad              [3]uint32
 }
 
 type SetsBucket6 struct {
@@ -928,7 +961,8 @@ const (
 	StepLimit      Step = 11
 	StepNat        Step = 12
 	StepRemembered Step = 13
-	StepCount      Step = 14
+	StepCid        Step = 14
+	StepCount      Step = 15
 )
 
 type Table uint32

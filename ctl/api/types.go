@@ -284,8 +284,9 @@ type Backend struct {
 	NextHop    string     `json:"next_hop,omitempty"`   // "eth1 02:00:00:00:00:01"; absent while not resolved
 	Packets    uint64     `json:"packets"`
 	Bytes      uint64     `json:"bytes"`
-	Flows      uint64     `json:"flows"`  // ever assigned to it
-	Active     uint64     `json:"active"` // flows that are on it and haven't ended
+	Flows      uint64     `json:"flows"`                  // ever assigned to it
+	Active     uint64     `json:"active"`                 // flows that are on it and haven't ended
+	QUIC       uint64     `json:"quic_packets,omitempty"` // packets whose QUIC connection ID named it
 }
 
 // States of a backend beside those of its health check.

@@ -13,7 +13,7 @@ import (
 // Features are the load-time constants of bpf/config.h that a snapshot needs. A field is a constant: Rules is cfg_rules. A new
 // one needs no other list; a test holds the two together.
 type Features struct {
-	Rules, Sets, Blocks, Services, Flows, Sample, Dropped, Health, Effects, Actions, Down, State, Out, Limits, Events, Fragments, Link, Interfaces, Asked, Nat, Capture, Trace bool
+	Rules, Sets, Blocks, Services, Flows, Sample, Dropped, Health, Effects, Actions, Down, State, Out, Limits, Events, Fragments, Link, Interfaces, Asked, Nat, Quic, Capture, Trace bool
 }
 
 // AllFeatures is everything that a snapshot can ask for: tracing, which live programs never have, and capturing aren't.
@@ -123,6 +123,7 @@ func features(snapshot *model.Snapshot, rules *lowered) Features {
 		f.Health = f.Health || s.Health != nil
 		f.Down = f.Down || s.OnDown == model.DownDrop || s.OnDown == model.DownReset
 		f.Nat = f.Nat || s.Forward == lb.ModeNAT
+		f.Quic = f.Quic || s.QUIC != nil
 	}
 	return f
 }

@@ -71,6 +71,9 @@ func servicesTable(services []model.Service, ids IDs) ([]abi.Line, error) {
 		return nil, err
 	}
 	head.LevelOff, head.Levels = t.add(levels), uint32(len(levels))
+	if err := addServerIDs(&t, &head, services, ids); err != nil {
+		return nil, err
+	}
 	return t.finish(abi.ToLine(head)), nil
 }
 
@@ -173,6 +176,7 @@ func serviceRecord(s *model.Service, ids IDs) (abi.ServiceRecord, error) {
 	if s.Forward == lb.ModeNAT {
 		r.NatLo, r.NatHi = uint16(s.NAT.Ports.Lo), uint16(s.NAT.Ports.Hi)
 	}
+	r.Quic = quicForm(s.QUIC)
 	if s.ARP {
 		r.Flags |= uint8(abi.ServiceArp)
 	}

@@ -142,6 +142,8 @@ var services = object[model.Service]{
 			"how packets reach a backend: dsr rewrites the destination MAC, ipip wraps in IPv4 or IPv6, gue in UDP too, nat translates addresses and ports").must(),
 		in("nat", natPools.kind(), func(s *model.Service) *model.NAT { return &s.NAT },
 			"of forward: nat: what packets come from on their way to backends").orDefaults(),
+		in("quic", as(quics.kind(), func(q model.QUIC) *model.QUIC { return &q }), func(s *model.Service) **model.QUIC { return &s.QUIC },
+			"what connection IDs of QUIC look like, so that a client stays on its backend when its address or port changes; {} takes the defaults"),
 		in("affinity", choiceOf([]model.Affinity{model.AffinityFlow, model.AffinitySource}),
 			func(s *model.Service) *model.Affinity { return &s.Affinity },
 			"what stays on one backend: a flow (5-tuple), or all flows of a source address").or("flow"),
@@ -195,6 +197,19 @@ var natPools = object[model.NAT]{
 	},
 }
 
+var quics = object[model.QUIC]{
+	what: "quic",
+	pos:  func(q *model.QUIC) *model.Position { return &q.Pos },
+	keys: []key[model.QUIC]{
+		in("format", choiceOf([]model.QUICFormat{model.QUICLB, model.KatranV2, model.KatranV3}), func(q *model.QUIC) *model.QUICFormat { return &q.Format },
+			"quic-lb: connection IDs of draft-ietf-quic-load-balancers, plaintext; katran-v2, katran-v3: those that katran knows, with server IDs of 3 and 4 bytes").or("quic-lb"),
+		in("config-id", whole[int](0, 6), func(q *model.QUIC) *int { return &q.Config },
+			"of quic-lb: the first three bits of a connection ID (config rotation), 0 to 6").or("0"),
+		in("server-id-length", whole[int](1, 15), func(q *model.QUIC) *int { return &q.Length },
+			"of quic-lb: bytes of a server ID, 1 to 15").or("4"),
+	},
+}
+
 var natTables = object[model.NATTable]{
 	what: "nat",
 	pos:  func(n *model.NATTable) *model.Position { return &n.Pos },
@@ -218,6 +233,8 @@ var backends = object[model.Backend]{
 			"its share of new flows relative to the other backends, 0 to 65535; 0 gets none").or("100"),
 		in("backup", boolean, func(b *model.Backend) *bool { return &b.Backup },
 			"true: it gets new flows only while no backend without this key does").or("false"),
+		in("server-id", serverID, func(b *model.Backend) *string { return &b.ServerID },
+			"with quic: the bytes, in hex, by which connection IDs name it; default: the end of its address, or 0s and its address"),
 	},
 }
 

@@ -25,6 +25,7 @@ func (d *decoder) checkServices(s *model.Snapshot) {
 	}
 	for i := range s.Services {
 		settle(&s.Services[i])
+		d.settleQUIC(s.Services[i].QUIC)
 	}
 	owners := ownersOf(s.Services)
 	if n := len(owners.lengths); n > int(abi.ServiceLevels) {
@@ -35,6 +36,7 @@ func (d *decoder) checkServices(s *model.Snapshot) {
 		d.checkShape(service)
 		d.checkBackends(service, owners)
 		d.checkNAT(service)
+		d.checkQUIC(service)
 		if service.Health != nil {
 			d.checkHealth(service)
 		}
@@ -174,6 +176,56 @@ func (d *decoder) checkNAT(service model.Service) {
 		if slices.Contains(service.NAT.Pool[:i], address) {
 			d.fail(d.valueAt(service.NAT.Pos, "pool"), "", "the address %s is in the pool twice", address)
 		}
+	}
+}
+
+// katranIDs are how long the server IDs in connection IDs of katran's are.
+var katranIDs = map[model.QUICFormat]int{model.KatranV2: 3, model.KatranV3: 4}
+
+// settleQUIC fills in what the format says by itself.
+func (d *decoder) settleQUIC(quic *model.QUIC) {
+	if quic == nil || katranIDs[quic.Format] == 0 {
+		return
+	}
+	for _, key := range []string{"config-id", "server-id-length"} {
+		if at := d.valueAt(quic.Pos, key); at != quic.Pos {
+			d.fail(at, "the key with format: quic-lb", "format: %s says that itself", quic.Format)
+		}
+	}
+	quic.Config, quic.Length = 0, katranIDs[quic.Format]
+}
+
+// checkQUIC: a server ID must name one backend.
+func (d *decoder) checkQUIC(service model.Service) {
+	quic := service.QUIC
+	if quic == nil {
+		for _, backend := range service.Backends {
+			if backend.ServerID != "" {
+				d.fail(d.valueAt(backend.Pos, "server-id"), "the key with quic: {} on the service", "nobody looks for server IDs in what %s gets", service.Name)
+			}
+		}
+		return
+	}
+	if located(service) && service.Proto != model.ProtoUDP {
+		d.fail(d.valueAt(service.Pos, "proto"), "udp, or no key quic", "QUIC goes by UDP, and %s is %s", service.Name, rule.ServiceProtocol(service.Proto))
+	}
+	owners := make(map[string]string, len(service.Backends))
+	for _, backend := range service.Backends {
+		if d.broken[backend.Pos] || d.broken[quic.Pos] || !backend.Address.IsValid() {
+			continue
+		}
+		at := d.valueAt(backend.Pos, "server-id")
+		if n := len(backend.ServerID); n != 0 && n != quic.Length {
+			d.fail(at, fmt.Sprintf("%d bytes, which are %d digits", quic.Length, 2*quic.Length),
+				"the server ID of %s is %d bytes long, and those of %s have %d", backend.Name, n, service.Name, quic.Length)
+			continue
+		}
+		id := string(quic.ServerID(&backend))
+		if other, ok := owners[id]; ok {
+			d.fail(at, "another server-id for one of them, or a larger server-id-length", "the backends %s and %s have the same server ID %x",
+				other, backend.Name, id)
+		}
+		owners[id] = backend.Name
 	}
 }
 

@@ -1,6 +1,7 @@
 package config
 
 import (
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"math/big"
@@ -420,6 +421,16 @@ var requestPath = scalar("a path such as /healthz", schema{"type": "string", "pa
 			return "", fmt.Errorf("%s is not the path of an HTTP request", quoted(word))
 		}
 		return word, nil
+	})
+
+// serverID is read from hex into its bytes.
+var serverID = scalar("1 to 15 bytes in hex, such as \"0a00010b\"", schema{"type": "string", "pattern": "^([0-9a-fA-F]{2}){1,15}$"},
+	func(word string) (string, error) {
+		id, err := hex.DecodeString(word)
+		if err != nil || len(id) == 0 || len(id) > 15 {
+			return "", fmt.Errorf("%s is not a server ID", quoted(word))
+		}
+		return string(id), nil
 	})
 
 const ringMin, ringMax = 251, 1048573

@@ -110,7 +110,7 @@ func (d *Daemon) backends(now *applied) ([]api.Backend, error) {
 			id := now.tables.Backends[i].ID
 			one := api.Backend{Service: s.Name, Name: b.Name, Address: b.Address, Weight: b.Weight, Configured: b.Weight, State: api.StateUp,
 				NextHop: d.nextHop(id, links), Active: active[id],
-				Packets: counters[i].Packets, Bytes: counters[i].Bytes, Flows: counters[i].Flows}
+				Packets: counters[i].Packets, Bytes: counters[i].Bytes, Flows: counters[i].Flows, QUIC: counters[i].Named}
 			if result, checked := d.health.Result(s.Name, b.Name); checked {
 				one.State, one.Why, one.Since = result.State.String(), result.Why, result.Since
 			}

@@ -81,6 +81,7 @@ const (
 	tcVarCfgLink           = "cfg_link"
 	tcVarCfgNat            = "cfg_nat"
 	tcVarCfgOut            = "cfg_out"
+	tcVarCfgQuic           = "cfg_quic"
 	tcVarCfgRules          = "cfg_rules"
 	tcVarCfgSample         = "cfg_sample"
 	tcVarCfgServices       = "cfg_services"
@@ -208,6 +209,7 @@ type tcVariableSpecs struct {
 	CfgLink       *ebpf.VariableSpec `ebpf:"cfg_link"`
 	CfgNat        *ebpf.VariableSpec `ebpf:"cfg_nat"`
 	CfgOut        *ebpf.VariableSpec `ebpf:"cfg_out"`
+	CfgQuic       *ebpf.VariableSpec `ebpf:"cfg_quic"`
 	CfgRules      *ebpf.VariableSpec `ebpf:"cfg_rules"`
 	CfgSample     *ebpf.VariableSpec `ebpf:"cfg_sample"`
 	CfgServices   *ebpf.VariableSpec `ebpf:"cfg_services"`
@@ -355,6 +357,7 @@ type tcVariables struct {
 	CfgLink       *ebpf.Variable `ebpf:"cfg_link"`
 	CfgNat        *ebpf.Variable `ebpf:"cfg_nat"`
 	CfgOut        *ebpf.Variable `ebpf:"cfg_out"`
+	CfgQuic       *ebpf.Variable `ebpf:"cfg_quic"`
 	CfgRules      *ebpf.Variable `ebpf:"cfg_rules"`
 	CfgSample     *ebpf.Variable `ebpf:"cfg_sample"`
 	CfgServices   *ebpf.Variable `ebpf:"cfg_services"`

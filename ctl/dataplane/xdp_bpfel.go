@@ -79,6 +79,7 @@ const (
 	xdpVarCfgLink           = "cfg_link"
 	xdpVarCfgNat            = "cfg_nat"
 	xdpVarCfgOut            = "cfg_out"
+	xdpVarCfgQuic           = "cfg_quic"
 	xdpVarCfgRules          = "cfg_rules"
 	xdpVarCfgSample         = "cfg_sample"
 	xdpVarCfgServices       = "cfg_services"
@@ -204,6 +205,7 @@ type xdpVariableSpecs struct {
 	CfgLink       *ebpf.VariableSpec `ebpf:"cfg_link"`
 	CfgNat        *ebpf.VariableSpec `ebpf:"cfg_nat"`
 	CfgOut        *ebpf.VariableSpec `ebpf:"cfg_out"`
+	CfgQuic       *ebpf.VariableSpec `ebpf:"cfg_quic"`
 	CfgRules      *ebpf.VariableSpec `ebpf:"cfg_rules"`
 	CfgSample     *ebpf.VariableSpec `ebpf:"cfg_sample"`
 	CfgServices   *ebpf.VariableSpec `ebpf:"cfg_services"`
@@ -351,6 +353,7 @@ type xdpVariables struct {
 	CfgLink       *ebpf.Variable `ebpf:"cfg_link"`
 	CfgNat        *ebpf.Variable `ebpf:"cfg_nat"`
 	CfgOut        *ebpf.Variable `ebpf:"cfg_out"`
+	CfgQuic       *ebpf.Variable `ebpf:"cfg_quic"`
 	CfgRules      *ebpf.Variable `ebpf:"cfg_rules"`
 	CfgSample     *ebpf.Variable `ebpf:"cfg_sample"`
 	CfgServices   *ebpf.Variable `ebpf:"cfg_services"`

@@ -352,6 +352,7 @@ func (b *Box) Counters() (Counters, error) {
 		}
 		for _, c := range parts {
 			all.Add("backend "+name, Counter{c.Packets, c.Bytes, c.Flows})
+			all.Add("named "+name, Counter{Packets: c.Named})
 		}
 	}
 	totals, err := b.plane.FlowTotals()
@@ -374,7 +375,7 @@ func (b *Box) checkTotals(all Counters, totals abi.FlowTotals) error {
 	var decided uint64
 	for name, c := range all {
 		switch {
-		case strings.HasPrefix(name, "reason "), strings.HasPrefix(name, "backend "), strings.HasPrefix(name, "redirect "),
+		case strings.HasPrefix(name, "reason "), strings.HasPrefix(name, "backend "), strings.HasPrefix(name, "named "), strings.HasPrefix(name, "redirect "),
 			strings.HasPrefix(name, "mirror "), strings.HasSuffix(name, " shadow"), name == sentDecided:
 		case strings.HasSuffix(name, undecided):
 			decided -= c.Packets

@@ -7,7 +7,7 @@ type Counter struct {
 }
 
 // Counters are totals by what they count: "reason rule-drop", "rule ssh", "default", "allow", "block",
-// "backend web/b1", "backend none". Of the packets that a rule matched, "rule ssh undecided" are those that went on to the next
+// "backend web/b1", "backend none"; "named web/b1" are packets whose QUIC connection ID named it. Of the packets that a rule matched, "rule ssh undecided" are those that went on to the next
 // rule, and "rule ssh shadow" those whose verdict it would have decided. "redirect eth1" and
 // "mirror eth1" are packets that rules sent there, and copies that they asked for. What never happened is absent.
 type Counters map[string]Counter

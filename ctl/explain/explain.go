@@ -99,6 +99,8 @@ func (n Names) result(step abi.TraceStep, interfaces map[int]string) string {
 		return yes(step, "service "+n.services[uint16(step.Arg)], "for no service")
 	case abi.StepBackend:
 		return yes(step, "backend "+n.backends[uint16(step.Arg)], "none is up")
+	case abi.StepCid:
+		return cidText(abi.Cid(step.Result), n.backends[uint16(step.Arg)])
 	case abi.StepNat:
 		return yes(step, fmt.Sprintf("translated, port %d", step.Arg), "no port is free")
 	case abi.StepNextHop:
@@ -116,6 +118,22 @@ func (n Names) decider(id uint32) string {
 		return "the set of allowed sources"
 	}
 	return "rule " + n.rules[id]
+}
+
+func cidText(said abi.Cid, backend string) string {
+	switch said {
+	case abi.CidNamed:
+		return "of backend " + backend
+	case abi.CidDown:
+		return "of backend " + backend + ", which is down"
+	case abi.CidOfClient:
+		return "an Initial or 0-RTT packet, which may have one of the client's"
+	case abi.CidOtherConfig:
+		return "not of this configuration"
+	case abi.CidUnknown:
+		return "of a server ID that no backend has"
+	}
+	return "none that could name a server"
 }
 
 func yes(step abi.TraceStep, yes, no string) string {

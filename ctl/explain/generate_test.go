@@ -256,6 +256,10 @@ func (g generator) service(i int) string {
 	fmt.Fprintf(&b, "  s%d:\n    address: \"%s\"\n    port: %s\n    proto: %s\n    forward: %s\n    affinity: %s\n    announce: {arp: %t}\n    ring: %d\n    on-down: %s\n    backends:",
 		i, address, port, proto, mode, pick(g, "flow", "flow", "source"), g.oneIn(2),
 		pick(g, 251, 65537, 131071), pick(g, "move", "drop", "reset"))
+	quic, idLength := g.quic()
+	if proto != "udp" {
+		quic = ""
+	}
 	for j := range 1 + g.IntN(4) {
 		backend := fmt.Sprintf("10.0.0.%d", 11+j)
 		same := mode == "dsr" || mode == "nat"
@@ -266,12 +270,45 @@ func (g generator) service(i int) string {
 		if mode == "nat" && g.oneIn(3) {
 			listens = ", port: " + pick(g, "80", "443", "8080")
 		}
+		if quic != "" && g.oneIn(3) {
+			listens += fmt.Sprintf(", server-id: \"%0*x\"", 2*idLength, 0x31+j)
+		}
 		fmt.Fprintf(&b, "\n      - {name: b%d, address: \"%s\", weight: %d, backup: %t%s}", j, backend, pick(g, 100, 50, 1, 0), j > 0 && g.oneIn(3), listens)
 	}
 	if mode == "nat" && !g.oneIn(4) {
 		b.WriteString("\n    nat: " + g.pool(v6))
 	}
-	return b.String()
+	return b.String() + quic
+}
+
+// quic is what a service says of connection IDs, and how long the server IDs in them are.
+func (g generator) quic() (text string, idLength int) {
+	if idLength = pick(g, 1, 1, 4, 4, 8, 9, 15); g.oneIn(4) {
+		version := pick(g, 2, 3)
+		return fmt.Sprintf("\n    quic: {format: katran-v%d}", version), version + 1
+	}
+	if g.oneIn(3) {
+		return "", idLength
+	}
+	return fmt.Sprintf("\n    quic: {config-id: %d, server-id-length: %d}", pick(g, 0, 0, 2, 6), idLength), idLength
+}
+
+// quicPayload is like that of a QUIC packet, with a connection ID that may name a server of quic().
+func (g generator) quicPayload() string {
+	idLength := pick(g, 1, 1, 3, 4, 4, 8, 9, 15)
+	server := fmt.Sprintf("%0*x", 2*idLength, pick(g, 0x31, 0x31, 0x11, 0x0b)+g.IntN(5))
+	if idLength >= 4 && g.oneIn(3) {
+		server = server[:2*idLength-8] + fmt.Sprintf("0a0000%02x", 11+g.IntN(4))
+	}
+	id := fmt.Sprintf("%02x%s%08x", pick(g, 0, 0, 2, 4, 5, 6, 6, 7)<<5|g.IntN(32), server, g.Uint32())
+	payload := fmt.Sprintf("%02x%s", g.IntN(128), id)
+	if g.oneIn(3) {
+		payload = fmt.Sprintf("%02x%08x%02x%s", 0x80|g.IntN(128), pick(g, 1, 1, 0x6b3343cf, 0xff00001d, 0), pick(g, len(id)/2, len(id)/2, 8, 20, g.IntN(256)), id)
+	}
+	if !g.oneIn(6) {
+		payload += fmt.Sprintf("%0*x", 2*pick(g, 20, 20, 1000), g.Uint64())
+	}
+	return payload
 }
 
 // pool is what translated packets come from: sometimes more than there will ever be, sometimes less.
@@ -459,8 +496,10 @@ func (g generator) packetText() string {
 	switch kind := g.IntN(100); {
 	case kind < 45:
 		text = fmt.Sprintf("tcp %s > %s %s", from, to, pick(g, "syn", "ack", "ack", "ack", "fin ack", "rst", "syn ack", "syn fin", "ack tcpopt 01010101", "ack doff 4"))
-	case kind < 68:
+	case kind < 59:
 		text = fmt.Sprintf("udp %s > %s", from, to)
+	case kind < 68:
+		text = fmt.Sprintf("udp %s > %s data %s", from, to, g.quicPayload())
 	case kind < 72:
 		text = fmt.Sprintf("sctp %s > %s", from, to)
 	case kind < 76:

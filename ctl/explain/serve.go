@@ -129,6 +129,11 @@ func (m *Model) balance(service *model.Service, flow, f facts, frame []byte, out
 	if first := m.fragments[fragmentOf(f)]; f.later && !flow.later && first.backend.Service == service.Name && !m.backends[first.backend].Down {
 		key, ok = first.backend, true
 	}
+	server, isNamed := m.named(service, f, frame)
+	if isNamed {
+		isNew = isNew || !ok
+		key, ok = server, true
+	}
 	if !ok {
 		m.counters.packet("backend none", frame)
 		out.Verdict, out.Reason = Drop, "no-backend"
@@ -142,6 +147,7 @@ func (m *Model) balance(service *model.Service, flow, f facts, frame []byte, out
 	}
 	if isNAT(key) {
 		if nat = m.followed(service, flow); nat != nil {
+			isNamed = isNamed && key == nat.backend
 			key, isNew = nat.backend, false
 			out.Backend = key.Name
 		}
@@ -182,6 +188,9 @@ func (m *Model) balance(service *model.Service, flow, f facts, frame []byte, out
 		out.Frame = tagged(backend.VLAN, out.Frame)
 		out.key, out.Ifindex = key, backend.Ifindex
 		m.counters.packet("backend "+key.String(), frame)
+		if isNamed {
+			m.counters.Add("named "+key.String(), Counter{Packets: 1})
+		}
 		if isNew && !f.hasICMP && !f.later {
 			m.counters.Add("backend "+key.String(), Counter{Flows: 1})
 		}

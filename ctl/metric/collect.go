@@ -236,6 +236,7 @@ func (c *collector) backends(ctx context.Context, s scrape) error {
 		s.count(backendPackets, b.Packets, b.Service, b.Name)
 		s.count(backendBytes, b.Bytes, b.Service, b.Name)
 		s.count(backendFlows, b.Flows, b.Service, b.Name)
+		s.count(backendQUIC, b.QUIC, b.Service, b.Name)
 		s.tell(backendUp, b.State != "down", b.Service, b.Name)
 		s.tell(backendHop, b.NextHop != "", b.Service, b.Name)
 		s.put(backendWeight, float64(b.Weight), b.Service, b.Name)

@@ -137,6 +137,7 @@ var (
 	backendPackets = counter("backend_packets", "Packets sent to a backend.", "service", "backend")
 	backendBytes   = counter("backend_bytes", "Bytes sent to a backend.", "service", "backend")
 	backendFlows   = counter("backend_flows", "Flows that were assigned to a backend.", "service", "backend")
+	backendQUIC    = counter("backend_quic_packets", "Packets that were sent to a backend because their QUIC connection ID names it.", "service", "backend")
 	backendUp      = gauge("backend_up", "1 if a backend is not down.", "service", "backend")
 	backendHop     = gauge("backend_next_hop_resolved", "1 if the way to a backend is known.", "service", "backend")
 	backendWeight  = gauge("backend_weight", "Share of new flows, relative to the other backends of the service.", "service", "backend")

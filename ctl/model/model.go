@@ -195,6 +195,7 @@ type Service struct {
 	Affinity Affinity
 	ARP      bool // answer ARP and neighbour solicitations for its addresses
 	NAT      NAT
+	QUIC     *QUIC // nil: connection IDs say nothing
 	Backends []Backend
 	Health   *Health // nil: backends are always up
 
@@ -273,6 +274,32 @@ func (s *Service) AddressText() string {
 	return s.Address.String()
 }
 
+// QUIC says where the connection IDs of a service's servers have the ID of the server that made them.
+type QUIC struct {
+	Format QUICFormat
+	Config int // of quic-lb: the first three bits of a connection ID, 0 to 6
+	Length int // bytes of a server ID
+	Pos    Position
+}
+
+// QUICFormat is who laid down what connection IDs look like.
+type QUICFormat string
+
+const (
+	QUICLB   QUICFormat = "quic-lb"   // draft-ietf-quic-load-balancers, plaintext
+	KatranV2 QUICFormat = "katran-v2" // server IDs of 3 bytes
+	KatranV3 QUICFormat = "katran-v3" // of 4
+)
+
+// ServerID is the server ID of a backend: what was said, or the end of its address, with zeros before one that is too short.
+func (q *QUIC) ServerID(b *Backend) []byte {
+	if b.ServerID != "" {
+		return []byte(b.ServerID)
+	}
+	address := b.Address.AsSlice()
+	return append(make([]byte, max(0, q.Length-len(address))), address[max(0, len(address)-q.Length):]...)
+}
+
 type Affinity string
 
 const (
@@ -281,12 +308,13 @@ const (
 )
 
 type Backend struct {
-	Name    string
-	Address netip.Addr
-	Port    uint16 // mode nat: where it listens; 0: at the port that the client asked for
-	Weight  int    // 0 to 65535; 0 gets no new flows. 100 when not given
-	Backup  bool   // gets new flows only while no other backend does
-	Pos     Position
+	Name     string
+	Address  netip.Addr
+	Port     uint16 // mode nat: where it listens; 0: at the port that the client asked for
+	Weight   int    // 0 to 65535; 0 gets no new flows. 100 when not given
+	Backup   bool   // gets new flows only while no other backend does
+	ServerID string // bytes that its QUIC connection IDs carry; "": as QUIC.ServerID has it
+	Pos      Position
 }
 
 // Health checks the backends of a service. Exactly one of TCP, HTTP, HTTPS, UDP, DNS and ICMP is set.

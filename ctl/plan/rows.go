@@ -2,6 +2,7 @@ package plan
 
 import (
 	"cmp"
+	"encoding/hex"
 	"fmt"
 	"strconv"
 	"strings"
@@ -217,6 +218,9 @@ var serviceRows = table[model.Service]{
 			return pool
 		}},
 		text("nat.ports", func(s *model.Service) string { return ports(s.NAT.Ports) }),
+		text("quic.format", quic(func(q *model.QUIC) model.QUICFormat { return q.Format })),
+		text("quic.config-id", quic(func(q *model.QUIC) string { return strconv.Itoa(q.Config) })),
+		number("quic.server-id-length", quic(func(q *model.QUIC) int { return q.Length })),
 		number("ring", func(s *model.Service) int { return s.Ring }),
 		text("on-down", func(s *model.Service) model.OnDown { return s.OnDown }),
 		period("slow-start", func(s *model.Service) time.Duration { return s.SlowStart }),
@@ -257,6 +261,16 @@ func checked[V any](value func(*model.Health) V) func(*model.Service) V {
 	}
 }
 
+// quic is a value of what a service says of connection IDs; the zero value without it.
+func quic[V any](value func(*model.QUIC) V) func(*model.Service) V {
+	return func(s *model.Service) (none V) {
+		if s.QUIC == nil {
+			return none
+		}
+		return value(s.QUIC)
+	}
+}
+
 // backend is one of a service.
 type backend struct {
 	service string
@@ -279,6 +293,7 @@ var backendRows = table[backend]{
 		number("port", func(b *backend) uint16 { return b.Port }),
 		count("weight", func(b *backend) int { return b.Weight }),
 		yes("backup", func(b *backend) bool { return b.Backup }),
+		text("server-id", func(b *backend) string { return hex.EncodeToString([]byte(b.ServerID)) }),
 	},
 	at: func(b *backend) model.Position { return b.Pos },
 }
