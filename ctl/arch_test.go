@@ -171,6 +171,25 @@ func TestImports(t *testing.T) {
 	}
 }
 
+// byThemselves are files of commands that load programs or read the kernel instead of asking the daemon: what is done without a daemon, and
+// what only root may.
+var byThemselves = strings.Fields("bpf.go check.go cost.go decap.go demo.go detach.go doctor.go errors.go init.go offline.go plan.go replay.go run.go")
+
+// All that concerns a daemon, commands ask by the client of its API.
+func TestCommandsAskTheAPI(t *testing.T) {
+	for _, s := range sources(t) {
+		if s.pkg != "cmd/gardu" || s.test || slices.Contains(byThemselves, filepath.Base(s.path)) {
+			continue
+		}
+		for _, path := range s.imports() {
+			ours, _ := strings.CutPrefix(path, module+"/ctl/")
+			if _, known := allowed[ours]; known && !slices.Contains(strings.Fields("abi api api/client config expr model pkt plan rule top"), ours) {
+				t.Errorf("%s imports %s, which is for those who don't ask the daemon", s.path, ours)
+			}
+		}
+	}
+}
+
 func TestTableHasNoStalePackages(t *testing.T) {
 	present := map[string]bool{}
 	for _, s := range sources(t) {

@@ -26,6 +26,7 @@ type limiter struct {
 	pace
 	mu      sync.Mutex
 	clients map[any]*bucket
+	forgot  time.Time
 }
 
 type bucket struct {
@@ -41,8 +42,8 @@ func (l *limiter) take(client any, cost float64, now time.Time) (wait time.Durat
 	defer l.mu.Unlock()
 	b := l.clients[client]
 	if b == nil {
-		if len(l.clients) >= maxClients {
-			l.forget(now)
+		if len(l.clients) >= maxClients && now.Sub(l.forgot) >= time.Second {
+			l.forget(now) // it takes its time
 		}
 		if len(l.clients) >= maxClients {
 			client = nil // all further ones count as one
@@ -64,6 +65,7 @@ func (l *limiter) take(client any, cost float64, now time.Time) (wait time.Durat
 
 // forget drops clients whose buckets are full again.
 func (l *limiter) forget(now time.Time) {
+	l.forgot = now
 	for client, b := range l.clients {
 		if b.tokens+l.rate*now.Sub(b.at).Seconds() >= l.burst {
 			delete(l.clients, client)

@@ -396,7 +396,7 @@ type Flow struct {
 // Event is something that happened: to a packet that a rule logged or sampled, or to gardu. Parts that don't apply are left out.
 type Event struct {
 	Time time.Time `json:"time"`
-	Kind string    `json:"kind"` // log, sample, shadow, drop; apply, block, unblock, expire, up, down, drain, drained, undrain, weight; interface, fault, mended; lost
+	Kind string    `json:"kind"` // log, sample, shadow, drop; apply, block, unblock, expire, up, down, drain, drained, undrain, weight; token, interface, fault, mended; lost
 
 	// Of packets.
 	Verdict   string     `json:"verdict,omitempty"` // what became of it
@@ -441,6 +441,7 @@ const (
 	EventWeight  = "weight" // a backend's weight is another one
 	EventLost    = "lost"   // events that were not told
 
+	EventToken     = "token"     // one was made or revoked
 	EventInterface = "interface" // it went, came, or is called otherwise
 	EventFault     = "fault"     // something fails that the daemon does by itself; status warns as long as it does
 	EventMended    = "mended"    // it works again

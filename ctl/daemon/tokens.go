@@ -145,6 +145,7 @@ func (d *Daemon) CreateToken(ctx context.Context, request api.TokenRequest) (api
 		return api.NewToken{}, err
 	}
 	d.log.Info("token made", "name", token.Name, "scope", token.Scope, "by", token.Author)
+	d.happened(api.Event{Kind: api.EventToken, Text: fmt.Sprintf("%s, with the scope %s, was made by %s", token.Name, token.Scope, token.Author)})
 	return api.NewToken{Token: token, Secret: secret}, nil
 }
 
@@ -169,6 +170,7 @@ func (d *Daemon) RevokeToken(ctx context.Context, name string) error {
 		return err
 	}
 	d.log.Info("token revoked", "name", name, "by", api.Author(ctx))
+	d.happened(api.Event{Kind: api.EventToken, Text: fmt.Sprintf("%s was revoked by %s", name, api.Author(ctx))})
 	return nil
 }
 

@@ -24,7 +24,7 @@ func TestFirstSteps(t *testing.T) {
 	w.must(os.Symlink(binary, w.path("bin/gardu")))
 	text, err := os.ReadFile("../../README.md")
 	w.must(err)
-	block, balance, count := steps(t, string(text))
+	block, balance, count, drive := steps(t, string(text))
 	w.must(os.WriteFile(w.path("balance.yaml"), []byte(balance.yaml), 0o644))
 	w.must(os.WriteFile(w.path("count.yaml"), []byte(count.yaml), 0o644))
 
@@ -56,6 +56,43 @@ func TestFirstSteps(t *testing.T) {
 	if out := w.step("gardu flows -o csv"); !strings.Contains(out, "198.51.100.10") {
 		t.Errorf("flows:\n%s", out)
 	}
+
+	for _, line := range drive.lines {
+		if w.step(line) == "" && !strings.Contains(line, " > ") {
+			t.Errorf("%s says nothing", line)
+		}
+	}
+	if out := w.step("gardu blocks -o csv"); !strings.Contains(out, "198.51.100.13/32") {
+		t.Errorf("blocks:\n%s", out)
+	}
+	w.curlLines("../../docs/api.md", "--unix-socket")
+
+	watch, _, _ := strings.Cut(string(text[strings.Index(string(text), "\n## Watch\n"):]), "\n```\n")
+	_, yaml, _ := strings.Cut(watch, "```yaml\n")
+	w.must(os.WriteFile(w.path("watch.yaml"), []byte(yaml), 0o644))
+	w.step("gardu apply watch.yaml")
+	w.until("it is served by TCP", func() error {
+		_, err := w.get("http://127.0.0.1:9180/healthz")
+		return err
+	})
+	w.curlLines("../../README.md", "http://127.0.0.1:9180")
+}
+
+// curlLines does what a document says with curl, where it has these words, and doesn't end only when somebody ends it.
+func (w *world) curlLines(document, words string) {
+	w.Helper()
+	text, err := os.ReadFile(document)
+	w.must(err)
+	done := 0
+	for line := range strings.Lines(string(text)) {
+		if strings.HasPrefix(line, "curl ") && strings.Contains(line, words) && !strings.Contains(line, "follow=true") && !strings.Contains(line, "Bearer") {
+			done++
+			w.step(line)
+		}
+	}
+	if done < 3 {
+		w.Errorf("%s: only %d lines with %s", document, done, words)
+	}
 }
 
 // connect links a node with the box, which is its default gateway.
@@ -80,6 +117,8 @@ func (w *world) fetch(host string) {
 func (w *world) step(line string) string {
 	w.Helper()
 	shell := exec.Command("sh", "-ec", line)
+	line = strings.ReplaceAll(line, "/run/gardu/gardu.sock", w.path("gardu.sock"))
+	line = regexp.MustCompile(`^curl `).ReplaceAllString(line, "curl -sSf --max-time 20 ")
 	line, background := strings.CutSuffix(strings.TrimSpace(regexp.MustCompile(` #.*`).ReplaceAllString(line, "")), "&")
 	shell.Args[2] = "sudo() { \"$@\"; }; cd " + w.dir + "; " + line
 	shell.Env = append(os.Environ(), "PATH="+w.path("bin")+":"+os.Getenv("PATH"), "GARDU_SOCKET="+w.path("gardu.sock"))
@@ -114,8 +153,8 @@ type walk struct {
 	lines []string
 }
 
-// steps reads the three walks of the README.
-func steps(t *testing.T, readme string) (block, balance, count walk) {
+// steps reads the four walks of the README.
+func steps(t *testing.T, readme string) (block, balance, count, drive walk) {
 	t.Helper()
 	_, section, _ := strings.Cut(readme, "\n## First steps\n")
 	section, _, _ = strings.Cut(section, "\n## ")
@@ -133,8 +172,8 @@ func steps(t *testing.T, readme string) (block, balance, count walk) {
 			t.Errorf("%d lines: %q", len(w.lines), w.lines)
 		}
 	}
-	if len(walks) != 3 {
+	if len(walks) != 4 {
 		t.Fatalf("%d walks in README.md", len(walks))
 	}
-	return walks[0], walks[1], walks[2]
+	return walks[0], walks[1], walks[2], walks[3]
 }

@@ -3,6 +3,8 @@ package client
 import (
 	"bytes"
 	"context"
+	"crypto/tls"
+	"crypto/x509"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -18,7 +20,7 @@ import (
 	"gardu/ctl/api"
 )
 
-// ErrUnreachable says that no daemon answers on the socket. The error that wraps it wraps the system's reason too:
+// ErrUnreachable says that no daemon answers there. The error that wraps it wraps the system's reason too:
 // fs.ErrNotExist, fs.ErrPermission, ECONNREFUSED.
 var ErrUnreachable = errors.New("the daemon can't be reached")
 
@@ -27,23 +29,62 @@ const answerTimeout = 2 * time.Minute
 
 // Client asks one daemon. It is safe for concurrent use.
 type Client struct {
-	http *http.Client
+	http  *http.Client
+	base  string // of URLs
+	token string // by TCP; empty: none
 }
 
 // New returns a client of the daemon on that socket. It connects when it is asked something.
 func New(socket string) *Client {
-	dial := func(ctx context.Context, _, _ string) (net.Conn, error) {
-		conn, err := new(net.Dialer).DialContext(ctx, "unix", socket)
-		if err != nil {
-			return nil, fmt.Errorf("%w: %w", ErrUnreachable, err)
-		}
-		return conn, nil
+	return newClient("http://gardu", func(ctx context.Context, _, _ string) (net.Conn, error) {
+		return new(net.Dialer).DialContext(ctx, "unix", socket)
+	})
+}
+
+// TCP says how a daemon is reached by TCP.
+type TCP struct {
+	URL   string         // https://gardu.example:9180; http is for this machine alone
+	Token string         // without one, a daemon changes nothing
+	Roots *x509.CertPool // that its certificate may hang on; nil: those that this machine trusts
+}
+
+// NewTCP returns a client of a daemon that is reached by TCP. It connects when it is asked something.
+func NewTCP(to TCP) (*Client, error) {
+	at, err := url.Parse(to.URL)
+	switch {
+	case err != nil:
+		return nil, err
+	case at.Host == "" || at.Scheme != "https" && at.Scheme != "http" || strings.Trim(at.Path, "/") != "" || at.RawQuery != "" || at.User != nil:
+		return nil, fmt.Errorf("%q is not the URL of a daemon, such as https://gardu.example:9180", to.URL)
+	case at.Scheme == "http" && !isLoopback(at.Hostname()):
+		return nil, fmt.Errorf("%s: others could read the token, and what is answered: https is for other machines", to.URL)
 	}
-	return &Client{&http.Client{Transport: &http.Transport{
-		DialContext:           dial,
+	c := newClient(at.Scheme+"://"+at.Host, new(net.Dialer).DialContext)
+	c.token = to.Token
+	c.http.Transport.(*http.Transport).TLSClientConfig = &tls.Config{RootCAs: to.Roots}
+	return c, nil
+}
+
+func isLoopback(host string) bool {
+	addr, err := netip.ParseAddr(host)
+	return host == "localhost" || err == nil && addr.IsLoopback()
+}
+
+func newClient(base string, dial func(ctx context.Context, network, address string) (net.Conn, error)) *Client {
+	transport := &http.Transport{
 		ResponseHeaderTimeout: answerTimeout,
 		DisableCompression:    true,
-	}}}
+		DialContext: func(ctx context.Context, network, address string) (net.Conn, error) {
+			conn, err := dial(ctx, network, address)
+			if err != nil {
+				return nil, fmt.Errorf("%w: %w", ErrUnreachable, err)
+			}
+			return conn, nil
+		},
+	}
+	// What answers with another place to ask isn't gardu, and doesn't get the token sent there.
+	stay := func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }
+	return &Client{http: &http.Client{Transport: transport, CheckRedirect: stay}, base: base}
 }
 
 // Close ends idle connections.
@@ -317,11 +358,14 @@ func (c *Client) do(ctx context.Context, method, path, ifMatch string, body any)
 		}
 		content = bytes.NewReader(text)
 	}
-	request, err := http.NewRequestWithContext(ctx, method, "http://gardu"+path, content)
+	request, err := http.NewRequestWithContext(ctx, method, c.base+path, content)
 	if err != nil {
 		return nil, err
 	}
 	request.Header.Set("Content-Type", "application/json")
+	if c.token != "" {
+		request.Header.Set("Authorization", "Bearer "+c.token)
+	}
 	if ifMatch != "" {
 		request.Header.Set("If-Match", ifMatch)
 	}

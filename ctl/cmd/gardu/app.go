@@ -2,9 +2,11 @@ package main
 
 import (
 	"context"
+	"crypto/x509"
 	"fmt"
 	"io"
 	"os"
+	"strings"
 
 	"github.com/spf13/cobra"
 	"golang.org/x/sys/unix"
@@ -21,6 +23,7 @@ type app struct {
 	root           bool // may use BPF and netlink
 
 	socket string
+	server string // URL of a daemon that is asked by TCP instead; empty: none
 	format format
 }
 
@@ -82,6 +85,9 @@ with --keep-attached, killed or upgraded.`,
 		RunE:          func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
 	root.PersistentFlags().StringVar(&a.socket, "socket", defaultSocket(), "`PATH` of the daemon's Unix socket (or set GARDU_SOCKET)")
+	root.PersistentFlags().StringVar(&a.server, "server", os.Getenv("GARDU_SERVER"),
+		"ask the daemon at this `URL` instead, with the token in GARDU_TOKEN_FILE (or set GARDU_SERVER)")
+	root.MarkFlagsMutuallyExclusive("socket", "server")
 	root.AddGroup(
 		&cobra.Group{ID: groupLook, Title: "Look:"},
 		&cobra.Group{ID: groupChange, Title: "Change:"},
@@ -131,9 +137,38 @@ func defaultSocket() string {
 
 // ask calls the daemon.
 func (a *app) ask(call func(*client.Client) error) error {
-	c := client.New(a.socket)
+	c, err := a.dial()
+	if err != nil {
+		return err
+	}
 	defer c.Close()
 	return call(c)
+}
+
+// dial returns a client of the daemon that the command is for. A token is never on the command line, where others could read it.
+func (a *app) dial() (*client.Client, error) {
+	if a.server == "" {
+		return client.New(a.socket), nil
+	}
+	to := client.TCP{URL: a.server, Token: os.Getenv("GARDU_TOKEN")}
+	if path := os.Getenv("GARDU_TOKEN_FILE"); path != "" {
+		text, err := os.ReadFile(path)
+		if err != nil {
+			return nil, fmt.Errorf("read the token: %w", err)
+		}
+		to.Token = strings.TrimSpace(string(text))
+	}
+	if path := os.Getenv("GARDU_CA_FILE"); path != "" {
+		text, err := os.ReadFile(path)
+		if err != nil {
+			return nil, fmt.Errorf("read the certificates that are trusted: %w", err)
+		}
+		to.Roots = x509.NewCertPool()
+		if !to.Roots.AppendCertsFromPEM(text) {
+			return nil, fmt.Errorf("%s holds no certificate", path)
+		}
+	}
+	return client.NewTCP(to)
 }
 
 func (a *app) printf(format string, args ...any) {

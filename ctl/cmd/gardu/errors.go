@@ -106,6 +106,10 @@ func (a *app) todo(err error) string {
 	}
 	problem, _ := errors.AsType[*api.Problem](err)
 	switch {
+	case errors.Is(err, client.ErrUnreachable) && a.server != "":
+		return fmt.Sprintf("does %s name a daemon with api.listen, and may this machine connect there? Without --server and GARDU_SERVER, the one of this machine is asked", a.server)
+	case problem != nil && problem.Code == api.CodeNoToken:
+		return "put the secret into a file that only you can read, and name it in GARDU_TOKEN_FILE"
 	case errors.Is(err, client.ErrUnreachable) && errors.Is(err, fs.ErrPermission):
 		return fmt.Sprintf("run it with sudo, or join the group that owns %s: sudo adduser $USER %s", a.socket, api.Group)
 	case errors.Is(err, client.ErrUnreachable) && errors.Is(err, syscall.ECONNREFUSED):

@@ -1,0 +1,108 @@
+package client_test
+
+import (
+	"context"
+	"net"
+	"net/http"
+	"path/filepath"
+	"reflect"
+	"slices"
+	"sync"
+	"testing"
+
+	"gardu/ctl/api/apitest"
+	"gardu/ctl/api/client"
+)
+
+// Everything that the API does can be asked for by a method, and no method asks for anything else.
+func TestClientIsComplete(t *testing.T) {
+	socket := filepath.Join(t.TempDir(), "gardu.sock")
+	listener, err := net.Listen("unix", socket)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer listener.Close()
+	var mu sync.Mutex
+	asked := map[string]bool{}
+	go http.Serve(listener, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		mu.Lock()
+		defer mu.Unlock()
+		asked[r.Method+" "+r.URL.Path] = true
+		w.Write([]byte("null"))
+	}))
+	c := client.New(socket)
+	defer c.Close()
+	methods := reflect.ValueOf(c)
+	for method := range methods.Type().Methods() {
+		if method.Name == "Close" {
+			continue
+		}
+		call := methods.MethodByName(method.Name)
+		args := []reflect.Value{reflect.ValueOf(t.Context())}
+		for i := 1; i < call.Type().NumIn(); i++ {
+			args = append(args, nothing(call.Type().In(i)))
+		}
+		call.Call(args) // whether it likes the answer doesn't matter
+	}
+	document, err := apitest.LoadDocument()
+	if err != nil {
+		t.Fatal(err)
+	}
+	operations := document.Operations()
+	mu.Lock()
+	defer mu.Unlock()
+	for _, operation := range operations {
+		if !asked[operation] && operation != "GET /v1/openapi.json" {
+			t.Errorf("no method asks for %s", operation)
+		}
+	}
+	for operation := range asked {
+		if !slices.Contains(operations, operation) {
+			t.Errorf("%s is asked for, which isn't in the document", operation)
+		}
+	}
+}
+
+// nothing is a zero value, or a function that does nothing.
+func nothing(t reflect.Type) reflect.Value {
+	if t.Kind() != reflect.Func {
+		return reflect.Zero(t)
+	}
+	return reflect.MakeFunc(t, func([]reflect.Value) []reflect.Value {
+		var results []reflect.Value
+		for out := range t.Outs() {
+			results = append(results, reflect.Zero(out))
+		}
+		return results
+	})
+}
+
+// The token goes to the daemon and to nobody whom that names.
+func TestTokenStays(t *testing.T) {
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer listener.Close()
+	shown := make(chan string, 10)
+	go http.Serve(listener, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		shown <- r.Header.Get("Authorization")
+		http.Redirect(w, r, "/elsewhere", http.StatusTemporaryRedirect)
+	}))
+	c, err := client.NewTCP(client.TCP{URL: "http://" + listener.Addr().String(), Token: "gardu_x"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	if _, err := c.Status(context.Background()); err == nil {
+		t.Error("a redirection is an answer")
+	}
+	if got := <-shown; got != "Bearer gardu_x" || len(shown) > 0 {
+		t.Errorf("shown %q, and %d more", got, len(shown))
+	}
+	for _, url := range []string{"gardu.example:9180", "https://", "ftp://gardu.example", "https://a@gardu.example", "https://gardu.example/v1", "http://192.0.2.1:9180", "https://gardu.example?x"} {
+		if _, err := client.NewTCP(client.TCP{URL: url}); err == nil {
+			t.Errorf("%s is taken", url)
+		}
+	}
+}
