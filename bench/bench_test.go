@@ -30,6 +30,18 @@ func TestFrameIsWhatItsTupleSays(t *testing.T) {
 	}
 }
 
+func TestFlowsDiffer(t *testing.T) {
+	for _, draw := range []func(int) func() []tuple{clients, clients6, everNew} {
+		seen := map[tuple]bool{}
+		for _, flow := range draw(100_000)() {
+			if seen[flow] {
+				t.Fatalf("%v comes twice", flow)
+			}
+			seen[flow] = true
+		}
+	}
+}
+
 func TestScenariosAreDistinct(t *testing.T) {
 	seen := map[string]bool{}
 	for _, batch := range batches {
@@ -186,7 +198,7 @@ func TestMeasure(t *testing.T) {
 		t.Fatal(err)
 	}
 	const rounds, packets = 2, 1000
-	measure(append(subjects, &wrong), rounds, packets, func(int) {})
+	measure(append(subjects, &wrong), rounds, packets, time.Now().Add(time.Hour), func(int) {})
 	r := &result{Rounds: rounds, Packets: packets}
 	r.add(append(subjects, &wrong))
 	r.conclude()
@@ -219,7 +231,7 @@ func TestLive(t *testing.T) {
 			t.Error(err)
 		}
 	})
-	l.measure(1, 5000, 0)
+	l.measure(1, 5000, 0, time.Now().Add(time.Hour))
 	rows := l.rows()
 	if len(rows) != len(wanted) {
 		t.Errorf("%d rows, want %d", len(rows), len(wanted))

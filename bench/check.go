@@ -57,7 +57,7 @@ func check(base string) (slower bool, err error) {
 		}
 	}
 	for run := range checkRuns {
-		fmt.Fprintf(os.Stderr, "run %d of %d of each\n", run+1, checkRuns)
+		say("run %d of %d of each", run+1, checkRuns)
 		order := []*side{old, now}
 		rand.Shuffle(2, func(i, j int) { order[i], order[j] = order[j], order[i] })
 		for i, s := range order {

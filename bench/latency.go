@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
-	"os"
 	"runtime"
 	"slices"
 	"strings"
@@ -75,7 +74,7 @@ func benchLatency(s settings, r *result, cpu int) (err error) {
 		return err
 	}
 	for round := range rounds {
-		fmt.Fprintf(os.Stderr, "round trips, round %d of %d\n", round+1, rounds)
+		say("round trips, round %d of %d", round+1, rounds)
 		for _, c := range l.cases {
 			if c.failed == nil {
 				c.failed = l.sample(c)

@@ -95,7 +95,7 @@ func newLive(cases []*liveCase) (l *live, err error) {
 		return l, err
 	}
 	for i, c := range cases {
-		fmt.Fprintf(os.Stderr, "preparing %s\n", c.name)
+		say("preparing %s", c.name)
 		p, err := l.pair(i)
 		if err != nil {
 			return l, err
@@ -320,10 +320,14 @@ func (l *live) arrived(node *testnet.Node, name string) func() (uint64, error) {
 	}
 }
 
-// measure runs every case once a round. A case that fails is left out from then on.
-func (l *live) measure(rounds, packets, cpu int) {
+// measure runs every case once a round. A case that fails is left out from then on. After the deadline no further round begins,
+// but for the first three. It returns how many there were.
+func (l *live) measure(rounds, packets, cpu int, deadline time.Time) int {
 	for round := range rounds + 1 {
-		fmt.Fprintf(os.Stderr, "travelling, round %d of %d\n", round, rounds)
+		if round > 3 && time.Now().After(deadline) {
+			return round - 1
+		}
+		say("travelling, round %d of %d", round, rounds)
 		for _, c := range l.cases {
 			if c.failed != nil {
 				continue
@@ -334,6 +338,7 @@ func (l *live) measure(rounds, packets, cpu int) {
 			}
 		}
 	}
+	return rounds
 }
 
 // sample sends packets from one CPU and returns the ns that each took it. The receiving side runs there as well, in

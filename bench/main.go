@@ -22,6 +22,19 @@ type settings struct {
 	liveRounds  int
 	livePackets int
 	binary      string // gardu
+	deadline    time.Time
+}
+
+// budget is how long measuring may go on before rounds are left out, so that all parts together end within 20 minutes.
+const budget = 14 * time.Minute
+
+// tooLong are cases that a short look leaves out.
+var tooLong = regexp.MustCompile(`1500 bytes|IPv6, (1k|500k)|^(dsr|gue|state|flows|nat), (1k|500k)|all, 1k|set6|(acl|fw|ipc) 10,000|` +
+	`two fields, 100,000|1M flows|1M records|^100k blocks, |remembered|set of 1|services$|backends$|1,000 rules$|u32, 100`)
+
+// wants says whether a case is to be measured. A short look measures all that is asked for by name.
+func (s settings) wants(name string) bool {
+	return s.filter.MatchString(name) && !(s.quick && s.filter.String() == "" && tooLong.MatchString(name))
 }
 
 // parts are what a run consists of, in this order.
@@ -39,7 +52,7 @@ func main() {
 	flag.Parse()
 	s := settings{quick: *quick, rounds: 11, packets: 500_000, liveRounds: 7, livePackets: 500_000, binary: *binary, parts: parts}
 	if *quick {
-		s.rounds, s.packets, s.liveRounds, s.livePackets = 3, 100_000, 2, 100_000
+		s.rounds, s.packets, s.liveRounds, s.livePackets = 3, 50_000, 2, 50_000
 	}
 	if *only != "" {
 		s.parts = []string{"cost"}
@@ -78,9 +91,15 @@ func main() {
 	}
 }
 
+// say tells who waits what goes on, and since when.
+func say(format string, args ...any) {
+	fmt.Fprintf(os.Stderr, "%s  %s\n", time.Now().Format(time.TimeOnly), fmt.Sprintf(format, args...))
+}
+
 // bench measures everything that is asked for. A part that can't be measured is told of in the result.
 func bench(s settings) (*result, error) {
 	start := time.Now()
+	s.deadline = start.Add(budget)
 	load := line("/proc/loadavg")
 	r := &result{Time: start.UTC().Truncate(time.Second), Quick: s.quick, Rounds: s.rounds, Packets: s.packets}
 	// Before this thread is pinned: what it starts would be as well.
@@ -89,7 +108,7 @@ func bench(s settings) (*result, error) {
 		run  func(settings, *result) error
 	}{{"transfers", benchTransfers}, {"control", benchControl}} {
 		if slices.Contains(s.parts, part.name) {
-			fmt.Fprintf(os.Stderr, "== %s\n", part.name)
+			say("== %s", part.name)
 			r.fail(part.name, part.run(s, r))
 		}
 	}
@@ -101,7 +120,7 @@ func bench(s settings) (*result, error) {
 	r.Machine.Load = load
 	if slices.Contains(s.parts, "cost") {
 		for _, batch := range batches {
-			fmt.Fprintf(os.Stderr, "== %s\n", batch)
+			say("== %s", batch)
 			r.fail(batch, benchBatch(s, r, batch))
 		}
 	}
@@ -110,7 +129,7 @@ func bench(s settings) (*result, error) {
 		run  func(settings, *result, int) error
 	}{{"live", benchLive}, {"latency", benchLatency}} {
 		if slices.Contains(s.parts, part.name) {
-			fmt.Fprintf(os.Stderr, "== %s\n", part.name)
+			say("== %s", part.name)
 			r.fail(part.name, part.run(s, r, cpu))
 		}
 	}
@@ -126,7 +145,7 @@ func benchBatch(s settings, r *result, batch string) (err error) {
 	defer func() { err = errors.Join(err, closeAll(subjects), worlds.close()) }()
 	wanted := false
 	for _, scenario := range scenarios(batch) {
-		if !baseline(scenario.name) && !s.filter.MatchString(scenario.name) {
+		if !baseline(scenario.name) && !s.wants(scenario.name) {
 			continue
 		}
 		wanted = wanted || !baseline(scenario.name)
@@ -137,7 +156,7 @@ func benchBatch(s settings, r *result, batch string) (err error) {
 		return nil
 	}
 	for i, idle := range subjects {
-		fmt.Fprintf(os.Stderr, "preparing %s\n", idle.name)
+		say("preparing %s", idle.name)
 		loaded, err := worlds.subject(idle.scenario)
 		if err != nil {
 			idle.failed = err
@@ -145,7 +164,10 @@ func benchBatch(s settings, r *result, batch string) (err error) {
 		}
 		subjects[i] = loaded
 	}
-	measure(subjects, s.rounds, s.packets, func(round int) { fmt.Fprintf(os.Stderr, "%s, round %d of %d\n", batch, round+1, s.rounds) })
+	rounds := measure(subjects, s.rounds, s.packets, s.deadline, func(round int) { say("%s, round %d of %d", batch, round+1, s.rounds) })
+	if rounds < s.rounds {
+		r.fail(batch, fmt.Errorf("only %d rounds: time was up", rounds))
+	}
 	r.add(subjects)
 	return nil
 }
@@ -153,14 +175,16 @@ func benchBatch(s settings, r *result, batch string) (err error) {
 // benchLive measures travelling packets.
 func benchLive(s settings, r *result, cpu int) (err error) {
 	cases := slices.DeleteFunc(liveCases(), func(c *liveCase) bool {
-		return !s.filter.MatchString(c.name) && c.name != liveBare && c.name != stackNft
+		return !s.wants(c.name) && c.name != liveBare && c.name != stackNft
 	})
 	l, err := newLive(cases)
 	if err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, l.close()) }()
-	l.measure(s.liveRounds, s.livePackets, cpu)
+	if rounds := l.measure(s.liveRounds, s.livePackets, cpu, s.deadline); rounds < s.liveRounds {
+		r.fail("live", fmt.Errorf("only %d rounds: time was up", rounds))
+	}
 	r.Live = l.rows()
 	return nil
 }

@@ -126,8 +126,9 @@ func (s *subject) count() (tally, error) {
 }
 
 // measure runs every subject once a round, in random order, and keeps the samples with each. A sample is at least
-// that many packets. A subject that fails is left out from then on, and says why.
-func measure(subjects []*subject, rounds, packets int, progress func(round int)) {
+// that many packets. A subject that fails is left out from then on, and says why. After the deadline no further round
+// begins, but for the first five. It returns how many there were.
+func measure(subjects []*subject, rounds, packets int, deadline time.Time, progress func(round int)) int {
 	order := slices.Clone(subjects)
 	try := func(n func(*subject) int, keep bool) {
 		for _, s := range order {
@@ -140,14 +141,26 @@ func measure(subjects []*subject, rounds, packets int, progress func(round int))
 			}
 		}
 	}
-	// Twice over all packets first: flows are known and caches are as full as they get.
-	try(func(s *subject) int { return 2 * s.passes(packets/10) }, false)
+	// Twice over all packets first: flows are known and caches are as full as they get. What is ever new needs no second time.
+	try(func(s *subject) int {
+		if s.packets > packets {
+			return s.packets
+		}
+		return 2 * s.passes(packets/10)
+	}, false)
 	for round := range rounds {
+		if round >= fewestRounds && time.Now().After(deadline) {
+			return round
+		}
 		progress(round)
 		rand.Shuffle(len(order), func(i, j int) { order[i], order[j] = order[j], order[i] })
 		try(func(s *subject) int { return s.passes(packets) }, true)
 	}
+	return rounds
 }
+
+// fewestRounds are measured whatever the time.
+const fewestRounds = 5
 
 // figureOf sums samples up; there is at least one.
 func figureOf(samples []float64) figure {

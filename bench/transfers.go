@@ -84,7 +84,7 @@ func benchTransfers(s settings, r *result) (err error) {
 				if w.gardu != part.gardu || w.proxy != part.proxy || w.failed != nil {
 					continue
 				}
-				fmt.Fprintf(os.Stderr, "%s, round %d of %d\n", w.name, round+1, rounds)
+				say("%s, round %d of %d", w.name, round+1, rounds)
 				if w.failed = failed; failed == nil {
 					w.failed = site.transfer(w, seconds)
 				}
