@@ -70,6 +70,7 @@ type Status struct {
 type Privileges struct {
 	Capabilities    []string `json:"capabilities"`           // of any of its threads, without CAP_
 	NoNewPrivileges bool     `json:"no_new_privileges"`      // it gets no others by running programs
+	Filtered        bool     `json:"system_calls_filtered"`  // those that it never makes are refused
 	Writable        []string `json:"writable,omitempty"`     // directories; nothing else is writable, and no program can be run
 	Unrestricted    string   `json:"unrestricted,omitempty"` // why it may write to all files
 }

@@ -39,6 +39,9 @@ func (d *Daemon) giveUp() {
 		}
 	}
 	err = errors.Join(err, privilege.Drop())
+	if filtered := privilege.FilterCalls(); !errors.Is(filtered, privilege.ErrNoFilter) { // last: it refuses some of what giving up takes
+		err = errors.Join(err, filtered)
+	}
 	d.fault("give up privileges", err)
 }
 
@@ -139,7 +142,7 @@ func (d *Daemon) privileges() *api.Privileges {
 	if err != nil {
 		return nil // without /proc nobody can tell
 	}
-	p := &api.Privileges{Capabilities: may.Capabilities, NoNewPrivileges: may.NoNewPrivs, Writable: d.confined.writable}
+	p := &api.Privileges{Capabilities: may.Capabilities, NoNewPrivileges: may.NoNewPrivs, Filtered: may.Filtered, Writable: d.confined.writable}
 	if p.Writable == nil {
 		p.Unrestricted = cmp.Or(d.confined.reason, "files were not restricted at the start")
 	}

@@ -166,10 +166,33 @@ func TestPinsAreGone(t *testing.T) {
 	w.must(os.RemoveAll(w.options.BPFDir)) // what it could not reach
 }
 
+// wantReady asks /readyz.
+func (w *world) wantReady(want string) {
+	w.Helper()
+	out, err := w.box.Output(w.Context(), "curl", "-s", "http://127.0.0.1:9180/readyz")
+	w.must(err)
+	if !strings.Contains(string(out), want) {
+		w.Errorf("/readyz says %q, want %q", out, want)
+	}
+}
+
+// What the kernel doesn't hold as it is wanted makes a daemon not ready; other faults don't.
+func TestReady(t *testing.T) {
+	var f faults
+	f.set("save what the next daemon must know", errors.New("no room"))
+	if out := outOfSync(&f); len(out) != 0 {
+		t.Errorf("out of sync: %q", out)
+	}
+	f.set("state of web/b1", errors.New("no memory"))
+	if out := outOfSync(&f); len(out) != 1 || out[0] != "state of web/b1: no memory" {
+		t.Errorf("out of sync: %q", out)
+	}
+}
+
 // An interface is whoever has its name.
 func TestInterfaceIsRenamed(t *testing.T) {
 	w := newWorld(t)
-	w.write("gardu.yaml", base)
+	w.write("gardu.yaml", base+"api: {listen: \"127.0.0.1:9180\"}\n")
 	w.start()
 	rename := func(pairs ...string) {
 		t.Helper()
@@ -203,8 +226,10 @@ func TestInterfaceIsRenamed(t *testing.T) {
 	attached(false, true)
 	w.told(api.EventInterface, "it is called other0 now")
 	judged(false)
+	w.wantReady("not attached to in0: ")
 	rename("other0", "in0")
 	attached(true, true)
+	w.wantReady("ok")
 	w.told(api.EventInterface, "attached")
 	judged(true)
 

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -105,9 +106,25 @@ func (d *Daemon) Status(context.Context) (api.Status, error) {
 	return status, nil
 }
 
-// Ready says on which interfaces packets are not handled as configured.
+// inKernel are the beginnings of faults that mean that the kernel doesn't hold what is wanted.
+var inKernel = []string{"state of ", "next hop of ", "exit ", "tell programs ", "leave interface ", "detach from ", "re-read set files", "resize ",
+	"finish resize ", "end the drain ", "give backends ", "go back ", "tidy up "}
+
+// outOfSync are those faults.
+func outOfSync(f *faults) []string {
+	return slices.DeleteFunc(f.all(), func(fault string) bool {
+		return !slices.ContainsFunc(inKernel, func(begin string) bool { return strings.HasPrefix(fault, begin) })
+	})
+}
+
+// Ready says on which interfaces packets are not handled as configured, and what the kernel doesn't hold as it is wanted.
 func (d *Daemon) Ready(context.Context) error {
 	var away []string
+	wanted := d.reconciler.Generation()
+	if held, _ := d.plane.Current(); held != wanted && d.reconciler.Generation() == wanted { // else it changed meanwhile
+		away = append(away, fmt.Sprintf("the kernel is at generation %d, not %d", held, wanted))
+	}
+	away = append(away, outOfSync(&d.faults)...)
 	for _, i := range d.interfaceStatus(d.current.Load(), nil) {
 		if !i.Attached {
 			away = append(away, fmt.Sprintf("not attached to %s: %s", i.Name, i.Error))

@@ -68,7 +68,7 @@ func (w *world) checkThreads() {
 	w.Helper()
 	const set = 1<<unix.CAP_BPF | 1<<unix.CAP_PERFMON | 1<<unix.CAP_NET_ADMIN | 1<<unix.CAP_NET_RAW | 1<<unix.CAP_NET_BIND_SERVICE | 1<<unix.CAP_DAC_READ_SEARCH
 	some, none := fmt.Sprintf("%016x", uint64(set)), strings.Repeat("0", 16)
-	want := map[string]string{"CapInh": none, "CapPrm": some, "CapEff": some, "CapBnd": some, "CapAmb": none, "NoNewPrivs": "1"}
+	want := map[string]string{"CapInh": none, "CapPrm": some, "CapEff": some, "CapBnd": some, "CapAmb": none, "NoNewPrivs": "1", "Seccomp": "2"}
 	paths, err := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/status", w.daemon.Pid()))
 	w.must(err)
 	looked := 0
@@ -91,7 +91,7 @@ func (w *world) checkThreads() {
 		w.Errorf("only %d threads: %q", looked/len(want), paths)
 	}
 	said := w.status().Privileges
-	if !said.NoNewPrivileges || strings.Join(said.Capabilities, " ") != "bpf dac_read_search net_admin net_bind_service net_raw perfmon" {
+	if !said.NoNewPrivileges || !said.Filtered || strings.Join(said.Capabilities, " ") != "bpf dac_read_search net_admin net_bind_service net_raw perfmon" {
 		w.Errorf("status says %+v", said)
 	}
 	if said.Unrestricted == "" && (!slices.Contains(said.Writable, w.dir) || slices.Contains(said.Writable, "/")) {

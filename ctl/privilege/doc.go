@@ -1,3 +1,3 @@
 // Package privilege gives up what the daemon needs no more once it runs: capabilities, the way back to them, running programs,
-// and writing to most files. What it may still do is read from the kernel, not remembered.
+// writing to most files, and system calls that it never makes. What it may still do is read from the kernel, not remembered.
 package privilege

@@ -70,6 +70,7 @@ type Status struct {
 	Capabilities []string // effective ones, without CAP_, sorted
 	Bounding     int      // how many capabilities it could ever get
 	NoNewPrivs   bool
+	Filtered     bool // system calls are
 }
 
 // Read reads the status of this process. A thread that may more than the others counts for all.
@@ -78,7 +79,7 @@ func Read() (Status, error) {
 	if err != nil {
 		return Status{}, err
 	}
-	all := threads{noNewPrivs: true}
+	all := threads{noNewPrivs: true, filtered: true}
 	for _, path := range paths {
 		text, err := os.ReadFile(path)
 		if err != nil {
@@ -95,6 +96,7 @@ func Read() (Status, error) {
 type threads struct {
 	effective, bounding uint64
 	noNewPrivs          bool
+	filtered            bool
 }
 
 // add adds a thread by its /proc/PID/status.
@@ -106,6 +108,9 @@ func (t *threads) add(text string) error {
 		switch name {
 		case "NoNewPrivs":
 			t.noNewPrivs = t.noNewPrivs && value == "1"
+			continue
+		case "Seccomp":
+			t.filtered = t.filtered && value == "2"
 			continue
 		case "CapEff":
 			into = &t.effective
@@ -124,7 +129,7 @@ func (t *threads) add(text string) error {
 }
 
 func (t *threads) status() Status {
-	s := Status{NoNewPrivs: t.noNewPrivs, Capabilities: []string{}}
+	s := Status{NoNewPrivs: t.noNewPrivs, Filtered: t.filtered, Capabilities: []string{}}
 	for c := range 64 {
 		if t.bounding&(1<<c) != 0 {
 			s.Bounding++

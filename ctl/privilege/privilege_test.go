@@ -6,10 +6,13 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"strings"
 	"syscall"
 	"testing"
+
+	"golang.org/x/sys/unix"
 )
 
 // The test drops in a process of its own: this binary, told so by the environment.
@@ -57,6 +60,51 @@ func child(dir string) error {
 	}
 	if err := syscall.Sethostname([]byte("gardu")); !errors.Is(err, syscall.EPERM) {
 		return fmt.Errorf("set the host's name: %w", err)
+	}
+	return tryCalls()
+}
+
+// tryCalls filters system calls and makes some, on other threads too.
+func tryCalls() error {
+	if status, err := Read(); err != nil || status.Filtered {
+		return fmt.Errorf("filtered before: %w", err)
+	}
+	if err := FilterCalls(); err != nil {
+		return err
+	}
+	if status, err := Read(); err != nil || !status.Filtered {
+		return fmt.Errorf("not filtered: %w", err)
+	}
+	tried := make(chan error)
+	for range 4 {
+		go func() {
+			runtime.LockOSThread()
+			tried <- refused()
+		}()
+	}
+	for range 4 {
+		if err := <-tried; err != nil {
+			return err
+		}
+	}
+	if _, err := os.Stat("/"); err != nil {
+		return err
+	}
+	return nil
+}
+
+// refused makes calls that anybody may make, with arguments that are wrong in another way.
+func refused() error {
+	for _, call := range []uintptr{unix.SYS_EXECVE, unix.SYS_PERSONALITY, unix.SYS_KEYCTL, unix.SYS_IO_URING_SETUP, unix.SYS_PROCESS_VM_READV} {
+		if _, _, errno := unix.RawSyscall6(call, ^uintptr(0), 0, 0, 0, 0, ^uintptr(0)); errno != unix.EPERM {
+			return fmt.Errorf("system call %d: %w", call, errno)
+		}
+	}
+	if _, _, errno := unix.RawSyscall(unix.SYS_CLONE, unix.CLONE_NEWUSER|uintptr(unix.SIGCHLD), 0, 0); errno != unix.EPERM {
+		return fmt.Errorf("a new namespace: %w", errno)
+	}
+	if _, _, errno := unix.RawSyscall(unix.SYS_CLONE3, 0, 0, 0); errno != unix.ENOSYS {
+		return fmt.Errorf("clone3: %w", errno)
 	}
 	return nil
 }

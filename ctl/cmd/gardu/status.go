@@ -127,6 +127,9 @@ func privilegesText(p *api.Privileges) string {
 	if !p.NoNewPrivileges {
 		text += ", and may get more"
 	}
+	if !p.Filtered {
+		text += "; no system call is refused"
+	}
 	if p.Unrestricted != "" {
 		return text + "; writes to all files: " + printable(p.Unrestricted)
 	}
