@@ -88,6 +88,7 @@ var confined = map[string]string{
 	"charm.land/bubbletea":             "top",
 	"github.com/charmbracelet/x":       "top e2e",
 	"go.yaml.in/yaml":                  "cmd/gardu config yaml",
+	"github.com/quic-go/quic-go":       "e2e",             // only to test
 	"github.com/getkin/kin-openapi":    "api api/apitest", // only to test
 	"github.com/netsampler/goflow2":    "flow/export/exporttest",
 	"github.com/twmb/franz-go":         "daemon flow/export/kafka", // the daemon only to test it
