@@ -164,6 +164,9 @@ func (d *Daemon) apply(request api.ApplyRequest, how change) (api.ApplyResult, e
 	if err := d.checkWritable(next); err != nil {
 		return api.ApplyResult{}, err
 	}
+	if _, err := d.access(next); err != nil { // also when it is only asked
+		return api.ApplyResult{}, err
+	}
 	now := d.current.Load()
 	if err := d.checkCurrent(request.IfMatch); err != nil {
 		return api.ApplyResult{}, err

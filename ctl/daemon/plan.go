@@ -65,6 +65,9 @@ func (d *Daemon) judge(next candidate, request api.PlanRequest) (now *applied, r
 		err = d.checkWritable(next)
 	}
 	if err == nil {
+		_, err = d.access(next)
+	}
+	if err == nil {
 		err = checkShrinks(now, next)
 	}
 	if err != nil {

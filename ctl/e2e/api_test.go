@@ -254,6 +254,9 @@ func TestAPIFromOtherMachines(t *testing.T) {
 	if problem, ok := errors.AsType[*api.Problem](err); !ok || len(problem.Errors) != 1 || !strings.Contains(problem.Errors[0].Message, cert) || problem.Errors[0].Line != 17 {
 		t.Errorf("without the files: %v", err)
 	}
+	if _, err := w.api.Plan(t.Context(), api.PlanRequest{Name: "e2e.yaml", YAML: served + w.apiConfig()}); err == nil || !strings.Contains(err.Error(), "invalid") {
+		t.Errorf("plan without the files: %v", err)
+	}
 	w.certify(1)
 	w.apply(served)
 	_, read := w.token("dashboard", "read")
