@@ -113,8 +113,11 @@ func (s *subject) sample(n int) (ns float64, failed error) {
 }
 
 // passes is the smallest number of packets that is at least n and sends each of the subject's own equally often, so that
-// the last packet of a sample is always the same one.
+// the last packet of a sample is always the same one. A subject that says what a part is sends that.
 func (s *subject) passes(n int) int {
+	if s.part > 0 {
+		return s.part
+	}
 	return (n + s.packets - 1) / s.packets * s.packets
 }
 
@@ -143,6 +146,9 @@ func measure(subjects []*subject, rounds, packets int, deadline time.Time, progr
 	}
 	// Twice over all packets first: flows are known and caches are as full as they get. What is ever new needs no second time.
 	try(func(s *subject) int {
+		if s.part > 0 {
+			return s.part
+		}
 		if s.packets > packets {
 			return s.packets
 		}

@@ -34,7 +34,8 @@ type scenario struct {
 	noFlows     bool                   // the world's programs are without flow accounting
 	come, leave int                    // interfaces, in the world's namespace, where packets come in and leave; 0: none that exist
 	room        int                    // flows a CPU that the world's flow table is made for; 0: as many as the largest of flowCounts
-	translate   int                    // translations that there is room for; all are forgotten before each sample
+	translate   int                    // translations that there is room for; 0: as many as flows
+	part        int                    // packets of a sample, which goes on where the last one ended; 0: all packets, as often as need be
 	blocks      int                    // in force in the world
 	arriving    int                    // blocks added each second while packets are sent
 	tuples      func() []tuple         // the packets, in the order in which they are sent
@@ -190,7 +191,7 @@ func balancerScenarios() []scenario {
 		scenario{name: "all, new", about: "10,000 rules, 64 services by ipip, flow accounting: every packet is of a flow that isn't in the table, which is full", floor: floorWrap,
 			world: "all, new", room: 250_000, snapshot: func() *model.Snapshot { return all(usualFarm) }, tuples: everNew(1_500_000), action: xdpRedirect, reasons: forwarded},
 		scenario{name: "nat, new", about: "64 services by nat: every packet is of a new flow and gets a translation of its own", floor: floorSend,
-			world: "nat, new", room: 20_000, translate: 200_000, snapshot: of("nat", usualFarm), tuples: everNew(100_000), action: xdpRedirect, reasons: forwarded},
+			world: "nat, new", room: 50_000, translate: 1_500_000, part: 100_000, snapshot: of("nat", usualFarm), tuples: everNew(1_300_000), action: xdpRedirect, reasons: forwarded},
 		scenario{name: "state, new", about: "64 services by ipip, a rule about state: every packet is of a new flow", floor: floorWrap,
 			world: "state, new", room: 250_000, snapshot: func() *model.Snapshot {
 				s := balanced("ipip", usualFarm)

@@ -61,6 +61,11 @@ func (l lab) load(s scenario) (*subject, error) {
 			return nil, fmt.Errorf("world %q: %w", s.world, err)
 		}
 		l[s.world] = w
+		if s.translate > 0 {
+			if err := w.makeRoom(s.translate); err != nil {
+				return nil, err
+			}
+		}
 	}
 	g, err := newGenerator(s.tuples(), options{length: s.length})
 	if err != nil {
@@ -74,9 +79,6 @@ func (l lab) load(s scenario) (*subject, error) {
 	loaded := &subject{scenario: s, generator: g, counted: counted}
 	if s.arriving > 0 {
 		loaded.during = func() (func() error, error) { return w.addBlocks(s.arriving) }
-	}
-	if s.translate > 0 {
-		loaded.during = func() (func() error, error) { return w.forgetTranslations(s.translate, g) }
 	}
 	if s.beside != nil {
 		loaded.counted = nil // which doesn't tell CPUs apart
@@ -209,18 +211,18 @@ func (w *world) behind(g *generator, hook dataplane.Hook) error {
 	return g.put(program)
 }
 
-// forgetTranslations gives the programs an empty table of translations, by doing without one for a moment.
-func (w *world) forgetTranslations(room int, g *generator) (stop func() error, err error) {
+// makeRoom gives the programs another table of translations, by doing without one for a moment.
+func (w *world) makeRoom(room int) error {
 	with := w.Features()
 	without := with
 	without.Nat = false
 	w.RoomForTranslations(room)
 	for _, features := range []compile.Features{without, with} {
 		if err := w.SetFeatures(features); err != nil {
-			return nil, err
+			return err
 		}
 	}
-	return func() error { return nil }, w.behind(g, dataplane.HookXDP)
+	return nil
 }
 
 // counted returns how many packets left for one of the reasons.
