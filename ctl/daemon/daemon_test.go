@@ -12,6 +12,7 @@ import (
 	"os/exec"
 	"os/signal"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"syscall"
 	"testing"
@@ -52,9 +53,22 @@ func runDaemon(text string) int {
 	options.Log = slog.New(slog.NewTextHandler(os.Stderr, nil))
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM)
 	defer stop()
+	before := runtime.NumGoroutine()
 	if err := Run(ctx, options); err != nil {
 		fmt.Fprintln(os.Stderr, "ended:", err)
 		return 1
+	}
+	return leaked(before)
+}
+
+// leaked says, as an exit code, whether there are more goroutines than before, and which.
+func leaked(before int) int {
+	for deadline := time.Now().Add(patience / 3); runtime.NumGoroutine() > before; time.Sleep(10 * time.Millisecond) {
+		if time.Now().After(deadline) {
+			stacks := make([]byte, 1<<20)
+			fmt.Fprintf(os.Stderr, "goroutines are left:\n%s\n", stacks[:runtime.Stack(stacks, true)])
+			return 3
+		}
 	}
 	return 0
 }
