@@ -39,6 +39,7 @@ type captures struct {
 	count   uint64
 	names   capture.Names
 	past    api.CaptureStatus // of rings that are no more
+	kept    bool              // so is the one that programs still tell
 }
 
 // capturing is one of them.
@@ -265,6 +266,9 @@ func (d *Daemon) startCapture() error {
 	ctx, stop := context.WithCancel(context.Background())
 	c.stop = stop
 	c.handed.Store(0)
+	c.mu.Lock()
+	c.kept = false
+	c.mu.Unlock()
 	ring := c.ring
 	c.running.Go(func() { d.readCaptures(ring) })
 	c.running.Go(func() { d.holdCapture(ctx) })
@@ -328,6 +332,7 @@ func (c *captures) keepTotals(d *Daemon) {
 		c.past.Captured += totals.Sent
 		c.past.Lost += totals.Lost + totals.Refused
 	}
+	c.kept = true
 }
 
 // captureStatus is what there is to say of captures, of all since the daemon began.
@@ -338,7 +343,7 @@ func (d *Daemon) captureStatus() api.CaptureStatus {
 	defer c.mu.Unlock()
 	status := c.past
 	status.Readers = len(c.readers)
-	if err == nil {
+	if err == nil && !c.kept {
 		status.Captured += totals.Sent
 		status.Lost += totals.Lost + totals.Refused
 	}
@@ -423,8 +428,8 @@ func (d *Daemon) forget(r *capturing) {
 func (d *Daemon) leaveCapture(r *capturing) {
 	d.forget(r)
 	c := &d.captures
-	c.remove(r)
 	c.mu.Lock()
+	delete(c.readers, r.number)
 	c.past.Missed += r.missed.Load()
 	c.mu.Unlock()
 	c.changing.Lock()

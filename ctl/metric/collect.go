@@ -132,6 +132,10 @@ func beside(s scrape, status api.Status) {
 	s.count(eventsSent, status.Events.Sent)
 	s.count(eventsLost, status.Events.Lost)
 	s.count(eventsUnnoted, status.Events.Unnoted)
+	s.put(captureReaders, float64(status.Captures.Readers))
+	s.count(captureCaptured, status.Captures.Captured)
+	s.count(captureLost, status.Captures.Lost)
+	s.count(captureMissed, status.Captures.Missed)
 	s.count(limitsShared, status.Limits.Shared)
 	s.count(limitsContended, status.Limits.Contended)
 }

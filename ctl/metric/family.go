@@ -111,6 +111,11 @@ var (
 	eventsLost    = counter("events_lost", "Packets that would have become events, but the ring was full.")
 	eventsUnnoted = counter("events_unnoted", "Notes of further rules on a packet that four rules had noted.")
 
+	captureReaders  = gauge("captures", "Captures under way.")
+	captureCaptured = counter("capture_packets", "Packets that captures told of.")
+	captureLost     = counter("capture_lost_packets", "Packets for captures that the buffer had no room for, or that were more than a CPU tells of in a second.")
+	captureMissed   = counter("capture_missed_packets", "Packets that the clients of captures were too slow for.")
+
 	limitsShared    = counter("limit_shared_packets", "Packets that took tokens of another bucket, for want of a free one.")
 	limitsContended = counter("limit_contended_packets", "Packets found over a limit because all CPUs took tokens of one bucket at once.")
 )
