@@ -20,8 +20,8 @@ import (
 	"gardu/ctl/rule"
 )
 
-// judgedMax is how many live flows are judged for a plan, each up to four times: some tenths of a second.
-const judgedMax = 10_000
+// judgedMax is how many live flows are judged for a plan, each up to four times: about a second.
+const judgedMax = 50_000
 
 // tryOut judges live flows by what is in force and by a candidate, on instances beside the live one.
 func (d *Daemon) tryOut(ctx context.Context, now *applied, next candidate, c compiled, state map[uint16]compile.Runtime, ssh string) (*api.PlannedFlows, error) {

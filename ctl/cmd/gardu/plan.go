@@ -26,7 +26,7 @@ many entries come and go. Warns as 'gardu check' does, and says whether apply wo
 refuse.
 
 Of each service it says what share of new flows would get another backend than now;
-established flows stay where they are. Up to 10,000 live flows are judged by both, with
+established flows stay where they are. Up to 50,000 live flows are judged by both, with
 packets like theirs put through the programs beside the live ones: which would be cut
 and by which rule, among them perhaps your SSH session, which would pass that are
 dropped now, and which would leave their service. A packet in the middle of the flow is
