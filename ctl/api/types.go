@@ -518,7 +518,28 @@ type Explanation struct {
 	Interface string     `json:"interface,omitempty"` // that received it, or was to send it
 	Flow      *KnownFlow `json:"flow,omitempty"`      // what was known of its flow before
 	Steps     []Step     `json:"steps"`
-	Out       []OutFrame `json:"out,omitempty"` // what gardu sends
+
+	Rules        []TriedRule `json:"rules,omitempty"`        // that were asked, up to the one that decided: those that came nearest to matching
+	OtherRules   int         `json:"other_rules,omitempty"`  // asked as well
+	Block        *Block      `json:"block,omitempty"`        // that covers the source
+	Ring         *RingSlot   `json:"ring,omitempty"`         // where the service's ring was asked for a backend; absent: it wasn't
+	Disagreement string      `json:"disagreement,omitempty"` // between the programs and the reference model, which is a fault of gardu
+
+	Out []OutFrame `json:"out,omitempty"` // what gardu sends
+}
+
+// TriedRule is how a rule fared with an explained packet.
+type TriedRule struct {
+	Rule    string         `json:"rule"`
+	Pos     model.Position `json:"position,omitzero"`
+	Matched bool           `json:"matched"`
+	Why     string         `json:"why,omitempty"` // the first condition that doesn't hold; of one that matches: by which entry of a set, and why it went on
+}
+
+// RingSlot is a place in the ring of a service, from 0.
+type RingSlot struct {
+	Slot  int `json:"slot"`
+	Slots int `json:"slots"`
 }
 
 // KnownFlow is what the data plane knows of the flow of an explained packet, in the packet's direction.

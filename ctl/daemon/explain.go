@@ -51,8 +51,29 @@ func (d *Daemon) Explain(_ context.Context, request api.ExplainRequest) (api.Exp
 		return api.Explanation{}, err
 	}
 	told := explain.Explain(answer.Result, names, in.Ifindex, d.linkNames())
-	told.Flow, err = d.knownFlow(answer.Flow)
+	if told.Flow, err = d.knownFlow(answer.Flow); err != nil {
+		return told, err
+	}
+	explain.Why(&told, now.snapshot, request.Frame, answer.Result, request.Out)
+	if told.Reason == abi.ReasonBlocked.String() {
+		told.Block, err = d.blockOf(request.Frame)
+	}
 	return told, err
+}
+
+// blockOf is the narrowest block that covers the source of a packet.
+func (d *Daemon) blockOf(frame []byte) (*api.Block, error) {
+	blocks, err := d.plane.Blocks()
+	if err != nil {
+		return nil, err
+	}
+	src := explain.Source(frame)
+	blocks = slices.DeleteFunc(blocks, func(b dataplane.Block) bool { return !b.Prefix.Contains(src) })
+	if len(blocks) == 0 {
+		return nil, nil // it ended meanwhile
+	}
+	slices.SortFunc(blocks, func(a, b dataplane.Block) int { return b.Prefix.Bits() - a.Prefix.Bits() })
+	return &blockList(blocks[:1])[0], nil
 }
 
 // knownFlow tells of a flow's record.

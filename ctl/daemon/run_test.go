@@ -398,6 +398,11 @@ func TestBlock(t *testing.T) {
 	if len(blocks) != 1 || blocks[0].Packets == 0 || blocks[0].Expires.IsZero() || blocks[0].Origin != "cli" {
 		t.Errorf("blocks %+v", blocks)
 	}
+	way, err := w.api.Explain(t.Context(), api.ExplainRequest{Packet: "udp 198.51.100.10:4000 > 198.51.100.1:9"})
+	w.must(err)
+	if way.Reason != "blocked" || way.Block == nil || way.Block.Prefix != prefix || way.Block.Origin != "cli" || len(way.Rules) > 0 {
+		t.Errorf("a packet of a blocked source: %+v", way)
+	}
 	result, err := w.api.Unblock(t.Context(), []netip.Prefix{prefix, netip.MustParsePrefix("203.0.113.0/24")})
 	w.must(err)
 	if len(result.Removed) != 1 || len(result.Missing) != 1 {

@@ -24,6 +24,7 @@ type Box struct {
 	features   compile.Features
 	ids        compile.IDs
 	tables     *compile.Tables
+	snapshot   *model.Snapshot
 	names      Names
 	backends   map[BackendKey]uint16 // all that ever were
 	states     map[BackendKey]BackendState
@@ -115,7 +116,7 @@ func (b *Box) Apply(snapshot *model.Snapshot) error {
 	if lacks := b.features.Lacks(tables.Features); lacks != "" {
 		return fmt.Errorf("the programs were loaded without %s, which the snapshot needs", lacks)
 	}
-	b.ids, b.tables, b.names = ids, tables, NewNames(ids, tables.Backends)
+	b.snapshot, b.ids, b.tables, b.names = snapshot, ids, tables, NewNames(ids, tables.Backends)
 	for ifindex := range b.interfaces {
 		if err := b.putInterface(ifindex); err != nil {
 			return err
@@ -295,7 +296,9 @@ func (b *Box) Explain(q Question, interfaces map[int]string) (api.Explanation, e
 	if err != nil {
 		return api.Explanation{}, err
 	}
-	return Explain(answer.Result, b.Names(), q.Ifindex, interfaces), nil
+	told := Explain(answer.Result, b.Names(), q.Ifindex, interfaces)
+	Why(&told, b.snapshot, q.Frame, answer.Result, q.Hook == dataplane.HookEgress)
+	return told, nil
 }
 
 const (

@@ -10,6 +10,7 @@ import (
 
 	"gardu/ctl/lb"
 	"gardu/ctl/model"
+	"gardu/ctl/rule"
 )
 
 // Verdicts, as users read them.
@@ -363,57 +364,85 @@ func (m *Model) matches(rule model.Rule, f facts) bool {
 	return true
 }
 
-// holds: the packet has the field, and its value is among those of the condition, or with Not it isn't.
-func (m *Model) holds(c model.Condition, f facts) bool {
-	var among, has bool
-	switch c.Field {
+// value is what a packet has in a field; which part it is in, the field's kind says.
+type value struct {
+	kind   rule.Kind
+	addr   netip.Addr
+	port   uint16 // beside the address
+	ported bool   // the port is known
+	number uint64
+	name   string
+	has    bool // the packet has the field
+}
+
+// valueOf is what a packet has in a field.
+func (m *Model) valueOf(field model.Field, f facts) value {
+	number := func(n int, has bool) value { return value{kind: rule.Number, number: uint64(n), has: has} }
+	sport, dport, ported := m.ports(f)
+	switch field {
 	case "src":
-		sport, _, known := m.ports(f)
-		among, has = m.amongAddresses(c, f.src, sport), f.isIP() && (known || !m.isPairs(c))
+		return value{kind: rule.Address, addr: f.src, port: sport, ported: ported, has: f.isIP()}
 	case "dst":
-		_, dport, known := m.ports(f)
-		among, has = m.amongAddresses(c, f.dst, dport), f.isIP() && (known || !m.isPairs(c))
+		return value{kind: rule.Address, addr: f.dst, port: dport, ported: ported, has: f.isIP()}
 	case "proto":
-		among, has = m.amongNumbers(c, int(f.proto)), f.isIP()
+		return number(int(f.proto), f.isIP())
 	case "sport":
-		sport, _, known := m.ports(f)
-		among, has = m.amongNumbers(c, int(sport)), known
+		return number(int(sport), ported)
 	case "dport":
-		_, dport, known := m.ports(f)
-		among, has = m.amongNumbers(c, int(dport)), known
+		return number(int(dport), ported)
 	case "icmp-type":
-		among, has = m.amongNumbers(c, int(f.icmpType)), f.hasICMP
+		return number(int(f.icmpType), f.hasICMP)
 	case "icmp-code":
-		among, has = m.amongNumbers(c, int(f.icmpCode)), f.hasICMP
+		return number(int(f.icmpCode), f.hasICMP)
 	case "ttl":
-		among, has = m.amongNumbers(c, int(f.ttl)), f.isIP()
+		return number(int(f.ttl), f.isIP())
 	case "dscp":
-		among, has = m.amongNumbers(c, int(f.tos>>2)), f.isIP()
+		return number(int(f.tos>>2), f.isIP())
 	case "length":
-		among, has = m.amongNumbers(c, f.length), f.isIP()
+		return number(f.length, f.isIP())
 	case "state":
-		among, has = m.amongNumbers(c, int(f.state)), f.state != stateNone
+		return number(int(f.state), f.state != stateNone)
 	case "tcp-flags":
-		among, has = amongMasks(c, uint64(f.tcpFlags)), f.proto == protoTCP && f.hasPorts
+		return value{kind: rule.Flags, number: uint64(f.tcpFlags), has: f.proto == protoTCP && f.hasPorts}
 	case "fragment":
-		among, has = m.amongNumbers(c, f.fragmentKind()), f.isIP()
+		return number(f.fragmentKind(), f.isIP())
 	case "src-mac":
-		among, has = amongMasks(c, macNumber(f.srcMAC)), true
+		return value{kind: rule.MAC, number: macNumber(f.srcMAC), has: true}
 	case "dst-mac":
-		among, has = amongMasks(c, macNumber(f.dstMAC)), true
+		return value{kind: rule.MAC, number: macNumber(f.dstMAC), has: true}
 	case "ethertype":
-		among, has = m.amongNumbers(c, int(f.etherType)), true
+		return number(int(f.etherType), true)
 	case "vlan":
-		among, has = m.amongNumbers(c, int(f.vlan)), true
+		return number(int(f.vlan), true)
 	case "interface":
-		among, has = slices.Contains(c.Names, m.Interface), true
+		return value{kind: rule.Thing, name: m.Interface, has: true}
 	case "service":
 		service, known := m.serviceFor(f)
-		among, has = service != nil && slices.Contains(c.Names, service.Name), known
-	default:
-		panic(fmt.Sprintf("the reference model doesn't know field %q", c.Field))
+		v := value{kind: rule.Thing, has: known}
+		if service != nil {
+			v.name = service.Name
+		}
+		return v
 	}
-	return has && among != c.Not
+	panic(fmt.Sprintf("the reference model doesn't know field %q", field))
+}
+
+// holds: the packet has the field, and its value is among those of the condition, or with Not it isn't.
+func (m *Model) holds(c model.Condition, f facts) bool {
+	v := m.valueOf(c.Field, f)
+	var among bool
+	switch v.kind {
+	case rule.Address:
+		v.has = v.has && (v.ported || !m.isPairs(c))
+		among = m.amongAddresses(c, v.addr, v.port)
+	case rule.Number:
+		among = m.amongNumbers(c, int(v.number))
+	case rule.Flags, rule.MAC:
+		among = amongMasks(c, v.number)
+	case rule.Thing:
+		among = slices.Contains(c.Names, v.name)
+	}
+	return v.has && among != c.Not
 }
 
 func (m *Model) isPairs(c model.Condition) bool {

@@ -2,6 +2,7 @@ package explain_test
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
 	"net/netip"
 	"os"
@@ -144,6 +145,8 @@ type boxPath struct {
 	hook  dataplane.Hook
 	clock time.Duration
 	watch bool
+
+	snapshot *model.Snapshot
 }
 
 // firstClock is what limits take for the time at the beginning.
@@ -231,6 +234,7 @@ func (p *boxPath) Apply(s *model.Snapshot) error {
 			return err
 		}
 	}
+	p.snapshot = s
 	return p.Box.Apply(s)
 }
 
@@ -254,7 +258,14 @@ func (p *boxPath) judge(hook dataplane.Hook, on int, frame []byte) (explain.Outc
 	if err != nil {
 		return explain.Outcome{}, err
 	}
-	told := explain.Explain(result, p.Names(), received[on], nil)
+	names := map[int]string{}
+	for i, ifindex := range received[:min(len(received), len(p.snapshot.Interfaces))] {
+		names[ifindex] = p.snapshot.Interfaces[i].Name
+	}
+	told := explain.Explain(result, p.Names(), received[on], names)
+	if explain.Why(&told, p.snapshot, frame, result, hook == dataplane.HookEgress); told.Disagreement != "" {
+		return explain.Outcome{}, errors.New(told.Disagreement)
+	}
 	out := explain.Outcome{
 		Verdict: told.Verdict, Reason: told.Reason, Rule: told.Rule, Service: told.Service, Backend: told.Backend,
 		Ifindex: int(result.Trace.Ifindex),

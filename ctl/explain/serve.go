@@ -228,6 +228,11 @@ func (m *Model) lose(service *model.Service, f facts, frame []byte, out *Outcome
 
 func ringSlots(service *model.Service) int { return cmp.Or(service.Ring, lb.RingSize) }
 
+// slotOf is the slot of the service's ring that a flow begins on.
+func slotOf(service *model.Service, f facts) int {
+	return int(hash(f, service.Affinity) >> 32 * uint64(ringSlots(service)) >> 32)
+}
+
 // choose returns the backend that the flow is on while that is up, else the ring's choice. A SYN on a flow that was
 // closed opens a new flow.
 func (m *Model) choose(service *model.Service, f facts) (key BackendKey, isNew, ok bool) {
@@ -235,9 +240,7 @@ func (m *Model) choose(service *model.Service, f facts) (key BackendKey, isNew, 
 	if record.backend.Service == service.Name && !m.backends[record.backend].Down && !(f.isSYN() && record.closed) {
 		return record.backend, false, true
 	}
-	h := hash(f, service.Affinity) >> 32
-	slot := h * uint64(ringSlots(service)) >> 32
-	index := m.ring(service)[slot]
+	index := m.ring(service)[slotOf(service, f)]
 	if index == 0 {
 		return BackendKey{}, false, false
 	}

@@ -70,6 +70,12 @@ func (f FieldInfo) formatFlags(m model.Mask) string {
 	return f.formatBits(m.Value) + "/" + f.formatBits(m.Bits)
 }
 
+// FormatFlags prints which bits of a field of flags are set: "syn+ack", or "none".
+func FormatFlags(field model.Field, value uint64) string {
+	info, _ := Lookup(field)
+	return info.formatBits(value)
+}
+
 func (f FieldInfo) formatBits(value uint64) string {
 	var words []string
 	for _, name := range f.Names {

@@ -186,6 +186,7 @@ func (a *app) printExplanation(frame []byte, e *api.Explanation) {
 	for _, step := range e.Steps {
 		a.printf("  %s  %s\n", dim.paint(a.color, fmt.Sprintf("%-*s", width, step.Step)), printable(step.Result))
 	}
+	a.printTried(e)
 	a.printf("\n%s, %s", verdictStyle(e.Verdict).paint(a.color, e.Verdict), e.Reason)
 	if e.Help != "" {
 		a.printf(": %s", e.Help)
@@ -199,11 +200,50 @@ func (a *app) printExplanation(frame []byte, e *api.Explanation) {
 			a.printf("  %-7s  %s\n", part.name, printable(part.value))
 		}
 	}
+	if b := e.Block; b != nil {
+		text := fmt.Sprintf("%s, by %s", b.Prefix, orElse(b.Origin, "nobody who said so"))
+		if b.Why != "" {
+			text += ": " + b.Why
+		}
+		if !b.Expires.IsZero() {
+			text += ", until " + b.Expires.Format(time.RFC3339)
+		}
+		a.printf("  %-7s  %s\n", "block", printable(text))
+	}
+	if e.Ring != nil {
+		a.printf("  %-7s  slot %d of %d\n", "ring", e.Ring.Slot, e.Ring.Slots)
+	}
+	if e.Disagreement != "" {
+		a.printf("\n%s\n", verdictStyle("drop").paint(a.color, printable(e.Disagreement)))
+	}
 	for _, out := range e.Out {
 		a.printf("\nleaves by %s, %d bytes:\n  %s\n", printable(out.Interface), len(out.Hex), printable(out.Text))
 		if a.format == formatWide {
 			a.printf("  %s\n", strings.ReplaceAll(strings.TrimSpace(hex.Dump(out.Hex)), "\n", "\n  "))
 		}
+	}
+}
+
+// printTried tells how the rules fared that were asked.
+func (a *app) printTried(e *api.Explanation) {
+	if len(e.Rules) == 0 {
+		return
+	}
+	a.printf("\n  %s\n", dim.paint(a.color, "rules that were asked"))
+	width := 0
+	for _, r := range e.Rules {
+		width = max(width, len(printable(r.Rule)))
+	}
+	for _, r := range e.Rules {
+		answer := "no"
+		if r.Matched {
+			answer = "yes"
+		}
+		line := fmt.Sprintf("  %-3s  %-*s  %s", answer, width, printable(r.Rule), printable(r.Why))
+		a.printf("%s  %s\n", strings.TrimRight(line, " "), dim.paint(a.color, printable(r.Pos.String())))
+	}
+	if e.OtherRules > 0 {
+		a.printf("  and %s that came less near\n", plural(e.OtherRules, "other"))
 	}
 }
 
