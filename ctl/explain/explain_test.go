@@ -85,7 +85,7 @@ func TestExplainJSON(t *testing.T) {
 	for name, hook := range hooks {
 		t.Run(name, func(t *testing.T) {
 			told := explainOn(t, hook, "udp 198.51.100.7:40000 > 192.0.2.10:443")
-			told.Help, told.Steps = "", nil
+			told.Help, told.Steps, told.Rules = "", nil, nil
 			text, err := json.Marshal(told)
 			if err != nil {
 				t.Fatal(err)

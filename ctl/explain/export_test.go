@@ -28,3 +28,9 @@ func (b *Box) Reasons() ([]abi.Counter, error) {
 
 // Backends are those of the snapshot in force.
 func (b *Box) Backends() []compile.Backend { return b.tables.Backends }
+
+// Load loads the program of a hook, if it isn't yet.
+func (b *Box) Load(hook dataplane.Hook) error {
+	_, err := b.plane.Program(hook)
+	return err
+}

@@ -249,7 +249,10 @@ func (p *boxPath) JudgeSent(on int, frame []byte) (explain.Outcome, error) {
 
 func (p *boxPath) judge(hook dataplane.Hook, on int, frame []byte) (explain.Outcome, error) {
 	p.SetClock(p.clock)
-	if p.watch { // again: it ends by itself
+	if err := p.Load(hook); err != nil {
+		return explain.Outcome{}, err
+	}
+	if p.watch { // again: it ends by itself, so no program may have to be loaded before the packet
 		if err := p.Box.WatchDrops(true); err != nil {
 			return explain.Outcome{}, err
 		}

@@ -313,8 +313,11 @@ func TestKindsGo(t *testing.T) {
 	o := options(t)
 	o.Minutes, o.Fives, o.Hours = time.Hour, time.Hour, 2*time.Hour
 	s := openStore(t, o, noon)
+	var uptime time.Duration
+	s.pace.uptime = func() time.Duration { return uptime }
 	for h := range 10 {
 		at := noon.AddDate(0, 0, h)
+		uptime = at.Sub(noon)
 		r := ended(at, at, 1)
 		r.Rule = uint32(h + 1)
 		stays := ended(at, at, 1)
