@@ -29,7 +29,7 @@ var update = flag.Bool("update", false, "write what the reference model says int
 
 // kernelMatters are the cases that are played in short runs too: those of packets that are changed, sent or noted by the kernel's
 // helpers. An emulated machine takes long to verify the programs of each case, and how a field is compared is the same everywhere.
-var kernelMatters = regexp.MustCompile(`^(arp|blocks|dsr|errors|events|fragment|gue|health|ipip|limit|mirror|nat|nd|out|ping|redirect|reject|state-tcp|too-big)`)
+var kernelMatters = regexp.MustCompile(`^(arp|blocks|dsr|errors|events|fragment|gue|health|ipip|limit|mirror|nat|nd|out|ping|quic|redirect|reject|state-tcp|too-big)`)
 
 // TestPackets plays the cases of testdata through the reference model and, as root, through the programs on each hook.
 // A case is a txtar file: a comment that says what it shows, config.yaml, and
