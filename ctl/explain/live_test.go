@@ -22,6 +22,7 @@ import (
 	"gardu/ctl/dataplane"
 	"gardu/ctl/explain"
 	"gardu/ctl/model"
+	"gardu/ctl/netdev"
 	"gardu/ctl/pkt"
 	"gardu/ctl/testnet"
 )
@@ -49,10 +50,10 @@ func TestExplainedPacketsAreSent(t *testing.T) {
 	w := newWire(t)
 	met := map[string]int{}
 	err := w.box.Do(func() error {
+		defer w.close()
 		if err := w.open(); err != nil {
 			return err
 		}
-		defer w.close()
 		for round := range liveConfigs {
 			if err := w.round(generator{Rand: rand.New(rand.NewPCG(seed, uint64(round)))}, packets/liveConfigs, met); err != nil {
 				return fmt.Errorf("GARDU_SEED=%d, configuration %d: %w", seed, round, err)
@@ -80,6 +81,7 @@ type wire struct {
 	names    map[int]string  // the other way round
 	taps     map[string]*tap // at the far end of each
 	sending  map[string]int  // sockets of the box
+	links    *netdev.Handle
 	plane    *dataplane.Dataplane
 	live     *explain.Box
 }
@@ -156,7 +158,11 @@ func (w *wire) open() error {
 	features := allFeatures
 	features.Trace, features.Sample = false, false
 	var err error
-	if w.plane, err = dataplane.Open(dataplane.Options{Dir: w.dir, Features: features, FlowsMax: 1 << 16, DroppedMax: 1000, NATMax: 1 << 12}); err != nil {
+	if w.links, err = netdev.Open(); err != nil { // older kernels attach at tc by it
+		return err
+	}
+	w.plane, err = dataplane.Open(dataplane.Options{Dir: w.dir, Features: features, FlowsMax: 1 << 16, DroppedMax: 1000, NATMax: 1 << 12, Netlink: w.links})
+	if err != nil {
 		return err
 	}
 	for _, name := range wireIn {
@@ -180,9 +186,14 @@ func (w *wire) close() {
 	for _, socket := range w.sending {
 		unix.Close(socket)
 	}
-	w.plane.DetachAll()
-	w.plane.Close()
-	dataplane.Remove(w.dir, nil)
+	if w.plane != nil {
+		w.plane.DetachAll()
+		w.plane.Close()
+		dataplane.Remove(w.dir, w.links)
+	}
+	if w.links != nil {
+		w.links.Close()
+	}
 }
 
 var anyLimit = regexp.MustCompile(`, limit: \{[^}]*\}`)
