@@ -335,6 +335,8 @@ static __noinline bool nat_take_slot(struct nat_try *t, __u64 *slot, __u64 word)
 	if (!entry)
 		return false;
 	seen = READ_ONCE(entry->way[0]);
+	if (nat_frozen(t->c) && (__u32)word == t->now->index) /* its own, which it would have left */
+		return true;
 	if (!nat_expired(entry, t->now->clock))
 		return false;
 	if (nat_frozen(t->c))
