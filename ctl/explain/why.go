@@ -53,69 +53,73 @@ func Why(e *api.Explanation, snapshot *model.Snapshot, frame []byte, result data
 	}
 }
 
+// tried is a rule that was asked.
+type tried struct {
+	*model.Rule
+	failed int             // conditions that don't hold
+	first  model.Condition // of these
+}
+
 // tellRules tells of the rules up to the one that decided, and of those the ones that came nearest to matching.
 func (m *Model) tellRules(e *api.Explanation, f facts) {
-	type tried struct {
-		api.TriedRule
-		failed int // conditions
+	all, surely := m.try(e.Rule, f)
+	last := len(all) - 1
+	wrong := e.Rule == "" && surely != "" || e.Rule != "" && (surely != "" && surely != e.Rule || last < 0 || all[last].failed > 0)
+	if wrong && !f.later { // whose ports are those of the first fragment, which only the programs have seen
+		e.Disagreement = fmt.Sprintf("by the reference model %s decides, by the programs %s: that is a fault of gardu, please report it",
+			orDefault(surely), orDefault(e.Rule))
 	}
-	var all []tried
-	surely := "" // decides, by what is known here: limits aren't
+	nearest := make([]int, len(all))
+	for i := range nearest {
+		nearest[i] = i
+	}
+	distance := func(i int) int {
+		if all[i].Name == e.Rule {
+			return -1 // it is told of in any case
+		}
+		return all[i].failed
+	}
+	slices.SortStableFunc(nearest, func(a, b int) int { return distance(a) - distance(b) })
+	nearest = nearest[:min(len(nearest), maxTried)]
+	slices.Sort(nearest)
+	e.OtherRules = len(all) - len(nearest)
+	for _, i := range nearest {
+		t := all[i]
+		told := api.TriedRule{Rule: t.Name, Pos: t.Pos, Matched: t.failed == 0}
+		if told.Matched {
+			told.Why = m.whyGoesOn(t.Rule, f, t.Name == e.Rule)
+		} else {
+			told.Why = m.whyNot(t.first, f)
+		}
+		e.Rules = append(e.Rules, told)
+	}
+}
+
+// try asks the rules up to the one that decided. surely is the first that decides by what is known here, which limits aren't; "": none.
+func (m *Model) try(decided string, f facts) (all []tried, surely string) {
 	for i := range m.snapshot.Filter.Rules {
 		r := &m.snapshot.Filter.Rules[i]
 		if (r.Direction == model.Out) != f.sent {
 			continue
 		}
-		one := tried{TriedRule: api.TriedRule{Rule: r.Name, Pos: r.Pos}}
+		t := tried{Rule: r}
 		for _, c := range r.Match {
 			if m.holds(c, f) {
 				continue
 			}
-			if one.failed++; one.failed == 1 {
-				one.Why = m.whyNot(c, f)
+			if t.failed++; t.failed == 1 {
+				t.first = c
 			}
 		}
-		if one.Matched = one.failed == 0; one.Matched {
-			one.Why = m.whyGoesOn(r, f, r.Name == e.Rule)
-		}
-		all = append(all, one)
-		if one.Matched && surely == "" && !r.Shadow && r.Limit == nil && decides(*r) {
+		all = append(all, t)
+		if t.failed == 0 && surely == "" && !r.Shadow && r.Limit == nil && decides(*r) {
 			surely = r.Name
 		}
-		if r.Name == e.Rule || surely != "" && e.Rule == "" {
+		if r.Name == decided || surely != "" && decided == "" {
 			break
 		}
 	}
-	// The ports of a later fragment are those of the first one, which only the programs have seen.
-	last := len(all) - 1
-	if !f.later && (e.Rule == "" && surely != "" || e.Rule != "" && (surely != "" && surely != e.Rule || last < 0 || !all[last].Matched)) {
-		e.Disagreement = fmt.Sprintf("by the reference model %s decides, by the programs %s: that is a fault of gardu, please report it",
-			orDefault(surely), orDefault(e.Rule))
-	}
-	if len(all) > maxTried {
-		failed := make([]int, len(all))
-		for i := range all {
-			failed[i] = all[i].failed
-		}
-		slices.Sort(failed)
-		most, room := failed[maxTried-1], maxTried
-		for _, n := range failed[:maxTried] {
-			if n < most {
-				room--
-			}
-		}
-		e.OtherRules = len(all) - maxTried
-		all = slices.DeleteFunc(all, func(t tried) bool { // of those that are equally near the first ones stay
-			if t.failed != most {
-				return t.failed > most
-			}
-			room--
-			return room < 0
-		})
-	}
-	for _, t := range all {
-		e.Rules = append(e.Rules, t.TriedRule)
-	}
+	return all, surely
 }
 
 func orDefault(name string) string {

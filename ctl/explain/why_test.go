@@ -105,6 +105,25 @@ func TestDisagreementIsShouted(t *testing.T) {
 	}
 }
 
+// TestDeciderIsToldOf: however many rules matched before it.
+func TestDeciderIsToldOf(t *testing.T) {
+	var b strings.Builder
+	b.WriteString("filter:\n  rules:\n")
+	for i := range 30 {
+		fmt.Fprintf(&b, "    - {name: r%d, match: {proto: tcp}, count: true}\n", i)
+	}
+	b.WriteString("    - {name: last, match: {proto: tcp}, action: drop}\n")
+	snapshot, _, err := config.Parse("many.yaml", []byte(b.String()), ".")
+	if err != nil {
+		t.Fatal(err)
+	}
+	e := api.Explanation{Rule: "last"}
+	explain.Why(&e, snapshot, mustParse("tcp 198.51.100.7:40000 > 192.0.2.10:400 syn"), left(abi.StepRule), false)
+	if len(e.Rules) != 10 || e.OtherRules != 21 || e.Rules[9].Rule != "last" || e.Disagreement != "" {
+		t.Errorf("%d others than\n%s; %s", e.OtherRules, tried(e), e.Disagreement)
+	}
+}
+
 // TestNearestRules: of many rules the ones that lack least are told of, in their order, and how many the others are.
 func TestNearestRules(t *testing.T) {
 	var b strings.Builder
