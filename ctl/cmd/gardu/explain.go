@@ -35,7 +35,7 @@ func (a *app) explainCommand() *cobra.Command {
 		Short: "Send one packet through the programs, without side effects, and tell its way",
 		Long: `Judges one packet by the very programs that judge the live ones, on a copy beside
 them: nothing is counted, remembered or sent. Tells each step, the rule, service and
-backend, the reason, and the frames that would leave.
+backend, the reason, the frames that would leave, and how the rules before it fared.
 
 A PACKET is text (gardu help packet) or comes from a capture. With -c another
 configuration is asked than the applied one; that needs root, but no daemon.
