@@ -61,13 +61,19 @@ func (d *Dataplane) readFragments(from *Dataplane) error {
 	}
 }
 
-// findFlow looks for the record of a flow that was written last.
+// findFlow looks for the records of a flow, of which each CPU that saw it has one: what the one says that was written last, and of all of
+// them the sum, and the first packet.
 func (d *Dataplane) findFlow(key abi.FlowKey) (value abi.FlowValue, found bool, err error) {
+	var packets, bytes, first uint64
 	take := func(v *abi.FlowValue) {
+		if packets, bytes = packets+v.Packets, bytes+v.Bytes; !found || v.First < first {
+			first = v.First
+		}
 		if !found || int32(v.Last-value.Last) > 0 {
 			value, found = *v, true
 		}
 	}
+	defer func() { value.Packets, value.Bytes, value.First = packets, bytes, first }()
 	d.flows.mu.RLock()
 	defer d.flows.mu.RUnlock()
 	hash := flowHash(d.control.HashKey, &key)
