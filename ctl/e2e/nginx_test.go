@@ -24,6 +24,7 @@ events { worker_connections 512; }
 http {
 	access_log off;
 	sendfile on;
+	keepalive_requests 1000000000;
 	client_max_body_size 0;
 	client_body_temp_path %[1]s/%[2]s/body;
 	proxy_temp_path %[1]s/%[2]s/proxy;
