@@ -45,6 +45,7 @@ var allowed = map[string]string{
 	"ring":         "",
 	"inspect":      "abi",
 	"privilege":    "",
+	"journal":      "",
 	"lb/health":    "lb model",
 	// What is wanted becomes what is.
 	"reconcile": "abi compile lb model",

@@ -82,6 +82,11 @@ type Engine interface {
 	// FindToken returns the token that has this secret, unless it has expired.
 	FindToken(secret string) (Token, bool)
 
+	// LogLevel returns how much is written to the log.
+	LogLevel(ctx context.Context) (LogLevel, error)
+	// SetLogLevel changes that, until its time is over or the daemon ends. The server has checked the level and the time.
+	SetLogLevel(ctx context.Context, request LogLevelRequest) (LogLevel, error)
+
 	// Explain judges one frame without side effects. The server has turned request.Packet into request.Frame.
 	Explain(ctx context.Context, request ExplainRequest) (Explanation, error)
 }

@@ -27,6 +27,7 @@ var requests = []struct{ method, path, body string }{
 	{"GET", "/v1/revision?number=7", ""},
 	{"GET", "/v1/revisions", ""},
 	{"GET", "/v1/rules", ""},
+	{"GET", "/v1/loglevel", ""},
 	{"GET", "/v1/services", ""},
 	{"GET", "/v1/sets", ""},
 	{"GET", "/v1/snapshot", ""},
@@ -42,6 +43,7 @@ var requests = []struct{ method, path, body string }{
 	{"POST", "/v1/tokens", `{"name":"ci","scope":"operate","for":60}`},
 	{"GET", "/v1/tokens", ""},
 	{"DELETE", "/v1/tokens?name=ci", ""},
+	{"PUT", "/v1/loglevel", `{"level":"debug","for":60}`},
 	{"PUT", "/v1/snapshot", `{"yaml":"x"}`},
 	{"PUT", "/v1/weights", `{"service":"web","backend":"b1","weight":3}`},
 }

@@ -79,6 +79,8 @@ func (h *handler) routes() []route {
 			pages(e.Tokens, ordered(func(t *Token) string { return t.Name }, parseName, func(t *Token, end string) bool { return t.Name > end }))},
 		{"POST", "/v1/tokens", "Make a token; its secret is told this once", ScopeSocket, writer(h.createToken)},
 		{"DELETE", "/v1/tokens", "Make a token worthless, at once", ScopeSocket, asker(h.revokeToken, param{name: "name", kind: "string", required: true})},
+		{"GET", "/v1/loglevel", "How much is written to the log", ScopePublic, reader(e.LogLevel)},
+		{"PUT", "/v1/loglevel", "Write more or less to the log, for a while or until the daemon ends", ScopeOperate, writer(h.setLogLevel)},
 		{"GET", "/v1/openapi.json", "This document", ScopePublic, endpoint{serve: serveDocument, answers: reflect.TypeFor[map[string]any]()}},
 	}
 }

@@ -443,6 +443,7 @@ const (
 	EventLost    = "lost"   // events that were not told
 
 	EventToken     = "token"     // one was made or revoked
+	EventLevel     = "level"     // the log's is another one
 	EventInterface = "interface" // it went, came, or is called otherwise
 	EventFault     = "fault"     // something fails that the daemon does by itself; status warns as long as it does
 	EventMended    = "mended"    // it works again

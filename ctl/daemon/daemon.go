@@ -30,15 +30,16 @@ import (
 
 // Options say how to run. Only Config is required.
 type Options struct {
-	Config       string       // file; SIGHUP reads it again
-	BPFDir       string       // where everything in the kernel is pinned; dataplane.DefaultDir when empty
-	StateDir     string       // DefaultStateDir when empty
-	Socket       string       // of the API; what the configuration says when empty
-	Version      string       // for status
-	KeepAttached bool         // at the end, leave the data plane at work for the next run
-	Replace      bool         // take foreign XDP programs off
-	Fresh        []string     // what may begin anew when it is another version's: see dataplane.Options
-	Log          *slog.Logger // slog.Default when nil
+	Config       string         // file; SIGHUP reads it again
+	BPFDir       string         // where everything in the kernel is pinned; dataplane.DefaultDir when empty
+	StateDir     string         // DefaultStateDir when empty
+	Socket       string         // of the API; what the configuration says when empty
+	Version      string         // for status
+	KeepAttached bool           // at the end, leave the data plane at work for the next run
+	Replace      bool           // take foreign XDP programs off
+	Fresh        []string       // what may begin anew when it is another version's: see dataplane.Options
+	Log          *slog.Logger   // slog.Default when nil
+	LogLevel     *slog.LevelVar // of Log; nil: nobody can change it
 
 	sinks []sinkWish   // tests: besides those of the configuration
 	step  func(string) // tests: is told how far a change has come; nil: nobody is
@@ -103,6 +104,7 @@ type Daemon struct {
 	lostBefore  abi.EffectTotals // events lost before this daemon served
 	pulses      pulses
 	confined    confinement
+	logLevel    logLevel
 
 	watchers chan struct{} // as many as there are clients that watch the flows
 	ending   chan struct{} // closed when clients that wait should go
@@ -408,6 +410,7 @@ func (d *Daemon) housekeep(ctx context.Context) error {
 			d.announceAgain()
 			d.syncSlow()
 			d.tidyCapture()
+			d.syncLogLevel()
 			continue
 		case <-ticker.C:
 		}

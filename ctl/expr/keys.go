@@ -42,7 +42,7 @@ var (
 
 // eventKinds are the kinds of events, as ctl/api names them.
 var eventKinds = []string{"log", "sample", "shadow", "drop", "apply", "block", "unblock", "expire", "up", "down",
-	"drain", "drained", "undrain", "weight", "token", "interface", "fault", "mended", "lost"}
+	"drain", "drained", "undrain", "weight", "token", "level", "interface", "fault", "mended", "lost"}
 
 // eventVocabulary is what flows and events have in common, and what only events have.
 func eventVocabulary() []Key {

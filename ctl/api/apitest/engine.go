@@ -35,6 +35,7 @@ type Engine struct {
 
 	mu      sync.Mutex
 	tokens  []api.NewToken
+	level   api.LogLevel
 	blocked []api.BlockRequest
 	orders  []string
 	removed []netip.Prefix
@@ -413,6 +414,24 @@ func (e *Engine) revisions() []api.Revision {
 		{Revision: 6, Time: Now.Add(-2 * time.Hour), Author: "root", How: "rollback", Of: 4, Config: "/etc/gardu/gardu.yaml", State: api.RevisionPast, YAML: first},
 		{Revision: 5, State: api.RevisionDamaged, Error: "revision 5: /var/lib/gardu/revisions/5.json.gz is damaged: it ends too early"},
 	}
+}
+
+// LogLevel implements api.Engine.
+func (e *Engine) LogLevel(context.Context) (api.LogLevel, error) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	return api.LogLevel{Level: cmp.Or(e.level.Level, "info"), Until: e.level.Until, Then: e.level.Then}, e.Fail
+}
+
+// SetLogLevel implements api.Engine.
+func (e *Engine) SetLogLevel(_ context.Context, request api.LogLevelRequest) (api.LogLevel, error) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.level = api.LogLevel{Level: request.Level}
+	if request.For > 0 {
+		e.level.Until, e.level.Then = Now.Add(time.Duration(request.For)), "info"
+	}
+	return e.level, e.Fail
 }
 
 // CreateToken implements api.Engine.

@@ -216,6 +216,16 @@ func (c *Client) RevokeToken(ctx context.Context, name string) error {
 	return c.call(ctx, http.MethodDelete, "/v1/tokens?"+url.Values{"name": {name}}.Encode(), nil, &revoked)
 }
 
+// LogLevel returns how much the daemon writes to its log.
+func (c *Client) LogLevel(ctx context.Context) (level api.LogLevel, err error) {
+	return level, c.call(ctx, http.MethodGet, "/v1/loglevel", nil, &level)
+}
+
+// SetLogLevel changes how much the daemon writes to its log.
+func (c *Client) SetLogLevel(ctx context.Context, request api.LogLevelRequest) (level api.LogLevel, err error) {
+	return level, c.call(ctx, http.MethodPut, "/v1/loglevel", request, &level)
+}
+
 // Explain judges one frame without side effects.
 func (c *Client) Explain(ctx context.Context, request api.ExplainRequest) (explanation api.Explanation, err error) {
 	return explanation, c.call(ctx, http.MethodPost, "/v1/explain", request, &explanation)

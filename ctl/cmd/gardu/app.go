@@ -98,7 +98,7 @@ with --keep-attached, killed or upgraded.`,
 		a.blocksCommand(), a.flowsCommand(), a.topCommand(), a.eventsCommand(), a.captureCommand(), a.explainCommand(), a.replayCommand(),
 		a.planCommand(), a.historyCommand())
 	a.add(root, groupChange, a.applyCommand(), a.confirmCommand(), a.rollbackCommand(), a.blockCommand(), a.unblockCommand(), a.drainCommand(),
-		a.undrainCommand(), a.weightCommand(), a.tokenCommand())
+		a.undrainCommand(), a.weightCommand(), a.tokenCommand(), a.logLevelCommand())
 	a.add(root, groupRun, a.initCommand(), a.runCommand(), a.checkCommand(), a.doctorCommand(), a.demoCommand(), a.decapCommand(), a.detachCommand(), a.bpfCommand())
 	a.add(root, groupOther, a.versionCommand(), a.manCommand())
 	root.AddCommand(packetTopic(), exprTopic())

@@ -1,7 +1,6 @@
 package main
 
 import (
-	"io"
 	"log/slog"
 	"os"
 
@@ -9,6 +8,7 @@ import (
 
 	"gardu/ctl/daemon"
 	"gardu/ctl/dataplane"
+	"gardu/ctl/journal"
 )
 
 func (a *app) runCommand() *cobra.Command {
@@ -26,7 +26,9 @@ kernel is taken over: nothing is detached, no counter restarts, no connection
 breaks. What another version of gardu left is converted; what can't be is named, and
 nothing is touched: then --fresh lets that begin anew, or with =NAMES only some of it.
 
-The log goes to stderr, as text on a terminal and as JSON elsewhere.`,
+The log goes to stderr, as text on a terminal and as JSON elsewhere. Of lines that say
+the same, five a minute are written and the others counted ("repeated"). gardu log-level
+changes what is written while the daemon runs.`,
 		Example: `  sudo gardu run -c /etc/gardu/gardu.yaml
   sudo gardu run -c /etc/gardu/gardu.yaml --keep-attached     for restarts without a gap`,
 		Args: cobra.NoArgs,
@@ -41,7 +43,12 @@ The log goes to stderr, as text on a terminal and as JSON elsewhere.`,
 				return usage("--fresh: %v", err)
 			}
 			options.Version = thisBuild().Version
-			options.Log = newLog(a.stderr, verbose)
+			log := journal.New(a.stderr, isTerminal(a.stderr))
+			defer log.Close()
+			if verbose {
+				log.Level.Set(slog.LevelDebug)
+			}
+			options.Log, options.LogLevel = log.Logger(), &log.Level
 			return daemon.Run(cmd.Context(), options)
 		},
 	}
@@ -58,16 +65,4 @@ The log goes to stderr, as text on a terminal and as JSON elsewhere.`,
 		panic(err) // the flag was added above
 	}
 	return cmd
-}
-
-// newLog writes text to a terminal and JSON to everything else.
-func newLog(w io.Writer, verbose bool) *slog.Logger {
-	options := &slog.HandlerOptions{Level: slog.LevelInfo}
-	if verbose {
-		options.Level = slog.LevelDebug
-	}
-	if isTerminal(w) {
-		return slog.New(slog.NewTextHandler(w, options))
-	}
-	return slog.New(slog.NewJSONHandler(w, options))
 }
