@@ -23,7 +23,11 @@ const (
 	EndRST                // one side reset it
 	EndEvicted            // its record gave way to another flow's
 	EndForced             // gardu stops counting it
+	ends
 )
+
+// Ends is how many there are.
+const Ends = int(ends)
 
 // String is the word for it in the API; empty for EndNone.
 func (e End) String() string {

@@ -67,6 +67,7 @@ const (
 	endIdle      = 1 // of flowEndReason
 	endActive    = 2
 	endDetected  = 3
+	endForced    = 4
 	endResources = 5
 
 	initiator = 1 // of biflowDirection: the source opened the flow
@@ -146,8 +147,9 @@ var (
 	service = u32(applicationID, func(r *record) uint32 { return application(r.Service) })
 )
 
-var endReasons = [...]uint8{
+var endReasons = [flow.Ends]uint8{
 	flow.EndNone: endActive, flow.EndIdle: endIdle, flow.EndFIN: endDetected, flow.EndRST: endDetected, flow.EndEvicted: endResources,
+	flow.EndForced: endForced,
 }
 
 // dropped says of a reason why the packet went no further, where IPFIX has a word for it.

@@ -161,6 +161,7 @@ func TestVariants(t *testing.T) {
 		"lasts":           {func(r *flow.Report) { r.End = flow.EndNone }, map[int]string{flowEndReason: "2"}},
 		"idle":            {func(r *flow.Report) { r.End = flow.EndIdle }, map[int]string{flowEndReason: "1"}},
 		"reset":           {func(r *flow.Report) { r.End = flow.EndRST }, map[int]string{flowEndReason: "3"}},
+		"forced":          {func(r *flow.Report) { r.End = flow.EndForced }, map[int]string{flowEndReason: "4"}},
 		"evicted":         {func(r *flow.Report) { r.End = flow.EndEvicted }, map[int]string{flowEndReason: "5"}},
 		"dropped": {func(r *flow.Report) {
 			r.Verdict, r.Reason, r.Service, r.Backend, r.Rule = abi.VerdictDrop, abi.ReasonRuleDrop, 0, 0, 0
@@ -272,12 +273,21 @@ func random(r *rand.Rand) flow.Report {
 		},
 		Since: epoch.Add(time.Duration(r.Int64N(1e12))),
 		Delta: flow.Count{Packets: r.Uint64(), Bytes: r.Uint64()}, DeltaReply: flow.Count{Packets: r.Uint64(), Bytes: r.Uint64()},
-		End: flow.End(r.IntN(5)),
+		End: flow.End(r.IntN(flow.Ends)),
 	}
 	if report.Service > 0 {
 		report.Backend = uint16(r.IntN(22))
 	}
 	return report
+}
+
+// Every end of a flow has a word in IPFIX.
+func TestEndReasons(t *testing.T) {
+	for i, reason := range endReasons {
+		if reason == 0 {
+			t.Errorf("end %q has none", flow.End(i))
+		}
+	}
 }
 
 // Whatever is reported and however large messages may be, an independent decoder reads it back.
