@@ -95,6 +95,7 @@ func BenchmarkApply(b *testing.B) {
 		{"10000 rules that change", twoFields(10_000, 1), twoFields(10_000, 0)},
 		{"100000 rules", nothing, twoFields(100_000, 0)},
 		{"100000 rules that change", twoFields(100_000, 1), twoFields(100_000, 0)},
+		{"backend added to 1000", manyBackends(1000), manyBackends(1001)},
 		{"set of a million IPv4", nothing, feed("v4")},
 		{"set of a million IPv6", nothing, feed("v6")},
 		{"set of a million of both", nothing, feed("mixed")},
@@ -112,4 +113,14 @@ func BenchmarkApply(b *testing.B) {
 			b.ReportMetric(float64(used.Milliseconds())/float64(b.N), "cpu-ms/op")
 		})
 	}
+}
+
+// manyBackends is a service with n backends.
+func manyBackends(n int) string {
+	var b strings.Builder
+	b.WriteString("services:\n  big:\n    address: 192.0.2.10\n    port: 80\n    proto: tcp\n    forward: ipip\n    backends:\n")
+	for i := range n {
+		fmt.Fprintf(&b, "      - {name: b%d, address: 10.1.%d.%d}\n", i, i>>8, i&255)
+	}
+	return b.String()
 }

@@ -78,12 +78,21 @@ func (w way) known() reconcile.Hop {
 
 func name(backend compile.Backend) string { return backend.ServiceName + "/" + backend.Name }
 
-// resolveHops finds the ways to backends that are about to be used. It waits a little for those that are new.
+// resolveHops finds the ways to backends that are about to be used, and waits a little for neighbours. The ways to those that are in use
+// already are known, and kept fresh: looking at a thousand again would take a fifth of a second.
 func (d *Daemon) resolveHops(backends []compile.Backend) {
+	inUse := map[uint16]bool{}
+	if now := d.current.Load(); now != nil {
+		for _, backend := range now.tables.Backends {
+			inUse[backend.ID] = true
+		}
+	}
 	var waiting []compile.Backend
 	for _, backend := range backends {
-		_, known := d.way(backend.ID)
-		if w := d.find(backend); !known && errors.Is(w.err, netdev.ErrUnresolved) {
+		if _, known := d.way(backend.ID); known && inUse[backend.ID] {
+			continue
+		}
+		if w := d.find(backend); errors.Is(w.err, netdev.ErrUnresolved) {
 			waiting = append(waiting, backend)
 		}
 	}

@@ -316,12 +316,7 @@ func (d *Daemon) commit(next candidate, c compiled, how change) (err error) {
 	if how.confirm != 0 {
 		promise.Waiting = d.wait(entry, how)
 	}
-	forget, err := d.record(entry, next)
-	// What the file says already needs no room on disk: a machine whose disk is full starts with what was applied last.
-	if err == nil && (how.confirm != 0 || d.onDisk == nil || !promise.names(*d.onDisk)) {
-		d.onDisk = nil
-		err = promise.save(d.options.StateDir)
-	}
+	forget, err := d.writeDown(entry, next, promise, how)
 	if err != nil {
 		return errors.Join(err, forget(), restore())
 	}
@@ -346,6 +341,27 @@ func (d *Daemon) commit(next candidate, c compiled, how change) (err error) {
 		d.fault("count what is lost after XDP sends it", d.plane.CountLosses())
 	}
 	return nil
+}
+
+// writeDown keeps what is about to come into force, before anything changes. forget, never nil, takes the revision back. A disk that syncs
+// slowly is most of what a small change takes: the two files are written side by side, and directories synced when all is done, since the tables
+// that this is about don't outlive the machine. What waits for confirmation does.
+func (d *Daemon) writeDown(entry revision, next candidate, promise state, how change) (forget func() error, err error) {
+	// What the file says already needs no room on disk: a machine whose disk is full starts with what was applied last.
+	if how.confirm == 0 && d.onDisk != nil && promise.names(*d.onDisk) {
+		return d.record(entry, next)
+	}
+	d.onDisk = nil
+	if how.confirm != 0 {
+		if forget, err = d.record(entry, next); err != nil {
+			return forget, err
+		}
+		return forget, promise.save(d.options.StateDir)
+	}
+	promised := make(chan error, 1)
+	go func() { promised <- promise.write(d.options.StateDir) }()
+	forget, err = d.record(entry, next)
+	return forget, errors.Join(err, <-promised)
 }
 
 // tellLostLayouts tells what began anew with the take-over of another version's data plane.
@@ -431,7 +447,10 @@ func (d *Daemon) adopt(next candidate, c compiled, entry revision, waits *waitin
 	d.saved.IDs, d.saved.Revision, d.saved.Applied = c.ids, now.revision, now.at
 	d.saved.Digest, d.saved.Config = next.digest, next.name
 	d.saved.Rings, d.saved.Backends = union(d.reconciler.Have(), c.tables)
+	synced := make(chan error, 1)
+	go func() { synced <- d.revisions.sync() }()
 	err := d.saveState()
+	d.fault("sync the history to disk", <-synced)
 	now.text = nil // it was for errors and the history
 	d.current.Store(now)
 	d.setWaiting(waits)

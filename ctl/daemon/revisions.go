@@ -70,7 +70,7 @@ func (s revisions) has(number uint64) bool {
 	return err == nil
 }
 
-// put keeps a revision, in the place of one with that number.
+// put keeps a revision, in the place of one with that number; for sure once sync is called.
 func (s revisions) put(r revision) error {
 	var file bytes.Buffer
 	out, err := gzip.NewWriterLevel(&file, gzip.BestSpeed) // an apply waits for it
@@ -78,10 +78,18 @@ func (s revisions) put(r revision) error {
 		err = json.NewEncoder(out).Encode(r)
 	}
 	if err = errors.Join(err, out.Close()); err == nil {
-		err = replaceFile(s.path(r.Number), file.Bytes())
+		err = writeFile(s.path(r.Number), file.Bytes())
 	}
 	if err != nil {
 		return fmt.Errorf("keep revision %d in the history: %w", r.Number, err)
+	}
+	return nil
+}
+
+// sync makes what was put outlive a crash of the machine.
+func (s revisions) sync() error {
+	if err := syncDir(s.dir); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("keep the history: %w", err)
 	}
 	return nil
 }

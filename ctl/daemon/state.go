@@ -61,12 +61,20 @@ func loadState(dir string) (state, error) {
 	return s, nil
 }
 
-// save replaces the state file: after a crash there is the old one or the new one, whole.
+// save replaces the state file: after a crash there is the old one or the new one, whole, and after this the new one.
 func (s state) save(dir string) error {
+	if err := s.write(dir); err != nil {
+		return err
+	}
+	return syncDir(dir)
+}
+
+// write does so, but a crash of the machine may bring back the old one, until somebody calls syncDir.
+func (s state) write(dir string) error {
 	s.Version = stateVersion
 	data, err := json.Marshal(s)
 	if err == nil {
-		err = replaceFile(filepath.Join(dir, stateFile), data)
+		err = writeFile(filepath.Join(dir, stateFile), data)
 	}
 	if err != nil {
 		return fmt.Errorf("save state: %w", err)
@@ -79,7 +87,15 @@ func (s state) names(other state) bool {
 	return s.IDs.Equal(other.IDs) && slices.EqualFunc(s.Rings, other.Rings, compile.Ring.Equal) && slices.Equal(s.Backends, other.Backends)
 }
 
-func replaceFile(path string, data []byte) (err error) {
+func replaceFile(path string, data []byte) error {
+	if err := writeFile(path, data); err != nil {
+		return err
+	}
+	return syncDir(filepath.Dir(path))
+}
+
+// writeFile replaces a file as a whole. Which one there is after a crash of the machine is sure once its directory is synced.
+func writeFile(path string, data []byte) (err error) {
 	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
 		return err
 	}
@@ -96,10 +112,11 @@ func replaceFile(path string, data []byte) (err error) {
 	if err := errors.Join(err, file.Sync(), file.Close()); err != nil {
 		return err
 	}
-	if err := os.Rename(file.Name(), path); err != nil {
-		return err
-	}
-	dir, err := os.Open(filepath.Dir(path))
+	return os.Rename(file.Name(), path)
+}
+
+func syncDir(path string) error {
+	dir, err := os.Open(path)
 	if err != nil {
 		return err
 	}

@@ -104,7 +104,7 @@ func (d *Dataplane) Attach(o AttachOptions) (Attachment, error) {
 		a = &attachment{Attachment: Attachment{Name: o.Name}}
 	}
 	placing := placement{
-		AttachOptions: o, programs: d.programs, old: a.hooks,
+		AttachOptions: o, program: d.programAt, old: a.hooks,
 		dir: d.linksPath(), netlink: d.netlink, noTCX: d.noTCX,
 	}
 	err := placing.place(a)
@@ -169,12 +169,15 @@ func (d *Dataplane) takeOverLinks() error {
 		}
 		a.hooks = append(a.hooks, h)
 	}
+	if err := d.loadUsed(d.programs); err != nil {
+		return err
+	}
 	for _, a := range d.attachments {
 		for _, h := range a.hooks {
 			if d.migration != nil { // not before a generation is there
 				break
 			}
-			if err := h.update(h.kind.program(d.programs)); err != nil {
+			if err := d.renew(h); err != nil {
 				return err
 			}
 		}

@@ -248,6 +248,47 @@ func TestSetFeaturesSwapsEveryHook(t *testing.T) {
 	eventually(t, "packets counted", func() bool { return packets(t, d) >= count+10 })
 }
 
+// The verifier takes long: it sees only what sits on an interface, and sees that once for features and longer tables together.
+func TestProgramsAreLoadedOnceAndWhereTheySit(t *testing.T) {
+	w := newWires(t)
+	d := w.open(t, testDir(t), allOff())
+	defer closeIt(t, d)
+	loaded := func() (hooks []Hook) {
+		for hook, program := range d.programs.loaded {
+			if program != nil {
+				hooks = append(hooks, Hook(hook))
+			}
+		}
+		return hooks
+	}
+	if got := loaded(); got != nil {
+		t.Errorf("attached nowhere, but programs %v are loaded", got)
+	}
+	w.attach(t, d, AttachOptions{Path: model.PathXDP})
+	if got := loaded(); !slices.Equal(got, []Hook{HookXDP}) {
+		t.Errorf("attached to XDP, and programs %v are loaded", got)
+	}
+	long := make([]abi.Line, 1000)
+	room := [abi.TableCount]int{abi.TableSets: len(long), abi.TableRules: len(long)}
+	if err := d.Prepare(compile.Features{Rules: true}, room); err != nil {
+		t.Fatal(err)
+	}
+	prepared := d.programs
+	if got := loaded(); !slices.Equal(got, []Hook{HookXDP}) {
+		t.Errorf("after a swap programs %v are loaded", got)
+	}
+	for which := range abi.TableServices {
+		table, err := d.NewTable(which, long)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer closeIt(t, table)
+	}
+	if d.programs != prepared {
+		t.Error("programs were swapped once more for tables that there was room for")
+	}
+}
+
 func TestPinNames(t *testing.T) {
 	for _, name := range []string{"eth0", "eth0.100", "a-xdp", "wg-clsact_egress"} {
 		for _, k := range []kind{kindXDP, kindGeneric, kindFallback, kindIngress, kindEgress, kindClsactIngress, kindClsactEgress} {

@@ -21,8 +21,12 @@ func (d *Dataplane) AttachCheck() error {
 		return nil
 	}
 	dir := d.checkPath()
-	attach := func(k kind) (err error) {
-		d.check, err = attachHook(dir, loopback, loopbackIndex, k, k.program(d.programs), d.netlink)
+	attach := func(k kind) error {
+		program, err := d.programAt(k)
+		if err != nil {
+			return err
+		}
+		d.check, err = attachHook(dir, loopback, loopbackIndex, k, program, d.netlink)
 		return err
 	}
 	if !d.noTCX {
@@ -66,7 +70,7 @@ func (d *Dataplane) takeOverCheck() error {
 		if d.migration != nil {
 			continue
 		}
-		if err := h.update(h.kind.program(d.programs)); err != nil {
+		if err := d.renew(h); err != nil {
 			return err
 		}
 	}

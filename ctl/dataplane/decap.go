@@ -81,8 +81,10 @@ func AttachDecap(o DecapOptions) (_ *Decap, err error) {
 	}
 	placing := placement{
 		AttachOptions: AttachOptions{Name: o.Name, Ifindex: o.Ifindex, Path: o.Path, Replace: o.Replace},
-		programs:      &programs{loaded: [hookCount]*ebpf.Program{HookXDP: collection.Programs["decap_xdp"], HookIngress: collection.Programs["decap_tc"]}},
-		dir:           dir, netlink: o.Netlink,
+		program: func(k kind) (*ebpf.Program, error) {
+			return map[Hook]*ebpf.Program{HookXDP: collection.Programs["decap_xdp"], HookIngress: collection.Programs["decap_tc"]}[k.hook()], nil
+		},
+		dir: dir, netlink: o.Netlink,
 	}
 	if err := placing.place(&d.attachment); err != nil {
 		return nil, err

@@ -31,17 +31,17 @@ const (
 func (k kind) isXDP() bool    { return k == kindXDP || k == kindGeneric || k == kindFallback }
 func (k kind) isClsact() bool { return strings.HasPrefix(string(k), "clsact_") }
 
-// program is the one of p that belongs there.
-func (k kind) program(p *programs) *ebpf.Program {
+// hook says which program belongs there.
+func (k kind) hook() Hook {
 	switch k {
 	case kindXDP, kindGeneric, kindFallback:
-		return p.loaded[HookXDP]
+		return HookXDP
 	case kindEgress, kindClsactEgress:
-		return p.loaded[HookEgress]
+		return HookEgress
 	case kindCheck, kindClsactCheck:
-		return p.loaded[hookCheck]
+		return hookCheck
 	default:
-		return p.loaded[HookIngress]
+		return HookIngress
 	}
 }
 

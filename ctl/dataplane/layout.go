@@ -305,7 +305,7 @@ func (d *Dataplane) finishMigration() error {
 		return err
 	}
 	for _, h := range d.hooks() {
-		if err := h.update(h.kind.program(d.programs)); err != nil {
+		if err := d.renew(h); err != nil {
 			return err
 		}
 	}

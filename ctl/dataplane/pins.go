@@ -117,11 +117,11 @@ func (d *Dataplane) pinAll() error {
 	}
 	for _, a := range d.attachments {
 		for _, h := range a.hooks {
-			errs = append(errs, h.pinAgain(d.programs))
+			errs = append(errs, d.repinHook(h))
 		}
 	}
 	if d.check != nil {
-		errs = append(errs, d.check.pinAgain(d.programs))
+		errs = append(errs, d.repinHook(d.check))
 	}
 	if err := errors.Join(errs...); err != nil {
 		return err
@@ -132,12 +132,16 @@ func (d *Dataplane) pinAll() error {
 	return pinMaps(d.dir, d.maps)
 }
 
-// pinAgain pins a hook whose pin is gone.
-func (h *hook) pinAgain(p *programs) error {
+// repinHook pins a hook whose pin is gone.
+func (d *Dataplane) repinHook(h *hook) error {
 	if h.link != nil {
 		if err := h.link.Unpin(); err != nil { // it is gone, but the link thinks that it isn't
 			return permission("unpin "+h.path, err)
 		}
 	}
-	return h.pin(h.kind.program(p))
+	program, err := d.programAt(h.kind)
+	if err != nil {
+		return err
+	}
+	return h.pin(program)
 }

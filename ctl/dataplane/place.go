@@ -15,10 +15,10 @@ import (
 // placement is one Attach on its way.
 type placement struct {
 	AttachOptions
-	programs *programs
-	dir      string // of the pins; "" = none
-	netlink  Netlink
-	noTCX    bool
+	program func(kind) (*ebpf.Program, error)
+	dir     string // of the pins; "" = none
+	netlink Netlink
+	noTCX   bool
 
 	old     []*hook // as it was
 	kept    []*hook // as it will be
@@ -74,7 +74,11 @@ func (p *placement) keep(k kind) bool {
 
 // add attaches a new hook.
 func (p *placement) add(k kind) error {
-	h, err := attachHook(p.dir, p.Name, p.Ifindex, k, k.program(p.programs), p.netlink)
+	program, err := p.program(k)
+	if err != nil {
+		return err
+	}
+	h, err := attachHook(p.dir, p.Name, p.Ifindex, k, program, p.netlink)
 	if err != nil {
 		return err
 	}
@@ -158,7 +162,12 @@ func (p *placement) undo() error {
 		if h.ifindex != p.Ifindex {
 			continue
 		}
-		again, err := attachHook(p.dir, h.name, h.ifindex, h.kind, h.kind.program(p.programs), p.netlink)
+		program, err := p.program(h.kind)
+		if err != nil {
+			errs = append(errs, err)
+			continue
+		}
+		again, err := attachHook(p.dir, h.name, h.ifindex, h.kind, program, p.netlink)
 		if err != nil {
 			errs = append(errs, err)
 			continue

@@ -8,6 +8,7 @@ import (
 
 	"github.com/cilium/ebpf"
 
+	"gardu/ctl/abi"
 	"gardu/ctl/compile"
 )
 
@@ -17,7 +18,7 @@ type programs struct {
 	outers   mapSet // of the tables: they belong to this load
 
 	mu     sync.Mutex
-	loaded [hookCount]*ebpf.Program // nil: not asked for yet, of a private instance
+	loaded [hookCount]*ebpf.Program // nil: not asked for yet
 }
 
 // objects are the compiled files, with the programs that each holds.
@@ -29,8 +30,8 @@ var objects = []struct {
 	{loadTc, map[Hook]string{HookIngress: "gardu_ingress", HookEgress: "gardu_egress", hookCheck: "gardu_check"}},
 }
 
-// loadPrograms loads the programs with the constants that features ask for, on the maps and tables of d. A private instance
-// seldom runs all of them, and the verifier takes long: it loads each when it is first asked for; see program.
+// loadPrograms prepares programs with the constants that features ask for, on the maps and tables of d. The verifier takes long, and few
+// machines run all of them: those that sit on an interface are loaded here, each other when it is first asked for; see program.
 func (d *Dataplane) loadPrograms(features compile.Features) (_ *programs, err error) {
 	p := &programs{features: features}
 	defer func() {
@@ -56,22 +57,38 @@ func (d *Dataplane) loadPrograms(features compile.Features) (_ *programs, err er
 	if p.outers, err = d.newOuters(); err != nil {
 		return nil, err
 	}
-	if d.dir == "" && d.lostDir == "" {
-		return p, nil
+	return p, d.loadUsed(p)
+}
+
+// loadUsed loads the programs that sit on an interface.
+func (d *Dataplane) loadUsed(p *programs) error {
+	used := map[Hook]bool{}
+	for _, h := range d.hooks() {
+		used[h.kind.hook()] = true
 	}
-	return p, d.loadRest(p)
+	return d.loadThose(p, func(hook Hook) bool { return used[hook] })
 }
 
 // loadRest loads the programs that aren't yet.
 func (d *Dataplane) loadRest(p *programs) error {
+	return d.loadThose(p, func(Hook) bool { return true })
+}
+
+// loadThose loads some programs, if they aren't yet.
+func (d *Dataplane) loadThose(p *programs, wanted func(Hook) bool) error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	// Side by side: what takes long is the kernel's verifier, which has no lock.
 	errs := make([]error, len(objects))
 	var running sync.WaitGroup
 	for i, object := range objects {
+		those := maps.Clone(object.programs)
+		maps.DeleteFunc(those, func(hook Hook, _ string) bool { return !wanted(hook) || p.loaded[hook] != nil })
+		if len(those) == 0 {
+			continue
+		}
 		running.Go(func() {
-			errs[i] = d.load(p, object.spec, object.programs)
+			errs[i] = d.load(p, object.spec, those)
 		})
 	}
 	running.Wait()
@@ -88,6 +105,18 @@ func (d *Dataplane) LoadAll() error {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	return d.loadRest(d.programs)
+}
+
+// programAt is the program in force that belongs to a place on an interface.
+func (d *Dataplane) programAt(k kind) (*ebpf.Program, error) { return d.program(d.programs, k.hook()) }
+
+// renew swaps the program in force in on a hook.
+func (d *Dataplane) renew(h *hook) error {
+	program, err := d.programAt(h.kind)
+	if err != nil {
+		return err
+	}
+	return h.update(program)
 }
 
 // program is what runs at a hook.
@@ -233,13 +262,24 @@ func (d *Dataplane) Features() compile.Features {
 // that needs more is committed, set the union of both; afterwards, what the new one needs. A capture that is on goes on. On error all
 // hooks run what they ran before.
 func (d *Dataplane) SetFeatures(features compile.Features) error {
+	return d.Prepare(features, [abi.TableCount]int{})
+}
+
+// Prepare does what SetFeatures does, and makes room for tables of so many lines (0: none comes) with the same swap of programs.
+func (d *Dataplane) Prepare(features compile.Features, lines [abi.TableCount]int) error {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	features.Capture = d.capture != nil
-	if features == d.programs.features {
+	lengths := d.lengths
+	for which, n := range lines {
+		if n > 0 {
+			lengths[which] = d.nextLength(abi.Table(which), n)
+		}
+	}
+	if features == d.programs.features && lengths == d.lengths {
 		return nil
 	}
-	return d.swapPrograms(features)
+	return d.setLengths(lengths, features)
 }
 
 // swapPrograms loads programs made for features and for the tables as they are, and swaps them in on every hook. On error all
@@ -255,9 +295,9 @@ func (d *Dataplane) swapPrograms(features compile.Features) error {
 		hooks = nil // they run another gardu's programs until finishMigration
 	}
 	for _, h := range hooks {
-		if err := h.update(h.kind.program(next)); err != nil {
+		if err := h.update(next.loaded[h.kind.hook()]); err != nil {
 			for _, h := range done {
-				err = errors.Join(err, h.update(h.kind.program(d.programs)))
+				err = errors.Join(err, d.renew(h))
 			}
 			return errors.Join(err, next.close())
 		}
@@ -303,11 +343,7 @@ func (d *Dataplane) inUse(features compile.Features) compile.Features {
 func (d *Dataplane) Interpreted() (bool, error) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	program, err := d.program(d.programs, HookIngress)
-	if err != nil {
-		return false, err
-	}
-	info, err := program.Info()
+	info, err := d.clock.Info() // a program like any other
 	if err != nil {
 		return false, fmt.Errorf("ask for the size of a program: %w", err)
 	}

@@ -5,11 +5,13 @@ import (
 	"fmt"
 	"math/bits"
 	"os"
+	"sync"
 
 	"github.com/cilium/ebpf"
 	"golang.org/x/sys/unix"
 
 	"gardu/ctl/abi"
+	"gardu/ctl/compile"
 )
 
 // Table is one immutable table of a generation, in the kernel. Generations that don't differ in it share it.
@@ -31,9 +33,11 @@ func (d *Dataplane) NewTable(which abi.Table, lines []abi.Line) (*Table, error) 
 }
 
 func (d *Dataplane) newTable(which abi.Table, lines []abi.Line) (*Table, error) {
-	if want := d.lengthFor(which, len(lines)); want > d.lengths[which] || want*wasteful < d.lengths[which] {
-		if err := d.setLength(which, want); err != nil {
-			return nil, fmt.Errorf("make tables of %d lines: %w", want, err)
+	lengths := d.lengths
+	lengths[which] = d.nextLength(which, len(lines))
+	if lengths != d.lengths {
+		if err := d.setLengths(lengths, d.programs.features); err != nil {
+			return nil, fmt.Errorf("make tables of %d lines: %w", lengths[which], err)
 		}
 	}
 	array, err := newLines(d.tableSpec(which).InnerMap, d.lengths[which], lineBytes(lines))
@@ -61,12 +65,22 @@ func (d *Dataplane) lengthFor(which abi.Table, lines int) uint32 {
 	return 1 << bits.Len(uint(most-1))
 }
 
-// setLength copies the tables of a kind into arrays of another length and swaps in programs made for it. On error all is as
+// nextLength is the length that tables of a kind will have when one of so many lines comes: another one only if they are too short, or
+// far too long.
+func (d *Dataplane) nextLength(which abi.Table, lines int) uint32 {
+	want, now := d.lengthFor(which, lines), d.lengths[which]
+	if want > now || want*wasteful < now {
+		return want
+	}
+	return now
+}
+
+// setLengths copies the tables into arrays of other lengths and swaps in programs made for these and for features. On error all is as
 // it was.
-func (d *Dataplane) setLength(which abi.Table, length uint32) (err error) {
+func (d *Dataplane) setLengths(lengths [abi.TableCount]uint32, features compile.Features) (err error) {
 	before := map[*Table]*ebpf.Map{}
-	was := d.lengths[which]
-	d.lengths[which] = length
+	was := d.lengths
+	d.lengths = lengths
 	defer func() {
 		if err == nil {
 			for _, array := range before {
@@ -74,32 +88,36 @@ func (d *Dataplane) setLength(which abi.Table, length uint32) (err error) {
 			}
 			return
 		}
-		d.lengths[which] = was
+		d.lengths = was
 		for table, array := range before {
 			table.array.Close()
 			table.array = array
 		}
 	}()
 	for _, tables := range d.slots {
-		table := tables[which]
-		if table == nil || before[table] != nil || table.array.MaxEntries() == length {
-			continue
+		for which, table := range tables {
+			if table == nil || before[table] != nil || table.array.MaxEntries() == lengths[which] {
+				continue
+			}
+			array, err := d.copyLines(abi.Table(which), table)
+			if err != nil {
+				return err
+			}
+			before[table], table.array = table.array, array
 		}
-		array, err := d.copyLines(which, table)
-		if err != nil {
-			return err
-		}
-		before[table], table.array = table.array, array
 	}
 	if d.programs == nil {
 		return nil // they are loaded next
 	}
-	if err := d.swapPrograms(d.programs.features); err != nil {
+	if err := d.swapPrograms(features); err != nil {
 		return err
 	}
 	for slot, tables := range d.slots {
-		if table := tables[which]; table != nil {
-			if err := d.pinTable(uint32(slot), which, table); err != nil {
+		for which, table := range tables {
+			if before[table] == nil {
+				continue
+			}
+			if err := d.pinTable(uint32(slot), abi.Table(which), table); err != nil {
 				d.log.Warn("a table stays pinned in its old length as well", "error", err)
 			}
 		}
@@ -257,10 +275,8 @@ func (d *Dataplane) Commit(generation uint32, tables Tables) error {
 			tables[which] = absent
 		}
 	}
-	for which := range abi.TableCount {
-		if err := d.fillSlot(slot, which, tables[which]); err != nil {
-			return fmt.Errorf("commit generation %d: %w", generation, err)
-		}
+	if err := d.fillSlot(slot, tables); err != nil {
+		return fmt.Errorf("commit generation %d: %w", generation, err)
 	}
 	displaced := d.slots[slot]
 	d.slots[slot] = tables
@@ -268,14 +284,24 @@ func (d *Dataplane) Commit(generation uint32, tables Tables) error {
 	return errors.Join(d.dropTables(displaced), d.finishMigration())
 }
 
-// fillSlot gives one table to the programs and pins it, so that the next daemon finds it.
-func (d *Dataplane) fillSlot(slot uint32, which abi.Table, table *Table) error {
-	if d.programs != nil { // else they find it when they are loaded
-		if err := d.programs.outers[tableMaps[which]].Put(slot, table.array); err != nil {
-			return fmt.Errorf("put table %d into slot %d: %w", which, slot, err)
-		}
+// fillSlot gives tables to the programs and pins them, so that the next daemon finds them. Side by side: each waits for an RCU grace
+// period, which may be the same one.
+func (d *Dataplane) fillSlot(slot uint32, tables Tables) error {
+	var errs [abi.TableCount]error
+	var filling sync.WaitGroup
+	for which, table := range tables {
+		filling.Go(func() {
+			if d.programs != nil { // else they find it when they are loaded
+				if err := d.programs.outers[tableMaps[which]].Put(slot, table.array); err != nil {
+					errs[which] = fmt.Errorf("put table %d into slot %d: %w", which, slot, err)
+					return
+				}
+			}
+			errs[which] = d.pinTable(slot, abi.Table(which), table)
+		})
 	}
-	return d.pinTable(slot, which, table)
+	filling.Wait()
+	return errors.Join(errs[:]...)
 }
 
 func (d *Dataplane) pinTable(slot uint32, which abi.Table, table *Table) error {
@@ -321,12 +347,11 @@ func (d *Dataplane) openTables() error {
 			d.slots[slot][which] = &Table{array, int(array.MaxEntries())}
 		}
 	}
+	var lengths [abi.TableCount]uint32
 	for which := range abi.TableCount {
-		if err := d.setLength(which, d.lengthFor(which, 0)); err != nil {
-			return err
-		}
+		lengths[which] = d.lengthFor(which, 0)
 	}
-	return nil
+	return d.setLengths(lengths, compile.Features{})
 }
 
 func (d *Dataplane) closeTables() error {

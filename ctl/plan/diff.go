@@ -16,11 +16,11 @@ import (
 // sees, and what is in sets; not where things stand in a file, nor in which order things are of which it doesn't matter.
 func Diff(old, next *model.Snapshot) []api.Change { return diff(old, next, true) }
 
-// diff counts what is added to large sets and removed only when count is true: for a million entries that takes a while.
-func diff(old, next *model.Snapshot, count bool) []api.Change {
-	var d differ
+// diff says what objects are, and counts what is added to large sets and removed, only when whole is true: for many, that takes a while.
+func diff(old, next *model.Snapshot, whole bool) []api.Change {
+	d := differ{whole: whole}
 	each(&d, "interface", old.Interfaces, next.Interfaces, func(i *model.Interface) string { return i.Name }, interfaceRows)
-	d.sets(old.Sets, next.Sets, count)
+	d.sets(old.Sets, next.Sets)
 	one(&d, "filter", &old.Filter, &next.Filter, filterRows, next.Filter.Pos)
 	d.rules(old.Filter.Rules, next.Filter.Rules)
 	each(&d, "service", old.Services, next.Services, func(s *model.Service) string { return s.Name }, serviceRows)
@@ -34,10 +34,23 @@ func diff(old, next *model.Snapshot, count bool) []api.Change {
 }
 
 // differ gathers changes.
-type differ struct{ changes []api.Change }
+type differ struct {
+	whole   bool // not only what has changed, but how
+	changes []api.Change
+}
+
+// text is what an object is, when that is wanted: for many rules it takes a while.
+func (d *differ) text(of func() string) string {
+	if !d.whole {
+		return ""
+	}
+	return of()
+}
 
 func (d *differ) add(c api.Change, at model.Position) {
-	c.At = at.String()
+	if d.whole {
+		c.At = at.String()
+	}
 	d.changes = append(d.changes, c)
 }
 
@@ -61,7 +74,7 @@ func each[T any](d *differ, kind string, old, next []T, name func(*T) string, t 
 		object := &next[i]
 		before, known := was[name(object)]
 		if !known {
-			d.add(api.Change{Change: api.ChangeAdded, Kind: kind, Name: name(object), Text: t.short(object)}, t.at(object))
+			d.add(api.Change{Change: api.ChangeAdded, Kind: kind, Name: name(object), Text: d.text(func() string { return t.short(object) })}, t.at(object))
 			continue
 		}
 		if keys := t.keys(before, object); keys != nil {
@@ -75,7 +88,7 @@ func each[T any](d *differ, kind string, old, next []T, name func(*T) string, t 
 func removed[T any](d *differ, kind string, old []T, now map[string]*T, name func(*T) string, t table[T]) {
 	for i := range old {
 		if object := &old[i]; now[name(object)] == nil {
-			d.add(api.Change{Change: api.ChangeRemoved, Kind: kind, Name: name(object), Text: t.short(object)}, t.at(object))
+			d.add(api.Change{Change: api.ChangeRemoved, Kind: kind, Name: name(object), Text: d.text(func() string { return t.short(object) })}, t.at(object))
 		}
 	}
 }
@@ -265,11 +278,17 @@ func (d *differ) rules(old, next []model.Rule) {
 		r := &next[i]
 		before, known := was[r.Name]
 		if !known {
-			c := api.Change{Change: api.ChangeAdded, Kind: "rule", Name: r.Name, Text: ruleText(r)}
+			c := api.Change{Change: api.ChangeAdded, Kind: "rule", Name: r.Name, Text: d.text(func() string { return ruleText(r) })}
 			if follows := head + i + 1; follows < len(nextAll) {
 				c.Before = nextAll[follows].Name
 			}
 			d.add(c, r.Pos)
+			continue
+		}
+		if !d.whole {
+			if !stays[i] || !sameRule(before, r) {
+				d.add(api.Change{Change: api.ChangeChanged, Kind: "rule", Name: r.Name}, r.Pos)
+			}
 			continue
 		}
 		keys := ruleKeys(before, r)
@@ -383,7 +402,7 @@ func conditionKey(c model.Condition) string {
 }
 
 // sets compares sets and what they hold.
-func (d *differ) sets(old, next []model.Set, count bool) {
+func (d *differ) sets(old, next []model.Set) {
 	name := func(s *model.Set) string { return s.Name }
 	was := byName(old, name)
 	for i := range next {
@@ -394,7 +413,7 @@ func (d *differ) sets(old, next []model.Set, count bool) {
 			continue
 		}
 		keys := setRows.keys(bare(before), bare(set))
-		if key, changed := entriesKey(before, set, count); changed {
+		if key, changed := entriesKey(before, set, d.whole); changed {
 			keys = append(keys, key)
 		}
 		if keys != nil {

@@ -201,7 +201,7 @@ func TestMovedRules(t *testing.T) {
 		for _, name := range order {
 			next = append(next, model.Rule{Name: string(name), Action: model.Drop})
 		}
-		var d differ
+		d := differ{whole: true}
 		d.rules(old, next)
 		moved := ""
 		for _, c := range d.changes {

@@ -65,6 +65,10 @@ func (k *fakeKernel) SetFeatures(f compile.Features) error {
 	return err
 }
 
+func (k *fakeKernel) Prepare(f compile.Features, _ [abi.TableCount]int) error {
+	return k.SetFeatures(f)
+}
+
 func (k *fakeKernel) ResizeFlows(max int) error {
 	err := k.call("flows %d", max)
 	if err == nil {
