@@ -520,10 +520,12 @@ type Explanation struct {
 	Flow      *KnownFlow `json:"flow,omitempty"`      // what was known of its flow before
 	Steps     []Step     `json:"steps"`
 
-	Rules        []TriedRule `json:"rules,omitempty"`        // that were asked, up to the one that decided: those that came nearest to matching
-	OtherRules   int         `json:"other_rules,omitempty"`  // asked as well
-	Block        *Block      `json:"block,omitempty"`        // that covers the source
-	Ring         *RingSlot   `json:"ring,omitempty"`         // where the service's ring was asked for a backend; absent: it wasn't
+	Rules        []TriedRule `json:"rules,omitempty"`       // that were asked, up to the one that decided: those that came nearest to matching
+	OtherRules   int         `json:"other_rules,omitempty"` // asked as well
+	Block        *Block      `json:"block,omitempty"`       // that covers the source
+	Allow        *SetEntry   `json:"allow,omitempty"`       // by which the source is allowed
+	Ring         *RingSlot   `json:"ring,omitempty"`        // where the service's ring was asked for a backend; absent: it wasn't
+	Cost         *PacketCost `json:"cost,omitempty"`
 	Disagreement string      `json:"disagreement,omitempty"` // between the programs and the reference model, which is a fault of gardu
 
 	Out []OutFrame `json:"out,omitempty"` // what gardu sends
@@ -535,6 +537,25 @@ type TriedRule struct {
 	Pos     model.Position `json:"position,omitzero"`
 	Matched bool           `json:"matched"`
 	Why     string         `json:"why,omitempty"` // the first condition that doesn't hold; of one that matches: by which entry of a set, and why it went on
+	Entries []SetEntry     `json:"entries,omitempty"`
+}
+
+// SetEntry is the entry of a set that a packet is found by.
+type SetEntry struct {
+	Field  string `json:"field"`
+	Set    string `json:"set"`
+	Entry  string `json:"entry"`
+	File   string `json:"file,omitempty"`    // that the set is read from
+	Line   int    `json:"line,omitempty"`    // of the file
+	NoLine string `json:"no_line,omitempty"` // why that can't be told: the file has changed since it was read
+}
+
+// PacketCost is what a packet takes in the program, without trace and beside the live one.
+type PacketCost struct {
+	Ns    float64 `json:"ns"`    // more than an empty program
+	Empty float64 `json:"empty"` // what such a one takes, in ns
+	Runs  int     `json:"runs"`
+	How   string  `json:"how,omitempty"` // it was measured, in words; why it wasn't, when there are no runs
 }
 
 // RingSlot is a place in the ring of a service, from 0.

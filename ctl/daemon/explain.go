@@ -41,9 +41,12 @@ func (d *Daemon) Explain(_ context.Context, request api.ExplainRequest) (api.Exp
 	}
 	backends := slices.Collect(maps.Values(d.reconciler.Have().Backends))
 	names := explain.NewNames(now.ids, backends)
-	answer, err := explain.Ask(sibling, explain.Question{
+	question := explain.Question{
 		Hook: hook, Frame: request.Frame, Ifindex: in.Ifindex, WithFlow: request.WithFlow, Backend: request.Backend, Later: later,
-	}, names, backends)
+	}
+	beside := d.loadUntraced(now, hook)
+	defer beside.close()
+	answer, err := explain.Ask(sibling, question, names, backends)
 	if errors.Is(err, explain.ErrNoFlow) {
 		return api.Explanation{}, api.NewProblem(api.CodeConflict, "%v", err)
 	}
@@ -56,9 +59,46 @@ func (d *Daemon) Explain(_ context.Context, request api.ExplainRequest) (api.Exp
 	}
 	explain.Why(&told, now.snapshot, request.Frame, answer.Result, request.Out)
 	if told.Reason == abi.ReasonBlocked.String() {
-		told.Block, err = d.blockOf(request.Frame)
+		if told.Block, err = d.blockOf(request.Frame); err != nil {
+			return told, err
+		}
 	}
+	told.Cost, err = beside.cost(question, answer)
 	return told, err
+}
+
+// untraced is an instance on which what a packet takes is measured.
+type untraced struct {
+	made  chan struct{}
+	plane *dataplane.Dataplane
+	err   error
+}
+
+// loadUntraced begins to make one. The kernel verifies its program as long as the one that tells the way, so both are loaded side by side.
+func (d *Daemon) loadUntraced(now *applied, hook dataplane.Hook) *untraced {
+	wish := d.trialOf(now, now.compiled, d.reconciler.Runtimes(now.tables.Rings...))
+	wish.Alone = true
+	u := &untraced{made: make(chan struct{})}
+	go func() {
+		defer close(u.made)
+		if u.plane, u.err = d.plane.Try(wish); u.err == nil {
+			_, u.err = u.plane.Program(hook)
+		}
+	}()
+	return u
+}
+
+func (u *untraced) cost(q explain.Question, answer explain.Answer) (*api.PacketCost, error) {
+	if <-u.made; u.err != nil {
+		return nil, u.err
+	}
+	return explain.Cost(u.plane, q, answer)
+}
+
+func (u *untraced) close() {
+	if <-u.made; u.plane != nil {
+		u.plane.Close()
+	}
 }
 
 // blockOf is the narrowest block that covers the source of a packet.

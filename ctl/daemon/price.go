@@ -10,6 +10,7 @@ import (
 	"gardu/ctl/api"
 	"gardu/ctl/compile"
 	"gardu/ctl/dataplane"
+	"gardu/ctl/explain"
 	"gardu/ctl/flow"
 )
 
@@ -143,7 +144,7 @@ func weigh(ctx context.Context, sides *[2]scale, p pricedPacket) (ns [2]float64,
 			return ns, err
 		}
 		for i := range sides {
-			one, err := sides[i].plane.Measure(p.hooks[i], p.frame, repeats)
+			_, one, err := sides[i].plane.Timing(p.hooks[i], p.frame, loopback, repeats)
 			if err != nil {
 				return ns, err
 			}
@@ -163,28 +164,17 @@ func weigh(ctx context.Context, sides *[2]scale, p pricedPacket) (ns [2]float64,
 	return ns, nil
 }
 
-// tareOf is what a single run takes more than one of many: an ARP request is left alone, so it can be both.
-func (s *scale) tareOf(hook dataplane.Hook) (float64, error) {
-	if tare, ok := s.tare[hook]; ok {
+// tareOf is what a single run takes by itself.
+func (s *scale) tareOf(hook dataplane.Hook) (tare float64, err error) {
+	tare, ok := s.tare[hook]
+	if ok {
 		return tare, nil
-	}
-	arp := make([]byte, 64)
-	copy(arp[12:], []byte{0x08, 0x06})
-	var single, many []float64
-	for range priceRounds * priceSingles {
-		for repeats, to := range map[int]*[]float64{1: &single, priceRepeats: &many} {
-			took, err := s.plane.Measure(hook, arp, repeats)
-			if err != nil {
-				return 0, err
-			}
-			*to = append(*to, float64(took.Nanoseconds()))
-		}
 	}
 	if s.tare == nil {
 		s.tare = map[dataplane.Hook]float64{}
 	}
-	s.tare[hook] = median(single) - median(many)
-	return s.tare[hook], nil
+	s.tare[hook], err = explain.Tare(s.plane, hook, loopback)
+	return s.tare[hook], err
 }
 
 func median(values []float64) float64 {

@@ -30,14 +30,30 @@ func (d *Dataplane) RecallFlow(key abi.FlowKey) (abi.FlowValue, bool, error) {
 	known.Spilled = 0
 	d.flows.mu.RLock()
 	defer d.flows.mu.RUnlock()
-	table := d.flows.pairs[d.control.FlowSlot]
-	for _, bucket := range flowBucketsOf(table.Memory, d.control.FlowMask[d.control.FlowSlot], flowHash(d.control.HashKey, &key)) {
+	for _, bucket := range d.privateBuckets(&key) {
 		*bucket = abi.FlowBucket{}
 		if found {
 			bucket.Record[0] = abi.FlowRecord{Key: key, Value: known}
 		}
 	}
 	return value, found, nil
+}
+
+// ForgetFlow makes a private instance forget what it has seen of a flow.
+func (d *Dataplane) ForgetFlow(key abi.FlowKey) {
+	if d.dir != "" || key.Tag == 0 {
+		return
+	}
+	d.flows.mu.RLock()
+	defer d.flows.mu.RUnlock()
+	for _, bucket := range d.privateBuckets(&key) {
+		*bucket = abi.FlowBucket{}
+	}
+}
+
+func (d *Dataplane) privateBuckets(key *abi.FlowKey) []*abi.FlowBucket {
+	slot := d.control.FlowSlot
+	return flowBucketsOf(d.flows.pairs[slot].Memory, d.control.FlowMask[slot], flowHash(d.control.HashKey, key))
 }
 
 // readFragments copies what first fragments left to those that follow them.

@@ -52,9 +52,6 @@ func (d *Dataplane) Run(hook Hook, frame []byte, ifindex int) (Result, error) {
 	if err := d.run.begin(d.maps[abi.AbiMapTrace]); err != nil {
 		return Result{}, err
 	}
-	if ifindex == 0 {
-		ifindex = 1
-	}
 	program, err := d.program(d.programs, hook)
 	if err != nil {
 		return Result{}, err
@@ -63,17 +60,7 @@ func (d *Dataplane) Run(hook Hook, frame []byte, ifindex int) (Result, error) {
 	*t.trace() = abi.Trace{Clock: d.testClock}
 	var result Result
 	var out []byte
-	switch hook {
-	case HookXDP:
-		t.xdp = xdpContext{DataEnd: uint32(len(frame)), IngressIfindex: uint32(ifindex)}
-		result.Action, out, err = t.run(program, frame, unsafe.Pointer(&t.xdp), unsafe.Sizeof(t.xdp))
-	case HookIngress:
-		t.skb = skbContext{Ifindex: uint32(ifindex), IngressIfindex: uint32(ifindex)}
-		result.Action, out, err = t.run(program, frame, unsafe.Pointer(&t.skb), unsafe.Sizeof(t.skb))
-	case HookEgress:
-		t.skb = skbContext{Ifindex: uint32(ifindex)}
-		result.Action, out, err = t.run(program, frame, unsafe.Pointer(&t.skb), unsafe.Sizeof(t.skb))
-	}
+	result.Action, out, err = t.at(hook, program, frame, ifindex, 1)
 	if errors.Is(err, unix.EINVAL) || errors.Is(err, unix.EMSGSIZE) {
 		return Result{}, fmt.Errorf("run a frame of %d bytes: %w (%v)", len(frame), ErrFrame, err)
 	}
@@ -82,23 +69,6 @@ func (d *Dataplane) Run(hook Hook, frame []byte, ifindex int) (Result, error) {
 	}
 	result.Frame, result.Trace = bytes.Clone(out), *t.trace()
 	return result, nil
-}
-
-// Measure runs a program of a private instance on one frame so many times, and returns how long one took. The frame comes in on the
-// loopback. It isn't restored between runs: of frames that get longer, only one run at a time means anything.
-func (d *Dataplane) Measure(hook Hook, frame []byte, repeat int) (time.Duration, error) {
-	if d.dir != "" {
-		return 0, errors.New("measure a frame: not on the live data plane, which it would change; use Try")
-	}
-	program, err := d.Program(hook)
-	if err != nil {
-		return 0, err
-	}
-	_, took, err := program.Benchmark(frame, repeat, nil)
-	if err != nil {
-		return 0, fmt.Errorf("measure a frame of %d bytes: %w", len(frame), err)
-	}
-	return took, nil
 }
 
 // StopClock stops the clock by which the programs of a private instance with trace judge state and the age of flows, at that time since

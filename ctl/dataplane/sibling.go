@@ -92,6 +92,9 @@ func (d *Dataplane) sibling(trial *Trial, a Assumption) (_ *Dataplane, err error
 		err = s.copyGeneration(d.control.generation(), d.slots)
 	} else {
 		features = trial.Features
+		if alone {
+			s.origin = d
+		}
 		err = s.tryGeneration(d, trial)
 	}
 	if err != nil {

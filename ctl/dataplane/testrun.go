@@ -1,6 +1,7 @@
 package dataplane
 
 import (
+	"errors"
 	"runtime"
 	"sync"
 	"unsafe"
@@ -17,6 +18,7 @@ import (
 type testRun struct {
 	sync.Mutex // the trace map serves one at a time
 	mapped     []byte
+	empty      map[ebpf.ProgramType]*ebpf.Program
 	*testRunMemory
 }
 
@@ -52,20 +54,41 @@ func (t *testRun) begin(trace *ebpf.Map) (err error) {
 func (t *testRun) trace() *abi.Trace { return (*abi.Trace)(unsafe.Pointer(unsafe.SliceData(t.mapped))) }
 
 func (t *testRun) close() error {
-	if t.mapped == nil {
-		return nil
+	var errs []error
+	for _, program := range t.empty {
+		errs = append(errs, program.Close())
 	}
-	return unix.Munmap(t.mapped)
+	if t.mapped != nil {
+		errs = append(errs, unix.Munmap(t.mapped))
+	}
+	return errors.Join(errs...)
 }
 
-// run puts a frame through a program. What comes out is valid until the next run. The error is an errno.
-func (t *testRun) run(program *ebpf.Program, frame []byte, context unsafe.Pointer, contextBytes uintptr) (action uint32, out []byte, err error) {
+// at puts a frame through a program of that hook so many times, on the interface with that index; 0 is the loopback.
+func (t *testRun) at(hook Hook, program *ebpf.Program, frame []byte, ifindex, repeat int) (action uint32, out []byte, err error) {
+	if ifindex == 0 {
+		ifindex = 1
+	}
+	switch hook {
+	case HookXDP:
+		t.xdp = xdpContext{DataEnd: uint32(len(frame)), IngressIfindex: uint32(ifindex)}
+		return t.run(program, frame, unsafe.Pointer(&t.xdp), unsafe.Sizeof(t.xdp), repeat)
+	case HookIngress:
+		t.skb = skbContext{Ifindex: uint32(ifindex), IngressIfindex: uint32(ifindex)}
+	default:
+		t.skb = skbContext{Ifindex: uint32(ifindex)}
+	}
+	return t.run(program, frame, unsafe.Pointer(&t.skb), unsafe.Sizeof(t.skb), repeat)
+}
+
+// run puts a frame through a program so many times. What comes out is valid until the next run. The error is an errno.
+func (t *testRun) run(program *ebpf.Program, frame []byte, context unsafe.Pointer, contextBytes uintptr, repeat int) (action uint32, out []byte, err error) {
 	if len(t.in) < len(frame) {
 		t.in, t.out = make([]byte, 2*len(frame)), make([]byte, 2*len(frame)+frameGrowth)
 	}
 	copy(t.in, frame)
 	t.attr = progRunAttr{
-		program: uint32(program.FD()), context: address(context), contextBytes: uint32(contextBytes),
+		program: uint32(program.FD()), context: address(context), contextBytes: uint32(contextBytes), repeat: uint32(repeat),
 		in: address(unsafe.Pointer(unsafe.SliceData(t.in))), inBytes: uint32(len(frame)),
 		out: address(unsafe.Pointer(unsafe.SliceData(t.out))), outBytes: uint32(len(frame) + frameGrowth),
 	}

@@ -68,6 +68,12 @@ func TestExplainKnowsTheFlow(t *testing.T) {
 	if told := explain(api.ExplainRequest{}); told.Backend != on || told.Flow == nil {
 		t.Errorf("it is on %s: %+v", on, told)
 	}
+	if c := told.Cost; c == nil || c.Runs == 0 || c.Ns <= 0 || c.Empty <= 0 || !strings.Contains(c.How, "known flow") {
+		t.Errorf("its cost: %+v", told.Cost)
+	}
+	if c := explain(api.ExplainRequest{AsNewFlow: true}).Cost; c == nil || c.Runs == 0 || c.Ns <= 0 || !strings.Contains(c.How, "first packet of a flow") {
+		t.Errorf("the cost of a new flow's: %+v", c)
+	}
 	out, err := w.gardu("explain", fmt.Sprintf("tcp %s > 192.0.2.10:80 fin ack", conn.LocalAddr()))
 	w.must(err)
 	if want := "flow     established on backend " + on + " since "; !strings.Contains(out, want) {

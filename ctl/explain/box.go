@@ -301,6 +301,18 @@ func (b *Box) Explain(q Question, interfaces map[int]string) (api.Explanation, e
 	return told, nil
 }
 
+// Cost is what the packet of a question takes. The programs have no trace from then on.
+func (b *Box) Cost(q Question) (*api.PacketCost, error) {
+	answer, err := Ask(b.plane, q, b.names, b.tables.Backends)
+	if err != nil {
+		return nil, err
+	}
+	if err := b.plane.SetFeatures(b.tables.Features); err != nil {
+		return nil, err
+	}
+	return Cost(b.plane, q, answer)
+}
+
 const (
 	undecided   = " undecided"
 	sentDecided = "sent and decided"

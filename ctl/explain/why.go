@@ -8,6 +8,7 @@ import (
 
 	"gardu/ctl/abi"
 	"gardu/ctl/api"
+	"gardu/ctl/config"
 	"gardu/ctl/dataplane"
 	"gardu/ctl/model"
 	"gardu/ctl/rule"
@@ -44,6 +45,12 @@ func Why(e *api.Explanation, snapshot *model.Snapshot, frame []byte, result data
 	_, byDefault := steps[abi.StepDefault]
 	if e.Rule != "" || byDefault {
 		m.tellRules(e, f)
+	}
+	remembered, known := steps[abi.StepRemembered]
+	if steps[abi.StepAllow].Result != 0 || known && remembered.Arg == uint32(abi.DeciderAllow) {
+		if entry, ok := m.entry(model.Condition{Field: "src", Set: snapshot.Filter.Allow}, f); ok {
+			e.Allow = &entry
+		}
 	}
 	flow, asked := steps[abi.StepFlow]
 	if begins := asked && flow.Result == 0; begins && e.Backend != "" && !f.later && !f.hasICMP {
@@ -87,7 +94,12 @@ func (m *Model) tellRules(e *api.Explanation, f facts) {
 		t := all[i]
 		told := api.TriedRule{Rule: t.Name, Pos: t.Pos, Matched: t.failed == 0}
 		if told.Matched {
-			told.Why = m.whyGoesOn(t.Rule, f, t.Name == e.Rule)
+			for _, c := range t.Match {
+				if entry, ok := m.entry(c, f); ok {
+					told.Entries = append(told.Entries, entry)
+				}
+			}
+			told.Why = whyGoesOn(t.Rule, told.Entries, t.Name == e.Rule)
 		} else {
 			told.Why = m.whyNot(t.first, f)
 		}
@@ -149,12 +161,10 @@ func (m *Model) whyNot(c model.Condition, f facts) string {
 }
 
 // whyGoesOn says what a rule that matches does, and by which entries of sets.
-func (m *Model) whyGoesOn(r *model.Rule, f facts, decided bool) string {
+func whyGoesOn(r *model.Rule, entries []api.SetEntry, decided bool) string {
 	var parts []string
-	for _, c := range r.Match {
-		if entry := m.entry(c, f); entry != "" {
-			parts = append(parts, entry)
-		}
+	for _, e := range entries {
+		parts = append(parts, entryText(e))
 	}
 	switch {
 	case decided:
@@ -168,25 +178,57 @@ func (m *Model) whyGoesOn(r *model.Rule, f facts, decided bool) string {
 	return strings.Join(parts, "; ")
 }
 
-// entry says which entry of the condition's set of addresses the packet is found by: the longest prefix.
-func (m *Model) entry(c model.Condition, f facts) string {
+// entry is the one of the condition's set that the packet is found by: the longest prefix, the first range.
+func (m *Model) entry(c model.Condition, f facts) (e api.SetEntry, ok bool) {
 	set, ok := m.snapshot.Set(c.Set)
-	if !ok || c.Not || set.Kind != model.Addresses {
-		return ""
+	if !ok || c.Not {
+		return e, false
 	}
-	addr := m.valueOf(c.Field, f).addr
-	best := netip.Prefix{}
-	for _, p := range set.Prefixes {
-		if p.Contains(addr) && (!best.IsValid() || p.Bits() > best.Bits()) {
-			best = p
+	v := m.valueOf(c.Field, f)
+	var entry config.Entry
+	switch set.Kind {
+	case model.Addresses:
+		for _, p := range set.Prefixes {
+			if p.Contains(v.addr) && (!entry.Prefix.IsValid() || p.Bits() > entry.Prefix.Bits()) {
+				entry.Prefix = p
+			}
+		}
+		e.Entry, ok = rule.FormatPrefix(entry.Prefix), entry.Prefix.IsValid()
+	case model.Ports:
+		i := slices.IndexFunc(set.Ports, func(r model.Range) bool { return r.Lo <= uint32(v.number) && uint32(v.number) <= r.Hi })
+		if ok = i >= 0; ok {
+			entry.Ports = set.Ports[i]
+			e.Entry = rule.FormatPortRange(entry.Ports)
+		}
+	case model.Pairs:
+		entry.Pair = netip.AddrPortFrom(v.addr, v.port)
+		e.Entry = entry.Pair.String()
+	}
+	if !ok {
+		return e, false
+	}
+	e.Field, e.Set, e.File = string(c.Field), set.Name, set.File
+	if set.File != "" {
+		line, err := config.FindLine(*set, entry)
+		if e.Line = line; err != nil {
+			e.NoLine = err.Error()
 		}
 	}
-	if !best.IsValid() {
-		return ""
+	return e, true
+}
+
+// entryText is where an entry is, in words.
+func entryText(e api.SetEntry) string {
+	is := "is in" // a prefix or a range
+	if !strings.ContainsAny(e.Entry, "/-") {
+		is = "is"
 	}
-	text := fmt.Sprintf("%s is in %s of @%s", c.Field, rule.FormatPrefix(best), set.Name)
-	if set.File != "" {
-		text += ", " + set.File
+	text := fmt.Sprintf("%s %s %s of @%s", e.Field, is, e.Entry, e.Set)
+	switch {
+	case e.Line > 0:
+		text += fmt.Sprintf(", %s:%d", e.File, e.Line)
+	case e.NoLine != "":
+		text += fmt.Sprintf(", %s (which line can't be told: %s)", e.File, e.NoLine)
 	}
 	return text
 }

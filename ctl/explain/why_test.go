@@ -2,6 +2,8 @@ package explain_test
 
 import (
 	"fmt"
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 
@@ -61,12 +63,12 @@ func TestWhy(t *testing.T) {
 		{"tcp 203.0.113.200:40000 > 192.0.2.10:443 syn", "bad", "bad true src is in 203.0.113.128/25 of @bad"},
 		{"tcp 198.51.100.7:40000 > 192.0.2.10:443 syn", "open", `bad false src is 198.51.100.7; wanted is @bad
 idea true in shadow, so it decides nothing
-many true decides only what is over its limit
+many true dport is 443 of @web; decides only what is over its limit
 seen false dport is 443; wanted is anything but 443
 open true`},
 		{"tcp 198.51.100.7:40000 > 192.0.2.10:443 syn", "many", `bad false src is 198.51.100.7; wanted is @bad
 idea true in shadow, so it decides nothing
-many true`},
+many true dport is 443 of @web`},
 		{"icmp 198.51.100.7 > 192.0.2.10 echo-request", "", `bad false src is 198.51.100.7; wanted is @bad
 idea false proto is icmp; wanted is tcp
 many false proto is icmp; wanted is tcp
@@ -86,6 +88,49 @@ open false tcp-flags is ack; wanted is syn`},
 		if e.Disagreement != "" || e.Rules[0].Pos.Line != 8 {
 			t.Errorf("%s: %q, %+v", c.packet, e.Disagreement, e.Rules[0])
 		}
+	}
+}
+
+// TestEntriesHaveLines: of sets that are read from files, rules and allow alike.
+func TestEntriesHaveLines(t *testing.T) {
+	dir := t.TempDir()
+	for name, text := range map[string]string{
+		"bad.netset": "# feed\n198.51.100.0/24\n203.0.113.0/24 # worse\n",
+		"good.csv":   "prefix,why\n192.0.2.0/25,here\n",
+		"a.yaml": `sets:
+  bad: {file: bad.netset}
+  good: {file: good.csv}
+filter:
+  allow: "@good"
+  rules:
+    - {name: bad, match: {src: "@bad", not-dst: "@bad"}, action: drop}
+`} {
+		if err := os.WriteFile(filepath.Join(dir, name), []byte(text), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	snapshot, _, err := config.Load(filepath.Join(dir, "a.yaml"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	ask := func(packet, rule string, steps ...abi.Step) api.Explanation {
+		e := api.Explanation{Rule: rule}
+		explain.Why(&e, snapshot, mustParse(packet), left(steps...), false)
+		return e
+	}
+	bad := "udp 203.0.113.9:4000 > 192.0.2.10:53"
+	if e, want := ask(bad, "bad", abi.StepRule), "bad true src is in 203.0.113.0/24 of @bad, "+filepath.Join(dir, "bad.netset")+":3"; tried(e) != want {
+		t.Errorf("%s\nwant\n%s", tried(e), want)
+	}
+	allowed := ask("udp 192.0.2.9:4000 > 192.0.2.10:53", "", abi.StepAllow)
+	if want := (api.SetEntry{Field: "src", Set: "good", Entry: "192.0.2.0/25", File: filepath.Join(dir, "good.csv"), Line: 2}); allowed.Allow == nil || *allowed.Allow != want {
+		t.Errorf("%+v", allowed.Allow)
+	}
+	if err := os.WriteFile(filepath.Join(dir, "bad.netset"), []byte("203.0.113.0/24\n"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	if e := ask(bad, "bad", abi.StepRule); !strings.HasSuffix(tried(e), "bad.netset (which line can't be told: the file has changed since it was read)") {
+		t.Error(tried(e))
 	}
 }
 

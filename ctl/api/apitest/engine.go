@@ -502,7 +502,8 @@ func Forwarded(request api.ExplainRequest) api.Explanation {
 			{Step: "backend", Result: "b1"},
 			{Step: "leave", Result: "forward"},
 		},
-		Out: []api.OutFrame{{Interface: "eth1", Hex: api.Hex(request.Frame), Text: "ipip 10.0.0.1 > 10.0.0.11 carries tcp 198.51.100.7:40000 > 192.0.2.10:443 syn"}},
+		Cost: &api.PacketCost{Ns: 118.6, Empty: 12, Runs: 9000, How: "as a packet of a known flow: median of 9 times 1000 runs"},
+		Out:  []api.OutFrame{{Interface: "eth1", Hex: api.Hex(request.Frame), Text: "ipip 10.0.0.1 > 10.0.0.11 carries tcp 198.51.100.7:40000 > 192.0.2.10:443 syn"}},
 	}
 }
 

@@ -210,8 +210,14 @@ func (a *app) printExplanation(frame []byte, e *api.Explanation) {
 		}
 		a.printf("  %-7s  %s\n", "block", printable(text))
 	}
+	if s := e.Allow; s != nil {
+		a.printf("  %-7s  %s\n", "allow", printable(fmt.Sprintf("%s is in %s of @%s%s", s.Field, s.Entry, s.Set, lineOf(s))))
+	}
 	if e.Ring != nil {
 		a.printf("  %-7s  slot %d of %d\n", "ring", e.Ring.Slot, e.Ring.Slots)
+	}
+	if c := e.Cost; c != nil {
+		a.printf("  %-7s  %s\n", "cost", packetCost(c))
 	}
 	if e.Disagreement != "" {
 		a.printf("\n%s\n", verdictStyle("drop").paint(a.color, printable(e.Disagreement)))
@@ -245,6 +251,25 @@ func (a *app) printTried(e *api.Explanation) {
 	if e.OtherRules > 0 {
 		a.printf("  and %s that came less near\n", plural(e.OtherRules, "other"))
 	}
+}
+
+// lineOf is where an entry of a set is, behind a comma.
+func lineOf(s *api.SetEntry) string {
+	switch {
+	case s.File == "":
+		return ""
+	case s.Line == 0:
+		return fmt.Sprintf(", %s (%s)", s.File, s.NoLine)
+	}
+	return fmt.Sprintf(", %s:%d", s.File, s.Line)
+}
+
+// packetCost is what a packet takes, and how that was measured.
+func packetCost(c *api.PacketCost) string {
+	if c.Runs == 0 {
+		return c.How
+	}
+	return fmt.Sprintf("%.0f ns, %s", c.Ns, c.How)
 }
 
 // knownFlow is what was known of the packet's flow, in a line.

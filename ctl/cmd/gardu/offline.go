@@ -41,7 +41,12 @@ func (a *app) explainOffline(path string, request api.ExplainRequest) (api.Expla
 	if !request.At.IsZero() {
 		q.Later = max(0, time.Until(request.At))
 	}
-	return box.Explain(q, names)
+	told, err := box.Explain(q, names)
+	if err != nil {
+		return told, err
+	}
+	told.Cost, err = box.Cost(q)
+	return told, err
 }
 
 // furnish puts a snapshot in force in a box, with what this machine knows of interfaces and next hops. It says where packets come
