@@ -49,6 +49,7 @@ type demo struct {
 	log      *os.File
 	api      *client.Client
 
+	pace  time.Duration   // between the requests of a conversation
 	talks []*conversation // long-lived connections
 }
 
@@ -78,7 +79,7 @@ func Run(ctx context.Context, o Options) (err error) {
 			return fmt.Errorf("find the gardu program: %w", err)
 		}
 	}
-	d := &demo{out: o.Out, binary: o.Binary, begin: time.Now()}
+	d := &demo{out: o.Out, binary: o.Binary, begin: time.Now(), pace: spacing}
 	defer func() { err = errors.Join(err, d.close()) }()
 	d.introduce()
 	if err := d.setUp(ctx); err != nil {

@@ -28,14 +28,17 @@ var (
 // shares are the parts of the traffic that the weights 100, 100, 50 ask for.
 var shares = map[string]float64{"b1": 0.4, "b2": 0.4, "b3": 0.2}
 
-// spread sends requests to both services, and compares with what the weights ask for.
+// spread sends requests to both services, and compares with what the weights ask for. It also learns the pace that leaves
+// this machine some air when all conversations go on.
 func (d *demo) spread(ctx context.Context) (string, error) {
 	var seen []string
 	for _, s := range services {
+		start := time.Now()
 		t := visitor{node: d.client}.many(ctx, s.address, requests)
 		if t.failed > 0 {
 			return "", fmt.Errorf("%s: %d of %d requests failed: %w", s.name, t.failed, requests, t.err)
 		}
+		d.pace = max(d.pace, (2 * talks * time.Since(start) / requests).Round(spacing))
 		d.say("%d requests to %s (%s, by %s): %s", requests, s.name, s.address, s.forward, d.perBackend(t))
 		for name, share := range shares {
 			got := float64(t.served[name]) / requests
@@ -76,7 +79,7 @@ func (d *demo) blockedBySet(ctx context.Context) (string, error) {
 
 // blockedByHand lets the other hostile address in, blocks it, and shows that its open connection dies too.
 func (d *demo) blockedByHand(ctx context.Context) (string, error) {
-	hostile := visitor{d.hostile, hostileNew}
+	hostile := visitor{d.hostile, hostileNew, d.pace}
 	talk, err := hostile.converse(ctx, services[0].address)
 	if err != nil {
 		return "", fmt.Errorf("%s got no answer before the block: %w", hostileNew, err)
@@ -86,12 +89,15 @@ func (d *demo) blockedByHand(ctx context.Context) (string, error) {
 	if err := d.command(ctx, "block", hostileNew.String(), "--for", "10m", "--why", "seen in the demo"); err != nil {
 		return "", err
 	}
-	err = d.until(ctx, "the open connection stops", func() (bool, error) { return talk.err() != nil, nil })
+	err = d.until(ctx, "the open connection stops", func() (bool, error) { return talk.silent(), nil })
 	if err != nil {
 		return "", err
 	}
 	if err := d.unanswered(ctx, hostileNew); err != nil {
 		return "", err
+	}
+	if !talk.silent() {
+		return "", fmt.Errorf("the open connection of %s goes on", hostileNew)
 	}
 	blocks, err := d.api.Blocks(ctx)
 	if err != nil {
@@ -107,7 +113,7 @@ func (d *demo) blockedByHand(ctx context.Context) (string, error) {
 
 // unanswered is an error if a request from that address gets anywhere.
 func (d *demo) unanswered(ctx context.Context, source netip.Addr) error {
-	name, err := visitor{d.hostile, source}.once(ctx, services[0].address)
+	name, err := visitor{node: d.hostile, source: source}.once(ctx, services[0].address, silence)
 	if err == nil {
 		return fmt.Errorf("%s was answered by %s", source, name)
 	}
@@ -121,13 +127,13 @@ func (d *demo) unanswered(ctx context.Context, source netip.Addr) error {
 // another, which must take over.
 func (d *demo) killDaemon(ctx context.Context) (string, error) {
 	for i := range talks {
-		talk, err := visitor{node: d.client}.converse(ctx, services[i%len(services)].address)
+		talk, err := visitor{node: d.client, pace: d.pace}.converse(ctx, services[i%len(services)].address)
 		if err != nil {
 			return "", fmt.Errorf("open a connection: %w", err)
 		}
 		d.talks = append(d.talks, talk)
 	}
-	d.say("%d connections opened, each asks something every 20 ms", len(d.talks))
+	d.say("%d connections opened, each asks something every %s", len(d.talks), d.pace)
 	before, err := d.forwarded(ctx)
 	if err != nil {
 		return "", err
@@ -140,7 +146,7 @@ func (d *demo) killDaemon(ctx context.Context) (string, error) {
 	if err := d.unanswered(ctx, hostileNew); err != nil {
 		return "", fmt.Errorf("the block did not outlive the daemon: %w", err)
 	}
-	d.say("without a daemon: 100 new requests, all answered; the block holds")
+	d.say("without a daemon: 100 new requests, all answered within %s; the block holds", t.slow.Round(time.Millisecond))
 	if err := d.runDaemon(); err != nil {
 		return "", err
 	}
@@ -180,7 +186,7 @@ func (d *demo) killBackend(ctx context.Context) (string, error) {
 	noticed := time.Since(killed).Round(10 * time.Millisecond)
 	d.say("%s killed; found dead after %s", victim.node.Name(), noticed)
 	t := visitor{node: d.client}.many(ctx, services[0].address, requests/2)
-	d.say("%d new requests: %s", requests/2, d.perBackend(t))
+	d.say("%d new requests, the slowest in %s: %s", requests/2, t.slow.Round(time.Millisecond), d.perBackend(t))
 	if t.failed > 0 {
 		return "", fmt.Errorf("%d of %d requests failed: %w", t.failed, requests/2, t.err)
 	}

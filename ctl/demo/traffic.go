@@ -18,13 +18,21 @@ import (
 // workers is how many requests are under way at once.
 const workers = 8
 
-// requestTimeout bounds one request.
-const requestTimeout = 2 * time.Second
+// requestTimeout bounds a request that should be answered. It is long, since a busy or emulated machine may be slow; the
+// report tells how slow.
+const requestTimeout = 20 * time.Second
+
+// silence is how long nothing must come for a request to count as not answered.
+const silence = 2 * time.Second
+
+// spacing is how often a conversation asks, on a machine that is fast enough.
+const spacing = 20 * time.Millisecond
 
 // visitor sends HTTP requests from an address of a node.
 type visitor struct {
 	node   *testnet.Node
-	source netip.Addr // zero: as the kernel chooses
+	source netip.Addr    // zero: as the kernel chooses
+	pace   time.Duration // between the requests of a conversation
 }
 
 func (v visitor) dial(ctx context.Context, network, address string) (conn net.Conn, err error) {
@@ -40,8 +48,8 @@ func (v visitor) dial(ctx context.Context, network, address string) (conn net.Co
 }
 
 // ask sends one request and returns the name of the backend that answered.
-func ask(ctx context.Context, transport http.RoundTripper, address string) (string, error) {
-	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
+func ask(ctx context.Context, transport http.RoundTripper, address string, timeout time.Duration) (string, error) {
+	ctx, cancel := context.WithTimeout(ctx, timeout)
 	defer cancel()
 	request, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+net.JoinHostPort(address, "80")+"/", nil)
 	if err != nil {
@@ -56,17 +64,18 @@ func ask(ctx context.Context, transport http.RoundTripper, address string) (stri
 }
 
 // once sends one request over a connection of its own.
-func (v visitor) once(ctx context.Context, address string) (string, error) {
+func (v visitor) once(ctx context.Context, address string, timeout time.Duration) (string, error) {
 	transport := &http.Transport{DialContext: v.dial, DisableKeepAlives: true}
 	defer transport.CloseIdleConnections()
-	return ask(ctx, transport, address)
+	return ask(ctx, transport, address, timeout)
 }
 
 // tally is what became of a number of requests.
 type tally struct {
 	served map[string]int // by backend
 	failed int
-	err    error // one of the failures
+	err    error         // one of the failures
+	slow   time.Duration // the longest that an answer took
 }
 
 // many sends n requests, each over a connection of its own, some at once.
@@ -79,8 +88,10 @@ func (v visitor) many(ctx context.Context, address string, n int) tally {
 	for range workers {
 		group.Go(func() {
 			for left.Add(-1) >= 0 && ctx.Err() == nil {
-				name, err := v.once(ctx, address)
+				start := time.Now()
+				name, err := v.once(ctx, address, requestTimeout)
 				mu.Lock()
+				t.slow = max(t.slow, time.Since(start))
 				if err != nil {
 					t.failed++
 					t.err = err
@@ -95,11 +106,11 @@ func (v visitor) many(ctx context.Context, address string, n int) tally {
 	return t
 }
 
-// conversation is one connection that is kept open, with a request every few milliseconds.
+// conversation is one connection that is kept open, with a request at each tick of the visitor's pace.
 type conversation struct {
 	backend string
 	stop    func()
-	answers atomic.Int64
+	latest  atomic.Int64 // when the latest answer came, in Unix ns
 	broken  atomic.Pointer[error]
 }
 
@@ -124,9 +135,10 @@ func (v visitor) converse(ctx context.Context, address string) (*conversation, e
 		cancel()
 		running.Wait()
 	}}
+	c.latest.Store(time.Now().UnixNano())
 	running.Go(func() {
 		defer conn.Close()
-		tick := time.NewTicker(20 * time.Millisecond)
+		tick := time.NewTicker(v.pace)
 		defer tick.Stop()
 		for {
 			select {
@@ -145,7 +157,7 @@ func (v visitor) converse(ctx context.Context, address string) (*conversation, e
 				c.broken.Store(&err)
 				return
 			}
-			c.answers.Add(1)
+			c.latest.Store(time.Now().UnixNano())
 		}
 	})
 	return c, nil
@@ -175,6 +187,11 @@ func exchange(ctx context.Context, conn net.Conn, reader *bufio.Reader, address 
 func nameIn(response *http.Response) (string, error) {
 	body, err := io.ReadAll(io.LimitReader(response.Body, 64))
 	return string(body), err
+}
+
+// silent says that no answer came for a while, or that none will.
+func (c *conversation) silent() bool {
+	return c.err() != nil || time.Since(time.Unix(0, c.latest.Load())) > silence
 }
 
 // err says why the conversation ended, if it did by itself.
