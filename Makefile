@@ -68,8 +68,9 @@ test-package: deps-test deps-package ## install, upgrade under traffic, remove a
 	GARDU_PACKAGES=$(CURDIR)/dist/test go test -count=1 -tags packages -run TestPackage ./ctl/e2e
 
 .PHONY: fuzz
-fuzz: build ## a million packets through model and programs, then every fuzz target for FUZZTIME
+fuzz: build ## a million packets through model and programs, a million translations, then every fuzz target for FUZZTIME
 	GARDU_SEED=$${GARDU_SEED:-$$(date +%s)} GARDU_FUZZ=1000000 go test -count=1 -timeout 60m -run TestModelAndProgramsAgree -v ./ctl/explain
+	GARDU_NAT=1000000 go test -count=1 -timeout 60m -run TestTranslationsAreUnique -v ./ctl/dataplane
 	.ci/fuzz $(FUZZTIME)
 
 .PHONY: test-vm
