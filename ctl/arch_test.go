@@ -57,7 +57,7 @@ var allowed = map[string]string{
 	"flow/export/kafka":      "flow flow/export flow/export/line model",
 	"flow/export/exporttest": "",
 	// People and programs.
-	"lint":       "config explain model pkt",
+	"lint":       "config explain lb model pkt",
 	"api":        "config expr model page pkt rule",
 	"api/client": "api",
 	"metric":     "abi api flow",

@@ -5,13 +5,16 @@ import (
 	"errors"
 	"fmt"
 	"math"
+	"net/netip"
 	"slices"
 	"sync"
 	"time"
 
 	"gardu/ctl/api"
 	"gardu/ctl/compile"
+	"gardu/ctl/lb"
 	"gardu/ctl/lb/health"
+	"gardu/ctl/model"
 	"gardu/ctl/netdev"
 	"gardu/ctl/reconcile"
 )
@@ -32,9 +35,10 @@ type hops struct {
 
 // way is what was found about the way to one backend.
 type way struct {
-	hop netdev.Hop
-	mac [6]byte // the last that was known of this neighbour
-	err error
+	hop  netdev.Hop
+	mac  [6]byte // the last that was known of this neighbour
+	err  error
+	told bool // that it isn't known
 }
 
 // find looks the way up, and has the kernel resolve it and keep it resolved. A neighbour that is silent for now keeps
@@ -51,6 +55,7 @@ func (d *Daemon) find(backend compile.Backend) way {
 	defer d.hops.mu.Unlock()
 	next := way{hop: hop, err: err, mac: hop.DstMAC}
 	before := d.hops.byID[backend.ID]
+	next.told = before.told
 	if silent && before.hop.Ifindex == hop.Ifindex && before.hop.Neighbour == hop.Neighbour {
 		next.mac = before.mac
 	}
@@ -104,6 +109,24 @@ func (d *Daemon) resolveHops(backends []compile.Backend) {
 	}
 }
 
+// rooms tells the MTU of ways. Those that are known aren't asked for again: there may be thousands.
+func (d *Daemon) rooms() func(netip.Addr) (int, error) {
+	known := map[netip.Addr]int{}
+	if now := d.current.Load(); now != nil {
+		for _, b := range now.tables.Backends {
+			if w, ok := d.way(b.ID); ok && w.err == nil {
+				known[b.Address] = w.hop.MTU
+			}
+		}
+	}
+	return func(to netip.Addr) (int, error) {
+		if mtu, ok := known[to]; ok {
+			return mtu, nil
+		}
+		return d.netdev.Room(to)
+	}
+}
+
 func (d *Daemon) way(id uint16) (way, bool) {
 	d.hops.mu.Lock()
 	defer d.hops.mu.Unlock()
@@ -130,6 +153,26 @@ func (d *Daemon) syncHops(dirty changes) {
 func (d *Daemon) pushHop(backend compile.Backend, w way) {
 	err := d.reconciler.SetHop(backend.ID, w.known())
 	d.fault("next hop of "+name(backend), err)
+	d.tellWay(backend, w.err)
+}
+
+// tellWay makes events of ways that are found or lost.
+func (d *Daemon) tellWay(backend compile.Backend, err error) {
+	d.hops.mu.Lock()
+	w, known := d.hops.byID[backend.ID]
+	news := known && w.told != (err != nil)
+	if news {
+		w.told = err != nil
+		d.hops.byID[backend.ID] = w
+	}
+	d.hops.mu.Unlock()
+	event := api.Event{Kind: api.EventMended, Service: backend.ServiceName, Backend: backend.Name, Text: "the way to it is known"}
+	if err != nil {
+		event.Kind, event.Text = api.EventFault, "the way to it is not known: "+summary(err)
+	}
+	if news {
+		d.happened(event)
+	}
 }
 
 // forgetHops tells the data plane the ways that were just found, and lets go of neighbours that no backend needs any more.
@@ -245,4 +288,14 @@ func (d *Daemon) registerCheck(conn health.Conn) (release func(), err error) {
 			d.log.Warn("health check not forgotten", "check", fmt.Sprintf("%s > %s", conn.Local, conn.Remote), "error", err)
 		}
 	}, nil
+}
+
+// tooNarrow says why nobody gets to a backend with an IPv6 packet of full size, and nobody can be told; "": it isn't so.
+func tooNarrow(snapshot *model.Snapshot, b compile.Backend, mtu int) string {
+	service, ok := snapshot.Service(b.ServiceName)
+	if !ok {
+		return ""
+	}
+	mode, _ := lb.FindMode(service.Forward)
+	return mode.Narrow(service.Address, b.Address, mtu, 0)
 }

@@ -253,7 +253,8 @@ func madeText(r api.Revision) string {
 func (d *Daemon) lint(next candidate, sshConnection string) []config.Warning {
 	warnings := lint.CutOff(next.snapshot, lint.Around(sshConnection, d.netdev), next.text)
 	warnings = append(warnings, lint.Untagged(next.snapshot, d.netdev.StripsVLAN, next.text)...)
-	return append(warnings, lint.SharedPorts(next.snapshot, lint.LocalPorts(), next.text)...)
+	warnings = append(warnings, lint.SharedPorts(next.snapshot, lint.LocalPorts(), next.text)...)
+	return append(warnings, lint.Ways(next.snapshot, d.rooms(), d.netdev.FromClients(next.snapshot), next.text)...)
 }
 
 // mayChange refuses a snapshot that would cut off who asks for it, and one that would stay while another one is tried out.

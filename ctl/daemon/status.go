@@ -212,6 +212,8 @@ func (d *Daemon) warnings(now *applied, status api.Status, totals flow.Totals) [
 		}
 		if w, ok := d.way(b.ID); ok && w.err != nil {
 			warn("the way to backend %s is not known: %v", name(b), w.err)
+		} else if text := tooNarrow(now.snapshot, b, w.hop.MTU); ok && text != "" {
+			warn("the way to backend %s is too narrow: %s", name(b), text)
 		}
 	}
 	for _, service := range now.snapshot.Services {

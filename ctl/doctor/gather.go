@@ -220,15 +220,10 @@ func look(links *netdev.Handle, name string) Interface {
 // backends looks along the way to each, many at a time.
 func backends(links *netdev.Handle, snapshot *model.Snapshot) []Backend {
 	var list []Backend
-	largest := 0
-	for _, i := range snapshot.Interfaces {
-		if link, err := links.Link(i.Name); err == nil {
-			largest = max(largest, link.MTU)
-		}
-	}
+	largest := links.FromClients(snapshot)
 	for _, service := range snapshot.Services {
 		for _, b := range service.Backends {
-			one := Backend{Service: service.Name, Name: b.Name, Address: b.Address, Forward: service.Forward, LargestClient: largest}
+			one := Backend{Service: service.Name, Name: b.Name, For: service.Address, Address: b.Address, Forward: service.Forward, LargestClient: largest}
 			if service.Proto == model.ProtoTCP && service.Port.Lo == service.Port.Hi {
 				one.Port = uint16(service.Port.Lo)
 			}

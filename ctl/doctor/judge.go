@@ -52,12 +52,13 @@ type Interface struct {
 // Backend is what is known of the way to one.
 type Backend struct {
 	Service, Name string
+	For           netip.Addr // the service's
 	Address       netip.Addr
 	Port          uint16
 	Forward       model.Mode
 	Hop           netdev.Hop
 	HopError      error
-	LargestClient int // bytes of IP: the MTU of the interfaces that clients are behind; 0: not known
+	LargestClient int // bytes of IP that clients send at once; 0: not known
 	Connect       error
 	Connected     bool   // a connection was tried
 	State, Why    string // by the health checks of a running gardu; "" without
@@ -219,10 +220,9 @@ func judgeBackend(b Backend) Finding {
 			"is it up, in the same network, and does its firewall let ARP through?")
 	case b.HopError != nil:
 		f.add(Fail, subject, "leg to the next hop: "+firstLine(b.HopError.Error()), "ip route get "+b.Address.String())
-	case b.tooNarrow() > 0:
+	case b.narrow() != "":
 		need := b.LargestClient + b.overhead()
-		f.add(Warn, subject, fmt.Sprintf("leg to the backend: packets over %d bytes don't fit: %s adds %d, and the MTU is %d",
-			b.Hop.MTU-b.overhead(), b.Forward, b.overhead(), b.Hop.MTU),
+		f.add(Warn, subject, "leg to the backend: "+b.narrow(),
 			fmt.Sprintf("an MTU of %d on the way, or a smaller MSS on the backends (ip route change ... advmss %d)", need, b.Hop.MTU-b.overhead()-60))
 	case b.State == "down":
 		f.add(Fail, subject, "the health check of the running gardu fails: "+orUnknown(b.Why), b.unhealthy())
@@ -240,12 +240,13 @@ func (b Backend) overhead() int {
 	return mode.Overhead(b.Address)
 }
 
-// tooNarrow is by how many bytes the largest packets of clients are too big on the way.
-func (b Backend) tooNarrow() int {
-	if b.LargestClient == 0 || b.Hop.MTU == 0 {
-		return 0
+// narrow is what doesn't fit the way.
+func (b Backend) narrow() string {
+	if b.LargestClient == 0 {
+		return ""
 	}
-	return b.LargestClient + b.overhead() - b.Hop.MTU
+	mode, _ := lb.FindMode(b.Forward)
+	return mode.Narrow(b.For, b.Address, b.Hop.MTU, b.LargestClient)
 }
 
 func (b Backend) unhealthy() string {

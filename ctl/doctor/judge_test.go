@@ -27,7 +27,7 @@ func healthy() Facts {
 			Attached: true, Want: "auto", Queues: 4, RPFilter: "0", Forwarding: [2]string{"1", "1"}, FromXDP: true,
 		}},
 		Backends: []Backend{{
-			Service: "web", Name: "b1", Address: netip.MustParseAddr("10.0.0.11"), Port: 80, Forward: "ipip",
+			Service: "web", Name: "b1", For: netip.MustParseAddr("192.0.2.10"), Address: netip.MustParseAddr("10.0.0.11"), Port: 80, Forward: "ipip",
 			Hop:           netdev.Hop{Ifindex: 2, Neighbour: netip.MustParseAddr("10.0.0.11"), MTU: 1600},
 			LargestClient: 1500, Connected: true,
 		}},
@@ -72,6 +72,8 @@ func TestJudge(t *testing.T) {
 		{"a backend here", func(f *Facts) { f.Backends[0].HopError = fmt.Errorf("route: %w", netdev.ErrLocal) }, "fail web/b1: 10.0.0.11 is an address of this machine", "another machine"},
 		{"no route", func(f *Facts) { f.Backends[0].HopError = unix.ENETUNREACH }, "fail web/b1: leg to the next hop: network is unreachable", "ip route get 10.0.0.11"},
 		{"no neighbour", func(f *Facts) { f.Backends[0].HopError = netdev.ErrUnresolved }, "fail web/b1: leg to the next hop: 10.0.0.11 doesn't answer ARP", "ARP"},
+		{"narrow for IPv6", func(f *Facts) { f.Backends[0].For, f.Backends[0].Hop.MTU = netip.MustParseAddr("2001:db8::10"), 1290 },
+			"warn web/b1: leg to the backend: IPv6 needs 1280 bytes inside, and there is room for 1270: ipip adds 20, and the MTU is 1290; it takes one of 1300", "an MTU of 1520"},
 		{"narrow", func(f *Facts) { f.Backends[0].Hop.MTU = 1500 }, "warn web/b1: leg to the backend: packets over 1480 bytes don't fit: ipip adds 20, and the MTU is 1500", "an MTU of 1520"},
 		{"as narrow as can be", func(f *Facts) { f.Backends[0].Hop.MTU = 1520 }, "", ""},
 		{"refused", func(f *Facts) { f.Backends[0].Connect = unix.ECONNREFUSED }, "warn web/b1: leg to the process: 10.0.0.11 port 80: connection refused", "is the server running?"},

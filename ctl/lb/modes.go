@@ -1,6 +1,7 @@
 package lb
 
 import (
+	"fmt"
 	"net/netip"
 
 	"gardu/ctl/abi"
@@ -62,6 +63,25 @@ func FindMode(name model.Mode) (ModeInfo, bool) {
 // Carries tells whether packets for service can reach backend in this mode.
 func (m ModeInfo) Carries(service, backend netip.Addr) bool {
 	return m.Mixed || service.Is4() == backend.Is4()
+}
+
+// LeastIPv6 is what every way carries of IPv6 (RFC 8200, section 5): no sender makes its packets smaller.
+const LeastIPv6 = 1280
+
+// Narrow says what doesn't fit the way to a backend with that MTU: IPv6, or packets of clients of up to `largest` bytes of IP. "": all fits.
+func (m ModeInfo) Narrow(service, backend netip.Addr, mtu, largest int) string {
+	adds := m.Overhead(backend)
+	room := mtu - adds
+	switch {
+	case mtu == 0:
+		return ""
+	case service.Is6() && room < LeastIPv6:
+		return fmt.Sprintf("IPv6 needs %d bytes inside, and there is room for %d: %s adds %d, and the MTU is %d; it takes one of %d",
+			LeastIPv6, max(room, 0), m.Name, adds, mtu, LeastIPv6+adds)
+	case room < largest:
+		return fmt.Sprintf("packets over %d bytes don't fit: %s adds %d, and the MTU is %d", max(room, 0), m.Name, adds, mtu)
+	}
+	return ""
 }
 
 // Overhead is how many bytes the packet grows on the way to backend.

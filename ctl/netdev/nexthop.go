@@ -7,6 +7,8 @@ import (
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
+
+	"gardu/ctl/model"
 )
 
 var (
@@ -41,6 +43,23 @@ func (h *Handle) NextHop(dst netip.Addr) (Hop, error) {
 		return hop, fmt.Errorf("next hop to %s: %s: %w", dst, hop.Neighbour, err)
 	}
 	return hop, nil
+}
+
+// Room is the MTU of the way to an address, in bytes of IP, whether or not its neighbour answers.
+func (h *Handle) Room(to netip.Addr) (int, error) {
+	hop, err := h.routeTo(to)
+	return hop.MTU, err
+}
+
+// FromClients is how many bytes of IP clients behind the interfaces of a snapshot send at once: as many as fit the narrowest, and hardly more
+// than most of the Internet takes. 0: not known.
+func (h *Handle) FromClients(s *model.Snapshot) (largest int) {
+	for _, i := range s.Interfaces {
+		if link, err := h.Link(i.Name); err == nil && link.MTU > 0 && (largest == 0 || link.MTU < largest) {
+			largest = link.MTU
+		}
+	}
+	return min(largest, 1500)
 }
 
 // Way tells by which interface the kernel would send to an address, and from which address of its own.

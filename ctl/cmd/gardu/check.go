@@ -25,8 +25,9 @@ this machine doesn't have is no error here, for the file may be another machine'
 
 It warns of what is hardly meant: rules that are never reached, sets that nothing asks
 for, a filter that would cut off this machine's name servers or the SSH connection
-that the command is given on, and VLAN tags that this machine's interfaces take off
-before rules could see them.
+that the command is given on, VLAN tags that this machine's interfaces take off
+before rules could see them, and backends that this machine has no route to, or one
+too narrow for the header that the service's mode adds.
 
 With --cost it prints instead what the rules cost a packet: how they are arranged, the
 most that any packet can meet, memory, and an estimate in nanoseconds.`,
@@ -72,7 +73,7 @@ most that any packet can meet, memory, and an estimate in nanoseconds.`,
 	return cmd
 }
 
-// onThisMachine finds interfaces that this machine doesn't have, and what would be cut off. A machine that doesn't tell
+// onThisMachine finds interfaces that this machine doesn't have, what would be cut off, and backends that nothing gets to. A machine that doesn't tell
 // has all interfaces.
 func onThisMachine(snapshot *model.Snapshot, text []byte) []config.Warning {
 	links, err := netdev.Open()
@@ -83,11 +84,16 @@ func onThisMachine(snapshot *model.Snapshot, text []byte) []config.Warning {
 	warnings := lint.CutOff(snapshot, lint.Around(sshConnection(), links), text)
 	warnings = append(warnings, lint.Untagged(snapshot, links.StripsVLAN, text)...)
 	warnings = append(warnings, lint.SharedPorts(snapshot, lint.LocalPorts(), text)...)
+	missing := false
 	for _, i := range snapshot.Interfaces {
 		if _, err := links.Link(i.Name); errors.Is(err, netdev.ErrNoLink) {
 			msg := fmt.Sprintf("this machine has no interface %s: run and apply would refuse", i.Name)
 			warnings = append(warnings, config.Warning{Pos: i.Pos, Msg: msg, Line: config.LineOf(text, i.Pos.Line)})
+			missing = true
 		}
+	}
+	if !missing { // else the ways are another machine's, too
+		warnings = append(warnings, lint.Ways(snapshot, links.Room, links.FromClients(snapshot), text)...)
 	}
 	return warnings
 }
