@@ -16,8 +16,9 @@ const ReversePEN = 29305
 
 // Element names an information element, of the direction that opened the flow or of the other.
 type Element struct {
-	ID      uint16
-	Reverse bool
+	ID         uint16
+	Reverse    bool
+	Enterprise uint32 // that numbered it; 0: IANA
 }
 
 // Values are the elements of a record.
@@ -87,9 +88,9 @@ func (d *Decoder) values(fields []netflow.DataField) Values {
 	d.Helper()
 	values := Values{}
 	for _, f := range fields {
-		e := Element{f.Type, f.PenProvided && f.Pen == ReversePEN}
+		e := Element{ID: f.Type, Reverse: f.PenProvided && f.Pen == ReversePEN}
 		if f.PenProvided && !e.Reverse {
-			d.Errorf("element %d of enterprise %d", f.Type, f.Pen)
+			e.Enterprise = f.Pen
 		}
 		if _, twice := values[e]; twice {
 			d.Errorf("element %v is there twice", e)
@@ -101,19 +102,25 @@ func (d *Decoder) values(fields []netflow.DataField) Values {
 
 // Number is the value of an element that is one; 0 where it is absent.
 func (v Values) Number(id uint16, reverse bool) uint64 {
-	b := v[Element{id, reverse}]
+	b := v[Element{ID: id, Reverse: reverse}]
 	return binary.BigEndian.Uint64(append(make([]byte, 8-len(b)), b...))
+}
+
+// NumberOf is the value of an enterprise's element.
+func (v Values) NumberOf(enterprise uint32, id uint16) uint32 {
+	b := v[Element{ID: id, Enterprise: enterprise}]
+	return binary.BigEndian.Uint32(append(make([]byte, 4-len(b)), b...))
 }
 
 // Address is the value of an element that is one; the zero Addr where it is absent.
 func (v Values) Address(id uint16) netip.Addr {
-	addr, _ := netip.AddrFromSlice(v[Element{id, false}])
+	addr, _ := netip.AddrFromSlice(v[Element{ID: id}])
 	return addr
 }
 
 // Text is the value of an element as people write it; "absent" where it is.
 func (v Values) Text(id uint16, reverse bool) string {
-	b, ok := v[Element{id, reverse}]
+	b, ok := v[Element{ID: id, Reverse: reverse}]
 	switch {
 	case !ok:
 		return "absent"

@@ -97,8 +97,12 @@ func (e *Encoder) Refresh(now time.Time, losses Losses) error {
 
 // addSampling tells how packets are sampled.
 func (e *Encoder) addSampling(now time.Time) error {
+	of := uint32(max(e.sample, 1))
+	if err := e.add(now, intervalOptions.id, order.AppendUint32(order.AppendUint32(e.scratch[:0], e.Domain), of)); err != nil {
+		return err
+	}
 	b := order.AppendUint32(e.scratch[:0], e.Domain)
-	if e.sample < 2 { // every packet counts: of one in a row one, and no space between
+	if of == 1 { // every packet counts: of one in a row one, and no space between
 		b = order.AppendUint16(b, algorithmCount)
 		b = order.AppendUint32(b, 1)
 		b = order.AppendUint32(b, 0)
@@ -106,9 +110,7 @@ func (e *Encoder) addSampling(now time.Time) error {
 	}
 	b = order.AppendUint16(b, algorithmRandom)
 	b = order.AppendUint32(b, 1)
-	b = order.AppendUint32(b, uint32(e.sample))
-	b = order.AppendUint32(b, uint32(e.sample))
-	return e.add(now, randomOptions.id, append(b, samplingRandom))
+	return e.add(now, randomOptions.id, order.AppendUint32(b, of))
 }
 
 // Losses tells what was lost so far.

@@ -2,6 +2,7 @@ package ipfix
 
 import (
 	"encoding/binary"
+	"math"
 	"net/netip"
 	"time"
 
@@ -29,7 +30,6 @@ const (
 	maximumTTL               = 53
 	vlanID                   = 58
 	samplingInterval         = 34 // superseded by what PSAMP has, but many collectors know only this
-	samplingAlgorithm        = 35
 	ipNextHopIPv6Address     = 62
 	interfaceName            = 82
 	forwardingStatus         = 89
@@ -54,8 +54,19 @@ const (
 	virtualStationName       = 350
 )
 
-// reversePEN marks an element as that of the other direction (RFC 5103).
-const reversePEN = 29305
+// Enterprises that number elements of their own.
+const (
+	reversePEN = 29305 // marks an element of IANA's as that of the other direction (RFC 5103)
+	ntopPEN    = 35632
+	fastipPEN  = 33610
+)
+
+// Elements of ntop and FastIP for TCP handshakes, of 32 bits; 0 where it wasn't seen.
+const (
+	clientLatency    = 123 // ntop, ms: half the way to the client and back
+	serverLatency    = 124 // and to the server
+	handshakeRTTUsec = 200 // FastIP, us: both ways, there and back
+)
 
 const (
 	enterpriseBit  = 1 << 15
@@ -82,17 +93,16 @@ const (
 
 	algorithmCount  = 1 // of selectorAlgorithm: so many in a row of so many
 	algorithmRandom = 3 // so many of so many, at random
-	samplingRandom  = 2 // of samplingAlgorithm
 
 	engineUser = 6 // of applicationId: the first byte
 )
 
 // field is an element of a template, and how a record's value is written.
 type field struct {
-	id      uint16
-	length  uint16
-	reverse bool
-	put     func(b []byte, r *record) []byte
+	id         uint16
+	length     uint16
+	enterprise uint32 // 0: IANA
+	put        func(b []byte, r *record) []byte
 }
 
 // record is a report with what its ids stand for.
@@ -140,6 +150,9 @@ var (
 		u8(flowEndReason, func(r *record) uint8 { return endReasons[r.End] }),
 		u8(forwardingStatus, func(r *record) uint8 { return statusOf(r) }),
 		u32(selectorID, func(r *record) uint32 { return r.Rule }),
+		u32(clientLatency, func(r *record) uint32 { return units(r.ClientRTT, 2*time.Millisecond) }).of(ntopPEN),
+		u32(serverLatency, func(r *record) uint32 { return units(r.ServerRTT, 2*time.Millisecond) }).of(ntopPEN),
+		u32(handshakeRTTUsec, func(r *record) uint32 { return units(r.ServerRTT+r.ClientRTT, time.Microsecond) }).of(fastipPEN),
 	}
 	balanced4 = []field{service, {id: ipNextHopIPv4Address, length: 4, put: putHop}}
 	balanced6 = []field{service, {id: ipNextHopIPv6Address, length: 16, put: putHop}}
@@ -180,7 +193,12 @@ func u64(id uint16, value func(*record) uint64) field {
 
 // back makes the field one of the other direction.
 func (f field) back() field {
-	f.reverse = true
+	return f.of(reversePEN)
+}
+
+// of makes the field one of an enterprise's.
+func (f field) of(enterprise uint32) field {
+	f.enterprise = enterprise
 	return f
 }
 
@@ -212,6 +230,11 @@ func end(r *record) time.Time {
 		return r.Since
 	}
 	return r.Last
+}
+
+// units that a time has, to the nearest.
+func units(d, unit time.Duration) uint32 {
+	return uint32(min(max((d+unit/2)/unit, 0), math.MaxUint32))
 }
 
 // milliseconds since 1970; 0 for what is before that.

@@ -3,6 +3,7 @@ package ipfix
 import (
 	"errors"
 	"fmt"
+	"math"
 	"math/rand/v2"
 	"net/netip"
 	"slices"
@@ -106,6 +107,7 @@ func TestReport(t *testing.T) {
 		applicationID: fmt.Sprint(6<<24 | 3), ipNextHopIPv4Address: "10.0.0.2", sourceIPv6Address: "absent",
 	})
 	want := []map[int]string{
+		{observationDomainID: "7", samplingInterval: "1"},
 		{observationDomainID: "7", selectorAlgorithm: "1", samplingPacketInterval: "1", samplingPacketSpace: "0"},
 		{exportingProcessID: "7", notSentFlowTotalCount: "3", notSentPacketTotalCount: "40", notSentOctetTotalCount: "5000"},
 		{selectorID: "17", selectorName: "rule-17"},
@@ -119,6 +121,31 @@ func TestReport(t *testing.T) {
 	}
 	for i := range want {
 		wantFacts(t, c.Options[i], want[i])
+	}
+}
+
+// Handshake times are told in ntop's milliseconds, of half the way, and FastIP's microseconds, of all.
+func TestHandshakeTimes(t *testing.T) {
+	for _, test := range []struct {
+		server, client         time.Duration
+		toServer, toClient, us uint32
+	}{
+		{0, 0, 0, 0, 0},
+		{85 * time.Microsecond, 30 * time.Microsecond, 0, 0, 115},
+		{12 * time.Millisecond, 3 * time.Millisecond, 6, 2, 15000},
+		{2 * time.Hour, 0, 3_600_000, 0, math.MaxUint32}, // more than fits
+	} {
+		c := exporttest.New(t)
+		e := encoderTo(c, 1400)
+		must(t, e.Refresh(epoch, Losses{}))
+		report := web()
+		report.ServerRTT, report.ClientRTT = test.server, test.client
+		_, err := e.Reports(epoch, []flow.Report{report}, names{})
+		must(t, err)
+		got := [3]uint32{c.Flows[0].NumberOf(ntopPEN, serverLatency), c.Flows[0].NumberOf(ntopPEN, clientLatency), c.Flows[0].NumberOf(fastipPEN, handshakeRTTUsec)}
+		if got != [3]uint32{test.toServer, test.toClient, test.us} {
+			t.Errorf("%+v: %d", test, got)
+		}
 	}
 }
 
@@ -136,13 +163,14 @@ func TestSampling(t *testing.T) {
 	}
 	var told []exporttest.Values
 	for _, option := range c.Options {
-		if option.Text(selectorAlgorithm, false) != "absent" {
+		if option.Text(selectorAlgorithm, false) != "absent" || option.Text(samplingInterval, false) != "absent" {
 			told = append(told, option)
 		}
 	}
 	every := map[int]string{observationDomainID: "7", selectorAlgorithm: "1", samplingPacketInterval: "1", samplingPacketSpace: "0"}
-	want := []map[int]string{every, {observationDomainID: "7", selectorAlgorithm: "3", samplingSize: "1", samplingPopulation: "100",
-		samplingInterval: "100", samplingAlgorithm: "2"}, every}
+	one, hundred := map[int]string{observationDomainID: "7", samplingInterval: "1"}, map[int]string{observationDomainID: "7", samplingInterval: "100"}
+	random := map[int]string{observationDomainID: "7", selectorAlgorithm: "3", samplingSize: "1", samplingPopulation: "100"}
+	want := []map[int]string{one, every, hundred, random, one, every}
 	if len(told) != len(want) {
 		t.Fatalf("told %d times how packets are sampled, want %d", len(told), len(want))
 	}
@@ -270,6 +298,7 @@ func random(r *rand.Rand) flow.Report {
 				TTLMin: uint8(r.Uint32()), TTLMax: uint8(r.Uint32()), DSCP: uint8(r.IntN(64)),
 			},
 			IfindexReply: uint32(r.IntN(5)),
+			ServerRTT:    time.Duration(r.Int64N(1e9)), ClientRTT: time.Duration(r.Int64N(1e9)),
 		},
 		Since: epoch.Add(time.Duration(r.Int64N(1e12))),
 		Delta: flow.Count{Packets: r.Uint64(), Bytes: r.Uint64()}, DeltaReply: flow.Count{Packets: r.Uint64(), Bytes: r.Uint64()},
@@ -312,15 +341,21 @@ func FuzzEncoder(f *testing.F) {
 		for i := range reports {
 			want := map[int]string{}
 			for _, f := range templateOf(&record{&reports[i], hopOf(&record{Report: &reports[i]}, names{})}).fields {
-				id := int(f.id)
-				if f.reverse {
+				id, reverse := int(f.id), f.enterprise == reversePEN
+				if reverse {
 					id = -id
 				}
 				b := f.put(nil, &record{&reports[i], hopOf(&record{Report: &reports[i]}, names{})})
 				if f.length != uint16(len(b)) {
 					t.Fatalf("element %d has %d bytes, its template says %d", id, len(b), f.length)
 				}
-				want[id] = exporttest.Values{{ID: f.id, Reverse: f.reverse}: b}.Text(f.id, f.reverse)
+				if f.enterprise != 0 && !reverse {
+					if got := c.Flows[i].NumberOf(f.enterprise, f.id); got != order.Uint32(b) {
+						t.Errorf("element %d of enterprise %d: %d, want %d", f.id, f.enterprise, got, order.Uint32(b))
+					}
+					continue
+				}
+				want[id] = exporttest.Values{{ID: f.id, Reverse: reverse}: b}.Text(f.id, reverse)
 			}
 			wantFacts(t, c.Flows[i], want)
 			v := c.Flows[i]

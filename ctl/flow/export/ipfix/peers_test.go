@@ -50,8 +50,8 @@ func capture(t *testing.T, messages [][]byte) string {
 	return path
 }
 
-// messages are those of all kinds of reports, some of them random.
-func messages(t *testing.T, count, limit int) (all [][]byte, sent []flow.Report) {
+// messages are those of all kinds of reports, some of them random. sample gives what one packet of counts.
+func messages(t *testing.T, count, limit int, sample func(*rand.Rand) int) (all [][]byte, sent []flow.Report) {
 	t.Helper()
 	e := &Encoder{Domain: 1, Limit: limit, Send: func(m Message) error {
 		all = append(all, bytes.Clone(m.Data))
@@ -62,6 +62,7 @@ func messages(t *testing.T, count, limit int) (all [][]byte, sent []flow.Report)
 		report := random(r)
 		report.Delta = flow.Count{Packets: uint64(r.IntN(1e6)), Bytes: uint64(r.IntN(1e9))}
 		report.DeltaReply = flow.Count{Packets: uint64(r.IntN(1e6)), Bytes: uint64(r.IntN(1e9))}
+		report.Sample = sample(r)
 		sent = append(sent, report)
 	}
 	if err := e.Refresh(epoch, Losses{Reports: 5}); err != nil {
@@ -73,10 +74,12 @@ func messages(t *testing.T, count, limit int) (all [][]byte, sent []flow.Report)
 	return all, sent
 }
 
-// Wireshark's dissector finds every record and nothing to complain about.
+func everyPacket(*rand.Rand) int { return 0 }
+
+// Wireshark's dissector finds every record and nothing to complain about, of samples too.
 func TestTshark(t *testing.T) {
 	tshark := exporttest.Tool(t, "tshark", "tshark")
-	sent, reports := messages(t, 300, 1400)
+	sent, reports := messages(t, 300, 1400, func(r *rand.Rand) int { return r.IntN(3) * 100 })
 	out, err := exec.Command(tshark, "-r", capture(t, sent), "-d", "udp.port==4739,cflow", "-T", "json", "-o", "udp.check_checksum:FALSE").Output()
 	if err != nil {
 		t.Fatal(err)
@@ -98,8 +101,10 @@ func TestTshark(t *testing.T) {
 	if len(packets) != len(sent) {
 		t.Errorf("tshark found %d messages of %d", len(packets), len(sent))
 	}
-	if ends := strings.Count(text, `"cflow.flow_end_reason":`); ends != len(reports) {
-		t.Errorf("tshark found %d records of flows, of %d", ends, len(reports))
+	for _, field := range []string{"cflow.flow_end_reason", "cflow.pie.ntop.client_nw_latency_ms", "cflow.pie.server_nw_latency_ms", "cflow.pie.fastip.tcp_handshake_rtt_usec"} {
+		if n := strings.Count(text, `"`+field+`":`); n != len(reports) {
+			t.Errorf("tshark found %s in %d records of flows, of %d", field, n, len(reports))
+		}
 	}
 }
 
@@ -111,7 +116,7 @@ func TestNfdump(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer conn.Close()
-	sent, reports := messages(t, 300, 1400)
+	sent, reports := messages(t, 300, 1400, everyPacket)
 	for _, m := range sent {
 		if _, err := conn.Write(m); err != nil {
 			t.Fatal(err)
@@ -136,6 +141,36 @@ func TestNfdump(t *testing.T) {
 	// It doesn't count options, so it takes every message after some for one that follows a loss.
 	if log := n.Said.String(); !strings.Contains(log, fmt.Sprintf("Flows: %d,", len(reports))) || !strings.Contains(log, "Bad Packets: 0") {
 		t.Errorf("nfcapd says:\n%s", log)
+	}
+}
+
+// nfcapd multiplies what is of a sample by what it was told, and takes what is whole for that.
+func TestNfdumpUsesTheSampling(t *testing.T) {
+	const sample = 100
+	for _, of := range []int{sample, 0} {
+		n := exporttest.StartNfcapd(t, (*exec.Cmd).Start)
+		conn, err := net.Dial("udp", n.Address)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer conn.Close()
+		sent, reports := messages(t, 20, 1400, func(*rand.Rand) int { return of })
+		for _, m := range sent {
+			if _, err := conn.Write(m); err != nil {
+				t.Fatal(err)
+			}
+		}
+		var got, want []string
+		for line := range strings.Lines(n.End("-6", "-N", "-q", "-o", "fmt:%ipkt;%ibyt;%opkt;%obyt")) {
+			got = append(got, strings.ReplaceAll(strings.TrimSpace(line), " ", ""))
+		}
+		for _, r := range reports {
+			times := uint64(max(of, 1))
+			want = append(want, fmt.Sprintf("%d;%d;%d;%d", times*r.Delta.Packets, times*r.Delta.Bytes, times*r.DeltaReply.Packets, times*r.DeltaReply.Bytes))
+		}
+		if diff := firstDifference(got, want); diff != "" {
+			t.Errorf("sampled 1/%d: nfdump prints %d flows of %d; %s\n%s", of, len(got), len(want), diff, n.Said.String())
+		}
 	}
 }
 

@@ -45,11 +45,13 @@ var (
 
 	randomOptions = template{id: firstTemplate + 23, scope: 1, fields: []field{
 		{id: observationDomainID, length: 4},
-		{id: selectorAlgorithm, length: 2}, {id: samplingSize, length: 4}, {id: samplingPopulation, length: 4},
-		{id: samplingInterval, length: 4}, {id: samplingAlgorithm, length: 1}}}
+		{id: selectorAlgorithm, length: 2}, {id: samplingSize, length: 4}, {id: samplingPopulation, length: 4}}}
+	// For collectors that don't know PSAMP. nfcapd 1.7 wants the interval alone, and reads no template of a set but the first.
+	intervalOptions = template{id: firstTemplate + 24, scope: 1, fields: []field{
+		{id: observationDomainID, length: 4}, {id: samplingInterval, length: 4}}}
 
 	templates = []*template{&flow4, &flow6, &flow4hop4, &flow4hop6, &flow6hop4, &flow6hop6,
-		&samplingOptions, &randomOptions, &lossOptions, &ruleOptions, &serviceOptions, &backend4Options, &backend6Options, &interfaceOptions}
+		&intervalOptions, &samplingOptions, &randomOptions, &lossOptions, &ruleOptions, &serviceOptions, &backend4Options, &backend6Options, &interfaceOptions}
 )
 
 // templateOf is the one for a flow's record.
@@ -89,13 +91,13 @@ func (t *template) put(b []byte) []byte {
 	}
 	for _, f := range t.fields {
 		id := f.id
-		if f.reverse {
+		if f.enterprise != 0 {
 			id |= enterpriseBit
 		}
 		b = order.AppendUint16(b, id)
 		b = order.AppendUint16(b, f.length)
-		if f.reverse {
-			b = order.AppendUint32(b, reversePEN)
+		if f.enterprise != 0 {
+			b = order.AppendUint32(b, f.enterprise)
 		}
 	}
 	return b
