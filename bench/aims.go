@@ -73,6 +73,13 @@ var aims = []aim{
 	{area: "control", says: "list of 1M entries in force", value: "control apply of a list of 1M", limit: 1500, unit: "ms"},
 	{area: "control", says: "10,000 rules in force", value: "control apply of 10,000 rules", limit: 150, unit: "ms"},
 	{area: "control", says: "100,000 rules in force", value: "control apply of 100,000 rules", limit: 2000, unit: "ms"},
+	{area: "control", says: "start with an ordinary configuration", value: "control start, ordinary", limit: 1000, unit: "ms"},
+	{area: "control", says: "start with a list of 1M and 10,000 rules", value: "control start, heavy", limit: 5000, unit: "ms"},
+	{area: "control", says: "memory with these, idle", value: "control memory, heavy", limit: 95, unit: "MiB"},
+	{area: "control", says: "memory with these, at the start", value: "control memory at the start, heavy", limit: 381, unit: "MiB"},
+	{area: "control", says: "memory with these, while loading", value: "control memory while loading, heavy", limit: 381, unit: "MiB"},
+	{area: "control", says: "CPU of a core, idle, ordinary", value: "control idle CPU, ordinary", limit: 1, unit: "%"},
+	{area: "control", says: "CPU of a core, idle, with these", value: "control idle CPU, heavy", limit: 1, unit: "%"},
 }
 
 // verdict is how an aim stands.

@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"net/http/pprof"
 	"strings"
 	"time"
 )
@@ -27,6 +28,7 @@ const (
 func Serve(ctx context.Context, listener net.Listener, engine Engine, log *slog.Logger) error {
 	h := newHandler(engine, log)
 	mux, clients := h.mux(), newLimiter(socketPace)
+	profiles(mux)
 	return serve(ctx, listener, h.guard(func(w http.ResponseWriter, r *http.Request) error {
 		who := callerOf(r.Context())
 		uid := any("unknown")
@@ -39,6 +41,14 @@ func Serve(ctx context.Context, listener net.Listener, engine Engine, log *slog.
 		mux.ServeHTTP(w, r)
 		return nil
 	}), log)
+}
+
+// profiles serves what Go's tools ask of a running program, by the socket alone: they tell what is in memory.
+func profiles(mux *http.ServeMux) {
+	mux.HandleFunc("GET /debug/pprof/", pprof.Index)
+	mux.HandleFunc("GET /debug/pprof/profile", pprof.Profile)
+	mux.HandleFunc("GET /debug/pprof/trace", pprof.Trace)
+	mux.HandleFunc("GET /debug/pprof/symbol", pprof.Symbol)
 }
 
 // quietly logs what anybody who connects can bring about for who looks for it only.

@@ -95,8 +95,20 @@ func TestTCPReads(t *testing.T) {
 			t.Errorf("HEAD of %s: %d: %s", path, status, body)
 		}
 	}
-	if status, _ := ask(t, "GET", "http://"+address+"/etc/passwd"); status != http.StatusNotFound {
-		t.Errorf("a path that isn't there: %d", status)
+	for _, path := range []string{"/etc/passwd", "/debug/pprof/heap", "/debug/pprof/"} {
+		if status, _ := ask(t, "GET", "http://"+address+path); status != http.StatusNotFound {
+			t.Errorf("%s, which isn't there: %d", path, status)
+		}
+	}
+}
+
+// What is in memory is told by the socket.
+func TestProfiles(t *testing.T) {
+	socket := serve(t, &apitest.Engine{})
+	for path, want := range map[string]string{"/debug/pprof/": "goroutine", "/debug/pprof/heap?debug=1": "heap profile", "/debug/pprof/cmdline": "Unknown profile"} {
+		if _, body := raw(t, socket, "GET", path, nil); !strings.Contains(string(body), want) {
+			t.Errorf("%s: %.300s", path, body)
+		}
 	}
 }
 

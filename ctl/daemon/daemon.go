@@ -205,9 +205,11 @@ func (d *Daemon) start(ctx context.Context) (err error) {
 		FlowsMax:   next.flowsMax(),
 		DroppedMax: first.snapshot.Flows.Dropped,
 		NATMax:     first.snapshot.NAT.Max,
-		Netlink:    d.netdev,
-		Log:        d.log,
-		Fresh:      d.options.Fresh,
+		Room: [abi.TableCount]int{abi.TableSets: len(next.tables.Sets), abi.TableRules: len(next.tables.Rules),
+			abi.TableServices: len(next.tables.Services)},
+		Netlink: d.netdev,
+		Log:     d.log,
+		Fresh:   d.options.Fresh,
 	})
 	if err != nil {
 		return err

@@ -35,8 +35,12 @@ type Options struct {
 	FlowsMax   int              // flows expected; what is taken over keeps its size, see ResizeFlows
 	DroppedMax int              // dropped flows to remember; likewise, see ResizeDropped
 	NATMax     int              // translations at once; what is taken over keeps its size
-	Netlink    Netlink          // nil: no fall-back to clsact, and the owner of a busy interface stays unknown
-	Log        *slog.Logger     // nil: silent
+
+	// Room is how many lines the tables of the first generation will have; 0: not known. It saves loading the programs again for them.
+	Room [abi.TableCount]int
+
+	Netlink Netlink      // nil: no fall-back to clsact, and the owner of a busy interface stays unknown
+	Log     *slog.Logger // nil: silent
 
 	// Fresh names layouts that may begin anew when what is pinned doesn't fit this gardu and can't be converted; FreshAll: any.
 	Fresh []string
@@ -131,6 +135,9 @@ func Open(opts Options) (_ *Dataplane, err error) {
 		features = d.inUse(features)
 	}
 	if err := d.SetRejectLimit(rejectLimit()); err != nil {
+		return nil, err
+	}
+	if err := d.setLengths(d.lengthsFor(opts.Room), features); err != nil {
 		return nil, err
 	}
 	if d.programs, err = d.loadPrograms(features); err != nil {

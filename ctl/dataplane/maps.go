@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 
 	"github.com/cilium/ebpf"
 	"golang.org/x/sys/unix"
@@ -48,20 +49,36 @@ func createMaps(specs map[string]*ebpf.MapSpec, shared mapSet) (_ mapSet, err er
 			created.close()
 		}
 	}()
+	// Side by side: what takes long is the kernel's first touch of the memory of large ones.
+	var (
+		running sync.WaitGroup
+		mu      sync.Mutex // guards what follows, and created
+		errs    []error
+	)
 	for name, spec := range specs {
 		if slices.Contains(tableMaps[:], name) {
 			continue
 		}
-		var m *ebpf.Map
-		if from, ok := shared[name]; ok {
-			m, err = from.Clone()
-		} else {
-			m, err = ebpf.NewMap(spec)
-		}
-		if err != nil {
-			return nil, permission("create map "+name, err)
-		}
-		created[name] = m
+		running.Go(func() {
+			var m *ebpf.Map
+			var err error
+			if from, ok := shared[name]; ok {
+				m, err = from.Clone()
+			} else {
+				m, err = ebpf.NewMap(spec)
+			}
+			mu.Lock()
+			defer mu.Unlock()
+			if err != nil {
+				errs = append(errs, permission("create map "+name, err))
+				return
+			}
+			created[name] = m
+		})
+	}
+	running.Wait()
+	if len(errs) > 0 {
+		return nil, errs[0] // mostly all fail for the same reason
 	}
 	return created, nil
 }

@@ -270,12 +270,7 @@ func (d *Dataplane) Prepare(features compile.Features, lines [abi.TableCount]int
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	features.Capture = d.capture != nil
-	lengths := d.lengths
-	for which, n := range lines {
-		if n > 0 {
-			lengths[which] = d.nextLength(abi.Table(which), n)
-		}
-	}
+	lengths := d.lengthsFor(lines)
 	if features == d.programs.features && lengths == d.lengths {
 		return nil
 	}

@@ -75,6 +75,17 @@ func (d *Dataplane) nextLength(which abi.Table, lines int) uint32 {
 	return now
 }
 
+// lengthsFor are the lengths that all kinds will have when tables of so many lines come (0: none does).
+func (d *Dataplane) lengthsFor(lines [abi.TableCount]int) [abi.TableCount]uint32 {
+	lengths := d.lengths
+	for which, n := range lines {
+		if n > 0 {
+			lengths[which] = d.nextLength(abi.Table(which), n)
+		}
+	}
+	return lengths
+}
+
 // setLengths copies the tables into arrays of other lengths and swaps in programs made for these and for features. On error all is as
 // it was.
 func (d *Dataplane) setLengths(lengths [abi.TableCount]uint32, features compile.Features) (err error) {
