@@ -9,7 +9,10 @@
 
 char LICENSE[] SEC("license") = "Dual BSD/GPL";
 
-enum decap_count { DECAP_DONE, DECAP_ECN, DECAP_FAILED, DECAP_COUNTS };
+enum decap_count { DECAP_DONE, DECAP_ECN, DECAP_FAILED, DECAP_CLAMPED, DECAP_COUNTS };
+
+/* Bytes of a TCP segment that clients may send by IPv4; IPv6 has longer headers. */
+volatile const __u16 decap_mss SEC(".rodata.config") = 0;
 
 /* Programs write, `gardu decap` reads. Per CPU, index: enum decap_count. */
 MAP(decap_counters, BPF_MAP_TYPE_PERCPU_ARRAY, __u32, struct counter, DECAP_COUNTS);
@@ -19,6 +22,10 @@ enum {
 	ECN_MASK = 3,
 	ECN_NOT_ECT = 0,
 	ECN_CE = 3,
+	TCP_OPTIONS = 10, /* looked at, of at most 40 that there is room for: the MSS is among the first */
+	OPTION_END = 0,
+	OPTION_NOP = 1,
+	OPTION_MSS = 2,
 	/* linux/bpf.h since 6.3 */
 	DECAP_L3_IPV4 = 1 << 7,
 	DECAP_L3_IPV6 = 1 << 8,
@@ -139,6 +146,60 @@ int decap_tc(struct __sk_buff *ctx)
 	if (!decap_ecn(ctx_data(ctx), ctx_data_end(ctx), &outer))
 		return count(DECAP_ECN, ctx->len, TC_ACT_SHOT);
 	return count(DECAP_DONE, ctx->len, TC_ACT_UNSPEC);
+}
+
+/* Where TCP's header begins in what this host sends, without extension headers and unfragmented; 0: it isn't TCP. */
+static __always_inline __u32 tcp_at(const struct __sk_buff *ctx)
+{
+	struct eth_header *eth = ctx_data((struct __sk_buff *)ctx);
+	struct ipv4_header *ip4 = (void *)(eth + 1);
+	struct ipv6_header *ip6 = (void *)(eth + 1);
+	void *data_end = ctx_data_end((struct __sk_buff *)ctx);
+
+	if (ctx->protocol == bpf_htons(ETHERTYPE_IPV4) && (void *)(ip4 + 1) <= data_end && ip4->proto == PROTO_TCP &&
+	    !(ip4->be_fragment & bpf_htons(0x3fff)))
+		return sizeof(*eth) + (ip4->version_ihl & 0xf) * 4;
+	if (ctx->protocol == bpf_htons(ETHERTYPE_IPV6) && (void *)(ip6 + 1) <= data_end && ip6->next == PROTO_TCP)
+		return sizeof(*eth) + sizeof(*ip6);
+	return 0;
+}
+
+/* What this host asks clients for when they connect, at most what fits through the tunnel: its SYN+ACK says how long segments to it may be
+ * (RFC 9293, section 3.7.1). The checksum may be the network card's to finish, which the helper knows. */
+SEC("tc")
+int decap_clamp(struct __sk_buff *ctx)
+{
+	__u16 most = ctx->protocol == bpf_htons(ETHERTYPE_IPV4) ? decap_mss : decap_mss - (sizeof(struct ipv6_header) - sizeof(struct ipv4_header));
+	__u32 tcp, at, end;
+	struct {
+		__u8 kind, bytes;
+		__be16 be_mss;
+	} option;
+	__be16 be_most = bpf_htons(most);
+	__u8 header[2]; /* data offset, flags */
+
+	bpf_skb_pull_data(ctx, ctx->len < HEADERS ? ctx->len : HEADERS);
+	tcp = tcp_at(ctx);
+	if (!tcp || bpf_skb_load_bytes(ctx, tcp + 12, header, sizeof(header)) || (header[1] & (TCP_SYN | TCP_ACK)) != (TCP_SYN | TCP_ACK))
+		return TC_ACT_UNSPEC;
+	at = tcp + sizeof(struct tcp_header);
+	end = tcp + (header[0] >> 4) * 4;
+	for (int i = 0; i < TCP_OPTIONS; i++) {
+		if (at + sizeof(option) > end || bpf_skb_load_bytes(ctx, at, &option, sizeof(option)) || option.kind == OPTION_END)
+			return TC_ACT_UNSPEC;
+		if (option.kind == OPTION_MSS) {
+			if (option.bytes != sizeof(option) || bpf_ntohs(option.be_mss) <= most)
+				return TC_ACT_UNSPEC;
+			if (bpf_l4_csum_replace(ctx, tcp + offsetof(struct tcp_header, csum), option.be_mss, be_most, sizeof(be_most)) ||
+			    bpf_skb_store_bytes(ctx, at + offsetof(typeof(option), be_mss), &be_most, sizeof(be_most), 0))
+				return TC_ACT_UNSPEC;
+			return count(DECAP_CLAMPED, ctx->len, TC_ACT_UNSPEC);
+		}
+		if (option.kind != OPTION_NOP && option.bytes < 2)
+			return TC_ACT_UNSPEC;
+		at += option.kind == OPTION_NOP ? 1 : option.bytes;
+	}
+	return TC_ACT_UNSPEC;
 }
 
 SEC("xdp.frags")

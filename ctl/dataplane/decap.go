@@ -25,6 +25,7 @@ type DecapOptions struct {
 	Ifindex int
 	Path    model.Path // tc unless it is xdp or xdp-generic
 	Replace bool       // take a foreign XDP program off first
+	MSS     uint16     // bytes of a TCP segment that clients may send by IPv4, 20 less by IPv6; 0: as this host says itself
 	Pin     string     // directory as in Options.Dir, to stay attached after Close; "" = go with Close
 	Netlink Netlink    // nil: no fall-back to clsact
 }
@@ -40,6 +41,7 @@ type DecapCounts struct {
 	Done      abi.Counter
 	Congested abi.Counter // dropped: congestion was marked that the inner header can't carry (RFC 6040)
 	Failed    abi.Counter // dropped: the kernel refused
+	Clamped   abi.Counter // SYN+ACK that asked for longer segments
 }
 
 // AttachDecap puts the decapsulation program on an interface of the calling thread's network namespace. One that was pinned
@@ -62,6 +64,9 @@ func AttachDecap(o DecapOptions) (_ *Decap, err error) {
 	if err != nil {
 		return nil, err
 	}
+	if err := spec.Variables["decap_mss"].Set(o.MSS); err != nil {
+		return nil, fmt.Errorf("set decap_mss: %w", err)
+	}
 	collection, err := ebpf.NewCollection(spec)
 	if err != nil {
 		return nil, permission("load the decapsulation program", err)
@@ -80,9 +85,10 @@ func AttachDecap(o DecapOptions) (_ *Decap, err error) {
 		o.Path = model.PathTC
 	}
 	placing := placement{
-		AttachOptions: AttachOptions{Name: o.Name, Ifindex: o.Ifindex, Path: o.Path, Replace: o.Replace},
+		AttachOptions: AttachOptions{Name: o.Name, Ifindex: o.Ifindex, Path: o.Path, Egress: o.MSS != 0, Replace: o.Replace},
 		program: func(k kind) (*ebpf.Program, error) {
-			return map[Hook]*ebpf.Program{HookXDP: collection.Programs["decap_xdp"], HookIngress: collection.Programs["decap_tc"]}[k.hook()], nil
+			name := map[Hook]string{HookXDP: "decap_xdp", HookIngress: "decap_tc", HookEgress: "decap_clamp"}[k.hook()]
+			return collection.Programs[name], nil
 		},
 		dir: dir, netlink: o.Netlink,
 	}
@@ -100,11 +106,11 @@ func (d *Decap) Attachment() Attachment { return d.attachment.Attachment }
 
 // Counts reads what became of packets so far.
 func (d *Decap) Counts() (DecapCounts, error) {
-	all, err := counters[abi.Counter](d.counters, firstIDs(3))
+	all, err := counters[abi.Counter](d.counters, firstIDs(4))
 	if err != nil {
 		return DecapCounts{}, fmt.Errorf("read the counters of decapsulation: %w", err)
 	}
-	return DecapCounts{Done: all[0], Congested: all[1], Failed: all[2]}, nil
+	return DecapCounts{Done: all[0], Congested: all[1], Failed: all[2], Clamped: all[3]}, nil
 }
 
 // Close takes the program off, unless it is pinned.

@@ -18,8 +18,10 @@ import (
 const (
 	decapMapDecapCounters = "decap_counters"
 	decapMapPackets       = "packets"
+	decapProgDecapClamp   = "decap_clamp"
 	decapProgDecapTc      = "decap_tc"
 	decapProgDecapXdp     = "decap_xdp"
+	decapVarDecapMss      = "decap_mss"
 )
 
 // loadDecap returns the embedded CollectionSpec for decap.
@@ -64,8 +66,9 @@ type decapSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type decapProgramSpecs struct {
-	DecapTc  *ebpf.ProgramSpec `ebpf:"decap_tc"`
-	DecapXdp *ebpf.ProgramSpec `ebpf:"decap_xdp"`
+	DecapClamp *ebpf.ProgramSpec `ebpf:"decap_clamp"`
+	DecapTc    *ebpf.ProgramSpec `ebpf:"decap_tc"`
+	DecapXdp   *ebpf.ProgramSpec `ebpf:"decap_xdp"`
 }
 
 // decapMapSpecs contains maps before they are loaded into the kernel.
@@ -80,6 +83,7 @@ type decapMapSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type decapVariableSpecs struct {
+	DecapMss *ebpf.VariableSpec `ebpf:"decap_mss"`
 }
 
 // decapObjects contains all objects after they have been loaded into the kernel.
@@ -117,18 +121,21 @@ func (m *decapMaps) Close() error {
 //
 // It can be passed to loadDecapObjects or ebpf.CollectionSpec.LoadAndAssign.
 type decapVariables struct {
+	DecapMss *ebpf.Variable `ebpf:"decap_mss"`
 }
 
 // decapPrograms contains all programs after they have been loaded into the kernel.
 //
 // It can be passed to loadDecapObjects or ebpf.CollectionSpec.LoadAndAssign.
 type decapPrograms struct {
-	DecapTc  *ebpf.Program `ebpf:"decap_tc"`
-	DecapXdp *ebpf.Program `ebpf:"decap_xdp"`
+	DecapClamp *ebpf.Program `ebpf:"decap_clamp"`
+	DecapTc    *ebpf.Program `ebpf:"decap_tc"`
+	DecapXdp   *ebpf.Program `ebpf:"decap_xdp"`
 }
 
 func (p *decapPrograms) Close() error {
 	return _DecapClose(
+		p.DecapClamp,
 		p.DecapTc,
 		p.DecapXdp,
 	)
