@@ -65,7 +65,7 @@ var allowed = map[string]string{
 	"page":       "",
 	"plan":       "api compile lb model rule",
 	"explain":    "abi api compile config dataplane event lb model pkt rule",
-	"doctor":     "compile dataplane lb model netdev",
+	"doctor":     "compile dataplane lb model netdev pkt",
 	"cmd/gardu":  everything,
 	// Tests, and what is seen of them.
 	"api/apitest": "api model pkt",

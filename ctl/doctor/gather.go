@@ -243,12 +243,15 @@ func backends(links *netdev.Handle, snapshot *model.Snapshot) []Backend {
 	return list
 }
 
-// walk resolves the next hop, which takes a packet that somebody sends, and connects to the backend's own address.
+// walk resolves the next hop, which takes a packet that somebody sends, probes the service's path, and connects to the backend's own address.
 func (b *Backend) walk(links *netdev.Handle) {
 	if b.Hop, b.HopError = links.NextHop(b.Address); errors.Is(b.HopError, netdev.ErrUnresolved) {
 		b.resolve(links)
 	}
-	if b.HopError != nil || b.Port == 0 {
+	if b.HopError != nil {
+		return
+	}
+	if b.LegsError = b.probe(links); b.Port == 0 {
 		return
 	}
 	conn, err := net.DialTimeout("tcp", netip.AddrPortFrom(b.Address, b.Port).String(), patience)

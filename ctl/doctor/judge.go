@@ -54,13 +54,15 @@ type Backend struct {
 	Service, Name string
 	For           netip.Addr // the service's
 	Address       netip.Addr
-	Port          uint16
+	Port          uint16 // of a service of TCP; 0: it has several, or isn't of TCP
 	Forward       model.Mode
 	Hop           netdev.Hop
 	HopError      error
 	LargestClient int // bytes of IP that clients send at once; 0: not known
 	Connect       error
 	Connected     bool   // a connection was tried
+	Legs          Legs   // of probes through the service's path
+	LegsError     error  // why there are none
 	State, Why    string // by the health checks of a running gardu; "" without
 }
 
@@ -224,9 +226,18 @@ func judgeBackend(b Backend) Finding {
 		need := b.LargestClient + b.overhead()
 		f.add(Warn, subject, "leg to the backend: "+b.narrow(),
 			fmt.Sprintf("an MTU of %d on the way, or a smaller MSS on the backends (ip route change ... advmss %d)", need, b.Hop.MTU-b.overhead()-60))
+	case b.LegsError != nil:
+		f.add(Warn, subject, "not probed: "+firstLine(b.LegsError.Error()), "run it as root, where gardu is to run")
+	case b.Legs.failed():
+		result := Fail
+		if b.State == "up" { // by a check that doesn't take this way, or by none
+			result = Warn
+		}
+		found, advice := b.failedLeg()
+		f.add(result, subject, found, advice)
 	case b.State == "down":
 		f.add(Fail, subject, "the health check of the running gardu fails: "+orUnknown(b.Why), b.unhealthy())
-	case b.Connected && b.Connect != nil && b.State != "up":
+	case b.Connected && b.Connect != nil && b.State != "up" && b.Legs.Service.Kind == NotAsked:
 		f.add(Warn, subject, fmt.Sprintf("leg to the process: %s port %d: %s", b.Address, b.Port, firstLine(b.Connect.Error())),
 			"is the server running? One that listens on the service's address alone is fine: a health check through the service tells")
 	default:
@@ -261,7 +272,9 @@ func (b Backend) unhealthy() string {
 
 func (b Backend) well() string {
 	text := fmt.Sprintf("next hop %s, MTU %d", b.Hop.Neighbour, b.Hop.MTU)
-	if b.Connected && b.Connect == nil {
+	if b.Legs.Service.Kind == Answered {
+		text += fmt.Sprintf("; answers through %s, from %s", b.Forward, b.For)
+	} else if b.Connected && b.Connect == nil {
 		text += fmt.Sprintf("; port %d answers", b.Port)
 	}
 	if b.State != "" {

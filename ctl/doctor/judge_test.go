@@ -28,11 +28,14 @@ func healthy() Facts {
 		}},
 		Backends: []Backend{{
 			Service: "web", Name: "b1", For: netip.MustParseAddr("192.0.2.10"), Address: netip.MustParseAddr("10.0.0.11"), Port: 80, Forward: "ipip",
-			Hop:           netdev.Hop{Ifindex: 2, Neighbour: netip.MustParseAddr("10.0.0.11"), MTU: 1600},
+			Hop:           netdev.Hop{Ifindex: 2, Source: netip.MustParseAddr("10.0.0.1"), Neighbour: netip.MustParseAddr("10.0.0.11"), MTU: 1600},
 			LargestClient: 1500, Connected: true,
 		}},
 	}
 }
+
+// legs is what a probe of the backend comes to.
+func legs(l Legs) func(*Facts) { return func(f *Facts) { f.Backends[0].Legs = l } }
 
 // TestJudge breaks one thing at a time: that and nothing else is told.
 func TestJudge(t *testing.T) {
@@ -78,6 +81,28 @@ func TestJudge(t *testing.T) {
 		{"as narrow as can be", func(f *Facts) { f.Backends[0].Hop.MTU = 1520 }, "", ""},
 		{"refused", func(f *Facts) { f.Backends[0].Connect = unix.ECONNREFUSED }, "warn web/b1: leg to the process: 10.0.0.11 port 80: connection refused", "is the server running?"},
 		{"refused, but fine through the service", func(f *Facts) { f.Backends[0].Connect, f.Backends[0].State = unix.ECONNREFUSED, "up" }, "", ""},
+		{"nobody unwraps, and says so", legs(Legs{Service: Answer{Error, "icmp 10.0.0.11 > 10.0.0.1 unreachable code 2"}}), "fail web/b1: leg through the tunnel: it unwraps nothing sent by ipip, and says so: icmp 10.0.0.11 ", "gardu decap"},
+		{"a router knows better", legs(Legs{Service: Answer{Error, "icmp 10.0.0.99 > 10.0.0.1 unreachable code 1"}}), "fail web/b1: leg to the backend: icmp 10.0.0.99 > 10.0.0.1 unreachable", "routes there"},
+		{"nobody unwraps", legs(Legs{Service: Answer{Kind: Silent}, Ping: Answer{Kind: Silent}, Inside: Answer{Kind: Silent}, Own: Answer{Kind: Answered}}),
+			"fail web/b1: leg through the tunnel: 10.0.0.11 answers pings, but nothing sent by ipip", "rp_filter"},
+		{"nobody unwraps, and pings are refused", legs(Legs{Service: Answer{Kind: Silent}, Ping: Answer{Kind: Silent}, Inside: Answer{Kind: Silent}, Own: Answer{Kind: Silent}}),
+			"fail web/b1: leg through the service's path: port 80 of 10.0.0.11 answers", "unwrap"},
+		{"no way back", legs(Legs{Service: Answer{Kind: Silent}, Ping: Answer{Kind: Silent}, Inside: Answer{Kind: Answered}}),
+			"fail web/b1: leg back: it unwraps what is sent by ipip, but nothing comes back from 192.0.2.10", "ip addr add 192.0.2.10/32 dev lo"},
+		{"a firewall before the port", legs(Legs{Service: Answer{Kind: Silent}, Ping: Answer{Kind: Answered}}),
+			"fail web/b1: leg to the process: 192.0.2.10 answers pings sent by ipip, but port 80 is silent", "firewall"},
+		{"no process", legs(Legs{Service: Answer{Kind: Refused}}), "fail web/b1: leg to the process: 192.0.2.10 port 80 refuses connections", "listen on the service address"},
+		{"large packets are lost", legs(Legs{Service: Answer{Kind: Answered}, Large: Answer{Kind: Silent}}), "fail web/b1: leg to the backend: small packets are answered, those of 1520 bytes aren't", "MTU"},
+		{"all is answered", legs(Legs{Service: Answer{Kind: Answered}, Large: Answer{Kind: Answered}}), "", ""},
+		{"silent, but gardu has it up", func(f *Facts) {
+			legs(Legs{Service: Answer{Kind: Refused}})(f)
+			f.Backends[0].State = "up"
+		}, "warn web/b1: leg to the process", "server running"},
+		{"doesn't answer at all", func(f *Facts) {
+			legs(Legs{Service: Answer{Kind: Silent}, Own: Answer{Kind: Silent}})(f)
+			f.Backends[0].Connect = unix.ETIMEDOUT
+		}, "fail web/b1: leg to the backend: nothing comes back from 10.0.0.11, whatever is sent", "route back to 10.0.0.1?"},
+		{"can't be probed", func(f *Facts) { f.Backends[0].LegsError = unix.EPERM }, "warn web/b1: not probed: operation not permitted", "as root"},
 		{"unwraps nothing", func(f *Facts) { f.Backends[0].State, f.Backends[0].Why = "down", "timed out" }, "fail web/b1: the health check of the running gardu fails: timed out", "gardu decap"},
 		{"doesn't own the address", func(f *Facts) { f.Backends[0].State, f.Backends[0].Forward = "down", "dsr" }, "fail web/b1", "owns the service address"},
 		{"down altogether", func(f *Facts) { f.Backends[0].State, f.Backends[0].Connect = "down", unix.ETIMEDOUT }, "fail web/b1", "look at the server"},

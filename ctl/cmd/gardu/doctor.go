@@ -19,9 +19,11 @@ func (a *app) doctorCommand() *cobra.Command {
 		Short: "Find out whether this machine can do it, and what to do if not",
 		Long: `Looks at the kernel and what it lets gardu do, and has it verify the programs that
 FILE needs; at its interfaces and what auto chooses for each; at the settings of the
-network stack that get in the way; and at the way to each backend, leg by leg. If a
-gardu runs here it is asked what its health checks say. Without FILE it looks for what
-any configuration needs, at all interfaces that are up.
+network stack that get in the way; and at the way to each backend, leg by leg: a probe
+goes through the service's path, wrapped as packets of clients would be, and its answer
+is awaited; where none comes, others tell how far one gets. If a gardu runs here it is
+asked what its health checks say. Without FILE it looks for what any configuration
+needs, at all interfaces that are up.
 
 Nothing is attached and nothing is left behind. The exit code is 1 when something
 fails.`,
