@@ -302,6 +302,81 @@ func TestPackage(t *testing.T) {
 	}
 }
 
+// manager stands for systemctl, as service does for what Debian's scripts call.
+const manager = `#!/bin/sh
+echo "$*" >>/run/calls
+case "$*" in
+"try-restart gardu.service") [ ! -s /run/pid ] || deb-systemd-invoke restart gardu.service ;;
+*"disable --now gardu.service") deb-systemd-invoke stop gardu.service ;;
+esac
+`
+
+// rpm runs rpm on the root, from outside, and returns what the scripts asked of systemd.
+func (r *root) rpm(args ...string) []string {
+	r.Helper()
+	r.must(os.WriteFile(r.path("run/calls"), nil, 0o644))
+	args = append([]string{"--root", r.dir, "--nodeps"}, args...)
+	if out, err := r.box.Output(context.WithoutCancel(r.Context()), "rpm", args...); err != nil || strings.Contains(string(out), "fail") {
+		r.Fatalf("rpm %s: %v\n%s", strings.Join(args, " "), err, out)
+	}
+	text, err := os.ReadFile(r.path("run/calls"))
+	r.must(err)
+	return strings.Split(strings.TrimSpace(string(text)), "\n")
+}
+
+// TestRPM installs the .rpm, upgrades it while packets are forwarded, and erases it.
+func TestRPM(t *testing.T) {
+	w := newWorld(t, 1)
+	w.startWeb()
+	w.decap()
+	r := w.newRoot()
+	r.must(os.Remove(r.path("usr/bin/systemctl")))
+	r.must(os.WriteFile(r.path("usr/bin/systemctl"), []byte(manager), 0o755))
+	var packages [2]string
+	for i, version := range []string{"0.0.1", "0.0.2"} {
+		found, err := filepath.Glob(filepath.Join(os.Getenv(packagesEnv), "gardu-"+version+"-*.rpm"))
+		if err != nil || len(found) != 1 {
+			t.Fatalf("%d packages of %s, %v", len(found), version, err)
+		}
+		packages[i] = found[0]
+	}
+
+	if calls := r.rpm("--install", packages[0]); !slices.Contains(calls, "preset gardu.service") {
+		t.Errorf("installing asked systemd for %q", calls)
+	}
+	if group := r.run("getent", "group", "gardu"); !strings.HasPrefix(group, "gardu:") {
+		t.Errorf("group: %q", group)
+	}
+	r.run("gardu", "check", "/etc/gardu/gardu.yaml")
+	config := allForwards("auto", len(w.backends))
+	r.must(os.WriteFile(r.path("etc/gardu/gardu.yaml"), []byte(config), 0o644))
+	r.run("deb-systemd-invoke", "start", "gardu.service")
+	w.ready()
+	w.must(w.answers("192.0.2.10"))
+	counted := w.forwarded()
+
+	if calls := r.rpm("--upgrade", packages[1]); !slices.Contains(calls, "try-restart gardu.service") || slices.Contains(calls, "preset gardu.service") {
+		t.Errorf("upgrading asked systemd for %q", calls)
+	}
+	status, err := r.api.Status(t.Context())
+	r.must(err)
+	if status.Version != "0.0.2" || len(status.Interfaces) != 1+len(w.backends) {
+		t.Errorf("after the upgrade: %+v", status)
+	}
+	if now := w.forwarded(); now < counted || counted == 0 {
+		t.Errorf("%d packets were forwarded before the upgrade, %d after it", counted, now)
+	}
+	if text, err := os.ReadFile(r.path("etc/gardu/gardu.yaml")); err != nil || string(text) != config {
+		t.Errorf("the configuration was changed: %v", err)
+	}
+
+	r.rpm("--erase", "gardu")
+	r.checkGone("usr/bin/gardu", "usr/lib/systemd/system/gardu.service", "sys/fs/bpf/gardu", "var/lib/gardu", "var/log/gardu", "run/gardu")
+	if err := w.answers("192.0.2.10"); err == nil {
+		t.Error("packets for a service are still forwarded")
+	}
+}
+
 // Both kinds of packages bring the same files, but for where the distributions look for zsh's completions.
 func TestPackageKinds(t *testing.T) {
 	dir := os.Getenv(packagesEnv)
