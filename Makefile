@@ -20,7 +20,7 @@ BASE ?= HEAD~1
 GENERATE_PACKAGES := clang-19 llvm-19 libbpf-dev linux-libc-dev
 TEST_PACKAGES := chromium-headless-shell curl iperf3 iproute2 nfdump nftables nginx-light prometheus sqlite3 systemd tshark wrk xdp-tools
 PACKAGE_PACKAGES := rpm
-BENCH_PACKAGES := haproxy iperf3 iproute2 ipset nftables nginx-light wrk xdp-tools
+BENCH_PACKAGES := haproxy iperf3 iproute2 ipset ipvsadm nftables nginx-light wrk xdp-tools
 VM_PACKAGES := qemu-system-x86 xz-utils
 
 # What `make generate` writes; committed, so that a build needs no clang.
@@ -80,6 +80,11 @@ test-vm: deps-vm build ## boot Debian's 6.1 and 6.12 kernels in QEMU: load, atta
 .PHONY: bench
 bench: deps-bench build ## gardu beside its peers: cost, live, control plane, into bench/results (BENCH=quick: a short look, printed only)
 	go run ./bench $(if $(filter quick,$(BENCH)),-quick -o '')
+
+.PHONY: bench-vm
+bench-vm: deps-bench deps-vm build ## gardu beside IPVS, on Debian's newest kernel in QEMU, as ratios, into bench/results; ten minutes
+	go run ./ctl/vmtest -bench bin/bench-vm.json
+	go run ./bench -from bin/bench-vm.json
 
 .PHONY: bench-check
 bench-check: deps-bench ## compare a commit (BASE=HEAD~1) with this tree in turns, and fail when packets cost more than before

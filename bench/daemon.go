@@ -16,7 +16,7 @@ import (
 )
 
 // patience bounds every wait.
-const patience = 30 * time.Second
+const patience = 2 * time.Minute // an emulated machine is slow
 
 // site is a client, a box on which gardu runs, and backends that hold the service addresses and answer through the box:
 //

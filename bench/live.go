@@ -332,8 +332,12 @@ func (l *live) measure(rounds, packets, cpu int, deadline time.Time) int {
 			if c.failed != nil {
 				continue
 			}
-			ns, err := c.sample(packets/max(1, c.slow), cpu)
-			if c.failed = err; err == nil && round > 0 { // the first one warms up
+			n := packets / max(1, c.slow)
+			if round == 0 { // which warms up: who keeps connections has them all from then on
+				n = max(n, c.generator.packets)
+			}
+			ns, err := c.sample(n, cpu)
+			if c.failed = err; err == nil && round > 0 {
 				c.samples = append(c.samples, ns)
 			}
 		}

@@ -116,22 +116,25 @@ func liveCases() []*liveCase {
 		gardu("gardu nat", "64 services, 64k flows and translations", liveBareSend, farmed("nat", true), true),
 	}
 	list = append(list, forwardingPeers()...)
+	list = append(list, ipvsPeers()...)
 	return append(list, filterPeers()...)
+}
+
+// through makes a case of a box that sends on by o what comes by b.
+func through(name, about, of string, slow int, prepare func(*live, pair) error) *liveCase {
+	return &liveCase{name: name, about: about, of: of, slow: slow, tuples: clients(many), setup: func(l *live, c *liveCase, p pair) error {
+		if err := prepare(l, p); err != nil {
+			return err
+		}
+		if err := l.catch(p); err != nil {
+			return err
+		}
+		return l.across(c, p, l.sink, p.s)
+	}}
 }
 
 // forwardingPeers do by the kernel's own means what gardu does with services.
 func forwardingPeers() []*liveCase {
-	through := func(name, about, of string, slow int, prepare func(*live, pair) error) *liveCase {
-		return &liveCase{name: name, about: about, of: of, slow: slow, tuples: clients(many), setup: func(l *live, c *liveCase, p pair) error {
-			if err := prepare(l, p); err != nil {
-				return err
-			}
-			if err := l.catch(p); err != nil {
-				return err
-			}
-			return l.across(c, p, l.sink, p.s)
-		}}
-	}
 	return []*liveCase{
 		through("nft fwd", "nft's ingress hook writes an Ethernet address and forwards: what dsr does", "gardu dsr", 3, func(l *live, p pair) error {
 			return l.nft(fmt.Sprintf("table netdev forward {\n chain in { type filter hook ingress device %q priority 0;\n  ip daddr 192.0.2.10 tcp dport 443 ether daddr set 02:00:00:00:01:01 fwd to %q\n }\n}\n", p.b, p.o))
@@ -145,15 +148,19 @@ func forwardingPeers() []*liveCase {
 			}
 			return nil
 		}),
-		through(liveRouter, "a route and a neighbour", "gardu dsr", 5, func(l *live, p pair) error { return l.apart(p, "") }),
+		through(liveRouter, "a route and a neighbour", "gardu dsr", 5, func(l *live, p pair) error {
+			return l.apart(p, func() error { return nil })
+		}),
 		through("Linux router, nft dnat", "and conntrack, with a translation", "gardu nat", 10, func(l *live, p pair) error {
-			return l.apart(p, "table ip balance {\n chain in { type nat hook prerouting priority -100;\n  ip daddr 192.0.2.10 tcp dport 443 dnat to 10.0.0.2\n }\n}\n")
+			return l.apart(p, func() error {
+				return l.nft("table ip balance {\n chain in { type nat hook prerouting priority -100;\n  ip daddr 192.0.2.10 tcp dport 443 dnat to 10.0.0.2\n }\n}\n")
+			})
 		}),
 	}
 }
 
-// apart moves the pair into a box of its own, which routes: routes and tables would meet the other cases.
-func (l *live) apart(p pair, nft string) error {
+// apart moves the pair into a box of its own, which is prepared and routes: routes and tables would meet the other cases.
+func (l *live) apart(p pair, prepare func() error) error {
 	box := l.box
 	own, err := l.node("router-" + p.b)
 	if err != nil {
@@ -172,10 +179,8 @@ func (l *live) apart(p pair, nft string) error {
 	}
 	l.box = own // for this case alone
 	defer func() { l.box = box }()
-	if nft != "" {
-		if err := l.nft(nft); err != nil {
-			return err
-		}
+	if err := prepare(); err != nil {
+		return err
 	}
 	return l.route(p)
 }

@@ -48,11 +48,20 @@ func main() {
 	which := flag.String("parts", "", "`comma-separated` parts to measure: "+strings.Join(parts, ", ")+"; empty: all, or those that -run asks for")
 	dir := flag.String("o", "bench/results", "`directory` of the results; empty: print only")
 	binary := flag.String("gardu", "bin/gardu", "gardu's `binary`, for the parts that run a daemon")
+	rounds := flag.Int("rounds", 0, "rounds of travelling packets, instead of the usual `number`")
+	packets := flag.Int("packets", 0, "`number` of travelling packets a sample, instead of the usual one")
+	from := flag.String("from", "", "measure nothing: make the page of what was measured elsewhere and is in this `file`")
 	base := flag.String("check", "", "compare this `commit` with the tree, in turns, and fail when the tree is slower")
 	flag.Parse()
 	s := settings{quick: *quick, rounds: 11, packets: 500_000, liveRounds: 7, livePackets: 500_000, binary: *binary, parts: parts}
 	if *quick {
 		s.rounds, s.packets, s.liveRounds, s.livePackets = 3, 50_000, 2, 50_000
+	}
+	if *rounds > 0 {
+		s.liveRounds = *rounds
+	}
+	if *packets > 0 {
+		s.livePackets = *packets
 	}
 	if *only != "" {
 		s.parts = []string{"cost"}
@@ -68,6 +77,12 @@ func main() {
 		if !slices.Contains(parts, part) {
 			log.Fatalf("no part is called %q: there are %s", part, strings.Join(parts, ", "))
 		}
+	}
+	if *from != "" {
+		if err := again(*from, *dir); err != nil {
+			log.Fatal(err)
+		}
+		return
 	}
 	if os.Geteuid() != 0 {
 		log.Fatal("needs root: loads BPF programs")
@@ -101,6 +116,9 @@ func bench(s settings) (*result, error) {
 	start := time.Now()
 	s.deadline = start.Add(budget)
 	load := line("/proc/loadavg")
+	if !slices.Contains(s.parts, "cost") { // the page speaks of packets that travel
+		s.rounds, s.packets = s.liveRounds, s.livePackets
+	}
 	r := &result{Time: start.UTC().Truncate(time.Second), Quick: s.quick, Rounds: s.rounds, Packets: s.packets}
 	// Before this thread is pinned: what it starts would be as well.
 	for _, part := range []struct {
@@ -174,8 +192,10 @@ func benchBatch(s settings, r *result, batch string) (err error) {
 
 // benchLive measures travelling packets.
 func benchLive(s settings, r *result, cpu int) (err error) {
-	cases := slices.DeleteFunc(liveCases(), func(c *liveCase) bool {
-		return !s.wants(c.name) && c.name != liveBare && c.name != stackNft
+	all := liveCases()
+	cases := slices.DeleteFunc(slices.Clone(all), func(c *liveCase) bool {
+		base := slices.ContainsFunc(all, func(other *liveCase) bool { return other.of == c.name && s.wants(other.name) })
+		return !s.wants(c.name) && !base && c.name != liveBare
 	})
 	l, err := newLive(cases)
 	if err != nil {

@@ -189,6 +189,9 @@ func (r *result) failuresPart(b *strings.Builder) {
 }
 
 func (r *result) casesPart(b *strings.Builder) {
+	if len(r.Cases) == 0 {
+		return
+	}
 	b.WriteString("\n## What a packet costs\n\nBy test runs, ns a packet. raw: with the measuring loop and the generator; net: less the empty program of the same batch;\n")
 	b.WriteString("/ empty, / floor: raw to that of the empty program, and of the least that such a case takes (parsing alone, where none is named).\n")
 	batch := ""
@@ -236,6 +239,9 @@ func (r *result) livePart(b *strings.Builder) {
 
 // peersPart compares what filters take: gardu's by test runs, the others' less what the same way takes with a bare drop.
 func (r *result) peersPart(b *strings.Builder) {
+	if len(r.Cases) == 0 {
+		return
+	}
 	values := r.values()
 	b.WriteString("\n### Peers\n\nns a packet for the same rules and packets; gardu's by test runs less the empty program, a peer's less a bare drop at its hook.\n\n")
 	b.WriteString("| peer | ns | gardu | ns | peer / gardu |\n|---|--:|---|--:|--:|\n")
@@ -320,7 +326,10 @@ func (r *result) save(dir string) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	files := map[string]string{stem + ".json": string(data) + "\n", stem + ".md": r.markdown(stem), stem + "-plan.md": r.planPage()}
+	files := map[string]string{stem + ".json": string(data) + "\n", stem + ".md": r.markdown(stem)}
+	if len(r.Cases) > 0 {
+		files[stem+"-plan.md"] = r.planPage()
+	}
 	for name, svg := range r.plots() {
 		files[stem+"-"+name+".svg"] = svg
 	}
@@ -341,7 +350,7 @@ func writeIndex(dir string) error {
 	slices.Sort(pages)
 	slices.Reverse(pages)
 	var b strings.Builder
-	b.WriteString("# Results\n\nWhat `make bench` wrote, the newest first: a page with plots beside it, what that means for a large network (plan), and the data.\n\n")
+	b.WriteString("# Results\n\nWhat `make bench` wrote, the newest first: a page with plots beside it, what that means for a large network (plan), and the data. Those that end in vm are by `make bench-vm`: beside IPVS, on an emulated machine.\n\n")
 	for _, page := range pages {
 		stem := strings.TrimSuffix(filepath.Base(page), ".json")
 		fmt.Fprintf(&b, "- [%s](%s.md)", stem, stem)

@@ -9,6 +9,7 @@ import (
 	"net/netip"
 	"os"
 	"os/exec"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -37,14 +38,20 @@ type way struct {
 	address     netip.Addr
 	gardu       bool // needs the daemon
 	proxy       bool // needs HAProxy
+	ipvs        bool // needs a kernel that has it
 
 	gbps, requests, cpu, p50, p99, fresh, freshCPU []float64
 	errors                                         int
 	failed                                         error
 }
 
-func ways() []*way {
-	return []*way{
+func ways() (list []*way) {
+	if hasIPVS() {
+		for i, mode := range ipvsModes {
+			list = append(list, &way{name: mode.name, about: "scheduler mh, by the kernel of the box", address: siteService(ipvsSite + i), ipvs: true})
+		}
+	}
+	return append([]*way{
 		{name: "routed", about: "no balancer: to one server, by the kernel of the box", address: addr4(10<<24 | 1<<8 | 11)},
 		{name: "HAProxy", about: "mode tcp, on the box", address: netip.MustParseAddr("198.51.100.1"), proxy: true},
 		{name: "gardu passes", about: "to one server, by the kernel of the box; filter and flow accounting", address: addr4(10<<24 | 1<<8 | 11), gardu: true},
@@ -52,7 +59,7 @@ func ways() []*way {
 		{name: "gardu ipip", address: siteService(1), gardu: true},
 		{name: "gardu gue", address: siteService(2), gardu: true},
 		{name: "gardu nat", address: siteService(3), gardu: true},
-	}
+	}, list...)
 }
 
 // benchTransfers measures every way once a round. One that fails is left out from then on.
@@ -69,19 +76,25 @@ func benchTransfers(s settings, r *result) (err error) {
 	if s.quick {
 		rounds, seconds = 1, 1
 	}
-	all := ways()
+	all := slices.DeleteFunc(ways(), func(w *way) bool { return !s.wants(w.name) })
 	for round := range rounds {
 		for _, part := range []struct {
-			gardu, proxy bool
-			start        func() (stop func() error, err error)
-		}{{}, {proxy: true, start: site.proxy}, {gardu: true, start: site.balance}} {
+			gardu, proxy, ipvs bool
+			start              func() (stop func() error, err error)
+		}{{}, {proxy: true, start: site.proxy}, {gardu: true, start: site.balance}, {ipvs: true, start: site.kernelBalances}} {
+			concerned := func(w *way) bool {
+				return w.gardu == part.gardu && w.proxy == part.proxy && w.ipvs == part.ipvs && w.failed == nil
+			}
+			if !slices.ContainsFunc(all, concerned) {
+				continue
+			}
 			var stop func() error
 			var failed error
 			if part.start != nil {
 				stop, failed = part.start()
 			}
 			for _, w := range all {
-				if w.gardu != part.gardu || w.proxy != part.proxy || w.failed != nil {
+				if !concerned(w) {
 					continue
 				}
 				say("%s, round %d of %d", w.name, round+1, rounds)
@@ -225,21 +238,13 @@ func (s *site) balance() (stop func() error, err error) {
 			b.WriteString("    backends: [{name: b1, address: 10.0.1.11}, {name: b2, address: 10.0.2.11}]\n")
 		}
 	}
-	var unwrapping []*testnet.Process
+	unwrapping, err := s.unwrap()
 	stop = func() error {
-		for _, process := range unwrapping {
-			_ = process.Stop(patience)
-		}
+		unwrapping()
 		return s.stop()
 	}
-	for _, node := range s.backends {
-		cmd := exec.Command(s.binary, "decap", "-i", "eth0")
-		cmd.Stderr = os.Stderr
-		process, err := node.Start(cmd)
-		if err != nil {
-			return stop, err
-		}
-		unwrapping = append(unwrapping, process)
+	if err != nil {
+		return stop, err
 	}
 	if _, err := s.start(b.String()); err != nil {
 		return stop, err
@@ -251,6 +256,26 @@ func (s *site) balance() (stop func() error, err error) {
 		if err := s.listens(s.client, netip.AddrPortFrom(siteService(i), 80)); err != nil {
 			return stop, err
 		}
+	}
+	return stop, nil
+}
+
+// unwrap strips the tunnels' headers on the backends until stop, which is never nil.
+func (s *site) unwrap() (stop func(), err error) {
+	var unwrapping []*testnet.Process
+	stop = func() {
+		for _, process := range unwrapping {
+			_ = process.Stop(patience)
+		}
+	}
+	for _, node := range s.backends {
+		cmd := exec.Command(s.binary, "decap", "-i", "eth0")
+		cmd.Stderr = os.Stderr
+		process, err := node.Start(cmd)
+		if err != nil {
+			return stop, err
+		}
+		unwrapping = append(unwrapping, process)
 	}
 	return stop, nil
 }
@@ -301,7 +326,7 @@ func (s *site) wrk(to netip.Addr, seconds int, more ...string) (requests, error)
 	if err != nil {
 		return requests{}, err
 	}
-	out, err := s.client.Output(context.Background(), "wrk", append(args, "http://"+to.String()+"/name")...)
+	out, err := s.client.Output(context.Background(), "wrk", append(args, "http://"+to.String()+":80/name")...)
 	if err != nil {
 		return requests{}, fmt.Errorf("wrk: %w", err)
 	}

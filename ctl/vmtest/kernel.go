@@ -31,7 +31,7 @@ type kernel struct {
 }
 
 // fetchKernel returns the newest kernel of a series that apt offers, unpacked under cache.
-func fetchKernel(ctx context.Context, series, cache string) (kernel, error) {
+func fetchKernel(ctx context.Context, series, cache string, wanted []string) (kernel, error) {
 	name, err := newestPackage(ctx, series)
 	if err != nil {
 		return kernel{}, err
@@ -47,7 +47,7 @@ func fetchKernel(ctx context.Context, series, cache string) (kernel, error) {
 		return kernel{}, fmt.Errorf("%s holds %d kernels, want one", root, len(images))
 	}
 	k := kernel{image: images[0], release: strings.TrimPrefix(filepath.Base(images[0]), "vmlinuz-")}
-	k.modules, err = loadOrder(ctx, root)
+	k.modules, err = loadOrder(ctx, root, wanted)
 	return k, err
 }
 
@@ -122,7 +122,7 @@ func unpackPackage(ctx context.Context, name, cache, root string) error {
 
 // loadOrder finds the wanted modules under root with what they depend on, dependencies first. A module that this kernel
 // has built in has no file and is left out. Debian's package has no modules.dep; each module names its own.
-func loadOrder(ctx context.Context, root string) ([]string, error) {
+func loadOrder(ctx context.Context, root string, wanted []string) ([]string, error) {
 	files := map[string]string{}
 	err := filepath.WalkDir(filepath.Join(root, "lib/modules"), func(path string, _ fs.DirEntry, err error) error {
 		if name, _, ok := strings.Cut(filepath.Base(path), ".ko"); ok {
@@ -158,7 +158,7 @@ func loadOrder(ctx context.Context, root string) ([]string, error) {
 		order = append(order, path)
 		return nil
 	}
-	for _, name := range wantedModules {
+	for _, name := range wanted {
 		if err := add(name); err != nil {
 			return nil, err
 		}

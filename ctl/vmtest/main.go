@@ -28,6 +28,7 @@ func main() {
 	cache := flag.String("cache", "/var/cache/gardu", "`directory` for unpacked kernels")
 	limit := flag.Duration("timeout", 50*time.Minute, "for one kernel, from power on to power off")
 	verbose := flag.Bool("v", false, "print the whole console")
+	result := flag.String("bench", "", "measure gardu beside IPVS on the newest kernel, and leave what the benchmark says in this `file`")
 	flag.Parse()
 	filter, err := regexp.Compile(*only)
 	if err != nil {
@@ -35,7 +36,12 @@ func main() {
 	}
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, unix.SIGTERM)
 	defer stop()
-	if err := host(ctx, filter, *cache, *limit, *verbose); err != nil {
+	if *result != "" {
+		err = benchmark(ctx, *cache, *result, *verbose)
+	} else {
+		err = host(ctx, filter, *cache, *limit, *verbose)
+	}
+	if err != nil {
 		log.Fatal(err)
 	}
 }
@@ -59,7 +65,7 @@ func host(ctx context.Context, filter *regexp.Regexp, cache string, limit time.D
 			continue
 		}
 		matched = true
-		kernel, err := fetchKernel(ctx, series, cache)
+		kernel, err := fetchKernel(ctx, series, cache, wantedModules)
 		if err != nil {
 			failures.add(err)
 			break
@@ -71,7 +77,7 @@ func host(ctx context.Context, filter *regexp.Regexp, cache string, limit time.D
 		}
 		guests.Go(func() {
 			fmt.Printf("== %s\n", kernel.release)
-			if err := boot(ctx, kernel, initrd, limit, verbose); err != nil {
+			if _, err := boot(ctx, kernel, initrd, limit, verbose); err != nil {
 				fmt.Printf("== %s: FAIL: %v\n", kernel.release, err)
 				failures.add(fmt.Errorf("%s: %w", kernel.release, err))
 			}

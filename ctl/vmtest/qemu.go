@@ -22,10 +22,10 @@ const (
 	someFailed = "some failed"
 )
 
-// boot runs a kernel until it powers off and prints its results as they come. One host thread emulates both CPUs: with
+// boot runs a kernel until it powers off, prints its results as they come, and returns the console's text. One host thread emulates both CPUs: with
 // one each, a CPU may still run code that the other one has patched, as the kernel does where XDP programs are called, and
 // then it meets a breakpoint that is no longer there.
-func boot(ctx context.Context, k kernel, initrd string, limit time.Duration, verbose bool) error {
+func boot(ctx context.Context, k kernel, initrd string, limit time.Duration, verbose bool) (said string, err error) {
 	ctx, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
 	cmd := exec.CommandContext(ctx, "qemu-system-x86_64", "-accel", "tcg,thread=single", "-cpu", "max",
@@ -33,13 +33,13 @@ func boot(ctx context.Context, k kernel, initrd string, limit time.Duration, ver
 		"-append", "console=ttyS0 quiet panic=-1 mitigations=off")
 	console, err := cmd.StdoutPipe()
 	if err != nil {
-		return err
+		return "", err
 	}
 	var complaints bytes.Buffer
 	cmd.Stderr = &complaints
 	start := time.Now()
 	if err := cmd.Start(); err != nil {
-		return err
+		return "", err
 	}
 	last, said := follow(console, k.release, verbose)
 	err = cmd.Wait()
@@ -55,12 +55,12 @@ func boot(ctx context.Context, k kernel, initrd string, limit time.Duration, ver
 		err = errors.New("the guest ended without a result")
 	default:
 		fmt.Printf("== %s: ok, %s\n", k.release, took)
-		return nil
+		return said, nil
 	}
 	if !verbose {
 		os.Stdout.WriteString(said)
 	}
-	return err
+	return said, err
 }
 
 // follow reads the console to its end: the guest's last line for the host, and everything.
@@ -75,7 +75,7 @@ func follow(console io.Reader, release string, verbose bool) (last, said string)
 		}
 		if at := strings.Index(line, mark); at >= 0 {
 			last = strings.TrimSpace(line[at+len(mark):])
-			if !verbose {
+			if !verbose && !strings.HasPrefix(last, measured) {
 				fmt.Printf("   %s: %s\n", release, last)
 			}
 		}
