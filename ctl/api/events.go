@@ -1,6 +1,7 @@
 package api
 
 import (
+	"cmp"
 	"net/http"
 	"strconv"
 	"time"
@@ -14,12 +15,14 @@ type EventQuery struct {
 	Filter string // see package expr
 	Follow bool   // and those to come, until the client goes
 	Last   int    // at most so many of those that are kept; < 0: none, 0: all
+	After  string // only those after the one with this ID; empty: all
 }
 
 // EventWish is an EventQuery as an Engine gets it.
 type EventWish struct {
 	Match  func(*Event) bool // called before Packet is filled in; events of lost ones are told anyway
 	Last   int               // at most so many of those kept that match; < 0: all
+	After  string            // only those after the one with this ID; empty: all. What isn't known any more is told as lost
 	Follow bool
 	Drops  bool // dropped packets can match, which become events only while somebody wants them
 }
@@ -52,7 +55,8 @@ func (h *handler) events() endpoint {
 		return h.engine.Events(r.Context(), wish, func(e Event, more bool) error { return out.send(&e, more) })
 	}, filterParam,
 		param{name: "follow", help: "and those to come, until the client goes", kind: "boolean"},
-		param{name: "last", help: "at most so many of those that are kept", kind: "integer"})
+		param{name: "last", help: "at most so many of those that are kept", kind: "integer"},
+		param{name: "after", help: "only those after the one with this id; a header Last-Event-ID says so, too, and counts", kind: "string"})
 }
 
 func parseEventQuery(r *http.Request) (EventWish, error) {
@@ -62,6 +66,7 @@ func parseEventQuery(r *http.Request) (EventWish, error) {
 		return EventWish{}, NewProblem(CodeInvalid, "%v", err)
 	}
 	wish := EventWish{Last: -1, Drops: filter.MayHold("kind", EventDrop), Match: func(e *Event) bool { return filter.Match(e.Facts(time.Now())) }}
+	wish.After = cmp.Or(r.Header.Get("Last-Event-ID"), values.Get("after"))
 	if text := values.Get("follow"); text != "" {
 		if wish.Follow, err = strconv.ParseBool(text); err != nil {
 			return wish, NewProblem(CodeInvalid, "follow is true or false, not %q", text)

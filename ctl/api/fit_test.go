@@ -197,6 +197,21 @@ func TestPagesOfFlows(t *testing.T) {
 	}
 }
 
+// Browsers say which event was their last when they connect again.
+func TestLastEventID(t *testing.T) {
+	socket := serve(t, &apitest.Engine{})
+	for _, ask := range []struct{ path, id string }{{"/v1/events", "x-1"}, {"/v1/events?after=x-1", ""}, {"/v1/events?after=other", "x-1"}} {
+		request, err := http.NewRequest("GET", "http://gardu"+ask.path, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		request.Header.Set("Last-Event-ID", ask.id)
+		if _, body := roundTrip(t, socket, request); strings.Contains(string(body), `"id":"x-1"`) || !strings.Contains(string(body), `"kind":"log"`) {
+			t.Errorf("%+v: %s", ask, body)
+		}
+	}
+}
+
 // Who asks for server-sent events gets them, and at the end the reason.
 func TestServerSentEvents(t *testing.T) {
 	response, body := rawAccept(t, serve(t, &apitest.Engine{}), "GET", "/v1/events?follow=true", "", "text/event-stream")
@@ -207,6 +222,11 @@ func TestServerSentEvents(t *testing.T) {
 	if last := events[len(events)-1]; len(events) < 3 || last != "event: end\ndata: {}" {
 		t.Errorf("%d events, the last %q", len(events), last)
 	}
+	first, found := strings.CutPrefix(events[0], "id: x-1\n")
+	if !found {
+		t.Errorf("the first event has no id: %q", events[0])
+	}
+	events[0] = first
 	for _, event := range events[:len(events)-1] {
 		if text, is := strings.CutPrefix(event, "data: "); !is || !json.Valid([]byte(text)) {
 			t.Errorf("event %q", event)

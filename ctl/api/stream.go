@@ -120,6 +120,9 @@ func (s *stream) write(event string, value any, more bool) error {
 		if event != "" {
 			s.line.WriteString("event: " + event + "\n")
 		}
+		if e, ok := value.(*Event); ok && e.ID != "" {
+			s.line.WriteString("id: " + e.ID + "\n")
+		}
 		s.line.WriteString("data: ")
 	}
 	if err := s.encoder.Encode(value); err != nil {

@@ -396,6 +396,7 @@ type Flow struct {
 
 // Event is something that happened: to a packet that a rule logged or sampled, or to gardu. Parts that don't apply are left out.
 type Event struct {
+	ID   string    `json:"id,omitempty"` // of those that are kept: others can be asked for that came after it
 	Time time.Time `json:"time"`
 	Kind string    `json:"kind"` // log, sample, shadow, drop; apply, block, unblock, expire, up, down, drain, drained, undrain, weight; token, interface, fault, mended; lost
 

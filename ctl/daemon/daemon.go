@@ -155,7 +155,7 @@ func newDaemon(options Options) *Daemon {
 	if options.Log == nil {
 		options.Log = slog.Default()
 	}
-	d := &Daemon{options: options, log: options.Log, started: time.Now(), happenings: event.NewLog[happening](keptEvents),
+	d := &Daemon{options: options, log: options.Log, started: time.Now(), happenings: event.NewNumberedLog(keptEvents, func(h *happening, n uint64) { h.number = n }),
 		doors: doors{next: make(chan door, 1)}}
 	d.metrics = metric.New(d, d.log)
 	d.tokens = loadTokens(options.StateDir)

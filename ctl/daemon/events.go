@@ -5,6 +5,9 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"slices"
+	"strconv"
+	"strings"
 	"sync"
 	"time"
 
@@ -26,17 +29,59 @@ const (
 // happening is an event whose packet isn't text yet: that takes longer than all the rest, and perhaps nobody asks.
 type happening struct {
 	api.Event
-	head []byte
+	head   []byte
+	number uint64 // of those that are kept; 0: it isn't
 	// aboutDrops: matters only to followers who were told of dropped packets.
 	aboutDrops bool
 }
 
-// event fills in the text.
-func (h happening) event() api.Event {
+// event fills in the text, and its name.
+func (h happening) event(began time.Time) api.Event {
+	if h.number > 0 {
+		h.Event.ID = eventID{began.UnixNano(), h.number}.String()
+	}
 	if h.head != nil {
 		h.Event.Packet, h.Event.Head = pkt.Excerpt(h.head, h.Length), h.head
 	}
 	return h.Event
+}
+
+// eventID names an event that is kept: which one it is of which daemon.
+type eventID struct {
+	began  int64 // when the daemon did
+	number uint64
+}
+
+func (id eventID) String() string {
+	return strconv.FormatInt(id.began, 36) + "-" + strconv.FormatUint(id.number, 36)
+}
+
+func parseEventID(text string) (id eventID, err error) {
+	began, number, found := strings.Cut(text, "-")
+	id.began, err = strconv.ParseInt(began, 36, 64)
+	if err == nil {
+		id.number, err = strconv.ParseUint(number, 36, 64)
+	}
+	if err != nil || !found {
+		return id, api.NewProblem(api.CodeInvalid, "%q is not the id of an event", text)
+	}
+	return id, nil
+}
+
+// after cuts off the events up to that of an id, and says what isn't known any more of those behind it.
+func (d *Daemon) after(kept []happening, text string) ([]happening, *api.Event, error) {
+	id, err := parseEventID(text)
+	if err != nil {
+		return nil, nil, err
+	}
+	if id.began != d.started.UnixNano() {
+		return kept, &api.Event{Time: time.Now(), Kind: api.EventLost, Text: "perhaps events before this daemon began, which nobody remembers"}, nil
+	}
+	if len(kept) > 0 && id.number+1 < kept[0].number {
+		lost := kept[0].number - id.number - 1
+		return kept, &api.Event{Time: time.Now(), Kind: api.EventLost, Count: lost, Text: fmt.Sprintf("%d events: too long ago to be remembered", lost)}, nil
+	}
+	return slices.DeleteFunc(kept, func(h happening) bool { return h.number <= id.number }), nil, nil
 }
 
 // happened adds an event that is not about a packet.
@@ -163,6 +208,17 @@ func (n *eventNames) happening(p *event.Packet, note event.Note) happening {
 func (d *Daemon) Events(ctx context.Context, wish api.EventWish, yield func(api.Event, bool) error) error {
 	kept, follower := d.happenings.Follow(-1, eventsAhead)
 	defer follower.Close()
+	if wish.After != "" {
+		behind, lost, err := d.after(kept, wish.After)
+		if err != nil {
+			return err
+		}
+		if kept = behind; lost != nil {
+			if err := yield(*lost, len(kept) > 0); err != nil {
+				return err
+			}
+		}
+	}
 	var wanted []happening
 	for _, h := range kept {
 		if wish.Match(&h.Event) {
@@ -173,7 +229,7 @@ func (d *Daemon) Events(ctx context.Context, wish api.EventWish, yield func(api.
 		wanted = wanted[len(wanted)-wish.Last:]
 	}
 	for i, h := range wanted {
-		if err := yield(h.event(), i < len(wanted)-1); err != nil {
+		if err := yield(h.event(d.started), i < len(wanted)-1); err != nil {
 			return err
 		}
 	}
@@ -196,7 +252,7 @@ func (d *Daemon) Events(ctx context.Context, wish api.EventWish, yield func(api.
 		matches := wish.Match(&h.Event)
 		drops = drops || matches && h.Kind == api.EventDrop
 		if h.aboutDrops && drops || !h.aboutDrops && h.Kind == api.EventLost || matches {
-			if err := yield(h.event(), follower.Waiting() > 0); err != nil {
+			if err := yield(h.event(d.started), follower.Waiting() > 0); err != nil {
 				return err
 			}
 		}

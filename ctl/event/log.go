@@ -12,6 +12,8 @@ type Log[T any] struct {
 	next      int // place of the next event, once the ring is full
 	followers map[*Follower[T]]bool
 	closed    bool
+	added     uint64
+	number    func(*T, uint64) // nil: they have none
 }
 
 // NewLog returns a log of at most keep events.
@@ -19,10 +21,20 @@ func NewLog[T any](keep int) *Log[T] {
 	return &Log[T]{last: make([]T, 0, keep), followers: map[*Follower[T]]bool{}}
 }
 
+// NewNumberedLog returns a log of at most keep events that tells each that it keeps which one it is, from 1 on.
+func NewNumberedLog[T any](keep int, number func(event *T, n uint64)) *Log[T] {
+	l := NewLog[T](keep)
+	l.number = number
+	return l
+}
+
 // Add appends an event. It never waits: a follower that has no room for it loses it.
 func (l *Log[T]) Add(event T) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	if l.added++; l.number != nil {
+		l.number(&event, l.added)
+	}
 	if len(l.last) < cap(l.last) {
 		l.last = append(l.last, event)
 	} else if len(l.last) > 0 {

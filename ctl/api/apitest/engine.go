@@ -541,7 +541,7 @@ func (e *Engine) History(_ context.Context, wish api.HistoryWish) (api.History, 
 // Events implements api.Engine: an event of each sort, and no further ones.
 func (e *Engine) Events(_ context.Context, wish api.EventWish, yield func(api.Event, bool) error) error {
 	events := []api.Event{
-		{Time: Now.Add(-3 * time.Minute), Kind: api.EventApply, Text: "revision 7 from /etc/gardu/gardu.yaml: 3 rules, 1 sets, 1 services"},
+		{ID: "x-1", Time: Now.Add(-3 * time.Minute), Kind: api.EventApply, Text: "revision 7 from /etc/gardu/gardu.yaml: 3 rules, 1 sets, 1 services"},
 		{Time: Now.Add(-2 * time.Minute), Kind: api.EventLog, Verdict: "drop", Reason: "rule-drop", Rule: "ssh", Decided: "ssh",
 			Interface: "eth0", Direction: "in", Src: netip.MustParseAddr("198.51.100.7"), Dst: netip.MustParseAddr("192.0.2.10"),
 			Sport: 40000, Dport: 22, Proto: "tcp", Length: 54, Packets: 1, Packet: "tcp 198.51.100.7:40000 > 192.0.2.10:22 syn"},
@@ -553,7 +553,7 @@ func (e *Engine) Events(_ context.Context, wish api.EventWish, yield func(api.Ev
 	}
 	var wanted []api.Event
 	for _, event := range events {
-		if wish.Match(&event) {
+		if wish.Match(&event) && (wish.After == "" || wish.After != event.ID) {
 			wanted = append(wanted, event)
 		}
 	}

@@ -326,6 +326,9 @@ func (c *Client) Events(ctx context.Context, query api.EventQuery, yield func(ap
 	if query.Last != 0 {
 		values.Set("last", strconv.Itoa(max(0, query.Last)))
 	}
+	if query.After != "" {
+		values.Set("after", query.After)
+	}
 	return stream(ctx, c, http.MethodGet, "/v1/events?"+values.Encode(), nil, "events", yield)
 }
 
