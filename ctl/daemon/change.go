@@ -322,11 +322,16 @@ func (d *Daemon) commit(next candidate, c compiled, how change) (err error) {
 		return errors.Join(err, forget(), restore())
 	}
 	d.step("promised")
+	was := d.plane.FlowsSampled()
+	if next.snapshot.Flows.Sample < 2 { // programs that don't sample may be in use from here on
+		d.sampleFlows(1)
+	}
 	d.plane.WantDropped(next.snapshot.Flows.Dropped)
 	d.plane.RoomForTranslations(next.snapshot.NAT.Max)
 	err = d.reconciler.Apply(reconcile.Want{Tables: c.tables, FlowsMax: c.flowsMax(), Reused: c.reused}, d.startState)
 	untidy, _ := errors.AsType[*reconcile.UntidyError](err)
 	if err != nil && untidy == nil {
+		d.sampleFlows(was)
 		return errors.Join(err, restore(), saved.save(d.options.StateDir), forget())
 	}
 	d.step("in force")
@@ -334,7 +339,7 @@ func (d *Daemon) commit(next candidate, c compiled, how change) (err error) {
 		d.tellLostLayouts()
 	}
 	d.fault("tidy up after the commit", err)
-	d.plane.SampleFlows(next.snapshot.Flows.Sample)
+	d.sampleFlows(next.snapshot.Flows.Sample)
 	d.fault("resize the table of dropped flows", d.resizeDropped())
 	d.adopt(next, c, entry, how.kept(saved.Waiting, promise.Waiting))
 	d.step("saved")

@@ -76,10 +76,9 @@ func (r *reports) all() []*outlet {
 
 // taking is what a sink's goroutine needs to make reports out of what the tracker wrote.
 type taking struct {
-	clock  func() (flow.Clock, error)
-	names  func() flow.Names
-	sample func() int                   // of how many packets one counts
-	fault  func(name string, err error) // of a sink, or nil
+	clock func() (flow.Clock, error)
+	names func() flow.Names
+	fault func(name string, err error) // of a sink, or nil
 }
 
 // follow opens and closes sinks until they are the wanted ones.
@@ -155,9 +154,6 @@ func (o *outlet) run(with taking) {
 		if err != nil {
 			with.fault(o.name, err)
 		} else if reports := o.reader.Read(clock); len(reports) > 0 {
-			for i := range reports {
-				reports[i].Sample = with.sample()
-			}
 			o.sink.Consume(reports, with.names())
 			if o.given.Load() {
 				return
@@ -266,7 +262,7 @@ func (d *Daemon) followSinks() {
 }
 
 func (d *Daemon) taking() taking {
-	return taking{d.clock, func() flow.Names { return d.reports.names.get(d) }, func() int { return d.current.Load().sample() }, d.sinkFault}
+	return taking{d.clock, func() flow.Names { return d.reports.names.get(d) }, d.sinkFault}
 }
 
 func (d *Daemon) sinkFault(name string, err error) { d.fault("report flows to "+name, err) }
@@ -289,6 +285,7 @@ func (d *Daemon) openTracker() error {
 	if err != nil {
 		return err
 	}
+	tracker.Sampled(d.plane.FlowsSampled())
 	d.reports.tracker.Store(tracker)
 	return nil
 }
@@ -325,15 +322,28 @@ func (d *Daemon) trackFlows(ctx context.Context) error {
 			return nil
 		case <-timer.C:
 		}
-		reading, err := d.reportFlows(false)
+		reading, err := d.reportFlows(flow.Timers{})
 		d.fault("report flows", err)
 		timer.Reset(max(passEvery, passShare*2*reading))
 	}
 }
 
-// reportFlows looks at the flow table once; the last time before it goes, everything is reported. It says how long reading the
-// table took.
-func (d *Daemon) reportFlows(last bool) (reading time.Duration, err error) {
+// sampleFlows lets one packet of so many count. What was counted before is reported before, so that no report is of both,
+// but for what passes meanwhile.
+func (d *Daemon) sampleFlows(of int) {
+	if max(of, 1) == max(d.plane.FlowsSampled(), 1) {
+		return
+	}
+	_, err := d.reportFlows(flow.Timers{All: true})
+	d.fault("report flows", err)
+	d.plane.SampleFlows(of)
+	if tracker := d.reports.tracker.Load(); tracker != nil {
+		tracker.Sampled(of)
+	}
+}
+
+// reportFlows looks at the flow table once, and if it is to go reports everything. It says how long reading the table took.
+func (d *Daemon) reportFlows(what flow.Timers) (reading time.Duration, err error) {
 	tracker := d.reports.tracker.Load()
 	if tracker == nil || len(d.reports.all()) == 0 {
 		return 0, nil
@@ -343,7 +353,7 @@ func (d *Daemon) reportFlows(last bool) (reading time.Duration, err error) {
 		if err != nil {
 			return err
 		}
-		timers.Last = last
+		timers.All, timers.Last = what.All, what.Last
 		reading, err = tracker.Pass(tables, clock, now, timers)
 		return err
 	})
@@ -377,7 +387,7 @@ func (d *Daemon) leaveFlows(old, now *flow.Table) error {
 func (d *Daemon) endReports() error {
 	var errs []error
 	if !d.options.KeepAttached {
-		_, err := d.reportFlows(true)
+		_, err := d.reportFlows(flow.Timers{Last: true})
 		errs = append(errs, err)
 	}
 	var mu sync.Mutex

@@ -17,6 +17,8 @@ import (
 	"testing"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"gardu/ctl/abi"
 	"gardu/ctl/api"
 	"gardu/ctl/flow"
@@ -193,10 +195,9 @@ func TestSinksFollowTheSnapshot(t *testing.T) {
 	r, pass := tracked(t)
 	faults := map[string]error{}
 	with := taking{
-		clock:  func() (flow.Clock, error) { return flow.NewClock(abi.Clock{}, 250, time.Now()), nil },
-		names:  func() flow.Names { return flowNames{} },
-		fault:  func(name string, err error) { faults[name] = err },
-		sample: func() int { return 1 },
+		clock: func() (flow.Clock, error) { return flow.NewClock(abi.Clock{}, 250, time.Now()), nil },
+		names: func() flow.Names { return flowNames{} },
+		fault: func(name string, err error) { faults[name] = err },
 	}
 	opened := 0
 	wish := sinkWish{"one", "a", func() (sink, error) {
@@ -353,5 +354,46 @@ func TestTopShowsDroppedFlows(t *testing.T) {
 	})
 	if !errors.Is(err, shown) {
 		t.Errorf("it is not shown: %v", err)
+	}
+}
+
+// When sampling changes, what was counted before is reported as counted then, and what comes after as counted by the new one.
+func TestSamplingChanges(t *testing.T) {
+	w := newWorld(t)
+	slow := strings.Replace(reporting, "idle: 1s, active: 1s", "idle: 1h, active: 1h", 1) // nothing is due meanwhile
+	w.reportTo(slow)
+	w.start()
+	sampled := func(of int) (n uint64) {
+		for _, r := range w.reports() {
+			if r.Proto == unix.IPPROTO_UDP && max(r.Sample, 1) == of {
+				n += r.Delta.Packets
+			}
+		}
+		return n
+	}
+	apply := func(of int) {
+		t.Helper()
+		yaml := strings.Replace(slow, "max: 1000", fmt.Sprintf("max: 1000, sample: %d", of), 1)
+		_, err := w.api.Apply(t.Context(), api.ApplyRequest{Name: "sampled.yaml", YAML: yaml})
+		w.must(err)
+	}
+	const sent, of = 1000, 10
+	for i, step := range []struct{ from, to int }{{1, of}, {of, 2 * of}, {2 * of, 1}, {1, of}} {
+		w.datagrams(sent, 5)
+		apply(step.to)
+		want := uint64(sent / step.from)
+		if i == 3 {
+			want *= 2 // of the first time, too
+		}
+		slack := uint64(0)
+		if step.from > 1 {
+			slack = 8 // each CPU counts for itself
+		}
+		w.until(fmt.Sprintf("what 1/%d counted is reported", step.from), func() error {
+			if got := sampled(step.from); got+slack < want || got > want+slack {
+				return fmt.Errorf("%d packets, want %d", got, want)
+			}
+			return nil
+		})
 	}
 }

@@ -9,6 +9,9 @@ import (
 // SampleFlows lets one packet of so many count in flow records, with programs that sample; 1: every one.
 func (d *Dataplane) SampleFlows(of int) { atomic.StoreUint32(&d.control.FlowSample, uint32(of)) }
 
+// FlowsSampled is of how many packets one counts; 0 and 1: every one.
+func (d *Dataplane) FlowsSampled() int { return int(atomic.LoadUint32(&d.control.FlowSample)) }
+
 // watchWindows is for how many windows of time dropped packets become events after WatchDrops.
 const watchWindows = 4
 

@@ -115,7 +115,8 @@ type slot struct {
 	end          End
 	silent       bool // nothing is reported, it only changes the entry
 	sides        [2]bool
-	_            [4]byte
+	sample       uint16 // see Report; 0 is 1
+	_            [2]byte
 	raw          [2]abi.FlowRecord
 }
 

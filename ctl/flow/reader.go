@@ -170,7 +170,8 @@ func (s *slot) report(clock Clock) Report {
 		}
 	}
 	f, open := p.flow(clock), p.opener()
-	r := Report{Flow: f, Since: clock.Monotonic(s.since), Until: clock.Monotonic(s.until), Delta: s.delta[open], DeltaReply: s.delta[1-open], End: s.end}
+	r := Report{Flow: f, Since: clock.Monotonic(s.since), Until: clock.Monotonic(s.until), Delta: s.delta[open], DeltaReply: s.delta[1-open], End: s.end,
+		Sample: int(s.sample)}
 	if s.since == 0 {
 		r.Since = f.First
 	}
@@ -187,6 +188,7 @@ func (t *Tracker) append(s *slot, gone Count) {
 			t.makeRoom(h.next - size)
 		}
 	}
+	s.sample = uint16(t.sample.Load())
 	s.totals = t.ledger.totals()
 	s.totals.Reported.add(s.tally())
 	s.totals.Gone = s.totals.Gone.Plus(gone)

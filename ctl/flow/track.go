@@ -16,7 +16,8 @@ import (
 type Timers struct {
 	Active time.Duration // a flow that goes on is reported so often
 	Idle   time.Duration // one that was silent for so long has ended
-	Last   bool          // all end now, for the table goes
+	All    bool          // every flow is looked at now
+	Last   bool          // and ends, for the table goes
 }
 
 // linger is how long a TCP connection that was closed must be silent before it has ended: its last segments come after the FIN.
@@ -53,6 +54,7 @@ type Tracker struct {
 	told     uint64           // the reports that readers were told of
 	patience time.Duration    // that a pass has left for readers
 	noRoom   atomic.Uint64    // flows that the last pass couldn't report
+	sample   atomic.Uint32    // of how many packets one is counted
 
 	monotonic func() uint64
 }
@@ -116,6 +118,10 @@ func (t *Tracker) Grow(max int, make func(size int, fill func(memory []byte) err
 	return nil
 }
 
+// Sampled says of how many packets one is counted in what is reported from now on. Reports that nobody has taken keep what they were
+// made under.
+func (t *Tracker) Sampled(of int) { t.sample.Store(uint32(of)) }
+
 // window is what a pass looks for.
 type window struct {
 	all          bool   // every flow is due
@@ -136,7 +142,7 @@ func (t *Tracker) window(now abi.Clock, clock Clock, timers Timers) window {
 		jiffies: uint32(now.Jiffies), since: uint32(min(now.Jiffies-h.jiffies, 1<<31)),
 		idle: clock.ticks(timers.Idle), linger: clock.ticks(linger), ahead: 1<<32 - 1 - clock.ticks(ahead),
 	}
-	w.all = w.last || w.span >= active
+	w.all = w.last || timers.All || w.span >= active
 	return w
 }
 
