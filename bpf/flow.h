@@ -14,7 +14,8 @@
 #include "trace.h"
 #include "verdict.h"
 
-enum { TCP_WINDOW_MAX = 1 << 30 /* bytes that may be on their way (RFC 7323, section 2.2): what is further off is no repetition */ };
+enum { TCP_WINDOW_MAX = 1 << 30 /* bytes that may be on their way (RFC 7323, section 2.2): what is further off is no repetition */,
+       TCP_JUMP = 1 << 22 /* bytes: what is further off may be another connection */ };
 
 struct flow_table {
 	struct flow_bucket *bucket; /* NULL cannot be */
@@ -272,8 +273,10 @@ static long flow_peek(__u64 cpu, void *arg)
 	return 0;
 }
 
+enum { FLOW_OPEN = 1 << 16 /* beside a backend: the flow was not closed */ };
+
 /* The backend of a flow that has no record on this CPU but on another one, or in the LRU map: a sender's packets may change CPU, and
- * a ring that changed since would send them elsewhere. 0: none. */
+ * a ring that changed since would send them elsewhere. With FLOW_OPEN, or without. 0: none. */
 __noinline int flow_elsewhere(const struct pkt *p)
 {
 	struct find_elsewhere f = {.p = p};
@@ -292,12 +295,22 @@ __noinline int flow_elsewhere(const struct pkt *p)
 	f.hash = flow_hash(c, p);
 	bpf_loop(c->flow_cpus < FLOW_PEEK ? c->flow_cpus : FLOW_PEEK, flow_peek, &f, 0);
 	if (f.backend)
-		return f.backend;
+		return f.backend | (f.open ? FLOW_OPEN : 0);
 	lru = bpf_map_lookup_elem(&flow_lru, &f.slot);
 	if (!lru)
 		return 0;
 	value = bpf_map_lookup_elem(lru, &key);
 	return value ? value->backend : 0;
+}
+
+/* Is this perhaps another connection than the record's, with its name, whose SYN came in on another CPU? It is when the one of the record
+ * was closed, or was elsewhere in its sequence numbers; those of one name's connections are four million a quarter of a second apart
+ * (RFC 6528), or random. */
+static __always_inline bool may_be_namesake(const struct flow_value *value, const struct pkt *p)
+{
+	if (!has_tcp_flags(p) || p->has & IS_SYN)
+		return false;
+	return value->state & FLOW_STATE_CLOSED || (value->seq && p->seq - value->seq + TCP_JUMP > 2 * TCP_JUMP);
 }
 
 /* The flow's record, or NULL: it is new. Fills *t, whose totals the caller has set, for flow_account(). */

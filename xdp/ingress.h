@@ -56,6 +56,21 @@ static __always_inline bool balance_remembered(struct pkt *p, struct flow_value 
 	return true;
 }
 
+/* A connection that has the name of an earlier one, and began on another CPU, is on the backend that was chosen there. */
+static __always_inline void follow_namesake(const struct control *c, const struct pkt *p, struct flow_value *flow)
+{
+	__u32 known;
+
+	if (!c->ring_changes || !flow->backend || !may_be_namesake(flow, p))
+		return;
+	known = flow_elsewhere(p);
+	if (!(known & FLOW_OPEN) || (!(flow->state & FLOW_STATE_CLOSED) && (__u16)known == flow->backend))
+		return;
+	flow->backend = known;
+	flow->state = 0;
+	flow->seq = 0;
+}
+
 /* A backend was chosen in the middle of a flow, and rings have changed, or connection IDs overrule them: another CPU may know the flow's
  * own. */
 static __always_inline enum reason keep_backend(struct control *c, struct pkt *p)
@@ -171,6 +186,8 @@ static __always_inline enum reason ingress(ctx_t *ctx, struct control *c, struct
 		nat_swap_key(p);
 	if (cfg_flows && !needs_no_record(p))
 		flow = flow_find(c, &table, p);
+	if (cfg_flows && cfg_services && flow)
+		follow_namesake(c, p, flow);
 	trace_step(STEP_FLOW, !!flow, 0);
 	if (cfg_nat && p->translated == NAT_ERROR_TO_CLIENT)
 		p->state = STATE_ESTABLISHED; /* what it is about was sent, and is known by other ends */

@@ -8,6 +8,7 @@ import (
 	"testing"
 	"time"
 
+	"gardu/ctl/abi"
 	"gardu/ctl/flow"
 )
 
@@ -118,15 +119,7 @@ func TestFlowsThatChangeCPUStayOnTheirBackend(t *testing.T) {
 	r := newRig(t, 10*flows)
 	on := func(cpu int, flags uint8) {
 		t.Helper()
-		var done sync.WaitGroup
-		done.Go(func() {
-			pin(t, cpu)
-			g := newGenerator(t, program(t, r.Dataplane, HookXDP))
-			for i := range uint32(flows) {
-				g.send(t, []packet{{flow: i, flags: flags}})
-			}
-		})
-		done.Wait()
+		r.sendOn(cpu, flows, packet{flags: flags})
 	}
 	on(0, syn)
 	on(0, ack)
@@ -140,5 +133,64 @@ func TestFlowsThatChangeCPUStayOnTheirBackend(t *testing.T) {
 	on(1, syn|ack) // no SYN of its own: still the same flows
 	if records := r.records(); len(records) != flows || records[7].Backend != r.backends[0].ID {
 		t.Errorf("%d flows; flow 7: %+v", len(records), records[7])
+	}
+}
+
+// sendOn sends a packet of each of the first flows on a CPU.
+func (r *rig) sendOn(cpu int, flows uint32, p packet) {
+	r.t.Helper()
+	var done sync.WaitGroup
+	done.Go(func() {
+		pin(r.t, cpu)
+		g := newGenerator(r.t, program(r.t, r.Dataplane, HookXDP))
+		for p.flow = range flows {
+			g.send(r.t, []packet{p})
+		}
+	})
+	done.Wait()
+}
+
+// A client gives a new connection the name of an old one. What a CPU remembers of the old one must not take the new one's packets to
+// another backend than that of its SYN, which another CPU saw.
+func TestConnectionsWithAnOldNameFollowTheirSYN(t *testing.T) {
+	if runtime.NumCPU() < 2 {
+		t.Skip("needs two CPUs")
+	}
+	const flows, later = 100, 1 << 24
+	for name, c := range map[string]struct {
+		end     packet // of the old connection, and where it is seen
+		endsOn  int
+		next    []packet // of the new one: the first by CPU 1, the others by CPU 0
+		backend int      // where all of it goes
+	}{
+		"closed here":                  {packet{flags: fin | ack}, 0, []packet{{flags: syn}, {flags: ack}, {flags: ack}}, 1},
+		"closed there":                 {packet{flags: fin | ack}, 1, []packet{{flags: syn, seq: later}, {flags: ack, seq: later}}, 1},
+		"closed there, smaller number": {packet{flags: rst}, 1, []packet{{flags: syn, seq: -later}, {flags: ack, seq: -later}}, 1},
+		"nothing begins":               {packet{flags: fin | ack}, 0, []packet{{flags: ack}, {flags: ack}}, 0},
+		"a long way on, the same":      {packet{flags: ack}, 1, []packet{{flags: ack, seq: later}, {flags: ack, seq: later}}, 0},
+	} {
+		t.Run(name, func(t *testing.T) {
+			r := newRig(t, 10*flows)
+			r.sendOn(0, flows, packet{flags: syn})
+			r.sendOn(0, flows, packet{flags: ack, seq: 1})
+			r.sendOn(c.endsOn, flows, c.end)
+			r.choose(1)
+			for i, p := range c.next {
+				r.sendOn(max(0, 1-i), flows, p)
+			}
+			wrong, records := 0, 0
+			r.read(func(tables []*flow.Table) error {
+				return flow.Sweep(tables, func(record *abi.FlowRecord) bool {
+					records++
+					if record.Value.Backend != r.backends[c.backend].ID {
+						wrong++
+					}
+					return true
+				})
+			})
+			if records != 2*flows || wrong > 0 {
+				t.Errorf("of %d records, one a flow and CPU, %d are on the wrong backend", records, wrong)
+			}
+		})
 	}
 }

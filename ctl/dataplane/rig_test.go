@@ -143,6 +143,7 @@ type packet struct {
 	flow  uint32
 	flags uint8  // of TCP
 	dport uint16 // 0: the service's
+	seq   int32
 }
 
 const (
@@ -167,6 +168,7 @@ func (p packet) frame() (frame [frameWords]uint64) {
 	if p.dport != 0 {
 		binary.BigEndian.PutUint16(tcp[2:], p.dport)
 	}
+	binary.BigEndian.PutUint32(tcp[4:], uint32(p.seq))
 	tcp[12], tcp[13] = 5<<4, p.flags
 	return frame
 }

@@ -90,7 +90,7 @@ var retransmits = regexp.MustCompile(`timer:\(on,[^,]*,[1-9]`)
 func loaded(backends ...int) string {
 	config := "interfaces: {client0: {}, b1: {}, b2: {}, b3: {}, b4: {}}\nservices:\n"
 	for _, f := range loadedServices {
-		config += fmt.Sprintf("  %s:\n    {address: %s, port: 80, proto: tcp, forward: %s, health: {http: /name, every: 300ms, timeout: 250ms, up: 1, down: 2}, backends: [", f.name, f.address, f.mode)
+		config += fmt.Sprintf("  %s:\n    {address: %s, port: 80, proto: tcp, forward: %s, health: {http: /name, every: 1s, timeout: 1s, up: 1, down: 3}, backends: [", f.name, f.address, f.mode)
 		for _, i := range backends {
 			config += fmt.Sprintf("{name: b%d, address: %s},", i, fmt.Sprintf(f.backend, i))
 		}
