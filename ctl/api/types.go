@@ -268,7 +268,16 @@ type Service struct {
 	BackendsUp int            `json:"backends_up"`
 	Packets    uint64         `json:"packets"`
 	Bytes      uint64         `json:"bytes"`
-	Flows      uint64         `json:"flows"` // ever assigned to a backend
+	Flows      uint64         `json:"flows"`  // ever assigned to a backend
+	Active     uint64         `json:"active"` // flows that are on a backend and haven't ended
+	Rates      Rates          `json:"rates"`
+}
+
+// Rates are what counters grow by a second, on average over the last five to ten; 0 in a daemon's first moments.
+type Rates struct {
+	Packets float64 `json:"packets"`
+	Bytes   float64 `json:"bytes"`
+	Flows   float64 `json:"flows"` // new ones
 }
 
 // Backend is one backend of one service. A server behind two services is two backends.
@@ -285,8 +294,9 @@ type Backend struct {
 	NextHop    string     `json:"next_hop,omitempty"`   // "eth1 02:00:00:00:00:01"; absent while not resolved
 	Packets    uint64     `json:"packets"`
 	Bytes      uint64     `json:"bytes"`
-	Flows      uint64     `json:"flows"`                  // ever assigned to it
-	Active     uint64     `json:"active"`                 // flows that are on it and haven't ended
+	Flows      uint64     `json:"flows"`  // ever assigned to it
+	Active     uint64     `json:"active"` // flows that are on it and haven't ended
+	Rates      Rates      `json:"rates"`
 	QUIC       uint64     `json:"quic_packets,omitempty"` // packets whose QUIC connection ID named it
 }
 

@@ -81,6 +81,7 @@ type Daemon struct {
 	orders orders
 	slow   slowStarts
 	active activeCache
+	rates  rates
 	checks checks
 
 	announcements announcements
@@ -401,6 +402,7 @@ func (d *Daemon) housekeep(ctx context.Context) error {
 	expire, ticker := time.NewTicker(expireEvery), time.NewTicker(housekeepEvery)
 	defer expire.Stop()
 	defer ticker.Stop()
+	d.noteRates()
 	for {
 		d.beat(loopHousekeep)
 		select {
@@ -416,6 +418,7 @@ func (d *Daemon) housekeep(ctx context.Context) error {
 			continue
 		case <-ticker.C:
 		}
+		d.noteRates()
 		d.syncHealth()
 		d.followSinks()
 		d.fault("finish resize of the flow table", d.finishResize())

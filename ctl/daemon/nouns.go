@@ -70,6 +70,10 @@ func (d *Daemon) Services(ctx context.Context) ([]api.Service, error) {
 				service.BackendsUp++
 			}
 			service.Packets, service.Bytes, service.Flows = service.Packets+b.Packets, service.Bytes+b.Bytes, service.Flows+b.Flows
+			service.Active += b.Active
+			service.Rates.Packets += b.Rates.Packets
+			service.Rates.Bytes += b.Rates.Bytes
+			service.Rates.Flows += b.Rates.Flows
 		}
 		services[i] = service
 	}
@@ -97,6 +101,7 @@ func (d *Daemon) backends(now *applied) ([]api.Backend, error) {
 	if err != nil {
 		return nil, err
 	}
+	read := time.Now()
 	notes := d.orders.all()
 	active, err := d.activeFlows()
 	if err != nil {
@@ -110,7 +115,8 @@ func (d *Daemon) backends(now *applied) ([]api.Backend, error) {
 			id := now.tables.Backends[i].ID
 			one := api.Backend{Service: s.Name, Name: b.Name, Address: b.Address, Weight: b.Weight, Configured: b.Weight, State: api.StateUp,
 				NextHop: d.nextHop(id, links), Active: active[id],
-				Packets: counters[i].Packets, Bytes: counters[i].Bytes, Flows: counters[i].Flows, QUIC: counters[i].Named}
+				Packets: counters[i].Packets, Bytes: counters[i].Bytes, Flows: counters[i].Flows, QUIC: counters[i].Named,
+				Rates: d.rates.of(id, counters[i], read)}
 			if result, checked := d.health.Result(s.Name, b.Name); checked {
 				one.State, one.Why, one.Since = result.State.String(), result.Why, result.Since
 			}

@@ -21,6 +21,7 @@ var loadedServices = []forward{forwards[2], forwards[10]} // ipip and nat
 // No request fails but those on connections that the dead one had.
 func TestChangesUnderLoad(t *testing.T) {
 	w := newWorld(t, 4)
+	w.must(w.client.SetSysctl("net.ipv4.ip_local_port_range", "1024 65535")) // no port twice: see freshAddress
 	w.startWeb()
 	w.decap()
 	w.start(loaded(1, 2, 3))
@@ -40,6 +41,14 @@ func TestChangesUnderLoad(t *testing.T) {
 	}
 	w.takesFlows("b1")
 	w.keepsPackets("b2")
+	w.until("b1 has rates", func() error {
+		return w.eachBackend("b1", func(b *api.Backend) error {
+			if b.Rates.Packets < 1 || b.Rates.Bytes < 40*b.Rates.Packets || b.Rates.Flows == 0 {
+				return fmt.Errorf("%+v", b.Rates)
+			}
+			return nil
+		})
+	})
 	w.apply(loaded(1, 2, 4))
 	w.keepsConnections(w.backends[2])
 	w.takesFlows("b4")
@@ -49,6 +58,7 @@ func TestChangesUnderLoad(t *testing.T) {
 		}
 	}
 
+	w.freshAddress("198.51.100.11")
 	load = w.startLoad()
 	w.takesFlows("b1", "b4")
 	dead := w.backends[3]
@@ -97,6 +107,14 @@ func loaded(backends ...int) string {
 		config += "]}\n"
 	}
 	return config
+}
+
+// freshAddress is what the client sends from then on. Here the packets of a flow come in by whichever CPU, and what one of them remembers of
+// a connection outlives it: who has the same ends after rings have changed would meet that.
+func (w *world) freshAddress(source string) {
+	w.Helper()
+	_, err := w.client.Output(w.Context(), "ip", "route", "replace", "default", "via", "198.51.100.1", "src", source)
+	w.must(err)
 }
 
 // load is a wrk that asks a service.

@@ -211,14 +211,16 @@ func (e *Engine) Sets(context.Context) ([]api.Set, error) {
 // Services implements api.Engine.
 func (e *Engine) Services(context.Context) ([]api.Service, error) {
 	return []api.Service{{Name: "web", Address: "192.0.2.10", Port: "443", Proto: "tcp", Forward: "ipip",
-		Affinity: model.AffinityFlow, Backends: 2, BackendsUp: 1, Packets: 3_000_000, Bytes: 4_200_000_000, Flows: 40_000}}, e.Fail
+		Affinity: model.AffinityFlow, Backends: 2, BackendsUp: 1, Packets: 3_000_000, Bytes: 4_200_000_000, Flows: 40_000, Active: 310,
+		Rates: api.Rates{Packets: 1500.5, Bytes: 2_100_000, Flows: 20}}}, e.Fail
 }
 
 // Backends implements api.Engine.
 func (e *Engine) Backends(context.Context) ([]api.Backend, error) {
 	return []api.Backend{
 		{Service: "web", Name: "b1", Address: netip.MustParseAddr("10.0.0.11"), Weight: 100, Configured: 100, State: "up", Since: Now.Add(-time.Hour),
-			Why: "HTTP 200 in 2ms", NextHop: "eth1 02:00:00:00:00:0b", Packets: 2_000_000, Bytes: 2_800_000_000, Flows: 26_000, Active: 310},
+			Why: "HTTP 200 in 2ms", NextHop: "eth1 02:00:00:00:00:0b", Packets: 2_000_000, Bytes: 2_800_000_000, Flows: 26_000, Active: 310,
+			Rates: api.Rates{Packets: 1500.5, Bytes: 2_100_000, Flows: 20}},
 		{Service: "web", Name: "b2", Address: netip.MustParseAddr("2001:db8::12"), Weight: 50, Configured: 50, State: "down", Since: Now.Add(-time.Minute),
 			Why: "connection refused", Packets: 1_000_000, Bytes: 1_400_000_000, Flows: 14_000},
 	}, e.Fail

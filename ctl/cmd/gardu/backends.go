@@ -13,7 +13,8 @@ func (a *app) backendsCommand() *cobra.Command {
 		Short: "Show each service's backends, their health and counters",
 		Long: `Shows the backends of all services: state by health check, or draining and drained
 by gardu drain; weight in force; what was sent to each; how many flows were ever
-assigned to it, and how many are on it and haven't ended. -o wide adds why and since
+assigned to it, and how many are on it and haven't ended; packets, bits and new flows
+a second, on average over the last five to ten seconds. -o wide adds why and since
 when a backend is in its state, and the next hop towards it.`,
 		Example: `  gardu backends
   gardu backends -o wide
@@ -34,6 +35,9 @@ when a backend is in its state, and the next hop towards it.`,
 					{"packets", false, func(b *api.Backend) any { return b.Packets }},
 					{"bytes", false, func(b *api.Backend) any { return size(b.Bytes) }},
 					{"flows", false, func(b *api.Backend) any { return b.Flows }},
+					{"packets/s", false, func(b *api.Backend) any { return b.Rates.Packets }},
+					{"rate", false, func(b *api.Backend) any { return bitRate(8 * b.Rates.Bytes) }},
+					{"new/s", false, func(b *api.Backend) any { return b.Rates.Flows }},
 					{"active", false, func(b *api.Backend) any { return b.Active }},
 					{"since", true, func(b *api.Backend) any { return b.Since }},
 					{"next hop", true, func(b *api.Backend) any { return b.NextHop }},

@@ -275,6 +275,8 @@ func cell(value any) (text string, look style, right bool) {
 			return "-", dim, true
 		}
 		return time.Duration(v).Round(time.Microsecond).String(), plainStyle, true
+	case float64:
+		return strconv.FormatFloat(v, 'f', -1, 64), plainStyle, true
 	case uint64, int, uint32, uint16, uint8:
 		return fmt.Sprint(v), plainStyle, true
 	case time.Time:

@@ -14,7 +14,8 @@ func (a *app) servicesCommand() *cobra.Command {
 		Use:   "services",
 		Short: "Show the balanced services and their totals",
 		Long: `Shows the services: their address, how packets reach the backends, how many
-backends are up, and the totals over all of them. gardu backends shows each.`,
+backends are up, and the totals over all of them, and what these grow by a second.
+gardu backends shows each.`,
 		Example: `  gardu services
   gardu services -o json`,
 		Args: cobra.NoArgs,
@@ -35,6 +36,10 @@ backends are up, and the totals over all of them. gardu backends shows each.`,
 					{"packets", false, func(s *api.Service) any { return s.Packets }},
 					{"bytes", false, func(s *api.Service) any { return size(s.Bytes) }},
 					{"flows", false, func(s *api.Service) any { return s.Flows }},
+					{"active", false, func(s *api.Service) any { return s.Active }},
+					{"packets/s", false, func(s *api.Service) any { return s.Rates.Packets }},
+					{"rate", false, func(s *api.Service) any { return bitRate(8 * s.Rates.Bytes) }},
+					{"new/s", false, func(s *api.Service) any { return s.Rates.Flows }},
 				})
 			})
 		},
