@@ -21,6 +21,7 @@ const (
 	liveBareSend = "XDP_REDIRECT"
 	liveBarePass = "XDP_PASS"
 	liveRouter   = "Linux router"
+	liveOneRule  = "gardu drops: one rule"
 	liveFiltered = "gardu drops: 1M list, 1,000 rules"
 	stackNft     = "nft, 1 rule"
 	stackTC      = "tc bpf, drop"
@@ -91,7 +92,7 @@ func liveCases() []*liveCase {
 		bare(liveBareTX, "sent back", benchProgFloorRewrite, false),
 		bare(liveBareSend, "sent on by another veth", benchProgSend, true),
 		bare(liveBarePass, "passed to the stack, which isn't whom they are for", benchProgInject, false),
-		gardu("gardu drops: one rule", "", liveBare, scenario{snapshot: func() *model.Snapshot { return droppedAll(0) }, noFlows: true, tuples: clients(many)}, false),
+		gardu(liveOneRule, "", liveBare, scenario{snapshot: func() *model.Snapshot { return droppedAll(0) }, noFlows: true, tuples: clients(many)}, false),
 		{name: liveFiltered, about: "half of the packets are on the list, half match a rule", of: liveBare,
 			tuples: func() []tuple { return twoFields(1000).packetsBehind(feed4()) }, setup: func(l *live, c *liveCase, p pair) error {
 				w, err := l.gardu(p, scenario{snapshot: func() *model.Snapshot { return twoFields(1000).behind(feed4()) }})

@@ -36,7 +36,7 @@ type RunCost struct {
 	Records       int      `json:"records"`         // that the rules became
 	Masks         []string `json:"masks"`           // fields whose values narrow down the groups
 	Groups        int      `json:"groups"`          // records that are hashed alike
-	Typical       float64  `json:"typical_probes"`  // groups left to a packet that a record is about, on average
+	Typical       float64  `json:"typical_probes"`  // groups looked into for a packet that a record is about, on average
 	Probes        int      `json:"probes"`          // the most that are left to any packet
 	LongestChain  int      `json:"longest_chain"`   // records that one lookup can bring
 	Verifications int      `json:"verifications"`   // the most records that any packet is compared with
@@ -153,11 +153,14 @@ func (m *masks) left(r *abi.RuleRecord, family abi.Family, all uint64) uint64 {
 	return all
 }
 
-// typical returns how many groups are left on average to packets that the records are about.
+// typical returns how many groups are looked into on average for packets that the records are about. Once a record fits, groups that begin
+// behind it can't have a better one.
 func (m *masks) typical(groups []*group, records []abi.RuleRecord) float64 {
 	const samples = 4096
 	var all [abi.FamilyCount]uint64
+	firsts := make([]uint32, len(groups))
 	for i, g := range groups {
+		firsts[i] = slices.MinFunc(g.members, func(a, b member) int { return cmp.Compare(a.record, b.record) }).record
 		for family := range abi.FamilyCount {
 			if g.families(records)>>family&1 != 0 {
 				all[family] |= 1 << i
@@ -170,14 +173,19 @@ func (m *masks) typical(groups []*group, records []abi.RuleRecord) float64 {
 		if familiesOf(&records[i]) == onlyV6 {
 			family = abi.FamilyV6
 		}
-		sum += bits.OnesCount64(m.left(&records[i], family, all[family]))
+		left := m.left(&records[i], family, all[family])
+		for group, first := range firsts {
+			if int(first) <= i && left>>group&1 != 0 {
+				sum++
+			}
+		}
 		n++
 	}
 	return float64(sum) / float64(max(n, 1))
 }
 
-// What steps take, in ns, on the machine of bench/results/2026-11-23-0b2abdb: fitted to its cases for 10 and 10,000 rules and
-// for sets of a million. A retpoline machine of 2023; others differ by a factor, in all of it.
+// What steps take, in ns, on the machine of bench/results: fitted to the cases of 2026-11-27-38b1cd9 for up to 100,000 rules and for sets of a
+// million, and held against the newest results by a test of bench. A retpoline machine of 2023; others differ by a factor, in all of it.
 const (
 	nsBase    = 20 // parse, count, leave
 	nsSearch  = 18 // begin and end a search
@@ -193,8 +201,10 @@ func nsLine(bytes int) float64 {
 	switch {
 	case bytes <= 1<<20:
 		return 2
-	case bytes <= 16<<20:
+	case bytes <= 4<<20:
 		return 7
+	case bytes <= 16<<20: // of which other guests of the machine have their part
+		return 30
 	}
 	return 55
 }

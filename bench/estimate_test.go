@@ -1,0 +1,83 @@
+package main
+
+import (
+	"encoding/json"
+	"math"
+	"os"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"testing"
+
+	"gardu/ctl/abi"
+	"gardu/ctl/compile"
+)
+
+// TestEstimatesAreLikeResults holds what `gardu check --cost` says against the newest results of a whole run.
+func TestEstimatesAreLikeResults(t *testing.T) {
+	net := newestNet(t)
+	for _, s := range filterScenarios() {
+		measured, ok := net[s.name]
+		if !ok || s.snapshot == nil || unlikeEstimates.MatchString(s.name) {
+			continue
+		}
+		snapshot := s.snapshot()
+		ids, _, err := compile.IDs{}.Assign(snapshot)
+		if err != nil {
+			t.Fatal(err)
+		}
+		tables, err := compile.Compile(snapshot, ids)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if len(tables.Runs) == 0 {
+			continue
+		}
+		typical, worst := tables.Runs[0].Estimate(tables.Cost.Bytes[abi.TableSets])
+		t.Logf("%-30s measured %4.0f ns, typical %4.0f, worst %5.0f, by %.2f; probes %.1f", s.name, measured, typical, worst, typical/measured, tables.Runs[0].Typical)
+		within := 1.5
+		if hardToEstimate.MatchString(s.name) {
+			within = 2.2
+		}
+		if math.Abs(math.Log(typical/measured)) > math.Log(within) || worst < typical {
+			t.Errorf("%s: the estimate is %.0f ns, measured were %.0f", s.name, typical, measured)
+		}
+	}
+}
+
+// unlikeEstimates are cases of other things: a limit is no search, and an estimate is for a packet that a rule is about.
+var unlikeEstimates = regexp.MustCompile(`^limit|miss$|5 %$|^set 1M, half$`)
+
+// hardToEstimate: earlier, wider rules of firewalls decide for packets that others are about too; of the hard set's packets, half miss by little.
+var hardToEstimate = regexp.MustCompile(`^fw |hard$`)
+
+// newestNet are the ns of each case, less those of the empty program.
+func newestNet(t *testing.T) map[string]float64 {
+	t.Helper()
+	pages, err := filepath.Glob("results/2*.json")
+	if err != nil {
+		t.Fatal(err)
+	}
+	slices.Sort(pages)
+	for _, page := range slices.Backward(pages) {
+		data, err := os.ReadFile(page)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var r result
+		if err := json.Unmarshal(data, &r); err != nil {
+			t.Fatal(err)
+		}
+		net := map[string]float64{}
+		for _, c := range r.Cases {
+			if c.Failed == "" && c.Batch == "filter" {
+				net[c.Name] = c.Net
+			}
+		}
+		if len(net) > 0 {
+			return net
+		}
+	}
+	t.Fatal("there are no results")
+	return nil
+}
