@@ -113,7 +113,7 @@ func (a *app) printFlows(cmd *cobra.Command, c *client.Client, query api.FlowQue
 	if len(flows) > 0 {
 		a.tellSample(flows[0].Sample)
 	}
-	return printRows(a, "flows", flows, a.flowColumns())
+	return printRows(a, "flows", flows, a.flowColumns(query.Sort))
 }
 
 // tellSample says above a table that its numbers are those of a sample.
@@ -125,8 +125,8 @@ func (a *app) tellSample(of int) {
 
 func sampleText(of int) string { return fmt.Sprintf("sampled: one packet of %d is counted", of) }
 
-// flowColumns shows addresses with their ports in tables, and each by itself in CSV.
-func (a *app) flowColumns() []column[api.Flow] {
+// flowColumns shows addresses with their ports in tables, and each by itself in CSV; and what flows are sorted by.
+func (a *app) flowColumns(sort string) []column[api.Flow] {
 	ends := []column[api.Flow]{
 		{"src", false, func(f *api.Flow) any { return endpoint(f.Src, f.Sport) }},
 		{"dst", false, func(f *api.Flow) any { return endpoint(f.Dst, f.Dport) }},
@@ -145,9 +145,9 @@ func (a *app) flowColumns() []column[api.Flow] {
 		{"bytes", false, func(f *api.Flow) any { return size(f.Bytes) }},
 		{"packets reply", true, func(f *api.Flow) any { return f.PacketsReply }},
 		{"bytes reply", false, func(f *api.Flow) any { return size(f.BytesReply) }},
-		{"rate", true, func(f *api.Flow) any { return bitRate(f.Rate()) }},
-		{"first", true, func(f *api.Flow) any { return f.First }},
-		{"last", true, func(f *api.Flow) any { return f.Last }},
+		{"rate", sort != "rate", func(f *api.Flow) any { return bitRate(f.Rate()) }},
+		{"first", sort != "first" && sort != "duration", func(f *api.Flow) any { return f.First }},
+		{"last", sort != "last" && sort != "duration", func(f *api.Flow) any { return f.Last }},
 		{"verdict", false, func(f *api.Flow) any { return styled{f.Verdict, verdictStyle(f.Verdict)} }},
 		{"reason", true, func(f *api.Flow) any { return f.Reason }},
 		{"rule", false, func(f *api.Flow) any { return f.Rule }},

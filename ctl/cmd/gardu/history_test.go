@@ -60,3 +60,16 @@ func TestFlowsOfThePast(t *testing.T) {
 		}
 	}
 }
+
+// A table of flows has the column that it is sorted by.
+func TestSortedColumns(t *testing.T) {
+	serve(t, &apitest.Engine{})
+	for sort, column := range map[string]string{"rate": "RATE", "duration": "LAST", "first": "FIRST", "last": "LAST"} {
+		if r := gardu(t, "flows", "--sort", sort); r.code != exitDone || !strings.Contains(r.stdout, column) {
+			t.Errorf("%s: %+v", sort, r)
+		}
+	}
+	if r := gardu(t, "flows"); strings.Contains(r.stdout, "RATE") {
+		t.Errorf("%+v", r)
+	}
+}
