@@ -3,6 +3,7 @@ package pkt
 import (
 	"bufio"
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"io"
 	"time"
@@ -33,7 +34,7 @@ func NewCapture(r io.Reader) (*Capture, error) {
 	buffered := bufio.NewReaderSize(r, 1<<16)
 	magic, err := buffered.Peek(4)
 	if err != nil {
-		return nil, fmt.Errorf("read capture: %w", err)
+		return nil, fmt.Errorf("read capture: %w", shortened(err, "the file is empty, or ends in its first bytes"))
 	}
 	var source interface {
 		gopacket.PacketDataSource
@@ -47,10 +48,10 @@ func NewCapture(r io.Reader) (*Capture, error) {
 		source, err = pcapgo.NewReader(buffered)
 	}
 	if err != nil {
-		return nil, fmt.Errorf("read capture: %w", err)
+		return nil, fmt.Errorf("read capture: %w", shortened(err, "the file ends before its first packet: it is no pcap or pcapng file, or was cut off"))
 	}
 	if link := source.LinkType(); link != layers.LinkTypeEthernet {
-		return nil, fmt.Errorf("read capture: link type is %s, only Ethernet can be read", link)
+		return nil, fmt.Errorf("read capture: link type is %s, only Ethernet can be read: capture on an Ethernet interface (tcpdump -i eth0, not -i any)", link)
 	}
 	return &Capture{source: source}, nil
 }
@@ -63,7 +64,25 @@ func (c *Capture) Next() (Captured, error) {
 	}
 	c.number++
 	if err != nil {
-		return Captured{}, fmt.Errorf("read capture: packet %d: %w", c.number, err)
+		return Captured{}, fmt.Errorf("read capture: packet %d: %w", c.number, shortened(err, fmt.Sprintf("the file was cut off in it; the %d before it are whole (editcap -r IN OUT 1-%d keeps them)", c.number-1, c.number-1)))
 	}
 	return Captured{Time: info.Timestamp, Frame: frame, Length: info.Length}, nil
 }
+
+// shortened says what the end of a file means where there should be more of it.
+func shortened(err error, text string) error {
+	if errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) {
+		return &shortError{text, err}
+	}
+	return err
+}
+
+// shortError is an end that came too early.
+type shortError struct {
+	text string
+	err  error
+}
+
+func (e *shortError) Error() string { return e.text }
+
+func (e *shortError) Unwrap() error { return e.err }

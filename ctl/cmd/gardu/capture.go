@@ -29,6 +29,8 @@ func (a *app) captureCommand() *cobra.Command {
 		Long: `Shows packets as they are handled, each with what became of it: also those that are
 dropped at XDP, which no other tool sees; and what gardu sends to a backend or answers,
 as it came and as it leaves. What the kernel sends is seen where gardu is at tc egress.
+Not seen are gardu's own health checks on their way to backends (their answers are),
+and the copies that rules mirror, which are what the packet itself is when it comes.
 
 EXPR picks packets by what they are and what became of them, and is evaluated in the
 kernel; gardu help expr explains it. -w writes a pcapng file that Wireshark opens, with

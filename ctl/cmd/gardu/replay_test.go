@@ -136,7 +136,7 @@ func TestReplayRefuses(t *testing.T) {
 	}
 	raw := []byte("\xd4\xc3\xb2\xa1\x02\x00\x04\x00\x00\x00\x00\x00\x00\x00\x00\x00\xff\xff\x00\x00\x65\x00\x00\x00") // pcap of LINKTYPE_RAW
 	for name, c := range map[string]struct{ text, want string }{
-		"empty":           {"", "read capture"},
+		"empty":           {"", "the file is empty"},
 		"text":            {"hello, world, this is no capture", "read capture"},
 		"wrong link type": {string(raw), "only Ethernet can be read"},
 		"truncated":       {string(whole[:len(whole)-20]), "packet 2"},
