@@ -23,6 +23,11 @@ PACKAGE_PACKAGES := rpm
 BENCH_PACKAGES := haproxy iperf3 iproute2 ipset ipvsadm nftables nginx-light wrk xdp-tools
 VM_PACKAGES := qemu-system-x86 xz-utils
 
+# The race detector needs cgo, and with it Go can't change the privileges of all threads: the daemon's tests of these are not among them.
+RACE := ./ctl/journal ./ctl/api ./ctl/api/client ./ctl/event ./ctl/lb/health ./ctl/flow/export/... ./ctl/reconcile
+RACE_DAEMON := Event|LogLevel|Token|TestRun|TestReload|TestApply|TestHealth|TestConfirm|TestRollback|TestDrain|TestOrders|TestExports
+RACE_PACKAGES := gcc libc6-dev
+
 # What `make generate` writes; committed, so that a build needs no clang.
 GENERATED := '*_bpfel.go' '*_bpfel.o' ctl/abi/types.go ctl/abi/maps.go bench/count/instructions.txt
 
@@ -37,6 +42,11 @@ demo: build ## see all of it on this machine alone, in network namespaces of its
 .PHONY: test
 test: deps-test build lint ## run every test; as root nothing is skipped
 	go run .ci/gotest.go -allow .ci/skips.txt ./...
+
+.PHONY: race
+race: deps-race ## the race detector on packages in which many goroutines meet (needs gcc)
+	CGO_ENABLED=1 go test -race -short -count=1 $(RACE)
+	CGO_ENABLED=1 go test -race -short -count=1 -run '$(RACE_DAEMON)' ./ctl/daemon
 
 .PHONY: build
 build: ## build bin/gardu: one static binary, without clang
@@ -99,11 +109,13 @@ install: build ## copy bin/gardu to PREFIX/bin, and its systemd unit
 clean: ## remove what was built
 	rm -rf bin dist
 
-.PHONY: deps deps-test deps-generate deps-vm deps-bench deps-package
+.PHONY: deps deps-test deps-race deps-generate deps-vm deps-bench deps-package
 deps: ## install every package that some target needs and this machine misses
-	@.ci/deps $(GENERATE_PACKAGES) $(TEST_PACKAGES) $(VM_PACKAGES) $(BENCH_PACKAGES) $(PACKAGE_PACKAGES)
+	@.ci/deps $(GENERATE_PACKAGES) $(TEST_PACKAGES) $(RACE_PACKAGES) $(VM_PACKAGES) $(BENCH_PACKAGES) $(PACKAGE_PACKAGES)
 deps-test:
 	@.ci/deps $(TEST_PACKAGES)
+deps-race: deps-test
+	@.ci/deps $(RACE_PACKAGES)
 deps-generate:
 	@.ci/deps $(GENERATE_PACKAGES)
 deps-vm:
