@@ -21,7 +21,6 @@ var loadedServices = []forward{forwards[2], forwards[10]} // ipip and nat
 // No request fails but those on connections that the dead one had.
 func TestChangesUnderLoad(t *testing.T) {
 	w := newWorld(t, 4)
-	w.must(w.client.SetSysctl("net.ipv4.ip_local_port_range", "1024 65535")) // no port twice: see freshAddress
 	w.startWeb()
 	w.decap()
 	w.start(loaded(1, 2, 3))
@@ -58,7 +57,6 @@ func TestChangesUnderLoad(t *testing.T) {
 		}
 	}
 
-	w.freshAddress("198.51.100.11")
 	load = w.startLoad()
 	w.takesFlows("b1", "b4")
 	dead := w.backends[3]
@@ -107,14 +105,6 @@ func loaded(backends ...int) string {
 		config += "]}\n"
 	}
 	return config
-}
-
-// freshAddress is what the client sends from then on. Here the packets of a flow come in by whichever CPU, and what one of them remembers of
-// a connection outlives it: who has the same ends after rings have changed would meet that.
-func (w *world) freshAddress(source string) {
-	w.Helper()
-	_, err := w.client.Output(w.Context(), "ip", "route", "replace", "default", "via", "198.51.100.1", "src", source)
-	w.must(err)
 }
 
 // load is a wrk that asks a service.
