@@ -178,6 +178,8 @@ func balancerScenarios() []scenario {
 				list = append(list, row)
 			}
 		}
+		list = append(list, scenario{name: fmt.Sprintf("%s, IPv6, 64k flows", mode.name), about: "the same with IPv6 services, packets and backends", floor: mode.floor,
+			world: string(mode.name) + "6", snapshot: of(mode.name, usualFarm6), tuples: clients6(many), action: xdpRedirect, reasons: forwarded})
 	}
 	for _, n := range flowCounts {
 		list = append(list, scenario{name: "all, " + n.name, about: "10,000 rules, 64 services by ipip, flow accounting", floor: floorWrap,
