@@ -123,7 +123,7 @@ func TestAPIByTCP(t *testing.T) {
 		{"apply what was read before", "/v1/snapshot", append(apply, "-H", configure, "-H", "If-Match: "+tag), "412",
 			"revision 2 is in force now (apply by token deploy from 127.0.0.1 at "},
 		{"a page of a list", "/v1/rules?limit=1&after=nine", nil, "200", `[{"name":"discard"`},
-		{"server-sent events", "/v1/events?filter=kind+apply&last=1", []string{"-H", "Accept: text/event-stream"}, "200", "data: {\"time\":"},
+		{"server-sent events", "/v1/events?filter=kind+apply&last=1", []string{"-H", "Accept: text/event-stream"}, "200", "data: {\"id\":"},
 	} {
 		got := w.ask(w.box, at+c.path, c.args...)
 		if got.code != c.code || !strings.Contains(got.body, c.want) || c.code >= "400" && got.kind != "application/problem+json" {
