@@ -75,7 +75,8 @@ package: deps-package ## build .deb and .rpm into dist, for each of ARCHES
 .PHONY: test-package
 test-package: deps-test deps-package ## install, upgrade under traffic and remove the .deb and the .rpm, in a root of their own
 	for version in 0.0.1 0.0.2; do QUICK=1 configs/package/build $$version dist/test $$(go env GOHOSTARCH); done
-	GARDU_PACKAGES=$(CURDIR)/dist/test go test -count=1 -tags packages -run 'TestPackage|TestRPM' ./ctl/e2e
+	QUICK=1 KINDS=deb configs/package/build 0.0.2 dist/test/arm64 arm64
+	GARDU_PACKAGES=$(CURDIR)/dist/test go test -count=1 -tags packages -run 'TestPackage|TestRPM|TestImage' ./ctl/e2e
 
 .PHONY: fuzz
 fuzz: build ## a million packets through model and programs, a million translations, then every fuzz target for FUZZTIME

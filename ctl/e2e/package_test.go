@@ -4,6 +4,8 @@ package e2e
 
 import (
 	"context"
+	"debug/elf"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -11,6 +13,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"strconv"
 	"strings"
@@ -404,6 +407,62 @@ func TestPackageKinds(t *testing.T) {
 	rpm := read("gardu-0.0.1-*.rpm", "rpm", "--query", "--package", "--queryformat", `[%{FILEMODES:perms} %{FILENAMES}\n]`)
 	if len(deb) < 30 || !slices.Equal(deb, rpm) {
 		t.Errorf(".deb: %q\n.rpm: %q", deb, rpm)
+	}
+}
+
+// The package for arm64 has a program for it.
+func TestPackageForArm64(t *testing.T) {
+	program, err := elf.Open(filepath.Join(os.Getenv(packagesEnv), "arm64/stage-arm64/gardu"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer program.Close()
+	if libraries, err := program.ImportedLibraries(); program.Machine != elf.EM_AARCH64 || len(libraries) > 0 || err != nil {
+		t.Errorf("a program for %v with %q, %v", program.Machine, libraries, err)
+	}
+	deb := filepath.Join(os.Getenv(packagesEnv), "arm64/gardu_0.0.2_arm64.deb")
+	if out, err := exec.Command("dpkg-deb", "--field", deb, "Architecture").CombinedOutput(); err != nil || string(out) != "arm64\n" {
+		t.Errorf("a package for %s, %v", out, err)
+	}
+}
+
+// The image has what its recipe copies and nothing else, and its command runs there.
+func TestImage(t *testing.T) {
+	text, err := os.ReadFile("../../configs/package/Containerfile")
+	if err != nil {
+		t.Fatal(err)
+	}
+	root := t.TempDir()
+	var command []string
+	for line := range strings.Lines(string(text)) {
+		words := strings.Fields(line)
+		switch {
+		case len(words) == 3 && words[0] == "COPY":
+			from := filepath.Join(os.Getenv(packagesEnv), strings.ReplaceAll(words[1], "${ARCH}", runtime.GOARCH))
+			to := filepath.Join(root, words[2])
+			if err := os.MkdirAll(filepath.Dir(to), 0o755); err != nil {
+				t.Fatal(err)
+			}
+			if out, err := exec.Command("cp", from, to).CombinedOutput(); err != nil {
+				t.Fatalf("%v: %s", err, out)
+			}
+		case len(words) > 1 && (words[0] == "ENTRYPOINT" || words[0] == "CMD"):
+			var part []string
+			if err := json.Unmarshal([]byte(strings.TrimPrefix(strings.TrimSpace(line), words[0])), &part); err != nil {
+				t.Fatal(err)
+			}
+			command = append(command, part...)
+		}
+	}
+	if err := os.MkdirAll(filepath.Join(root, "etc/gardu"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(filepath.Join(root, "etc/gardu/gardu.yaml"), []byte("interfaces: nonsense\n"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	out, err := exec.Command("chroot", append([]string{root}, command...)...).CombinedOutput()
+	if err == nil || !strings.Contains(string(out), "/etc/gardu/gardu.yaml:1:13: ") { // it got as far as its configuration
+		t.Errorf("%q: %v: %s", command, err, out)
 	}
 }
 
