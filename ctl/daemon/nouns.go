@@ -71,9 +71,7 @@ func (d *Daemon) Services(ctx context.Context) ([]api.Service, error) {
 			}
 			service.Packets, service.Bytes, service.Flows = service.Packets+b.Packets, service.Bytes+b.Bytes, service.Flows+b.Flows
 			service.Active += b.Active
-			service.Rates.Packets += b.Rates.Packets
-			service.Rates.Bytes += b.Rates.Bytes
-			service.Rates.Flows += b.Rates.Flows
+			service.Rates = plus(service.Rates, b.Rates)
 		}
 		services[i] = service
 	}

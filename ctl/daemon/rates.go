@@ -38,11 +38,18 @@ func (r *rates) of(id uint16, now abi.BackendCounter, at time.Time) api.Rates {
 		if !known || seconds < 1 || now.Packets < before.Packets || now.Bytes < before.Bytes || now.Flows < before.Flows {
 			continue
 		}
-		per := func(n uint64) float64 { return math.Round(10*float64(n)/seconds) / 10 }
+		per := func(n uint64) float64 { return tenths(float64(n) / seconds) }
 		return api.Rates{Packets: per(now.Packets - before.Packets), Bytes: per(now.Bytes - before.Bytes), Flows: per(now.Flows - before.Flows)}
 	}
 	return api.Rates{}
 }
+
+// plus adds rates up.
+func plus(a, b api.Rates) api.Rates {
+	return api.Rates{Packets: tenths(a.Packets + b.Packets), Bytes: tenths(a.Bytes + b.Bytes), Flows: tenths(a.Flows + b.Flows)}
+}
+
+func tenths(n float64) float64 { return math.Round(10*n) / 10 }
 
 func (d *Daemon) noteRates() {
 	now := d.current.Load()

@@ -33,4 +33,7 @@ func TestRates(t *testing.T) {
 	if got := r.of(8, abi.BackendCounter{Packets: 5}, begin.Add(15*time.Second)); got != (api.Rates{}) {
 		t.Errorf("of a new one: %+v", got)
 	}
+	if got := plus(api.Rates{Packets: 149.9}, api.Rates{Packets: 49.7}); got.Packets != 199.6 {
+		t.Errorf("149.9 and 49.7 are %v", got.Packets)
+	}
 }
