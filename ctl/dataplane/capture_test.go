@@ -47,6 +47,13 @@ func TestNothingIsLeftOfCapture(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
+	hold := func() {
+		t.Helper()
+		program(t, d, HookXDP) // an emulated machine takes longer to load it than a capture is held
+		if err := d.HoldCapture(); err != nil {
+			t.Fatal(err)
+		}
+	}
 	sent := func() uint64 {
 		t.Helper()
 		totals, err := d.CaptureTotals()
@@ -59,13 +66,12 @@ func TestNothingIsLeftOfCapture(t *testing.T) {
 	if err := d.BeginCapture(takeAll(true, 64), 0); err != nil {
 		t.Fatal(err)
 	}
+	hold()
 	run()
 	if err := d.SetFeatures(compile.Features{Blocks: true, Flows: true}); err != nil {
 		t.Fatal(err)
 	}
-	if err := d.HoldCapture(); err != nil {
-		t.Fatal(err)
-	}
+	hold()
 	run()
 	if n := sent(); n != 2 || !d.Features().Capture {
 		t.Errorf("%d packets were captured around a change of features", n)
