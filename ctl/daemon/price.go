@@ -152,7 +152,7 @@ func weigh(ctx context.Context, sides *[2]scale, p pricedPacket) (ns [2]float64,
 		}
 	}
 	for i := range sides {
-		ns[i] = median(took[i])
+		ns[i] = explain.Median(took[i])
 		if repeats == 1 {
 			tare, err := sides[i].tareOf(p.hooks[i])
 			if err != nil {
@@ -175,9 +175,4 @@ func (s *scale) tareOf(hook dataplane.Hook) (tare float64, err error) {
 	}
 	s.tare[hook], err = explain.Tare(s.plane, hook, loopback)
 	return s.tare[hook], err
-}
-
-func median(values []float64) float64 {
-	slices.Sort(values)
-	return values[len(values)/2]
 }

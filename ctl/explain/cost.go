@@ -83,8 +83,8 @@ func (w *weighing) many() (*api.PacketCost, error) {
 			return nil, err
 		}
 	}
-	floor := median(empty)
-	return &api.PacketCost{Ns: max(0, median(took)-floor), Empty: floor, Runs: costRounds * costRepeats,
+	floor := Median(empty)
+	return &api.PacketCost{Ns: max(0, Median(took)-floor), Empty: floor, Runs: costRounds * costRepeats,
 		How: fmt.Sprintf("as a packet of a known flow: median of %d times %d runs of %s, less an empty one's %.0f ns", costRounds, costRepeats, which, floor)}, nil
 }
 
@@ -110,12 +110,12 @@ func (w *weighing) single() (*api.PacketCost, error) {
 	if err != nil {
 		return nil, err
 	}
-	floor := median(empty)
+	floor := Median(empty)
 	what := "a packet of a known flow"
 	if !w.known {
 		what = "the first packet of a flow"
 	}
-	return &api.PacketCost{Ns: max(0, median(took)-tare-floor), Empty: floor, Runs: costSingles,
+	return &api.PacketCost{Ns: max(0, Median(took)-tare-floor), Empty: floor, Runs: costSingles,
 		How: fmt.Sprintf("as %s: median of %d single runs of %s, less the %.0f ns that a run takes by itself and an empty one's %.0f",
 			what, costSingles, which, tare, floor)}, nil
 }
@@ -145,12 +145,13 @@ func Tare(plane *dataplane.Dataplane, hook dataplane.Hook, ifindex int) (float64
 			*to = append(*to, nanoseconds(took))
 		}
 	}
-	return median(single) - median(many), nil
+	return Median(single) - Median(many), nil
 }
 
 func nanoseconds(d time.Duration) float64 { return float64(d.Nanoseconds()) }
 
-func median(values []float64) float64 {
+// Median sorts values, of which there is at least one, and returns the middle one: the upper of two.
+func Median(values []float64) float64 {
 	slices.Sort(values)
 	return values[len(values)/2]
 }
