@@ -184,7 +184,7 @@ func (m *masks) typical(groups []*group, records []abi.RuleRecord) float64 {
 	return float64(sum) / float64(max(n, 1))
 }
 
-// What steps take, in ns, on the machine of bench/results: fitted to the cases of 2026-11-27-38b1cd9 for up to 100,000 rules and for sets of a
+// What steps take, in ns, on the machine of bench/results: fitted to the cases of both whole runs of 2026-11-27 for up to 100,000 rules and for sets of a
 // million, and held against the newest results by a test of bench. A retpoline machine of 2023; others differ by a factor, in all of it.
 const (
 	nsBase    = 20 // parse, count, leave
@@ -203,10 +203,10 @@ func nsLine(bytes int) float64 {
 		return 2
 	case bytes <= 4<<20:
 		return 7
-	case bytes <= 16<<20: // of which other guests of the machine have their part
-		return 30
+	case bytes <= 16<<20: // of which other guests of the machine have their part: runs of one day differ by half
+		return 43
 	}
-	return 55
+	return 61
 }
 
 // Estimate is about what the filter takes for a packet, in ns: one that a rule is about and that finds it at first try, and one
