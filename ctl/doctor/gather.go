@@ -162,17 +162,20 @@ func interfaces(links *netdev.Handle, snapshot *model.Snapshot, backends []Backe
 	}
 	out := map[string]bool{}
 	for _, rule := range snapshot.Filter.Rules {
-		out[rule.Interface] = rule.Action == model.Redirect && rule.Direction != model.Out
+		if rule.Action == model.Redirect && rule.Direction != model.Out {
+			out[rule.Interface] = true
+		}
 	}
 	for _, b := range backends {
-		if link, err := links.LinkByIndex(b.Hop.Ifindex); err == nil {
+		index := b.Hop.Ifindex
+		if b.Hop.Parent != 0 { // with a tag, by the interface below
+			index = b.Hop.Parent
+		}
+		if link, err := links.LinkByIndex(index); err == nil {
 			out[link.Name] = true
 		}
 	}
-	for name, sends := range out {
-		if name == "" || !sends {
-			continue
-		}
+	for name := range out {
 		at := slices.IndexFunc(list, func(i Interface) bool { return i.Name == name })
 		if at < 0 {
 			at = len(list)

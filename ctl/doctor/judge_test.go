@@ -82,6 +82,8 @@ func TestJudge(t *testing.T) {
 		{"refused", func(f *Facts) { f.Backends[0].Connect = unix.ECONNREFUSED }, "warn web/b1: leg to the process: 10.0.0.11 port 80: connection refused", "is the server running?"},
 		{"refused, but fine through the service", func(f *Facts) { f.Backends[0].Connect, f.Backends[0].State = unix.ECONNREFUSED, "up" }, "", ""},
 		{"nobody unwraps, and says so", legs(Legs{Service: Answer{Error, "icmp 10.0.0.11 > 10.0.0.1 unreachable code 2"}}), "fail web/b1: leg through the tunnel: it unwraps nothing sent by ipip, and says so: icmp 10.0.0.11 ", "gardu decap"},
+		{"nobody unwraps, and says so of a later probe only", legs(Legs{Service: Answer{Kind: Silent}, Ping: Answer{Error, "icmp 10.0.0.11 > 10.0.0.1 unreachable code 2"}}),
+			"fail web/b1: leg through the tunnel: it unwraps nothing sent by ipip, and says so: icmp 10.0.0.11 ", "gardu decap"},
 		{"a router knows better", legs(Legs{Service: Answer{Error, "icmp 10.0.0.99 > 10.0.0.1 unreachable code 1"}}), "fail web/b1: leg to the backend: icmp 10.0.0.99 > 10.0.0.1 unreachable", "routes there"},
 		{"nobody unwraps", legs(Legs{Service: Answer{Kind: Silent}, Ping: Answer{Kind: Silent}, Inside: Answer{Kind: Silent}, Own: Answer{Kind: Answered}}),
 			"fail web/b1: leg through the tunnel: 10.0.0.11 answers pings, but nothing sent by ipip", "rp_filter"},

@@ -15,10 +15,20 @@ func (l Legs) failed() bool {
 	return true
 }
 
+// told is the first error message that came back. Machines send only so many (icmp_ratelimit of Linux), so it may be about any of the probes.
+func (l Legs) told() string {
+	for _, answer := range []Answer{l.Service, l.Ping, l.Inside, l.Own} {
+		if answer.Kind == Error {
+			return answer.Text
+		}
+	}
+	return ""
+}
+
 // failedLeg says which leg of a service's path fails, as far as probes can tell, and what to do.
 func (b Backend) failedLeg() (found, advice string) {
 	l, through := b.Legs, fmt.Sprintf("sent by %s", b.Forward)
-	wraps := b.overhead() > 0
+	wraps, told := b.overhead() > 0, l.told()
 	owns := fmt.Sprintf("give it the service address (ip addr add %s/%d dev lo); if it has it, look for what drops packets from %s on the way back: its firewall, or rp_filter or source checks of a router or switch between", b.For, b.For.BitLen(), b.For)
 	switch {
 	case l.Service.Kind == Answered:
@@ -29,11 +39,11 @@ func (b Backend) failedLeg() (found, advice string) {
 		return size, fmt.Sprintf("something on the way has a smaller MTU than %d, or drops fragments: raise it, or lower the MSS on the backends (ip route change ... advmss N)", b.LargestClient+b.overhead())
 	case l.Service.Kind == Refused:
 		return fmt.Sprintf("leg to the process: %s port %d refuses connections", b.For, b.Port), "is the server running, and does it listen on the service address?"
-	case l.Service.Kind == Error && wraps && strings.HasPrefix(l.Service.Text, b.errorFrom(b.Address.String())):
-		return fmt.Sprintf("leg through the tunnel: it unwraps nothing %s, and says so: %s", through, l.Service.Text),
+	case told != "" && wraps && strings.HasPrefix(told, b.errorFrom(b.Address.String())):
+		return fmt.Sprintf("leg through the tunnel: it unwraps nothing %s, and says so: %s", through, told),
 			"run gardu decap on it, or give it a tunnel device"
-	case l.Service.Kind == Error:
-		return "leg to the backend: " + l.Service.Text, "look at who says so, and at the routes there"
+	case told != "":
+		return "leg to the backend: " + told, "look at who says so, and at the routes there"
 	case l.Ping.Kind == Answered:
 		return fmt.Sprintf("leg to the process: %s answers pings %s, but port %d is silent", b.For, through, b.Port), "look at its firewall, and whether the server is overloaded"
 	case l.Inside.Kind == Answered:

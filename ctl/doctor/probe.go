@@ -233,7 +233,7 @@ func answerTo(packet string, inner, frame []byte) Answer {
 	if said := strings.Fields(text); strings.HasPrefix(text, "icmp") && !strings.Contains(text, " echo-") && bytes.Contains(frame, quoted) {
 		said := said[:min(len(said), 8)]
 		for i, word := range said {
-			if word == "data" || word == "carries" || len(word) > 40 {
+			if word == "dscp" || word == "data" || word == "carries" || len(word) > 40 {
 				said = said[:i]
 				break
 			}

@@ -1,10 +1,12 @@
 package netdev_test
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"net/netip"
 	"os"
+	"runtime"
 	"slices"
 	"strings"
 	"testing"
@@ -361,4 +363,25 @@ func TestWatchTellsOfLoss(t *testing.T) {
 	if last.Kind != netdev.Overrun {
 		t.Errorf("the last of a full channel is %+v, want an Overrun", last)
 	}
+}
+
+// TestXDPSupportIsStable asks the kernel the same many times: it answers the same, whatever lies beside a request in memory.
+func TestXDPSupportIsStable(t *testing.T) {
+	l := newLab(t)
+	first, err := l.handle.Link("eth0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var beside [][]byte
+	for n := range 5000 {
+		beside = append(beside, bytes.Repeat([]byte{0xff}, n%7+1))
+		again, err := l.handle.Link("eth0")
+		if err != nil {
+			t.Fatal(err)
+		}
+		if again.XDP != first.XDP || again.XDPSend != first.XDPSend {
+			t.Fatalf("ask %d: runs XDP %s, sends for it %s; at first %s and %s", n, again.XDP, again.XDPSend, first.XDP, first.XDPSend)
+		}
+	}
+	runtime.KeepAlive(beside)
 }

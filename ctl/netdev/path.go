@@ -110,7 +110,7 @@ func (h *Handle) xdpFeatures(index int) (features uint64, ok bool) {
 		return 0, false
 	}
 	req := h.request(int(family), 0)
-	req.AddData(&nl.Genlmsg{Command: netdevCmdDevGet, Version: 1})
+	req.AddData(genlCommand(netdevCmdDevGet))
 	req.AddData(nl.NewRtAttr(netdevAttrIfindex, nl.Uint32Attr(uint32(index))))
 	replies, err := req.Execute(unix.NETLINK_GENERIC, 0)
 	if err != nil || len(replies) == 0 {
@@ -123,10 +123,18 @@ func (h *Handle) xdpFeatures(index int) (features uint64, ok bool) {
 	return nl.NativeEndian().Uint64(value), true
 }
 
+// genlCommand is the header of a generic netlink request. (Genlmsg of nl has two bytes and sends the two behind them in memory as well; the
+// kernel wants zeros there, and refuses other requests: EINVAL, now and then.)
+type genlCommand uint8
+
+func (genlCommand) Len() int { return nl.SizeofGenlmsg }
+
+func (c genlCommand) Serialize() []byte { return []byte{byte(c), 1, 0, 0} }
+
 // genlFamily returns the number under which a generic netlink family is registered.
 func (h *Handle) genlFamily(name string) (uint16, error) {
 	req := h.request(unix.GENL_ID_CTRL, 0)
-	req.AddData(&nl.Genlmsg{Command: unix.CTRL_CMD_GETFAMILY, Version: 1})
+	req.AddData(genlCommand(unix.CTRL_CMD_GETFAMILY))
 	req.AddData(nl.NewRtAttr(unix.CTRL_ATTR_FAMILY_NAME, nl.ZeroTerminated(name)))
 	replies, err := req.Execute(unix.NETLINK_GENERIC, 0)
 	if err != nil {
