@@ -753,6 +753,7 @@ struct capture_totals {
 struct captured {
 	__u64 time;          /* CLOCK_MONOTONIC ns, when it came */
 	struct flow_key key; /* as it came */
+	__u64 mirrors;       /* exits that got a copy of it as it came, a bit each */
 	__u32 ifindex;       /* where it came in, or leaves */
 	__u32 out_ifindex;   /* where gardu sends it; 0: it doesn't */
 	__u32 length, out_length; /* of the frames */
@@ -817,7 +818,7 @@ ABI_SIZE(struct rule_extra, 64);
 ABI_SIZE(struct rule_effect, 64);
 ABI_SIZE(struct event, 240);
 ABI_SIZE(struct capture_test, 40);
-ABI_SIZE(struct captured, 104);
+ABI_SIZE(struct captured, 112);
 ABI_SIZE(struct sets_head, 64);
 ABI_SIZE(struct sets_bucket6, 64);
 ABI_SIZE(struct services_head, 64);

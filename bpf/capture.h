@@ -209,6 +209,7 @@ __noinline int capture_after(ctx_t *ctx, struct pkt *p, __u32 reason, __u32 verd
 	place->head.decider = place->fact[CAPTURE_RULE];
 	place->head.service = p->service;
 	place->head.backend = p->backend;
+	place->head.mirrors = p->mirrors;
 	place->head.reason = reason;
 	place->head.out_ifindex = place->head.out_length = 0;
 	place->head.be_out_vlan_proto = place->head.out_vlan_tci = 0;

@@ -64,7 +64,7 @@ struct pkt {
 	__u8 captured;     /* it is kept, for who captures */
 	__u8 quic;         /* as its service's */
 	__u8 named;        /* its connection ID named the backend */
-	__u64 mirrors;     /* exits that get a copy, a bit each */
+	__u64 mirrors;     /* exits that get a copy, later: that got one; a bit each */
 	__u32 out_ifindex;
 	int action;        /* set by a step that sends the frame */
 };

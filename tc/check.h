@@ -22,13 +22,34 @@ static __always_inline __u16 checked_backend(const struct pkt *p)
 	return backend ? *backend : 0;
 }
 
+/* To who captures, it is what the service's packets to that backend are, but that this machine sends it. */
+static __always_inline void capture_check(ctx_t *ctx, struct pkt *p)
+{
+	struct backend *backend;
+	__u32 key = p->backend;
+
+	backend = bpf_map_lookup_elem(&backends, &key);
+	p->service = backend ? backend->service : 0;
+	p->way = WAY_OUT;
+	capture_before(ctx, p);
+}
+
 /* What has the mark and is no check must not be taken for a received packet, as everything else that is sent to the loopback is. */
 static __always_inline int check(ctx_t *ctx, struct pkt *p)
 {
+	enum reason reason;
+
 	if (parse(ctx, p))
 		return ACTION_DROP;
 	p->backend = checked_backend(p);
-	if (!p->backend || forward_to(ctx, p) != REASON_FORWARD)
+	if (!p->backend)
 		return ACTION_DROP;
-	return p->action;
+	if (cfg_capture)
+		capture_check(ctx, p);
+	reason = forward_to(ctx, p);
+	if (reason != REASON_FORWARD)
+		p->out_ifindex = 0; /* an error message about a check has nobody to go to */
+	if (cfg_capture && p->captured)
+		capture_after(ctx, p, reason, verdict_of(reason));
+	return reason == REASON_FORWARD ? p->action : ACTION_DROP;
 }

@@ -32,6 +32,7 @@ static __always_inline enum reason redirect(ctx_t *ctx, struct pkt *p)
 struct find_mirror {
 	ctx_t *ctx;
 	__u64 left; /* exits still to serve */
+	__u64 sent; /* exits that got theirs */
 	__u32 segments;
 	__u32 bytes; /* of the frames */
 };
@@ -43,9 +44,11 @@ static long mirror_one(__u64 i, void *arg)
 	struct exit_counter *counter;
 	struct exit *exit;
 	bool failed = true;
+	__u64 bit;
 
 	if (!f->left)
 		return 1;
+	bit = f->left & -f->left;
 	exit = exit_of(lowest_bit(f->left), &counter);
 	f->left &= f->left - 1;
 	if (!exit)
@@ -60,6 +63,7 @@ static long mirror_one(__u64 i, void *arg)
 	if (failed) {
 		counter->failed += f->segments;
 	} else {
+		f->sent |= bit;
 		counter->mirrored += f->segments;
 		count_sent(exit->ifindex, f->segments, f->bytes);
 	}
@@ -77,5 +81,6 @@ __noinline int mirror(ctx_t *ctx, struct pkt *p)
 	f.segments = p->segments;
 	f.bytes = p->frame_bytes;
 	bpf_loop(EXITS, mirror_one, &f, 0);
+	p->mirrors = f.sent;
 	return 0;
 }

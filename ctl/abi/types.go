@@ -143,6 +143,7 @@ type Captured struct {
 	_              structs.HostLayout
 	Time           uint64
 	Key            FlowKey
+	Mirrors        uint64
 	Ifindex        uint32
 	OutIfindex     uint32
 	Length         uint32

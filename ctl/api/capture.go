@@ -70,7 +70,8 @@ type Captured struct {
 	Vlan      uint16     `json:"vlan,omitempty"`
 	Packets   int        `json:"packets"` // on the wire: a bundle is several
 	CapturedFrame
-	Out *CapturedOut `json:"out,omitempty"` // what gardu sends instead: to a backend, or an answer
+	Out    *CapturedOut `json:"out,omitempty"`    // what gardu sends instead: to a backend, or an answer
+	Copies []string     `json:"copies,omitempty"` // interfaces that rules mirrored it to, as it came
 }
 
 // CapturedFrame is what was taken of a frame.

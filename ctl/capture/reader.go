@@ -30,6 +30,7 @@ type Packet struct {
 	Before    Frame  // as it came
 	After     Frame  // what gardu sends instead; no bytes: nothing
 	SentBy    uint32 // index of the interface where it sends that
+	Mirrors   uint64 // exits that got a copy of it as it came, a bit each
 }
 
 // Frame is what was taken of a frame.
@@ -61,7 +62,7 @@ func parse(raw []byte) (Packet, error) {
 	p := Packet{
 		Proto: c.Key.Proto, VLAN: c.Key.Tag & vlanMask, Monotonic: c.Time, Ifindex: c.Ifindex, Out: abi.Way(c.Way) == abi.WayOut,
 		Packets: int(c.Packets), Decider: c.Decider, Service: c.Service, Backend: c.Backend, Reason: abi.Reason(c.Reason), Readers: c.Readers,
-		Before: newFrame(frames[:before:before], c.Length, c.BeVlanProto, c.VlanTci), SentBy: c.OutIfindex,
+		Before: newFrame(frames[:before:before], c.Length, c.BeVlanProto, c.VlanTci), SentBy: c.OutIfindex, Mirrors: c.Mirrors,
 	}
 	if after > 0 {
 		p.After = newFrame(frames[before:], c.OutLength, c.BeOutVlanProto, c.OutVlanTci)

@@ -187,6 +187,12 @@ func (n *eventNames) captured(p *capture.Packet, snap int) *api.Captured {
 	if len(p.After.Bytes) > 0 {
 		c.Out = &api.CapturedOut{Interface: n.interfaceName(p.SentBy), CapturedFrame: cut(p.After, snap)}
 	}
+	for name, id := range n.ids.Exits {
+		if p.Mirrors>>id&1 != 0 {
+			c.Copies = append(c.Copies, name)
+		}
+	}
+	slices.Sort(c.Copies)
 	return c
 }
 

@@ -204,6 +204,71 @@ func writeBack(conn net.PacketConn) error {
 	return err
 }
 
+const checkedConfig = `
+interfaces:
+  client0: {path: tc}
+filter:
+  rules:
+    - {name: copy, match: {proto: udp, dport: 5306}, action: {mirror: b1}}
+    - {name: sink, match: {proto: udp, dport: 5306}, action: drop}
+services:
+  wrapped: {address: 192.0.2.10, port: 80, proto: tcp, forward: ipip, health: {tcp: true, every: 200ms, timeout: 150ms}, backends: [{name: b1, address: 10.0.1.11}]}
+  plain: {address: "2001:db8:10::10", port: 80, proto: tcp, forward: dsr, health: {tcp: true, every: 200ms, timeout: 150ms}, backends: [{name: b1, address: "2001:db8:1::11"}]}
+`
+
+// TestCaptureSendsOfItsOwn: health checks are captured where they start and as they leave, and of copies that rules mirror it is said where
+// they went; a file has these as packets of their own.
+func TestCaptureSendsOfItsOwn(t *testing.T) {
+	w := newWorld(t, 1)
+	w.start(checkedConfig)
+	before := w.programs()
+	one := func(filter string) *api.Captured {
+		t.Helper()
+		c := w.capture("check", "-n", "1", "-o", "ndjson", filter)
+		if said := c.wait(); said != "1 packet captured, none lost\n" {
+			t.Fatalf("it says %q", said)
+		}
+		return &c.packets()[0]
+	}
+	for _, want := range []struct{ filter, before, after string }{
+		{"service wrapped and interface lo and verdict forward", "tcp 10.0.1.1:", "ipip 10.0.1.1 > 10.0.1.11 "},
+		{"direction out and backend b1 and verdict forward and dst 2001:db8:10::10", "tcp [2001:db8:1::1]:", "tcp [2001:db8:1::1]:"},
+	} {
+		p := one(want.filter)
+		if p.Interface != "lo" || p.Direction != "out" || p.Verdict != "forward" || p.Backend != "b1" || p.Service == "" || !strings.HasPrefix(p.Packet, want.before) {
+			t.Errorf("a check of %s: %+v: %s", want.filter, p, p.Packet)
+		}
+		if p.Out == nil || p.Out.Interface != "b1" || !strings.HasPrefix(p.Out.Packet, want.after) {
+			t.Errorf("a check of %s leaves as %+v", want.filter, p.Out)
+		}
+	}
+
+	lines := w.capture("lines", "-n", "1", "-o", "ndjson", "proto udp and dport 5306")
+	file := w.path("copy.pcapng")
+	written := w.capture("file", "-n", "1", "-w", file, "rule sink")
+	w.send(w.dial("198.51.100.1:5306"), 1)
+	for _, c := range []*capturing{lines, written} {
+		if said := c.wait(); said != "1 packet captured, none lost\n" {
+			t.Errorf("it says %q", said)
+		}
+	}
+	if p := lines.packets()[0]; p.Rule != "sink" || p.Verdict != "drop" || !slices.Equal(p.Copies, []string{"b1"}) || p.Out != nil {
+		t.Errorf("a packet of which a copy was sent: %+v", p)
+	}
+	text, err := exec.Command("tshark", "-r", file, "-T", "fields", "-e", "frame.interface_name", "-e", "frame.packet_flags_direction", "-e", "frame.comment", "-e", "udp.dstport").Output()
+	w.must(err)
+	const want = "client0\t0x00000001\tdrop (rule-drop), rule sink\t5306\nb1\t0x00000002\tcopy sent by gardu: drop (rule-drop), rule sink\t5306\n"
+	if string(text) != want {
+		t.Errorf("tshark reads\n%swant\n%s", text, want)
+	}
+	w.until("the programs of before", func() error {
+		if now := w.programs(); now != before {
+			return fmt.Errorf("%s, before it was %s", now, before)
+		}
+		return nil
+	})
+}
+
 // TestCaptureEndsByItself when its client is killed, and when the daemon is; and what a stopped daemon loses is counted.
 func TestCaptureEndsByItself(t *testing.T) {
 	w := newWorld(t, 1)

@@ -29,8 +29,9 @@ func (a *app) captureCommand() *cobra.Command {
 		Long: `Shows packets as they are handled, each with what became of it: also those that are
 dropped at XDP, which no other tool sees; and what gardu sends to a backend or answers,
 as it came and as it leaves. What the kernel sends is seen where gardu is at tc egress.
-Not seen are gardu's own health checks on their way to backends (their answers are),
-and the copies that rules mirror, which are what the packet itself is when it comes.
+Health checks that go through their service's path are seen on the loopback, where they
+start, and as they leave. Of copies that rules mirror it is said which interfaces got
+one; a file has each as a packet of its own.
 
 EXPR picks packets by what they are and what became of them, and is evaluated in the
 kernel; gardu help expr explains it. -w writes a pcapng file that Wireshark opens, with
@@ -182,11 +183,19 @@ type nopCloser struct{ io.Writer }
 
 func (nopCloser) Close() error { return nil }
 
-// writeCaptured writes a packet as it came and, if gardu sends something instead, that.
+// writeCaptured writes a packet as it came, its copies and, if gardu sends something instead, that.
 func writeCaptured(w *pkt.Writer, c *api.Captured) error {
 	before := pkt.Captured{Time: c.Time, Frame: c.Frame, Length: c.Length}
-	if err := w.WriteOn(c.Interface, c.Direction == "out", before, captureComment(c)); err != nil || c.Out == nil {
+	if err := w.WriteOn(c.Interface, c.Direction == "out", before, captureComment(c)); err != nil {
 		return err
+	}
+	for _, name := range c.Copies {
+		if err := w.WriteOn(name, true, before, "copy sent by gardu: "+captureComment(c)); err != nil {
+			return err
+		}
+	}
+	if c.Out == nil {
+		return nil
 	}
 	after := pkt.Captured{Time: c.Time, Frame: c.Out.Frame, Length: c.Out.Length}
 	return w.WriteOn(c.Out.Interface, true, after, "sent by gardu: "+captureComment(c))
@@ -251,9 +260,14 @@ func (a *app) captureColumns() []column[api.Captured] {
 			{"packet", false, func(c *api.Captured) any { return c.Packet }},
 			{"out_interface", false, out(func(o *api.CapturedOut) any { return o.Interface })},
 			{"out_packet", false, out(func(o *api.CapturedOut) any { return o.Packet })},
+			{"copies", false, func(c *api.Captured) any { return strings.Join(c.Copies, " ") }},
 		}...)
 	}
 	return append(columns, column[api.Captured]{"packet", false, func(c *api.Captured) any {
-		return cmp.Or(c.Packet, "-") + out(func(o *api.CapturedOut) any { return "  =>  " + o.Interface + " " + o.Packet })(c).(string)
+		text := cmp.Or(c.Packet, "-")
+		if len(c.Copies) > 0 {
+			text += "  =>  copies to " + strings.Join(c.Copies, ", ")
+		}
+		return text + out(func(o *api.CapturedOut) any { return "  =>  " + o.Interface + " " + o.Packet })(c).(string)
 	}})
 }
