@@ -67,13 +67,18 @@ func (l lab) load(s scenario) (*subject, error) {
 			}
 		}
 	}
-	g, err := newGenerator(s.tuples(), options{length: s.length})
+	program, err := w.Program(dataplane.HookXDP)
 	if err != nil {
 		return nil, err
 	}
-	program, err := w.Program(dataplane.HookXDP)
+	if s.part > 0 {
+		if err := touch(program); err != nil {
+			return nil, err
+		}
+	}
+	g, err := newGenerator(s.tuples(), options{length: s.length})
 	if err != nil {
-		return nil, errors.Join(err, g.close())
+		return nil, err
 	}
 	counted := func() (tally, error) { return w.counted(s.reasons) }
 	loaded := &subject{scenario: s, generator: g, counted: counted}
@@ -87,6 +92,64 @@ func (l lab) load(s scenario) (*subject, error) {
 		}
 	}
 	return loaded, g.put(program)
+}
+
+// touch reads all of the tables of flows and of translations that a program looks into. A machine that is virtual may have to map each of their pages
+// when it is read by its address for the first time, which takes longer than all that a packet takes; packets of which no two are of one flow
+// would hardly meet a page twice.
+func touch(program *ebpf.Program) error {
+	info, err := program.Info()
+	if err != nil {
+		return fmt.Errorf("look at the program under test: %w", err)
+	}
+	ids, _ := info.MapIDs()
+	for _, id := range ids {
+		if err := touchTable(id); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func touchTable(id ebpf.MapID) error {
+	outer, err := ebpf.NewMapFromID(id)
+	if err != nil {
+		return fmt.Errorf("open a map of the program under test: %w", err)
+	}
+	defer outer.Close()
+	info, err := outer.Info()
+	if err != nil {
+		return fmt.Errorf("look at a map of the program under test: %w", err)
+	}
+	switch info.Name {
+	case abi.AbiMapFlowTables:
+		return touchInner[abi.FlowBucket](outer)
+	case abi.AbiMapNatEntries:
+		return touchInner[abi.NatBucket](outer)
+	case abi.AbiMapNatLines:
+		return touchInner[abi.NatLine](outer)
+	}
+	return nil
+}
+
+func touchInner[value any](outer *ebpf.Map) error {
+	var table *ebpf.Map
+	if err := outer.Lookup(uint32(0), &table); err != nil {
+		return fmt.Errorf("open the table in %s: %w", outer, err)
+	}
+	defer table.Close()
+	const batch = 1 << 12
+	keys, values := make([]uint32, batch), make([]value, batch)
+	var cursor ebpf.MapBatchCursor
+	for {
+		_, err := table.BatchLookup(&cursor, keys, values, nil)
+		if errors.Is(err, ebpf.ErrKeyNotExist) {
+			return nil
+		}
+		if err != nil {
+			return fmt.Errorf("read %s: %w", table, err)
+		}
+	}
 }
 
 func (l lab) close() error {

@@ -35,6 +35,7 @@ enum nat_kind {
 /* The translation of the packet in hand. */
 struct nat_now {
 	struct flow_key client; /* an answer's key as its client knows it */
+	__u64 own;              /* hash of the packet's ends */
 	__u8 pool[16], address[16];
 	__be16 be_pool_port, be_port;
 	__u32 index;    /* of the entry + 1; 0: there is none */
@@ -148,29 +149,47 @@ static __always_inline bool nat_read(const struct nat_entry *entry, struct nat_n
 	return word == READ_ONCE(entry->way[0]);
 }
 
+static __always_inline __u32 nat_bucket(const struct control *c, __u64 hash, int n)
+{
+	return (n ? (__u32)(hash >> 20) * 0x9E3779B1u : (__u32)hash) & c->nat_mask;
+}
+
+/* The place in a bucket where a translation is looked for first, and then in turn. */
+static __always_inline __u32 nat_place_of(__u64 hash, int turn) { return (hash >> 32 ^ turn) % NAT_ENTRIES; }
+
 /* Look for the translation of a client's ends in one bucket. */
-static __always_inline bool nat_in(void *table, __u32 number, const struct state_ends *ends, __u64 tag, struct nat_now *now)
+static __always_inline bool nat_in(void *table, __u32 number, const struct state_ends *ends, __u64 hash, struct nat_now *now)
 {
 	struct nat_bucket *bucket = bpf_map_lookup_elem(table, &number);
-	__u64 word;
+	__u64 word, tag = state_tag(hash);
 
 	if (!bucket)
 		return false;
 #pragma unroll
 	for (int i = 0; i < NAT_ENTRIES; i++) {
-		struct nat_entry *entry = &bucket->entry[i];
+		__u32 at = nat_place_of(hash, i);
+		struct nat_entry *entry = &bucket->entry[at];
 
 		word = READ_ONCE(entry->way[0]);
 		if (word >> STATE_TAG << STATE_TAG != tag || nat_claimed(word) || !same_ends((struct state_entry *)entry, ends))
 			continue;
-		return nat_read(entry, now, number * NAT_ENTRIES + i, word);
+		return nat_read(entry, now, number * NAT_ENTRIES + at, word);
 	}
 	return false;
 }
 
-static __always_inline __u32 nat_bucket(const struct control *c, __u64 hash, int n)
+/* Ask memory for the places where the packet's translation most likely is, or will be: they come while other tables are waited for. */
+static __always_inline void nat_touch(const struct control *c, void *table, __u64 hash)
 {
-	return (n ? (__u32)(hash >> 20) * 0x9E3779B1u : (__u32)hash) & c->nat_mask;
+	__u32 number = nat_bucket(c, hash, 0), other = nat_bucket(c, hash, 1);
+	struct nat_bucket *bucket = bpf_map_lookup_elem(table, &number);
+	struct nat_bucket *second = bpf_map_lookup_elem(table, &other);
+
+	if (!bucket || !second)
+		return;
+	READ_ONCE(bucket->entry[nat_place_of(hash, 0)].way[0]);
+	READ_ONCE(bucket->entry[nat_place_of(hash, 0)].pool[0]);
+	READ_ONCE(second->entry[nat_place_of(hash, 0)].way[0]);
 }
 
 /* A client's packet is for p->backend, unless a translation that lives says that its flow is on another one: that outlives records of
@@ -203,9 +222,8 @@ __noinline int nat_follow(struct pkt *p)
 	now->index = now->live = 0;
 	now->clock = nat_clock(c);
 	nat_ends(&ends, p);
-	hash = state_hash(c, &ends);
-	if (!nat_in(table, nat_bucket(c, hash, 0), &ends, state_tag(hash), now) &&
-	    !nat_in(table, nat_bucket(c, hash, 1), &ends, state_tag(hash), now)) {
+	hash = now->own;
+	if (!nat_in(table, nat_bucket(c, hash, 0), &ends, hash, now) && !nat_in(table, nat_bucket(c, hash, 1), &ends, hash, now)) {
 		now->index = 0;
 		return REASON_FORWARD;
 	}
@@ -412,24 +430,26 @@ struct nat_places {
 	__u32 index, free;
 };
 
-static __always_inline void nat_places_in(struct nat_try *t, __u32 number, struct nat_places *places)
+static __always_inline void nat_places_in(struct nat_try *t, __u32 number, __u64 hash, struct nat_places *places)
 {
 	struct nat_bucket *bucket = bpf_map_lookup_elem(t->table, &number);
+	__u32 at;
 
 	if (!bucket)
 		return;
 #pragma unroll
-	for (int i = 0; i < NAT_ENTRIES; i++) {
-		if (!nat_expired(&bucket->entry[i], t->now->clock))
+	for (int i = NAT_ENTRIES - 1; i >= 0; i--) {
+		at = nat_place_of(hash, i);
+		if (!nat_expired(&bucket->entry[at], t->now->clock))
 			continue;
-		places->entry = &bucket->entry[i];
-		places->index = number * NAT_ENTRIES + i;
+		places->entry = &bucket->entry[at];
+		places->index = number * NAT_ENTRIES + at;
 		places->free++;
 	}
 }
 
-/* An entry for a new translation, claimed: the one that a former translation of the same ends has, or one of two buckets, the emptier one.
- * NULL: there is none. */
+/* An entry for a new translation, claimed: the one that a former translation of the same ends has, or one of two
+ * buckets: the first one if it is as good as empty, since it is looked at first, else the emptier one. NULL: there is none. */
 static __noinline struct nat_entry *nat_place(struct nat_try *t, __u64 hash)
 {
 	struct nat_places first = {}, second = {};
@@ -440,9 +460,9 @@ static __noinline struct nat_entry *nat_place(struct nat_try *t, __u64 hash)
 		entry = nat_entry_at(t->table, t->now->index - 1);
 		word = t->now->word[0];
 	} else {
-		nat_places_in(t, nat_bucket(t->c, hash, 0), &first);
-		nat_places_in(t, nat_bucket(t->c, hash, 1), &second);
-		if (second.free > first.free)
+		nat_places_in(t, nat_bucket(t->c, hash, 0), hash, &first);
+		nat_places_in(t, nat_bucket(t->c, hash, 1), hash, &second);
+		if (second.free > first.free && first.free < NAT_ENTRIES - 1)
 			first = second;
 		entry = first.entry;
 		if (!entry)
@@ -513,7 +533,7 @@ __noinline int nat_make(struct pkt *p)
 	now->be_port = backend->be_port ? backend->be_port : p->key.be_dport;
 	now->backend = p->backend;
 	nat_ends(&now->ends, p);
-	hash = state_hash(t.c, &now->ends);
+	hash = now->own;
 	entry = nat_place(&t, hash);
 	if (!entry)
 		return REASON_NAT_FULL;
@@ -566,10 +586,11 @@ __noinline int nat_answers(struct pkt *p)
 	if (!p || !now || !c || !table || !slots || !nat_can(p))
 		return 0;
 	nat_ends(&ends, p);
-	hash = state_hash(c, &ends);
+	now->own = hash = state_hash(c, &ends);
 	line = nat_line_at(c, slots, hash);
 	if (!line)
 		return 0;
+	nat_touch(c, table, hash);
 #pragma unroll
 	for (int i = 0; i < NAT_SLOTS; i++) {
 		there = READ_ONCE(line->slot[i]);

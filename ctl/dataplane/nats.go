@@ -37,7 +37,7 @@ func (d *Dataplane) RoomForTranslations(max int) {
 }
 
 // natBuckets is the number of buckets, a power of two, for max translations. A new one that finds both of its buckets full is refused:
-// when three fifths of all places are taken, one in a thousand is, so that many are the most there are to be.
+// until three fifths of all places are taken that are fewer than one in a thousand, so that many are the most there are to be.
 func natBuckets(max int) uint32 {
 	return 1 << bits.Len(uint(max*5/3-1)/uint(abi.NatEntries))
 }
