@@ -150,6 +150,14 @@ func TestPlanJudgesLiveFlows(t *testing.T) {
 			t.Errorf("without the service: %+v", g)
 		}
 	}
+	many := "filter:\n  rules:\n    - {name: seven, match: {proto: udp, dport: 7777}, action: drop}\n"
+	for i := range 500 { // longer tables than those in force, for programs of their own
+		many += fmt.Sprintf("    - {name: r%d, match: {src: 203.0.113.%d, dport: %d}, action: drop}\n", i, i%256, 1000+i)
+	}
+	if p = w.plan(two+many, true); p.Flows.Unjudged != "" || p.Flows.Cut == 0 {
+		t.Errorf("many rules: %+v", p.Flows)
+	}
+	wantPrice(t, p.Price)
 	p = w.plan(two + "filter: {default: drop, rules: [{name: answers, match: {state: established}, action: pass}]}\nnat: {max: 1000}\n")
 	if p.Flows.Unjudged != "" || p.Flows.Cut < 9 {
 		t.Errorf("a snapshot that is the first to ask for state: %+v", p.Flows)

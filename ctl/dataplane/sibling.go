@@ -167,6 +167,7 @@ func (s *Dataplane) tryGeneration(d *Dataplane, trial *Trial) error {
 func (s *Dataplane) tryTable(d *Dataplane, which abi.Table, lines []abi.Line) (*Table, error) {
 	generation := d.control.generation()
 	if lines != nil || generation == 0 || d.slots[slot(generation)][which] == nil {
+		s.lengths[which] = s.nextLength(which, len(lines)) // no programs are there yet that were made for another one
 		return s.newTable(which, lines)
 	}
 	table := d.slots[slot(generation)][which]
