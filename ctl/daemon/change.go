@@ -302,10 +302,15 @@ func (d *Daemon) commit(next candidate, c compiled, how change) (err error) {
 	if err := d.beforeResize(c.flowsMax()); err != nil {
 		return err
 	}
-	d.resolveHops(c.tables.Backends)
+	hopsFound := make(chan struct{})
+	go func() { // neighbours may take their time to answer, and so does the verifier
+		defer close(hopsFound)
+		d.resolveHops(c.tables.Backends)
+	}()
 	d.syncExits(c.ids.Exits)
 	// What the rules in force need at tc egress stays there until others are.
 	restore, err := d.attachAll(withEgress(c.interfaces, d.hasEgress), c.ids.Interfaces)
+	<-hopsFound
 	if err != nil {
 		return errors.Join(err, restore())
 	}

@@ -317,6 +317,7 @@ func (d *Daemon) serve(ctx context.Context, stop context.CancelFunc, reload <-ch
 			errs[i] = part(ctx)
 		})
 	}
+	running.Go(d.completeFlows)
 	d.log.Info("serving", "socket", d.socket(d.current.Load().candidate), "revision", d.current.Load().revision,
 		"generation", d.reconciler.Generation())
 	running.Wait()
@@ -422,6 +423,7 @@ func (d *Daemon) housekeep(ctx context.Context) error {
 		d.syncHealth()
 		d.followSinks()
 		d.fault("finish resize of the flow table", d.finishResize())
+		d.completeFlows() // again, if there was no memory
 		d.keepPinned()
 		d.saveAgain()
 		d.tellHistory()

@@ -252,6 +252,11 @@ func (d *Daemon) flowTotals() (flow.Totals, error) {
 	return d.totals.value, nil
 }
 
+// completeFlows gives the flow table all its room, for which nobody waited at the start.
+func (d *Daemon) completeFlows() {
+	d.fault("make the whole flow table", d.plane.CompleteFlows())
+}
+
 // beforeResize makes room for another size of the flow table while the last one is not finished. changing is held.
 func (d *Daemon) beforeResize(max int) error {
 	if max == 0 || max == d.plane.FlowsMax() {

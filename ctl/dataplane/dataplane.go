@@ -88,7 +88,7 @@ type Dataplane struct {
 	origin    *Dataplane // of a sibling: whose flows it may recall; nil: none
 }
 
-// Open takes over what is pinned under opts.Dir, or creates it. What was attached stays attached, and runs newly
+// Open takes over what is pinned under opts.Dir, or creates it; CompleteFlows is to follow. What was attached stays attached, and runs newly
 // loaded programs from then on, made for opts.Features and for whatever the generation in force needs besides.
 //
 // Errors: *LockedError when another process has the directory open, *VersionError when what is pinned doesn't fit
@@ -125,7 +125,7 @@ func Open(opts Options) (_ *Dataplane, err error) {
 	d.dropped.max = opts.DroppedMax
 	d.nats.max = opts.NATMax
 	if pinned == nil {
-		if err := d.create(opts.FlowsMax, nil); err != nil {
+		if err := d.create(opts.FlowsMax, min(flowStart, lruSize(opts.FlowsMax)), nil); err != nil {
 			return nil, err
 		}
 	} else {
@@ -175,7 +175,7 @@ func OpenPrivate(features compile.Features, flowsMax int, options ...PrivateOpti
 	for _, option := range options {
 		option(d)
 	}
-	if err := d.create(flowsMax, nil); err != nil {
+	if err := d.create(flowsMax, lruSize(flowsMax), nil); err != nil {
 		return nil, err
 	}
 	d.control.NatKey = 0 // which ports are chosen can be foretold
@@ -221,21 +221,32 @@ func prepare(opts Options) (*Dataplane, error) {
 	return d, nil
 }
 
-// create makes all maps but the shared ones, and pins them if there is a directory.
-func (d *Dataplane) create(flowsMax int, shared mapSet) (err error) {
-	if d.maps, err = createMaps(d.specs, shared); err != nil {
+// create makes all maps but the shared ones, the LRU map of flows of that size, and pins them if there is a directory.
+func (d *Dataplane) create(flowsMax int, lru uint32, shared mapSet) (err error) {
+	var table *FlowTable
+	made := make(chan error, 1)
+	go func() {
+		var err error
+		table, err = d.newFlows(flowsMax, lru)
+		made <- err
+	}()
+	d.maps, err = createMaps(d.specs, shared)
+	if err = errors.Join(err, <-made); err != nil {
+		if table != nil {
+			err = errors.Join(err, table.close())
+		}
 		return err
 	}
 	if d.control, err = mapControl(d.maps[abi.AbiMapControl]); err != nil {
-		return err
+		return errors.Join(err, table.close())
 	}
 	if err := d.control.initialise(); err != nil {
+		return errors.Join(err, table.close())
+	}
+	if err := d.useFlows(0, table); err != nil {
 		return err
 	}
 	if err := d.openBlocks(); err != nil {
-		return err
-	}
-	if err := d.createFlows(0, flowsMax); err != nil {
 		return err
 	}
 	if d.dir == "" {

@@ -24,6 +24,8 @@ const (
 	flowInserts = 250_000
 	// flowRoom is how many records there are for each flow expected.
 	flowRoom = 2
+	// flowStart is the size of the LRU map that a new table begins with: nothing is in it before the array has filled up somewhere.
+	flowStart = 4096
 )
 
 // FlowTable is where flows are kept: an array that the programs write, and the LRU map behind it.
@@ -32,6 +34,7 @@ type FlowTable struct {
 	LRU    *ebpf.Map
 
 	array *ebpf.Map
+	max   int // flows that it is made for; the LRU map may not be as large yet
 }
 
 // flowTables are the two pairs behind control.flow_slot; nil where there is none.
@@ -57,7 +60,7 @@ func (d *Dataplane) ReadFlows(read func(tables []FlowTable) error) error {
 func (d *Dataplane) FlowsMax() int {
 	d.flows.mu.RLock()
 	defer d.flows.mu.RUnlock()
-	return int(d.flows.pairs[d.control.FlowSlot].LRU.MaxEntries())
+	return d.flows.pairs[d.control.FlowSlot].max
 }
 
 // ResizeFlows puts a new, empty table for max flows in use. Flows move into it as their packets come; those that send none
@@ -69,13 +72,13 @@ func (d *Dataplane) ResizeFlows(max int) error {
 	d.flows.mu.Lock()
 	defer d.flows.mu.Unlock()
 	slot := d.control.FlowSlot
-	if d.flows.pairs[slot].LRU.MaxEntries() == lruSize(max) {
+	if d.flows.pairs[slot].max == int(lruSize(max)) {
 		return nil
 	}
 	if d.flows.pairs[1-slot] != nil {
 		return errors.New("resize the flow table: the last resize is not finished")
 	}
-	if err := d.createFlows(1-slot, max); err != nil {
+	if err := d.createFlows(1-slot, max, lruSize(max)); err != nil {
 		return err
 	}
 	atomic.StoreUint32(&d.control.FlowOld, 1)
@@ -112,36 +115,111 @@ func (d *Dataplane) FinishResize(count func(old, now FlowTable) error) error {
 	return d.dropFlows(slot)
 }
 
-// createFlows makes the pair of a slot.
-func (d *Dataplane) createFlows(slot uint32, max int) error {
-	cpus, err := ebpf.PossibleCPU()
-	if err != nil {
-		return fmt.Errorf("count CPUs: %w", err)
-	}
-	hz, err := hertz()
+// createFlows makes the pair of a slot, with an LRU map of that size.
+func (d *Dataplane) createFlows(slot uint32, max int, lru uint32) error {
+	table, err := d.newFlows(max, lru)
 	if err != nil {
 		return err
 	}
-	buckets := flowBuckets(max, cpus)
-	arraySpec := d.specs[abi.AbiMapFlowTables].InnerMap.Copy()
-	arraySpec.MaxEntries = uint32(cpus) * buckets
-	lruSpec := d.specs[abi.AbiMapFlowLru].InnerMap.Copy()
-	lruSpec.MaxEntries = lruSize(max)
+	return d.useFlows(slot, table)
+}
 
-	table := &FlowTable{}
-	d.flows.pairs[slot] = table
-	if table.array, err = ebpf.NewMap(arraySpec); err != nil {
+// newFlows makes a pair that no slot has yet.
+func (d *Dataplane) newFlows(max int, lru uint32) (_ *FlowTable, err error) {
+	cpus, err := ebpf.PossibleCPU()
+	if err != nil {
+		return nil, fmt.Errorf("count CPUs: %w", err)
+	}
+	spec := d.specs[abi.AbiMapFlowTables].InnerMap.Copy()
+	spec.MaxEntries = uint32(cpus) * flowBuckets(max, cpus)
+	table := &FlowTable{max: int(lruSize(max))}
+	if table.array, err = ebpf.NewMap(spec); err != nil {
 		err = permission(fmt.Sprintf("make a table for %d flows", max), err)
-	} else if table.LRU, err = ebpf.NewMap(lruSpec); err != nil {
-		err = permission(fmt.Sprintf("make an LRU map for %d flows", max), err)
-	} else if table.Memory, err = mapMemory(table.array); err == nil {
+	} else if table.LRU, err = d.newLRU(lru); err == nil {
+		table.Memory, err = mapMemory(table.array)
+	}
+	if err != nil {
+		return nil, errors.Join(err, table.close())
+	}
+	return table, nil
+}
+
+func (d *Dataplane) newLRU(size uint32) (*ebpf.Map, error) {
+	spec := d.specs[abi.AbiMapFlowLru].InnerMap.Copy()
+	spec.MaxEntries = size
+	lru, err := ebpf.NewMap(spec)
+	if err != nil {
+		return nil, permission(fmt.Sprintf("make an LRU map for %d flows", size), err)
+	}
+	return lru, nil
+}
+
+// useFlows gives a slot its pair.
+func (d *Dataplane) useFlows(slot uint32, table *FlowTable) error {
+	d.flows.pairs[slot] = table
+	cpus, err := ebpf.PossibleCPU()
+	if err != nil {
+		return errors.Join(fmt.Errorf("count CPUs: %w", err), d.dropFlows(slot))
+	}
+	hz, err := hertz()
+	if err == nil {
 		err = d.putFlows(slot, table)
 	}
 	if err != nil {
 		return errors.Join(err, d.dropFlows(slot))
 	}
-	atomic.StoreUint32(&d.control.FlowMask[slot], buckets-1)
-	atomic.StoreUint32(&d.control.FlowBudget, flowBudget(max, cpus, hz))
+	atomic.StoreUint32(&d.control.FlowMask[slot], flowBuckets(table.max, cpus)-1)
+	atomic.StoreUint32(&d.control.FlowBudget, flowBudget(table.max, cpus, hz))
+	return nil
+}
+
+// CompleteFlows gives the table in use an LRU map of its whole size, if it began with a small one: the kernel takes a second to make one for a
+// million flows, which nobody is to wait for at the start. What was in the small one moves.
+func (d *Dataplane) CompleteFlows() error {
+	d.flows.mu.RLock()
+	table := d.flows.pairs[d.control.FlowSlot]
+	size := lruSize(table.max)
+	complete := table.LRU.MaxEntries() == size
+	d.flows.mu.RUnlock()
+	if complete {
+		return nil
+	}
+	lru, err := d.newLRU(size)
+	if err != nil {
+		return err
+	}
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.flows.mu.Lock()
+	defer d.flows.mu.Unlock()
+	slot := d.control.FlowSlot
+	if d.flows.pairs[slot] != table || table.LRU.MaxEntries() == size { // somebody else was quicker
+		return lru.Close()
+	}
+	old := table.LRU
+	table.LRU = lru
+	// Putting something into an outer map waits for the programs that run, so nobody looks into the old one after that.
+	if err := d.putFlows(slot, table); err != nil {
+		table.LRU = old
+		return errors.Join(err, d.putFlows(slot, table), lru.Close())
+	}
+	return errors.Join(moveFlows(old, lru), old.Close())
+}
+
+// moveFlows puts what is in an LRU map into another one. Of a flow that came again meanwhile there is a record in the array too, of what was
+// since; if that one is in the other map already, the old one counts as lost.
+func moveFlows(from, to *ebpf.Map) error {
+	var key abi.FlowKey
+	var value abi.FlowValue
+	entries := from.Iterate()
+	for entries.Next(&key, &value) {
+		if err := to.Update(&key, &value, ebpf.UpdateNoExist); err != nil && !errors.Is(err, ebpf.ErrKeyExist) {
+			return fmt.Errorf("move a flow: %w", err)
+		}
+	}
+	if err := entries.Err(); err != nil {
+		return fmt.Errorf("move flows: %w", err)
+	}
 	return nil
 }
 
@@ -226,6 +304,7 @@ func (d *Dataplane) openFlows() error {
 			}
 			return permission("open the flow table", err)
 		}
+		table.max = int(table.LRU.MaxEntries()) // of one that wasn't complete yet too few, so it is resized
 		d.flows.pairs[slot] = table
 	}
 	slot := d.control.FlowSlot

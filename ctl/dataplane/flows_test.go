@@ -1,6 +1,7 @@
 package dataplane
 
 import (
+	"errors"
 	"net/netip"
 	"slices"
 	"testing"
@@ -8,6 +9,7 @@ import (
 	"github.com/cilium/ebpf"
 
 	"gardu/ctl/abi"
+	"gardu/ctl/compile"
 )
 
 func tablesOf(t *testing.T, d *Dataplane) (lengths []int, lru []uint32) {
@@ -86,6 +88,55 @@ func TestResizeFlowsKeepsTheOldTableUntilFinished(t *testing.T) {
 		t.Fatal(err)
 	}
 	check(10, 5000)
+}
+
+// A new table works with a small LRU map until it has a whole one, into which flows move. A daemon that died before begins another table.
+func TestCompleteFlows(t *testing.T) {
+	dir, max := testDir(t), 2*flowStart
+	begin := func() *Dataplane {
+		d, err := Open(Options{Dir: dir, Features: compile.Features{Flows: true}, FlowsMax: max})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return d
+	}
+	check := func(d *Dataplane, lru, flows int) {
+		t.Helper()
+		if _, sizes := tablesOf(t, d); !slices.Equal(sizes, []uint32{uint32(lru)}) || d.FlowsMax() != flows {
+			t.Errorf("LRU maps of %v in a table for %d flows, want %d and %d", sizes, d.FlowsMax(), lru, flows)
+		}
+	}
+	d := begin()
+	check(d, flowStart, max)
+	closeIt(t, d)
+	d = begin()
+	check(d, flowStart, flowStart)
+	if err := errors.Join(d.CompleteFlows(), d.ResizeFlows(max), d.FinishResize(func(_, _ FlowTable) error { return nil })); err != nil {
+		t.Fatal(err)
+	}
+	check(d, max, max)
+	closeIt(t, d)
+
+	dir = testDir(t)
+	d = begin()
+	key, value := abi.FlowKey{Tag: 1}, abi.FlowValue{Packets: 5}
+	if err := d.flows.pairs[0].LRU.Put(&key, &value); err != nil {
+		t.Fatal(err)
+	}
+	for range 2 { // the second time nothing is left to do
+		if err := d.CompleteFlows(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	check(d, max, max)
+	closeIt(t, d)
+	d = begin()
+	defer closeIt(t, d)
+	check(d, max, max)
+	var moved abi.FlowValue
+	if err := d.flows.pairs[0].LRU.Lookup(&key, &moved); err != nil || moved.Packets != 5 {
+		t.Errorf("moved: %d packets, error %v", moved.Packets, err)
+	}
 }
 
 func TestFlowsAreSeenAndAccounted(t *testing.T) {

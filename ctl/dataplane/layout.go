@@ -266,7 +266,7 @@ func (d *Dataplane) openMigrated(flowsMax int) error {
 	d.lostDir, d.dir = d.dir, ""
 	if m.loses("flows") {
 		d.control.FlowSlot, d.control.FlowOld, d.control.DroppedMask = 0, 0, 0
-		if err := d.createFlows(0, flowsMax); err != nil {
+		if err := d.createFlows(0, flowsMax, lruSize(flowsMax)); err != nil {
 			return err
 		}
 	}

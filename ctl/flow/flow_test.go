@@ -350,7 +350,7 @@ func TestTotal(t *testing.T) {
 	f.put(raw(server, client, 4, 1, 60))
 	f.lru.records = []abi.FlowRecord{raw("198.51.100.8:1", server, 3, 1, 1), raw("198.51.100.9:1", server, 2, 1, 1), raw("198.51.100.10:1", server, 2, 1, 1)}
 	counters := abi.FlowTotals{
-		Accounted: 34, AccountedBytes: 3400, Evicted: 1, EvictedBytes: 100, Refused: 2, RefusedBytes: 200,
+		Created: 5, Accounted: 34, AccountedBytes: 3400, Evicted: 1, EvictedBytes: 100, Refused: 2, RefusedBytes: 200,
 		Spilled: 20, SpilledBytes: 2000, Returned: 2, ReturnedBytes: 200, // 18 went behind and stayed, 7 are there
 	}
 	account := Account{
@@ -378,7 +378,7 @@ func TestTotalWhileFlowsMove(t *testing.T) {
 	read := 0
 	got, err := Account{Counters: func() (abi.FlowTotals, error) {
 		read++
-		counters := abi.FlowTotals{Accounted: 5, Spilled: 5}
+		counters := abi.FlowTotals{Created: 1, Accounted: 5, Spilled: 5}
 		if read == 2 {
 			counters.Returned = 5
 		}
