@@ -3,9 +3,11 @@ package daemon
 import (
 	"errors"
 	"fmt"
+	"maps"
 	"net/netip"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -298,6 +300,68 @@ func TestOutOfMemory(t *testing.T) {
 	w.must(unix.Prlimit(pid, unix.RLIMIT_AS, &was, nil))
 	w.mustTry(closed, 0)
 	w.wantPassing(false, "closed")
+}
+
+// A snapshot that the kernel doesn't take, whichever map or program is the first that it refuses, changes nothing and is not in the history;
+// the daemon that comes after a crash has what was in force. What refuses here is the number of files that the process may have open.
+func TestDoesNotLoad(t *testing.T) {
+	w := newWorld(t)
+	w.write("gardu.yaml", base)
+	w.start()
+	w.wantPassing(true, "at first")
+	var was unix.Rlimit
+	w.must(unix.Prlimit(w.process.Pid(), unix.RLIMIT_NOFILE, nil, &was))
+	try := func(more int) error {
+		t.Helper()
+		open, err := os.ReadDir(fmt.Sprintf("/proc/%d/fd", w.process.Pid()))
+		w.must(err)
+		w.must(unix.Prlimit(w.process.Pid(), unix.RLIMIT_NOFILE, &unix.Rlimit{Cur: uint64(len(open) + more), Max: was.Max}, nil))
+		_, failed := w.try(closed, 0)
+		w.must(unix.Prlimit(w.process.Pid(), unix.RLIMIT_NOFILE, &was, nil))
+		return failed
+	}
+	unchanged := func(when string) {
+		t.Helper()
+		if status := w.status(); status.Revision != 1 || status.Waiting != nil || len(status.Warnings) > 0 {
+			t.Fatalf("%s: revision %d, waiting %+v, warnings %q", when, status.Revision, status.Waiting, status.Warnings)
+		}
+		if got := w.revisionList(); got != "1:start:0:in-force" {
+			t.Fatalf("%s: history %s", when, got)
+		}
+		w.wantPassing(true, when)
+	}
+	refused := map[string]bool{}
+	more := 1
+	for ; more < 300; more += 5 {
+		err := try(more)
+		if err == nil {
+			break
+		}
+		refused[err.Error()] = true // the library that creates maps may take it for a kernel that lacks a feature
+		unchanged(fmt.Sprintf("with %d more files", more))
+	}
+	t.Logf("it takes %d more files; refused as %q", more, slices.Collect(maps.Keys(refused)))
+	if len(refused) < 3 || !strings.Contains(fmt.Sprint(refused), "too many open files") {
+		t.Errorf("it was refused in %d ways: %v", len(refused), refused)
+	}
+	w.told(api.EventFault, "was not applied: ")
+	w.wantPassing(false, "applied")
+
+	w.mustTry(base, 0)
+	w.process.Kill()
+	w.start()
+	w.wantPassing(true, "after a start")
+	before := w.revisionList()
+	if err := try(1); err == nil {
+		t.Fatal("it was applied")
+	}
+	w.process.Kill()
+	w.wantPassing(true, "without a daemon")
+	w.start()
+	w.wantPassing(true, "with the next daemon")
+	if now := w.revisionList(); now != before {
+		t.Errorf("history %s, before %s", now, before)
+	}
 }
 
 // addressSpace is how much memory a process sees.
