@@ -64,11 +64,17 @@ func TestExplainedPacketsAreSent(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for reason, n := range met {
-		t.Logf("%6d %s", n, reason)
+	for what, n := range met {
+		t.Logf("%6d %s", n, what)
 	}
-	if seed == usual && !testing.Short() && (len(met) < 20 || met["forward"] < 100) {
-		t.Errorf("the packets are too tame: %d reasons, %d forwarded", len(met), met["forward"])
+	if seed != usual || testing.Short() {
+		return
+	}
+	for _, what := range []string{"forward", "nat-reply", "blocked", "allowed", "rule-drop", "rule-reject", "out-drop", "service-fragment", "too-big-told",
+		"step state", "step limit", "step nat", "step remembered", "step cid", "text [2001:", "text first", "text later"} {
+		if met[what] < 20 {
+			t.Errorf("the packets are too tame: %d of %s", met[what], what)
+		}
 	}
 }
 
@@ -196,7 +202,7 @@ func (w *wire) close() {
 	}
 }
 
-var anyLimit = regexp.MustCompile(`, limit: \{[^}]*\}`)
+var anyLimit = regexp.MustCompile(`, limit: \{[^}]*(, per: [^}]*)\}`)
 
 // rich is the one of some configurations that has the most to say.
 func (g generator) rich() (best configText) {
@@ -217,11 +223,11 @@ func (g generator) rich() (best configText) {
 	return best
 }
 
-// configure puts a random configuration in force: without limits, which explain says that it doesn't know.
+// configure puts a random configuration in force, with limits that nobody exceeds: what they have left explain says that it doesn't know.
 func (w *wire) configure(g generator) error {
 	c := g.rich()
 	for i := range c.rules {
-		c.rules[i] = anyLimit.ReplaceAllString(c.rules[i], "")
+		c.rules[i] = anyLimit.ReplaceAllString(c.rules[i], ", limit: {rate: 1000000/s, burst: 1000000$1}")
 	}
 	s := script{configs: []configText{c}}
 	snapshot, err := readConfig(s.archive(), "config.yaml")
@@ -284,6 +290,15 @@ func (w *wire) round(g generator, packets int, met map[string]int) error {
 		}
 		done++
 		met[told.Reason]++
+		for _, step := range told.Steps {
+			met["step "+step.Step]++
+		}
+		text := pkt.Describe(frame)
+		for _, word := range []string{"[2001:", "later", "first"} { // IPv6, fragments
+			if strings.Contains(text, word) {
+				met["text "+word]++
+			}
+		}
 		if told.Rule != "" && told.Reason != "health-reply" {
 			expected.Add("rule "+told.Rule, explain.Counter{Packets: 1})
 		}
