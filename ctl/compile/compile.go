@@ -104,7 +104,7 @@ func Compile(snapshot *model.Snapshot, ids IDs) (*Tables, error) {
 }
 
 // CompileAfter is Compile, and takes over from the tables before what comes out the same: a change of one rule doesn't make
-// the sets anew. before may be nil; what is returned doesn't depend on it.
+// the sets anew. before may be nil, or without its lines of sets; what is returned doesn't depend on it.
 func CompileAfter(before *Tables, snapshot *model.Snapshot, ids IDs) (*Tables, error) {
 	rules, err := lowerRules(snapshot, ids)
 	if err != nil {
@@ -112,7 +112,7 @@ func CompileAfter(before *Tables, snapshot *model.Snapshot, ids IDs) (*Tables, e
 	}
 	t := &Tables{uses: rules.sets}
 	var classes int
-	if before != nil && slices.EqualFunc(before.uses, rules.sets, setUse.equal) {
+	if before != nil && before.Sets != nil && slices.EqualFunc(before.uses, rules.sets, setUse.equal) {
 		t.Sets, classes = before.Sets, before.Cost.Classes
 	} else if t.Sets, classes, err = setsTable(rules.sets); err != nil {
 		return nil, err

@@ -140,6 +140,11 @@ func TestCompileAfter(t *testing.T) {
 	if &after.Sets[0] != &before.Sets[0] {
 		t.Error("the sets were made anew")
 	}
+	without := *before
+	without.Sets = nil
+	if again, err := CompileAfter(&without, &next, nextIDs); err != nil || again.String() != after.String() {
+		t.Errorf("after tables without lines of sets something else comes out, error %v", err)
+	}
 	next.Sets = []model.Set{{Name: "big", Prefixes: randomPrefixes(999, false)}}
 	other, err := CompileAfter(before, &next, nextIDs)
 	if err != nil {

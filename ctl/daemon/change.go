@@ -65,6 +65,13 @@ type applied struct {
 // tag names what is in force for who wants to change exactly that.
 func (a *applied) tag() string { return api.Tag(a.revision, a.digest) }
 
+// withoutTables is for who keeps names, and with them not all the rest.
+func (a *applied) withoutTables() *applied {
+	named := *a
+	named.tables = nil
+	return &named
+}
+
 type backendName struct{ service, backend string }
 
 // parse reads a configuration.
@@ -77,8 +84,9 @@ func (d *Daemon) parse(name string, text []byte, dir string) (candidate, error) 
 	return candidate{snapshot: snapshot, warnings: warnings, digest: digest(snapshot), name: name, dir: dir, text: text, read: read}, nil
 }
 
-// compile turns a candidate into tables, with the ids that are in use.
+// compile turns a candidate into tables, with the ids that are in use. changing is held, or nobody else is there yet.
 func (d *Daemon) compile(c candidate) (compiled, error) {
+	d.recallSets()
 	return compileAfter(d.current.Load(), d.saved.IDs, c)
 }
 

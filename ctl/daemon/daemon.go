@@ -428,6 +428,7 @@ func (d *Daemon) housekeep(ctx context.Context) error {
 		d.saveAgain()
 		d.tellHistory()
 		if at := d.tidyAt.Load(); at != 0 && int64(time.Since(d.started)) > at && d.tidyAt.CompareAndSwap(at, 0) {
+			d.shed()
 			debug.FreeOSMemory() // reading and compiling took several times what is kept
 		}
 	}

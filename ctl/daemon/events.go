@@ -172,7 +172,7 @@ type eventNames struct {
 }
 
 func (n *eventNames) refresh(d *Daemon) (err error) {
-	if n.applied == d.current.Load() && time.Since(n.at) < lookAgain {
+	if n.applied != nil && n.applied.snapshot == d.current.Load().snapshot && time.Since(n.at) < lookAgain {
 		return nil
 	}
 	n.flowNames, n.at = d.flowNames(), time.Now()

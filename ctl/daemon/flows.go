@@ -134,7 +134,7 @@ type flowNames struct {
 }
 
 func (d *Daemon) flowNames() flowNames {
-	names := flowNames{applied: d.current.Load(), backends: map[uint16]string{}, addresses: map[uint16]netip.Addr{}, interfaces: map[uint32]string{}}
+	names := flowNames{applied: d.current.Load().withoutTables(), backends: map[uint16]string{}, addresses: map[uint16]netip.Addr{}, interfaces: map[uint32]string{}}
 	for id, backend := range d.reconciler.Have().Backends {
 		names.backends[id], names.addresses[id] = backend.Name, backend.Address
 	}

@@ -60,6 +60,7 @@ func (d *Daemon) prepare(next candidate, request api.PlanRequest) (now *applied,
 func (d *Daemon) judge(next candidate, request api.PlanRequest) (now *applied, result api.Plan, ids compile.IDs, err error) {
 	d.changing.Lock()
 	defer d.changing.Unlock()
+	d.recallSets()
 	now = d.current.Load()
 	if err = d.checkInterfaces(next); err == nil {
 		err = d.checkWritable(next)

@@ -300,7 +300,7 @@ type reportNames struct {
 func (n *reportNames) get(d *Daemon) flowNames {
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	if n.names.applied != d.current.Load() || time.Since(n.at) > lookAgain {
+	if n.names.applied == nil || n.names.applied.snapshot != d.current.Load().snapshot || time.Since(n.at) > lookAgain {
 		n.names, n.at = d.flowNames(), time.Now()
 	}
 	return n.names

@@ -51,7 +51,7 @@ func (d *Daemon) Sets(context.Context) ([]api.Set, error) {
 
 // setCounts are how many entries the sets of one generation have, by name.
 type setCounts struct {
-	of             *applied
+	of             *applied        // without its tables
 	asked          map[string]bool // by a rule or filter.allow
 	wanted, kernel map[string]int
 }
@@ -66,7 +66,7 @@ type setCountsCache struct {
 func (d *Daemon) setCounts() (*setCounts, error) {
 	d.counted.mu.Lock()
 	defer d.counted.mu.Unlock()
-	if last := d.counted.last; last != nil && last.of == d.current.Load() {
+	if last := d.counted.last; last != nil && last.of.snapshot == d.current.Load().snapshot {
 		return last, nil
 	}
 	d.changing.Lock() // so that what is read back is of the snapshot that is in force
@@ -76,7 +76,7 @@ func (d *Daemon) setCounts() (*setCounts, error) {
 	if err != nil {
 		return nil, fmt.Errorf("read the sets back: %w", err)
 	}
-	c := &setCounts{of: now, asked: map[string]bool{}, wanted: map[string]int{}, kernel: map[string]int{}}
+	c := &setCounts{of: now.withoutTables(), asked: map[string]bool{}, wanted: map[string]int{}, kernel: map[string]int{}}
 	inRules := map[string]bool{}
 	for i := range now.snapshot.Filter.Rules {
 		for _, condition := range now.snapshot.Filter.Rules[i].Match {

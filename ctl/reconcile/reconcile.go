@@ -83,6 +83,14 @@ func (r *Reconciler[T, Tables]) Have() Have {
 	return have
 }
 
+// Tables takes the same tables as those in force, with lines that those lack or without lines that those have. A plan loads what is not there
+// to compare with.
+func (r *Reconciler[T, Tables]) Tables(same *compile.Tables) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.have.Tables = same
+}
+
 // UntidyError is what went wrong after a commit: the generation is in force and right, but something that it doesn't need is
 // still there.
 type UntidyError struct {
