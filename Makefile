@@ -20,7 +20,7 @@ BASE ?= HEAD~1
 GENERATE_PACKAGES := clang-19 llvm-19 libbpf-dev linux-libc-dev
 TEST_PACKAGES := chromium-headless-shell curl iperf3 iproute2 nfdump nftables nginx-light openssh-client openssh-server prometheus sqlite3 systemd tshark wrk xdp-tools
 PACKAGE_PACKAGES := rpm
-BENCH_PACKAGES := haproxy iperf3 iproute2 ipset ipvsadm nftables nginx-light wrk xdp-tools
+BENCH_PACKAGES := haproxy iperf3 iproute2 ipset ipvsadm nfdump nftables nginx-light wrk xdp-tools
 VM_PACKAGES := qemu-system-x86 xz-utils
 
 # The race detector needs cgo, and with it Go can't change the privileges of all threads: the daemon's tests of these are not among them.

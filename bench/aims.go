@@ -69,6 +69,8 @@ var aims = []aim{
 	{area: "flows", says: "one flow on both CPUs, to a flow each", value: "net " + elephant, of: "net " + twoFlows, limit: 1.1},
 	{area: "flows", says: "1M flows swept", value: "control sweep of 1M flows", limit: 50, unit: "ms"},
 	{area: "flows", says: "kernel memory a flow expected", value: "control kernel memory a flow", limit: 450, unit: "bytes"},
+	{area: "flows", says: "memory while 1M flows a minute are exported", value: "control memory, 1M flows a minute", limit: 190, unit: "MiB"},
+	{area: "flows", says: "what is reported of 1M flows a minute arrives", value: "control arrived, 1M flows a minute", limit: 100, unit: "%", least: true},
 
 	{area: "control", says: "list of 1M entries in force", value: "control apply of a list of 1M", limit: 1500, unit: "ms"},
 	{area: "control", says: "10,000 rules in force", value: "control apply of 10,000 rules", limit: 150, unit: "ms"},

@@ -99,13 +99,18 @@ func (m *manager) memory(name string) (float64, error) {
 
 // loading is the most memory that an apply takes of a daemon that has the same already.
 func (m *manager) loading() (float64, error) {
-	if err := os.WriteFile(fmt.Sprintf("/proc/%d/clear_refs", m.daemon.Pid()), []byte("5"), 0); err != nil { // forget the peak
+	if err := m.forgetPeak(); err != nil {
 		return 0, err
 	}
 	if _, err := m.apply(strings.Replace(heavy(), "name: rule-0,", "name: another,", 1)); err != nil {
 		return 0, err
 	}
 	return m.memory("VmHWM")
+}
+
+// forgetPeak begins anew what VmHWM is the most of.
+func (m *manager) forgetPeak() error {
+	return os.WriteFile(fmt.Sprintf("/proc/%d/clear_refs", m.daemon.Pid()), []byte("5"), 0)
 }
 
 // idle is the CPU time that the daemon takes, in percent of a core.

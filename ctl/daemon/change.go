@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"runtime/debug"
 	"slices"
 	"strings"
 	"time"
@@ -160,6 +161,8 @@ type change struct {
 }
 
 func (d *Daemon) apply(request api.ApplyRequest, how change) (api.ApplyResult, error) {
+	debug.SetGCPercent(hurriedGC)
+	defer debug.SetGCPercent(quietGC)
 	next, err := d.parse(request.Name, []byte(request.YAML), request.Dir)
 	if err != nil {
 		return api.ApplyResult{}, err

@@ -318,6 +318,7 @@ func (d *Daemon) serve(ctx context.Context, stop context.CancelFunc, reload <-ch
 		})
 	}
 	running.Go(d.completeFlows)
+	debug.SetGCPercent(quietGC)
 	d.log.Info("serving", "socket", d.socket(d.current.Load().candidate), "revision", d.current.Load().revision,
 		"generation", d.reconciler.Generation())
 	running.Wait()
@@ -433,6 +434,10 @@ func (d *Daemon) housekeep(ctx context.Context) error {
 		}
 	}
 }
+
+// How much the heap may grow, in percent of what is in use, before it is collected: while a configuration is applied, which is to be
+// quick, and else, when it is to be small.
+const hurriedGC, quietGC = 100, 50
 
 // summary is an error in one line: of a wrong configuration, the first mistake.
 func summary(err error) string {

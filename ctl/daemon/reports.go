@@ -307,8 +307,9 @@ func (n *reportNames) get(d *Daemon) flowNames {
 }
 
 const (
-	passEvery = time.Second // how often the flow table is looked at
-	passShare = 20          // reading it may take one part in so many of a CPU's time
+	passEvery  = time.Second     // how often the flow table is looked at
+	passShare  = 20              // reading it may take one part in so many of a CPU's time,
+	passAtMost = 5 * time.Second // but new flows soon take the places of old ones, which must be reported by then
 )
 
 // trackFlows looks at the flow table again and again and reports what flows do, until ctx ends. Large tables are looked at less
@@ -324,8 +325,13 @@ func (d *Daemon) trackFlows(ctx context.Context) error {
 		}
 		reading, err := d.reportFlows(flow.Timers{})
 		d.fault("report flows", err)
-		timer.Reset(max(passEvery, passShare*2*reading))
+		timer.Reset(passAfter(reading))
 	}
+}
+
+// passAfter is how long to wait until the next pass, when reading the table takes so much CPU time.
+func passAfter(reading time.Duration) time.Duration {
+	return min(max(passEvery, passShare*2*reading), passAtMost)
 }
 
 // sampleFlows lets one packet of so many count. What was counted before is reported before, so that no report is of both,
@@ -342,7 +348,7 @@ func (d *Daemon) sampleFlows(of int) {
 	}
 }
 
-// reportFlows looks at the flow table once, and if it is to go reports everything. It says how long reading the table took.
+// reportFlows looks at the flow table once, and if it is to go reports everything. It says how much CPU time reading the table takes.
 func (d *Daemon) reportFlows(what flow.Timers) (reading time.Duration, err error) {
 	tracker := d.reports.tracker.Load()
 	if tracker == nil || len(d.reports.all()) == 0 {

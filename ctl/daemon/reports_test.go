@@ -397,3 +397,14 @@ func TestSamplingChanges(t *testing.T) {
 		})
 	}
 }
+
+// A table that takes long to read is read less often, but not so late that what new flows overwrite was never reported.
+func TestPassesComeInTime(t *testing.T) {
+	for reading, want := range map[time.Duration]time.Duration{
+		0: time.Second, 20 * time.Millisecond: time.Second, 50 * time.Millisecond: 2 * time.Second, 10 * time.Second: 5 * time.Second,
+	} {
+		if got := passAfter(reading); got != want {
+			t.Errorf("after reading for %s the next pass comes in %s, want %s", reading, got, want)
+		}
+	}
+}

@@ -62,6 +62,9 @@ func (t *Tracker) pickOne(hash uint64, moment bool) bool {
 			l.entry, l.known = *t.ledger.entry(index), true
 		}
 		l.touch(t.ledger)
+		if len(t.looks) == lookSome && cap(t.looks) < lookMax { // all at once: what is grown step by step leaves as much behind
+			t.looks = append(make([]look, 0, lookMax), t.looks...)
+		}
 		t.looks = append(t.looks, l)
 	}
 	t.looks[i].moment = t.looks[i].moment || moment

@@ -2,6 +2,7 @@ package flow
 
 import (
 	"math/bits"
+	"runtime"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -25,6 +26,9 @@ const linger = 2 * time.Second
 
 // lookMax bounds the flows that are looked at together, and so the memory of a pass: some 500 bytes each.
 const lookMax = 1 << 16
+
+// lookSome is how many are few.
+const lookSome = 1 << 12
 
 // Tracker turns the records of flow tables into reports: of each flow, what it did since the last one.
 //
@@ -53,6 +57,7 @@ type Tracker struct {
 	floor    uint64           // no reader is before it
 	told     uint64           // the reports that readers were told of
 	patience time.Duration    // that a pass has left for readers
+	quickest float64          // ns that reading a record took at least
 	noRoom   atomic.Uint64    // flows that the last pass couldn't report
 	sample   atomic.Uint32    // of how many packets one is counted
 
@@ -86,10 +91,15 @@ func makeTracker(l *ledger) *Tracker {
 }
 
 // monotonic is CLOCK_MONOTONIC in ns.
-func monotonic() uint64 {
+func monotonic() uint64 { return clockNow(unix.CLOCK_MONOTONIC) }
+
+// cpuTime is what this thread has used.
+func cpuTime() time.Duration { return time.Duration(clockNow(unix.CLOCK_THREAD_CPUTIME_ID)) }
+
+func clockNow(id int32) uint64 {
 	var now unix.Timespec
-	if err := unix.ClockGettime(unix.CLOCK_MONOTONIC, &now); err != nil {
-		panic(err) // cannot happen: every Linux has it
+	if err := unix.ClockGettime(id, &now); err != nil {
+		panic(err) // cannot happen: every Linux has both
 	}
 	return uint64(now.Nano())
 }
@@ -179,21 +189,23 @@ func (w *window) silenced(v *abi.FlowValue) bool {
 	return age-w.idle-1 < w.since || abi.FlowState(v.State)&abi.FlowStateClosed != 0 && age-w.linger-1 < w.since
 }
 
-// Pass looks at the flows of the tables that are due. now is the kernel's time before it. It says how long it took to read the tables
-// once, which it does twice at least when flows are due.
+// Pass looks at the flows of the tables that are due. now is the kernel's time before it. It says how much CPU time it takes to read the
+// tables once, which it does twice at least when flows are due.
 func (t *Tracker) Pass(tables []*Table, clock Clock, now abi.Clock, timers Timers) (reading time.Duration, err error) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
+	runtime.LockOSThread() // whose time is measured
+	defer runtime.UnlockOSThread()
 	defer t.tell()
 	w := t.window(now, clock, timers)
 	t.patience, t.stuck = passPatience, [maxReaders]bool{}
 	var noRoom uint64
 	err = inParts(func(depth int, part uint64) (full bool, err error) {
-		began := time.Now()
+		began := cpuTime()
 		if full, err = t.pick(tables, &w, depth, part); full || err != nil {
 			return full, err
 		}
-		reading = time.Since(began)
+		reading = t.readingOf(tables, cpuTime()-began)
 		missed, err := t.settle(tables, nil, &w)
 		noRoom += missed
 		return false, err
@@ -204,6 +216,18 @@ func (t *Tracker) Pass(tables []*Table, clock Clock, now abi.Clock, timers Timer
 	t.noRoom.Store(noRoom)
 	t.endPass(now, w.active)
 	return reading, nil
+}
+
+// readingOf is how much CPU time it takes to read the tables, without what is done about flows: at the rate of the quickest so far.
+func (t *Tracker) readingOf(tables []*Table, took time.Duration) time.Duration {
+	records := 1
+	for _, table := range tables {
+		records += table.Capacity()
+	}
+	if rate := float64(took) / float64(records); t.quickest == 0 || rate < t.quickest {
+		t.quickest = rate
+	}
+	return time.Duration(t.quickest * float64(records))
 }
 
 // Leave reports all flows that have records in old, a table that no program uses any more, while others are in use; and forgets what

@@ -765,3 +765,19 @@ func BenchmarkPass1M(b *testing.B) {
 		pass()
 	}
 }
+
+// What is done about many flows, or a first look at new memory, doesn't make the next passes come late.
+func TestReadingIsTheQuickest(t *testing.T) {
+	var tracker Tracker
+	small, large := []*Table{{records: make([]words, 999)}}, []*Table{{records: make([]words, 9999)}}
+	for _, c := range []struct {
+		tables     []*Table
+		took, want time.Duration
+	}{
+		{small, 5000, 5000}, {small, 1000, 1000}, {small, 7000, 1000}, {large, 90_000, 10_000}, {large, 8000, 8000}, {small, 1000, 800},
+	} {
+		if got := tracker.readingOf(c.tables, c.took); got != c.want {
+			t.Errorf("after %s: %s, want %s", c.took, got, c.want)
+		}
+	}
+}

@@ -44,7 +44,7 @@ const (
 	tcpMessage   = 8192
 
 	// No more datagrams than a collector's socket has room for are sent at once.
-	burst      = 16
+	burst      = 8
 	burstPause = time.Millisecond
 )
 

@@ -14,8 +14,11 @@ const (
 	// spread is the longest time that a report is spread over: what it says of more than that counts for the last of it.
 	spread = 15 * time.Minute
 
-	// pendingMax bounds the rows that wait to be written, at some 200 bytes each.
-	pendingMax = 1 << 18
+	// pendingMax bounds the rows that wait to be written, at some 200 bytes each, and pendingEach those for each row that is kept of a
+	// table: enough for as many minutes as a report is spread over. As many may be on their way into the file meanwhile.
+	pendingMax  = 1 << 18
+	pendingEach = 192
+	pendingMin  = 1 << 14
 )
 
 // Roller adds reports up by minute until they are taken. It is pure: no clock, no file. It is not safe for concurrent use.
@@ -163,16 +166,19 @@ func (n *naming) kind(report *flow.Report) *kind {
 	return k
 }
 
+func pendingRows(top int) int { return min(max(pendingEach*top, pendingMin), pendingMax) }
+
 // bound keeps what waits in memory from growing: first the small rows are added up, then the oldest minutes are lost.
 func (r *Roller) bound() {
-	if r.pending.keys() <= pendingMax {
+	most := pendingRows(r.top)
+	if r.pending.keys() <= most {
 		return
 	}
 	for _, m := range r.pending.minutes {
 		m.cut(r.top, r.pending.kinds)
 	}
 	for _, at := range r.pending.oldest(len(r.pending.minutes)) {
-		if r.pending.keys() <= pendingMax*3/4 {
+		if r.pending.keys() <= most*3/4 {
 			return
 		}
 		r.lost = r.lost.Plus(r.pending.minutes[at][totals].sum())

@@ -147,7 +147,7 @@ func TestRollerIsBounded(t *testing.T) {
 		}
 		r.Add(reports, names{}, noon)
 		want = want.Plus(sumOf(reports))
-		if n := r.pending.keys(); n > pendingMax {
+		if n := r.pending.keys(); n > pendingRows(100) {
 			t.Fatalf("%d rows are pending", n)
 		}
 		if n := len(r.pending.kinds.known); n > kindsMax+5 {
