@@ -14,6 +14,8 @@ struct block_search {
 	__u32 hit;
 	__u32 pad;
 };
+
+/* Programs only. */
 MAP(block_searches, BPF_MAP_TYPE_PERCPU_ARRAY, __u32, struct block_search, 1);
 
 struct find_block {

@@ -35,6 +35,8 @@ struct answer {
 	__u8 link[32];          /* Ethernet header and tags */
 	__u8 ip[ANSWER_BYTES];  /* headers, then zeros or what is quoted */
 };
+
+/* Programs only. The answer that the CPU is writing. */
 MAP(answers, BPF_MAP_TYPE_PERCPU_ARRAY, __u32, struct answer, 1);
 
 /* Codes of ICMP type 3 (RFC 792; RFC 1812, section 5.2.7.1) and ICMPv6 type 1 (RFC 4443, section 3.1). */

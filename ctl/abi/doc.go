@@ -5,4 +5,4 @@
 package abi
 
 //go:generate go tool bpf2go -cc clang-19 -strip llvm-strip-19 -target bpfel -no-global-types -go-package abi -output-stem abi Abi ../../bpf/abi.c -- -O2 -g -Wall -Werror -mcpu=v3 -I../../bpf -I/usr/include/x86_64-linux-gnu
-//go:generate go run ./gen abi_bpfel.o types.go ../../bpf/maps.h maps.go
+//go:generate go run ./gen abi_bpfel.o types.go maps.go ../../bpf/maps.h ../../bpf/capture.h ../../bpf/event.h ../../bpf/flow.h ../../bpf/pkt.h ../../xdp/blocks.h ../../xdp/nat.h ../../xdp/reject.h ../../xdp/rules.h

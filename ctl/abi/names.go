@@ -35,7 +35,7 @@ func Ntohs(be uint16) uint16 {
 // Htons is the inverse of Ntohs.
 func Htons(host uint16) uint16 { return Ntohs(host) }
 
-// MapHelp says who writes a map of bpf/maps.h, who reads it, and what happens when it is full; "" for other maps.
+// MapHelp says who writes a map of the programs, who reads it, and what happens when it is full; "" for other maps.
 func MapHelp(name string) string { return mapHelp[name] }
 
 // MapNames are the maps of bpf/maps.h, sorted.

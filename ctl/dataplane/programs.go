@@ -4,6 +4,8 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"slices"
+	"strings"
 	"sync"
 
 	"github.com/cilium/ebpf"
@@ -230,7 +232,12 @@ func VerifierLog(features compile.Features, name string, full bool) (string, err
 		defer collection.Close()
 		return collection.Programs[name].VerifierLog, nil
 	}
-	return "", fmt.Errorf("there is no program %s", name)
+	var names []string
+	for _, object := range objects {
+		names = append(names, slices.Collect(maps.Values(object.programs))...)
+	}
+	slices.Sort(names)
+	return "", fmt.Errorf("there is no program %s: gardu has %s", name, strings.Join(names, ", "))
 }
 
 // setConstants sets the load-time constants of bpf/config.h.

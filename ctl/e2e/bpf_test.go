@@ -110,8 +110,8 @@ func TestBPF(t *testing.T) {
 	}
 	for _, c := range []struct{ args, want string }{
 		{"lookup blocks 12", "bytes in hex"},
-		{"lookup nothing 1", `there is no map "nothing": gardu has `},
-		{"lookup exits 9999", "key does not exist"},
+		{"lookup nothing 1", "there is no map \"nothing\": gardu has\n  answers backend_counters backend_notes "},
+		{"lookup exits 9999", "the map has no such entry"},
 		{"dump events", "no entries that can be looked up"},
 		{"log nothing", "there is no program nothing"},
 	} {

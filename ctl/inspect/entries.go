@@ -79,13 +79,13 @@ func (c *Content) Lookup(key []byte) (Entry, error) {
 	if !c.perCPU {
 		value := make([]byte, size)
 		if err := c.m.Lookup(key, &value); err != nil {
-			return Entry{}, fmt.Errorf("look up: %w", err)
+			return Entry{}, noEntry(err)
 		}
 		return Entry{c.decodeKey(key), c.decode(value)}, nil
 	}
 	var each [][]byte
 	if err := c.m.Lookup(key, &each); err != nil {
-		return Entry{}, fmt.Errorf("look up: %w", err)
+		return Entry{}, noEntry(err)
 	}
 	values := make([]any, len(each))
 	for cpu, value := range each {
@@ -101,10 +101,26 @@ func (c *Content) Next(key []byte) ([]byte, error) {
 	if key != nil {
 		from = key
 	}
-	if err := c.m.NextKey(from, &next); err != nil {
+	if err := c.m.NextKey(from, &next); errors.Is(err, ebpf.ErrKeyNotExist) {
+		return nil, &NoEntry{"no further entry"}
+	} else if err != nil {
 		return nil, fmt.Errorf("next key: %w", err)
 	}
 	return next, nil
+}
+
+// NoEntry says that a map has none; it is ebpf.ErrKeyNotExist.
+type NoEntry struct{ what string }
+
+func (e *NoEntry) Error() string { return "the map has " + e.what }
+
+func (e *NoEntry) Unwrap() error { return ebpf.ErrKeyNotExist }
+
+func noEntry(err error) error {
+	if errors.Is(err, ebpf.ErrKeyNotExist) {
+		return &NoEntry{"no such entry"}
+	}
+	return fmt.Errorf("look up: %w", err)
 }
 
 // Dump calls visit with each entry, at most so many, until it returns an error. Entries that come and go meanwhile may be seen

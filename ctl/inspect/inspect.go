@@ -299,8 +299,28 @@ func (i *Instance) describeMap(id ebpf.MapID, names map[string]string) (Map, err
 	} else if full, ok := names[info.Name]; ok {
 		one.Name = full
 	}
-	one.Help = abi.MapHelp(one.Name)
+	one.Help = abi.MapHelp(outerOf(one.Name))
 	return one, nil
+}
+
+// outerOf is the map of maps that a pinned table is in; other names are left as they are.
+func outerOf(name string) string {
+	dir, of, _ := strings.Cut(name, "/")
+	switch {
+	case dir == "generations" && strings.HasSuffix(of, "-0"):
+		return abi.AbiMapTablesSets
+	case dir == "generations":
+		return abi.AbiMapTablesRules
+	case dir != "flows":
+		return name
+	case of == "dropped":
+		return "flow_dropped"
+	case strings.HasSuffix(of, "-table"):
+		return "flow_tables"
+	case strings.HasSuffix(of, "-lru"):
+		return "flow_lru"
+	}
+	return of
 }
 
 // fullNames gives back to names what the kernel cuts off: it keeps 15 bytes.

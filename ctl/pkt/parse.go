@@ -9,7 +9,7 @@ import (
 )
 
 // Error says where a PACKET text is wrong. Its message has three lines: what is wrong, the text, and a caret under
-// the place with what is allowed there.
+// the place with what is allowed there; what has no room beside the caret stands below it.
 type Error struct {
 	Text    string // the whole PACKET
 	Column  int    // of the word that is wrong, from 1, in bytes; one past the end when something is missing
@@ -19,11 +19,26 @@ type Error struct {
 
 func (e *Error) Error() string {
 	text := fmt.Sprintf("column %d: %s\n  %s\n  %s^", e.Column, e.Message, e.Text, strings.Repeat(" ", e.Column-1))
-	if e.Allowed != "" {
+	switch {
+	case e.Allowed == "":
+	case e.Column+len(e.Allowed) < lineWidth:
 		text += " " + e.Allowed
+	default:
+		text += "\n  allowed there:"
+		width := len("  allowed there:")
+		for word := range strings.FieldsSeq(e.Allowed) {
+			if width += 1 + len(word); width >= lineWidth {
+				text += "\n   "
+				width = 4 + len(word)
+			}
+			text += " " + word
+		}
 	}
 	return text
 }
+
+// lineWidth is what a terminal has room for.
+const lineWidth = 80
 
 // Parse builds the Ethernet frame that a PACKET text describes, with right checksums unless it asks for others. The
 // error is an *Error.

@@ -175,6 +175,11 @@ func TestHelpNamesEveryWord(t *testing.T) {
 	if !errors.As(err, &at) {
 		t.Fatal(err)
 	}
+	for line := range strings.Lines(err.Error()) {
+		if len(line) > 80 {
+			t.Errorf("too long for a terminal: %s", line)
+		}
+	}
 	for _, word := range strings.Fields(at.Allowed) {
 		if !strings.Contains(pkt.Help(), word) {
 			t.Errorf("Help doesn't mention %s", word)

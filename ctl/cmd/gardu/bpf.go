@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"errors"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -132,13 +133,13 @@ known is printed by its members, else as bytes in hex.`,
 	log := &cobra.Command{
 		Use:   "log PROGRAM",
 		Short: "Print what the verifier says to a program",
-		Long: `Loads a program (gardu_xdp, gardu_ingress, gardu_egress) once more, made for what the
+		Long: `Loads a program (gardu_xdp, gardu_ingress, gardu_egress, gardu_check) once more, made for what the
 configuration in force needs, attaches it to nothing, and prints what the kernel's
 verifier says: a summary, or with --full every instruction that it goes through, with
 the source line and what it knows of the registers. Without a gardu in the kernel the
 program is made for everything.`,
 		Args:      cobra.ExactArgs(1),
-		ValidArgs: []string{"gardu_xdp", "gardu_ingress", "gardu_egress"},
+		ValidArgs: []string{"gardu_xdp", "gardu_ingress", "gardu_egress", "gardu_check"},
 		RunE: func(_ *cobra.Command, args []string) error {
 			if err := a.needRoot(); err != nil {
 				return err
@@ -256,9 +257,11 @@ func findMap(i *inspect.Instance, name string) (inspect.Map, error) {
 		if m.Name == name || m.ID == uint32(id) {
 			return m, nil
 		}
-		names = append(names, m.Name)
+		if !strings.HasPrefix(m.Name, ".") && !slices.Contains(names, m.Name) { // constants, and a program's own
+			names = append(names, m.Name)
+		}
 	}
-	return inspect.Map{}, usage("there is no map %q: gardu has %s", name, strings.Join(names, ", "))
+	return inspect.Map{}, usage("there is no map %q: gardu has\n%s", name, wrapped(strings.Join(names, " "), "  "))
 }
 
 func (a *app) printEntry(c *inspect.Content, key []byte) error {

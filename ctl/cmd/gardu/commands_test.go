@@ -377,7 +377,7 @@ func TestExplainOffline(t *testing.T) {
 			t.Errorf("%s: %+v", c.packet, e)
 		}
 	}
-	if r := gardu(t, "explain", "-c", path, "-i", "eth7", "arp who-has 192.0.2.1 tell 192.0.2.2"); r.code != exitUsage || !strings.Contains(r.stderr, "[lo]") {
+	if r := gardu(t, "explain", "-c", path, "-i", "eth7", "arp who-has 192.0.2.1 tell 192.0.2.2"); r.code != exitUsage || !strings.Contains(r.stderr, "has the interfaces lo\n") {
 		t.Errorf("%+v", r)
 	}
 	elsewhere := write(t, "gardu.yaml", strings.ReplaceAll(goodConfig, "eth0", "nowhere0"))

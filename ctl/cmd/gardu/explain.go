@@ -187,7 +187,10 @@ func (a *app) printExplanation(frame []byte, e *api.Explanation) {
 		a.printf("  %s  %s\n", dim.paint(a.color, fmt.Sprintf("%-*s", width, step.Step)), printable(step.Result))
 	}
 	a.printTried(e)
-	a.printf("\n%s, %s", verdictStyle(e.Verdict).paint(a.color, e.Verdict), e.Reason)
+	a.printf("\n%s", verdictStyle(e.Verdict).paint(a.color, e.Verdict))
+	if e.Reason != e.Verdict {
+		a.printf(", %s", e.Reason)
+	}
 	if e.Help != "" {
 		a.printf(": %s", e.Help)
 	}
@@ -217,7 +220,7 @@ func (a *app) printExplanation(frame []byte, e *api.Explanation) {
 		a.printf("  %-7s  slot %d of %d\n", "ring", e.Ring.Slot, e.Ring.Slots)
 	}
 	if c := e.Cost; c != nil {
-		a.printf("  %-7s  %s\n", "cost", packetCost(c))
+		a.printf("  %-7s  %s\n", "cost", strings.TrimSpace(wrapped(packetCost(c), "           ")))
 	}
 	if e.Disagreement != "" {
 		a.printf("\n%s\n", verdictStyle("drop").paint(a.color, printable(e.Disagreement)))

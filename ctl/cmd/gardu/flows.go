@@ -30,7 +30,7 @@ by bytes unless --sort says otherwise; the other formats come as found unless
 to the last.
 
 --group adds up the flows that have its keys in common:
-` + wrapped(expr.GroupHelp()) + `
+` + wrapped(expr.GroupHelp(), "  ") + `
 Of src/N and dst/N the first N bits of an IPv4 address count, of IPv6 twice as many.
 What is in none of the lines is added up in a last one.
 
@@ -186,14 +186,17 @@ func endpoint(addr netip.Addr, port uint16) string {
 }
 
 // wrapped breaks a long list into lines with a margin.
-func wrapped(list string) string {
+func wrapped(list, margin string) string {
 	var lines []string
-	line := " "
+	line := margin
 	for word := range strings.FieldsSeq(list) {
-		if len(line)+len(word) >= 78 {
-			lines, line = append(lines, line), " "
+		if len(line)+1+len(word) >= 80 {
+			lines, line = append(lines, line), margin
 		}
-		line += " " + word
+		if line != margin {
+			line += " "
+		}
+		line += word
 	}
 	return strings.Join(append(lines, line), "\n")
 }

@@ -3,6 +3,7 @@ package main
 import (
 	"errors"
 	"fmt"
+	"strings"
 	"time"
 
 	"gardu/ctl/api"
@@ -119,7 +120,7 @@ func (a *app) receiver(links *netdev.Handle, snapshot *model.Snapshot, ifname st
 			}
 		}
 		if !found {
-			return receiver{}, usage("-i %s: the configuration has the interfaces %v", ifname, names)
+			return receiver{}, usage("-i %s: the configuration has the interfaces %s", ifname, strings.Join(names, ", "))
 		}
 	}
 	link, err := links.Link(wanted.Name)

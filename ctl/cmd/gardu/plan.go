@@ -152,7 +152,9 @@ func (a *app) printPlan(p api.Plan, file string) {
 		a.printPlannedFlows(p.Flows)
 	}
 	if p.Price != nil {
-		a.printf("%s\n", printable(priceText(p.Price)))
+		for line := range strings.SplitSeq(priceText(p.Price), "\n") {
+			a.printf("%s\n", printable(line))
+		}
 	}
 	switch {
 	case p.Refused != "":
@@ -288,7 +290,7 @@ func priceText(p *api.PlannedPrice) string {
 	case p.Error != "":
 		return "price: not measured: " + p.Error
 	case p.Known != nil && p.New != nil:
-		return fmt.Sprintf("price: a packet of a known flow %s, the first of a flow %s; measured here on packets of %s", ns(p.Known), ns(p.New), plural(p.Flows, "live flow"))
+		return fmt.Sprintf("price: a packet of a known flow %s, the first of a flow %s\n  measured here on packets of %s", ns(p.Known), ns(p.New), plural(p.Flows, "live flow"))
 	case p.Typical != nil && p.Worst != nil:
 		return fmt.Sprintf("price: no live flow to measure on; by the estimate of `gardu check --cost` rules take %s a packet, at most %s", ns(p.Typical), ns(p.Worst))
 	}

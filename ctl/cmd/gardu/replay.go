@@ -272,7 +272,10 @@ func (r *replaying) tell(c pkt.Captured, comment string, result *dataplane.Resul
 
 // fateText is a fate in words: drop, rule-drop, rule ssh.
 func fateText(f api.Fate) string {
-	words := []string{f.Verdict, f.Reason}
+	words := []string{f.Verdict}
+	if f.Reason != f.Verdict {
+		words = append(words, f.Reason)
+	}
 	for _, part := range []struct{ name, value string }{{"rule", f.Rule}, {"service", f.Service}, {"backend", f.Backend}} {
 		if part.value != "" {
 			words = append(words, part.name+" "+part.value)
@@ -337,7 +340,7 @@ func (r *replaying) print() error {
 	case r.format == formatNDJSON:
 		return printRows(r.app, "differences", r.total.Against, nil)
 	case r.format == formatCSV && r.against != nil:
-		return printRows(r.app, "differences", r.total.Against, fateChangeColumns())
+		return printRows(r.app, "differences", r.total.Against, fateChangeColumns(func(example string) string { return example }))
 	case r.format == formatCSV:
 		return printRows(r.app, "packets", r.total.Fates, fateColumns())
 	}
@@ -372,7 +375,7 @@ func (r *replaying) printTotals() error {
 		return nil
 	}
 	r.printf("\nwith the other configuration:\n")
-	return writeTable(r.stdout, r.color, t.Against, fateChangeColumns())
+	return writeTable(r.stdout, r.color, t.Against, fateChangeColumns(brief))
 }
 
 func fateColumns() []column[api.FateCount] {
@@ -387,7 +390,7 @@ func fateColumns() []column[api.FateCount] {
 	}
 }
 
-func fateChangeColumns() []column[api.FateChange] {
+func fateChangeColumns(text func(example string) string) []column[api.FateChange] {
 	return []column[api.FateChange]{
 		{"from", false, func(c *api.FateChange) any { return styled{fateText(c.From), verdictStyle(c.From.Verdict)} }},
 		{"to", false, func(c *api.FateChange) any { return styled{fateText(c.To), verdictStyle(c.To.Verdict)} }},
@@ -395,6 +398,15 @@ func fateChangeColumns() []column[api.FateChange] {
 		{"packets", false, func(c *api.FateChange) any { return c.Packets }},
 		{"bytes", false, func(c *api.FateChange) any { return size(c.Bytes) }},
 		{"first", false, func(c *api.FateChange) any { return c.First }},
-		{"example", false, func(c *api.FateChange) any { return c.Example }},
+		{"example", false, func(c *api.FateChange) any { return text(c.Example) }},
 	}
+}
+
+// brief is the beginning of a packet's text: a column has no room for more.
+func brief(text string) string {
+	const most = 60
+	if len(text) <= most {
+		return text
+	}
+	return text[:max(0, strings.LastIndexByte(text[:most], ' '))] + " ..."
 }
