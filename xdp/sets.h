@@ -3,11 +3,27 @@
 #pragma once
 #include "../bpf/table.h"
 
+/* Which slots of a bucket are about a /24, a bit each. All are compared: to stop at the last one in use would be a branch that nobody
+ * predicts. */
+static __always_inline __u32 slots_of24(const struct line *line, __u64 key24)
+{
+	__u64 other;
+	__u32 found = 0;
+
+#pragma unroll
+	for (int i = 0; i < BUCKET_SLOTS; i++) {
+		other = (line->w[i] >> 36 ^ key24) & 0xffffff;
+		found |= (__u32)((other - 1) >> 63) << i;
+		asm volatile("" : "+r"(found)); /* all words at once would take more of the stack than there is */
+	}
+	return found;
+}
+
 /* Class of an address by the buckets. */
 static __always_inline __u16 sets_class24(void *sets, struct sets_head *head, __u32 addr)
 {
 	__u64 key24 = addr >> 8, slot;
-	__u32 bucket = mix(mix(MIX_SEED, key24), 4) & head->v4_bucket_mask;
+	__u32 bucket = mix(mix(MIX_SEED, key24), 4) & head->v4_bucket_mask, found;
 	__u16 class = 0;
 
 	for (int hop = 0; hop < BUCKET_HOPS; hop++) {
@@ -15,17 +31,13 @@ static __always_inline __u16 sets_class24(void *sets, struct sets_head *head, __
 
 		if (!line)
 			return 0;
-		for (int i = 0; i < BUCKET_SLOTS; i++) {
-			slot = line->w[i];
-			if (slot >> 60 == V4_END)
-				break;
-			if ((slot >> 36 & 0xffffff) != key24)
-				continue;
+		for (found = slots_of24(line, key24); found; found &= found - 1) {
+			slot = line->w[lowest_bit(found) % BUCKET_SLOTS];
 			if (slot >> 60 == V4_DENSE)
 				return u16_at(sets, head->v4_dense_off, (__u32)slot * 256 + (addr & 0xff));
 			if (slot >> 60 == V4_UNIFORM)
 				class = slot;
-			else if ((slot >> 16 & 0xff) == (addr & 0xff))
+			else if (slot >> 60 != V4_END && (slot >> 16 & 0xff) == (addr & 0xff))
 				return slot;
 		}
 		if (!(line->w[0] & V4_SLOT_OVERFLOW))
