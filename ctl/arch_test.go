@@ -29,6 +29,7 @@ var allowed = map[string]string{
 	"model":   "",
 	"pkt":     "",
 	"yaml":    "",
+	"parquet": "",
 	// Pure functions between values: they never touch the kernel.
 	"rule":    "model",
 	"expr":    "model rule",
@@ -93,6 +94,8 @@ var confined = map[string]string{
 	"github.com/getkin/kin-openapi":    "api api/apitest", // only to test
 	"github.com/netsampler/goflow2":    "flow/export/exporttest",
 	"github.com/twmb/franz-go":         "daemon flow/export/kafka", // the daemon only to test it
+	"github.com/parquet-go":            "parquet",
+	"github.com/apache/arrow-go":       "cmd/gardu parquet", // only to test
 	"C":                                "",
 	"unsafe":                           "abi capture dataplane event flow netdev privilege",
 }
@@ -185,7 +188,7 @@ func TestCommandsAskTheAPI(t *testing.T) {
 		}
 		for _, path := range s.imports() {
 			ours, _ := strings.CutPrefix(path, module+"/ctl/")
-			if _, known := allowed[ours]; known && !slices.Contains(strings.Fields("abi api api/client config expr model pkt plan rule top"), ours) {
+			if _, known := allowed[ours]; known && !slices.Contains(strings.Fields("abi api api/client config expr model parquet pkt plan rule top"), ours) {
 				t.Errorf("%s imports %s, which is for those who don't ask the daemon", s.path, ours)
 			}
 		}

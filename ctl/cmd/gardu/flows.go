@@ -18,6 +18,7 @@ import (
 func (a *app) flowsCommand() *cobra.Command {
 	var query api.FlowQuery
 	var past period
+	var file string
 	cmd := a.outputFlag(&cobra.Command{
 		Use:   "flows [EXPR]",
 		Short: "Show the flows: who talks to whom, how much, by which rule or backend",
@@ -48,15 +49,22 @@ be kept without their addresses and ports, as (other).`,
   gardu flows --group service,backend --sort rate       how services are used
   gardu flows --since 24h --group src/24,service        who used what since yesterday
   gardu flows --since 14:05 --until 14:10 dport 22      who knocked at that time
-  gardu flows -o ndjson 'service web' | jq .backend`,
+  gardu flows -o ndjson 'service web' | jq .backend
+  gardu flows --since 30d --group src,dst,dport --parquet flows.parquet`,
 		Args: cobra.ArbitraryArgs,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			query.Filter = strings.Join(args, " ")
 			if _, err := expr.Parse(query.Filter); err != nil {
 				return &usageError{err.Error(), "expr"}
 			}
+			if file != "" {
+				if cmd.Flags().Changed("output") {
+					return usage("--parquet and -o: flows are written or printed")
+				}
+				a.format = formatCSV // columns as machines want them
+			}
 			if past.asked() {
-				return a.flowsOfThePast(cmd, query, past)
+				return a.flowsOfThePast(cmd, query, past, file)
 			}
 			what, sorts := "flows", api.FlowSorts()
 			if cmd.Flags().Changed("group") {
@@ -76,7 +84,12 @@ be kept without their addresses and ports, as (other).`,
 			}
 			return a.ask(func(c *client.Client) error {
 				if query.Group != "" {
-					return a.printGroups(cmd, c, query)
+					return a.printGroups(cmd, c, query, file)
+				}
+				if file != "" {
+					return writeParquet(a, file, a.flowColumns(query.Sort), func(yield func(api.Flow) error) error {
+						return c.Flows(cmd.Context(), query, yield)
+					})
 				}
 				return a.printFlows(cmd, c, query)
 			})
@@ -85,6 +98,7 @@ be kept without their addresses and ports, as (other).`,
 	cmd.Flags().StringVar(&query.Sort, "sort", "", "by `KEY`: "+strings.Join(api.FlowSorts(), ", ")+"; with --group "+strings.Join(api.GroupSorts(), ", "))
 	groupFlag(cmd, &query.Group)
 	past.flags(cmd)
+	cmd.Flags().StringVar(&file, "parquet", "", parquetHelp)
 	cmd.Flags().IntVarP(&query.Limit, "number", "n", 0, "only the first `N` (0: all)")
 	sorts := slices.Compact(slices.Sorted(slices.Values(slices.Concat(api.FlowSorts(), api.GroupSorts()))))
 	complete := cobra.FixedCompletions(sorts, cobra.ShellCompDirectiveNoFileComp)

@@ -10,8 +10,13 @@ import (
 	"gardu/ctl/expr"
 )
 
-// printGroups prints flows added up by keys.
-func (a *app) printGroups(cmd *cobra.Command, c *client.Client, query api.FlowQuery) error {
+// printGroups prints flows added up by keys, or writes them to a file.
+func (a *app) printGroups(cmd *cobra.Command, c *client.Client, query api.FlowQuery, file string) error {
+	if file != "" {
+		return writeParquet(a, file, a.groupColumns(strings.Split(query.Group, ",")), func(yield func(api.FlowGroup) error) error {
+			return c.FlowGroups(cmd.Context(), query, yield)
+		})
+	}
 	groups := []api.FlowGroup{}
 	err := c.FlowGroups(cmd.Context(), query, func(g api.FlowGroup) error {
 		groups = append(groups, g)

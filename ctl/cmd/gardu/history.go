@@ -52,7 +52,7 @@ func (p *period) query(flows api.FlowQuery, now time.Time) (query api.HistoryQue
 }
 
 // flowsOfThePast is `gardu flows --since`.
-func (a *app) flowsOfThePast(cmd *cobra.Command, flows api.FlowQuery, past period) error {
+func (a *app) flowsOfThePast(cmd *cobra.Command, flows api.FlowQuery, past period, file string) error {
 	query, err := past.query(flows, time.Now())
 	if err != nil {
 		return err
@@ -65,19 +65,29 @@ func (a *app) flowsOfThePast(cmd *cobra.Command, flows api.FlowQuery, past perio
 	if query.Limit < 0 {
 		return usage("-n %d: it is a number of lines", query.Limit)
 	}
-	return a.ask(func(c *client.Client) error { return a.printHistory(cmd, c, query) })
+	return a.ask(func(c *client.Client) error { return a.printHistory(cmd, c, query, file) })
 }
 
-// printHistory prints what flows did in a time, and to stderr what the lines alone can't tell.
-func (a *app) printHistory(cmd *cobra.Command, c *client.Client, query api.HistoryQuery) error {
+// printHistory prints what flows did in a time, or writes it to a file, and to stderr what the lines alone can't tell.
+func (a *app) printHistory(cmd *cobra.Command, c *client.Client, query api.HistoryQuery, file string) error {
 	history, err := c.History(cmd.Context(), query)
 	if err != nil {
 		return err
 	}
+	columns := a.groupColumns(strings.Split(cmp.Or(query.Group, api.HistoryGroup), ","))
 	switch {
+	case file != "":
+		err = writeParquet(a, file, columns, func(yield func(api.FlowGroup) error) error {
+			for i := range history.Groups {
+				if err := yield(history.Groups[i]); err != nil {
+					return err
+				}
+			}
+			return nil
+		})
 	case a.format.human() || a.format == formatCSV:
 		a.tellSample(history.Sample)
-		err = printRows(a, "flows in that time", history.Groups, a.groupColumns(strings.Split(cmp.Or(query.Group, api.HistoryGroup), ",")))
+		err = printRows(a, "flows in that time", history.Groups, columns)
 	case a.format == formatNDJSON:
 		out := bufio.NewWriter(a.stdout)
 		encoder := lineEncoder(out)
