@@ -15,9 +15,6 @@ import (
 
 // What an idle daemon doesn't keep, it takes from the kernel again for the next change, which shares the table instead of loading it.
 func TestShed(t *testing.T) {
-	if os.Geteuid() != 0 {
-		t.Skip("needs root: loads BPF programs")
-	}
 	dir := t.TempDir()
 	var list strings.Builder
 	for i := range 80_000 { // far from each other, which takes room
@@ -30,16 +27,7 @@ func TestShed(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	d := newDaemon(Options{Config: filepath.Join(dir, "gardu.yaml"), BPFDir: "/sys/fs/bpf/" + filepath.Base(filepath.Dir(dir)), StateDir: filepath.Join(dir, "state"),
-		Socket: filepath.Join(dir, "sock"), Log: slog.New(slog.DiscardHandler)})
-	if err := d.start(t.Context()); err != nil {
-		t.Fatal(err)
-	}
-	defer func() {
-		if err := d.end(); err != nil {
-			t.Error(err)
-		}
-	}()
+	d := began(t, dir)
 	made := d.current.Load().tables.Sets
 	_, before := d.plane.Current()
 	d.shed()
@@ -68,4 +56,35 @@ func TestShed(t *testing.T) {
 			t.Errorf("%s: shared %v, %d lines where %d were", c.name, shared, len(lines), len(made))
 		}
 	}
+}
+
+// Who forgot the interfaces learns why nothing is counted.
+func TestNoInterfaceIsTold(t *testing.T) {
+	dir := t.TempDir()
+	if err := os.WriteFile(filepath.Join(dir, "gardu.yaml"), []byte("interfaces: {}\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	status, err := began(t, dir).Status(t.Context())
+	if err != nil || len(status.Warnings) != 1 || !strings.HasPrefix(status.Warnings[0], "no interface is configured") {
+		t.Errorf("warnings %q, error %v", status.Warnings, err)
+	}
+}
+
+// began is a daemon in this process that started with gardu.yaml in dir and serves nobody.
+func began(t *testing.T, dir string) *Daemon {
+	t.Helper()
+	if os.Geteuid() != 0 {
+		t.Skip("needs root: loads BPF programs")
+	}
+	d := newDaemon(Options{Config: filepath.Join(dir, "gardu.yaml"), BPFDir: "/sys/fs/bpf/" + filepath.Base(filepath.Dir(dir)), StateDir: filepath.Join(dir, "state"),
+		Socket: filepath.Join(dir, "sock"), Log: slog.New(slog.DiscardHandler)})
+	if err := d.start(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := d.end(); err != nil {
+			t.Error(err)
+		}
+	})
+	return d
 }

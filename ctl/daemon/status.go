@@ -176,6 +176,9 @@ func (d *Daemon) filterTotals(now *applied, programs abi.FlowTotals) (api.Filter
 func (d *Daemon) warnings(now *applied, status api.Status, totals flow.Totals) []string {
 	var texts []string
 	warn := func(format string, args ...any) { texts = append(texts, fmt.Sprintf(format, args...)) }
+	if len(status.Interfaces) == 0 {
+		warn("no interface is configured, so gardu sees no packets: name one in the configuration; `gardu init` writes one for this machine")
+	}
 	for _, i := range status.Interfaces {
 		switch {
 		case !i.Attached:
