@@ -1,7 +1,10 @@
 package api
 
 import (
+	"bufio"
+	"bytes"
 	"context"
+	"encoding/json"
 	"fmt"
 	"net/http"
 	"net/netip"
@@ -10,6 +13,7 @@ import (
 	"slices"
 	"sort"
 	"strconv"
+	"time"
 )
 
 // place finds its way in a list that may have changed since the page before.
@@ -44,8 +48,39 @@ func pages[T any](get func(context.Context) ([]T, error), at place[T]) endpoint 
 		if rows == nil {
 			rows = []T{} // so that clients always find a list
 		}
-		return reply(w, rows, nil)
+		return sendRows(w, rows)
 	}}
+}
+
+// sendRows answers with a list as send does, a row after the other: the text of many is larger than they are.
+func sendRows[T any](w http.ResponseWriter, rows []T) error {
+	w.Header().Set("Content-Type", "application/json")
+	control := http.NewResponseController(w)
+	out := bufio.NewWriterSize(w, 1<<15)
+	var row bytes.Buffer
+	encoder := json.NewEncoder(&row)
+	encoder.SetEscapeHTML(false)
+	before := "["
+	for i := range rows {
+		row.Reset()
+		if err := encoder.Encode(&rows[i]); err != nil {
+			return err // cannot happen: rows are plain values
+		}
+		if i%1024 == 0 {
+			control.SetWriteDeadline(time.Now().Add(stallTimeout))
+		}
+		out.WriteString(before)
+		if _, err := out.Write(bytes.TrimSuffix(row.Bytes(), []byte("\n"))); err != nil {
+			return nil // a client that stalls or has gone is no failure of ours
+		}
+		before = ","
+	}
+	if len(rows) == 0 {
+		out.WriteString(before)
+	}
+	out.WriteString("]\n")
+	out.Flush()
+	return nil
 }
 
 // linkNext says where the next page is.

@@ -120,6 +120,37 @@ func (c *Client) Blocks(ctx context.Context) (blocks []api.Block, err error) {
 	return blocks, c.call(ctx, http.MethodGet, "/v1/blocks", nil, &blocks)
 }
 
+// EachBlock calls yield for each block as it arrives, in the order of prefixes, and stops at yield's first error, which it returns.
+func (c *Client) EachBlock(ctx context.Context, yield func(api.Block) error) error {
+	return each(ctx, c, "/v1/blocks", "blocks", yield)
+}
+
+// each reads a list, however long it is, row by row.
+func each[T any](ctx context.Context, c *Client, path, what string, yield func(T) error) error {
+	response, err := c.do(ctx, http.MethodGet, path, "", nil)
+	if err != nil {
+		return err
+	}
+	defer response.Body.Close()
+	decoder := json.NewDecoder(response.Body)
+	if _, err := decoder.Token(); err != nil { // the bracket
+		return fmt.Errorf("read %s: %w", what, err)
+	}
+	for decoder.More() {
+		var value T
+		if err := decoder.Decode(&value); err != nil {
+			return fmt.Errorf("read %s: %w", what, err)
+		}
+		if err := yield(value); err != nil {
+			return err
+		}
+	}
+	if _, err := decoder.Token(); err != nil { // cut off
+		return fmt.Errorf("read %s: %w", what, err)
+	}
+	return nil
+}
+
 // Block adds or renews blocks, all or none.
 func (c *Client) Block(ctx context.Context, requests []api.BlockRequest) (blocks []api.Block, err error) {
 	return blocks, c.call(ctx, http.MethodPost, "/v1/blocks", requests, &blocks)

@@ -2,14 +2,17 @@ package client_test
 
 import (
 	"context"
+	"io"
 	"net"
 	"net/http"
+	"net/http/httptest"
 	"path/filepath"
 	"reflect"
 	"slices"
 	"sync"
 	"testing"
 
+	"gardu/ctl/api"
 	"gardu/ctl/api/apitest"
 	"gardu/ctl/api/client"
 )
@@ -104,5 +107,27 @@ func TestTokenStays(t *testing.T) {
 		if _, err := client.NewTCP(client.TCP{URL: url}); err == nil {
 			t.Errorf("%s is taken", url)
 		}
+	}
+}
+
+// A list comes row by row, and one that was cut off is none.
+func TestLongList(t *testing.T) {
+	const whole = `[{"prefix":"192.0.2.1/32"},{"prefix":"192.0.2.2/32"}]`
+	for _, tc := range []struct {
+		text string
+		rows int
+		fine bool
+	}{{whole, 2, true}, {"[]", 0, true}, {whole[:len(whole)-1], 2, false}, {whole[:30], 1, false}, {"", 0, false}} {
+		server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { io.WriteString(w, tc.text) }))
+		c, err := client.NewTCP(client.TCP{URL: server.URL})
+		if err != nil {
+			t.Fatal(err)
+		}
+		rows := 0
+		err = c.EachBlock(t.Context(), func(api.Block) error { rows++; return nil })
+		if rows != tc.rows || (err == nil) != tc.fine {
+			t.Errorf("%q: %d rows, error %v", tc.text, rows, err)
+		}
+		server.Close()
 	}
 }

@@ -18,11 +18,9 @@ and rules that drop are not blocks; they are in gardu sets and gardu rules.`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			return a.ask(func(c *client.Client) error {
-				blocks, err := c.Blocks(cmd.Context())
-				if err != nil {
-					return err
-				}
-				return printRows(a, "blocks", blocks, blockColumns())
+				return printEach(a, "blocks", blockColumns(), func(yield func(api.Block) error) error {
+					return c.EachBlock(cmd.Context(), yield)
+				})
 			})
 		},
 	})

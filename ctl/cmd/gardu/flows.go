@@ -1,8 +1,6 @@
 package main
 
 import (
-	"bufio"
-	"errors"
 	"fmt"
 	"net/netip"
 	"slices"
@@ -110,24 +108,16 @@ be kept without their addresses and ports, as (other).`,
 
 // printFlows streams in the formats of a line a flow, and collects for the others.
 func (a *app) printFlows(cmd *cobra.Command, c *client.Client, query api.FlowQuery) error {
-	if a.format == formatNDJSON {
-		out := bufio.NewWriter(a.stdout)
-		encoder := lineEncoder(out)
-		err := c.Flows(cmd.Context(), query, func(f api.Flow) error { return encoder.Encode(f) })
-		return errors.Join(err, out.Flush())
-	}
-	flows := []api.Flow{}
-	err := c.Flows(cmd.Context(), query, func(f api.Flow) error {
-		flows = append(flows, f)
-		return nil
+	told := false
+	return printEach(a, "flows", a.flowColumns(query.Sort), func(yield func(api.Flow) error) error {
+		return c.Flows(cmd.Context(), query, func(f api.Flow) error {
+			if !told {
+				a.tellSample(f.Sample)
+				told = true
+			}
+			return yield(f)
+		})
 	})
-	if err != nil {
-		return err
-	}
-	if len(flows) > 0 {
-		a.tellSample(flows[0].Sample)
-	}
-	return printRows(a, "flows", flows, a.flowColumns(query.Sort))
 }
 
 // tellSample says above a table that its numbers are those of a sample.

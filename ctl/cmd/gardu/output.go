@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"encoding/csv"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"slices"
@@ -96,6 +97,33 @@ func printRows[T any](a *app, noun string, rows []T, columns []column[T]) error 
 		return writeTable(a.stdout, a.color, rows, shown(a, columns))
 	}
 	return printValue(a, rows, nil)
+}
+
+// printEach is printRows for lists that may be very long: in the formats of a line a row, each is printed as it comes. Columns that line up and
+// one document need them all.
+func printEach[T any](a *app, noun string, columns []column[T], each func(yield func(T) error) error) error {
+	if a.format == formatNDJSON || a.format == formatCSV {
+		out := bufio.NewWriter(a.stdout)
+		write := lineWriter(a, out, columns)
+		some := false
+		err := each(func(row T) error {
+			some = true
+			return write(&row)
+		})
+		if err == nil && !some {
+			return printRows(a, noun, []T{}, columns) // CSV has its header all the same
+		}
+		return errors.Join(err, out.Flush())
+	}
+	rows := []T{}
+	err := each(func(row T) error {
+		rows = append(rows, row)
+		return nil
+	})
+	if err != nil {
+		return err
+	}
+	return printRows(a, noun, rows, columns)
 }
 
 // lineWriter prints a row as it comes in the chosen format; CSV has a header before the first.
