@@ -70,6 +70,9 @@ var aims = []aim{
 	{area: "flows", says: "1M flows swept", value: "control sweep of 1M flows", limit: 50, unit: "ms"},
 	{area: "flows", says: "kernel memory a flow expected", value: "control kernel memory a flow", limit: 450, unit: "bytes"},
 	{area: "flows", says: "memory while 1M flows a minute are exported", value: "control memory, 1M flows a minute", limit: 190, unit: "MiB"},
+	{area: "flows", says: "a day of a month of history, by network and service", value: "control flows --since 24h", limit: 1000, unit: "ms"},
+	{area: "flows", says: "a month of history, by pair", value: "control flows --since 30d", limit: 1000, unit: "ms"},
+	{area: "flows", says: "a minute of a month of history", value: "control top --at", limit: 1000, unit: "ms"},
 	{area: "flows", says: "what is reported of 1M flows a minute arrives", value: "control arrived, 1M flows a minute", limit: 100, unit: "%", least: true},
 
 	{area: "control", says: "list of 1M entries in force", value: "control apply of a list of 1M", limit: 1500, unit: "ms"},
