@@ -56,6 +56,7 @@ const (
 	benchProgFloorIpip    = "floor_ipip"
 	benchProgFloorRecord  = "floor_record"
 	benchProgFloorRewrite = "floor_rewrite"
+	benchProgFloorWaits   = "floor_waits"
 	benchProgGenerate     = "generate"
 	benchProgGenerate6    = "generate6"
 	benchProgInject       = "inject"
@@ -68,6 +69,7 @@ const (
 	benchVarListed        = "listed"
 	benchVarNext          = "next"
 	benchVarPacketCount   = "packet_count"
+	benchVarRead          = "read"
 	benchVarRecordMask    = "record_mask"
 	benchVarSendTo        = "send_to"
 )
@@ -119,6 +121,7 @@ type benchProgramSpecs struct {
 	FloorIpip    *ebpf.ProgramSpec `ebpf:"floor_ipip"`
 	FloorRecord  *ebpf.ProgramSpec `ebpf:"floor_record"`
 	FloorRewrite *ebpf.ProgramSpec `ebpf:"floor_rewrite"`
+	FloorWaits   *ebpf.ProgramSpec `ebpf:"floor_waits"`
 	Generate     *ebpf.ProgramSpec `ebpf:"generate"`
 	Generate6    *ebpf.ProgramSpec `ebpf:"generate6"`
 	Inject       *ebpf.ProgramSpec `ebpf:"inject"`
@@ -148,6 +151,7 @@ type benchVariableSpecs struct {
 	Listed      *ebpf.VariableSpec `ebpf:"listed"`
 	Next        *ebpf.VariableSpec `ebpf:"next"`
 	PacketCount *ebpf.VariableSpec `ebpf:"packet_count"`
+	Read        *ebpf.VariableSpec `ebpf:"read"`
 	RecordMask  *ebpf.VariableSpec `ebpf:"record_mask"`
 	SendTo      *ebpf.VariableSpec `ebpf:"send_to"`
 }
@@ -199,6 +203,7 @@ type benchVariables struct {
 	Listed      *ebpf.Variable `ebpf:"listed"`
 	Next        *ebpf.Variable `ebpf:"next"`
 	PacketCount *ebpf.Variable `ebpf:"packet_count"`
+	Read        *ebpf.Variable `ebpf:"read"`
 	RecordMask  *ebpf.Variable `ebpf:"record_mask"`
 	SendTo      *ebpf.Variable `ebpf:"send_to"`
 }
@@ -212,6 +217,7 @@ type benchPrograms struct {
 	FloorIpip    *ebpf.Program `ebpf:"floor_ipip"`
 	FloorRecord  *ebpf.Program `ebpf:"floor_record"`
 	FloorRewrite *ebpf.Program `ebpf:"floor_rewrite"`
+	FloorWaits   *ebpf.Program `ebpf:"floor_waits"`
 	Generate     *ebpf.Program `ebpf:"generate"`
 	Generate6    *ebpf.Program `ebpf:"generate6"`
 	Inject       *ebpf.Program `ebpf:"inject"`
@@ -227,6 +233,7 @@ func (p *benchPrograms) Close() error {
 		p.FloorIpip,
 		p.FloorRecord,
 		p.FloorRewrite,
+		p.FloorWaits,
 		p.Generate,
 		p.Generate6,
 		p.Inject,

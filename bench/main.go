@@ -44,7 +44,7 @@ func main() {
 	log.SetFlags(0)
 	log.SetPrefix("bench: ")
 	quick := flag.Bool("quick", false, "three short rounds: a look, not a claim")
-	only := flag.String("run", "", "measure only the cases of cost and live that match this `regexp` (and baselines), and only their parts")
+	only := flag.String("run", "", "measure only the cases of cost (and baselines), live and control that match this `regexp`; without -parts those of cost and live")
 	which := flag.String("parts", "", "`comma-separated` parts to measure: "+strings.Join(parts, ", ")+"; empty: all, or those that -run asks for")
 	dir := flag.String("o", "bench/results", "`directory` of the results; empty: print only")
 	binary := flag.String("gardu", "bin/gardu", "gardu's `binary`, for the parts that run a daemon")

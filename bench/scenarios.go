@@ -229,7 +229,11 @@ func flowScenarios() []scenario {
 			program: benchProgFloorRecord, records: 1 << 20, tuples: clients(many), action: xdpPass},
 		scenario{name: "floor: 1M records", about: "likewise; 1M flows, a table for as many: what this machine's memory takes",
 			program: benchProgFloorRecord, records: 1 << 21, tuples: everNew(1_000_000), action: xdpPass},
-		scenario{name: "flows, 1M flows", about: "flow accounting alone", room: 1_000_000, floor: "floor: 1M records",
+		scenario{name: floorWaits64k, about: "likewise, and each packet waits for the record of the one before it; 64k flows",
+			program: benchProgFloorWaits, records: 1 << 20, tuples: clients(many), action: xdpPass},
+		scenario{name: floorWaits1M, about: "likewise; 1M flows",
+			program: benchProgFloorWaits, records: 1 << 21, tuples: everNew(1_000_000), action: xdpPass},
+		scenario{name: "flows, 1M flows", about: "flow accounting alone", room: 1_000_000, floor: floorWaits1M,
 			world: "flows, 1M", snapshot: flowsOnly, tuples: everNew(1_000_000), action: xdpPass, reasons: passed},
 		scenario{name: "flows, all new", about: "every packet is of a flow that isn't in the table, which is full", room: 250_000,
 			world: "flows, new", snapshot: flowsOnly, tuples: everNew(1_500_000), action: xdpPass, reasons: passed},
@@ -246,6 +250,9 @@ func flowScenarios() []scenario {
 	}
 	return append(list, blockScenarios()...)
 }
+
+// Records one after the other, without which the aims of large tables can't be told from this machine's memory.
+const floorWaits64k, floorWaits1M = "floor: 64k records, one by one", "floor: 1M records, one by one"
 
 // twoFlows and elephant are received on two CPUs at once.
 const twoFlows, elephant = "two CPUs, a flow each", "two CPUs, one flow"
