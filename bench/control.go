@@ -71,6 +71,15 @@ func tasks() []task {
 			took, err := m.start(nothingConfigured)
 			return ms(took), err
 		}},
+		// Before there are the names of 100,000 rules to keep, which make each apply longer.
+		{name: "backend added to 1,000", about: "apply of a service with 1,001 backends after one with 1,000: ring and entries", unit: "ms",
+			sample: func(m *manager) (float64, error) {
+				if _, err := m.apply(oneService(1000)); err != nil {
+					return 0, err
+				}
+				took, err := m.apply(oneService(1001))
+				return ms(took), err
+			}},
 	}
 	for _, n := range []size{{10, "10"}, {1000, "1,000"}, {10_000, "10,000"}, {100_000, "100,000"}} {
 		config := sync.OnceValue(func() string { return twoFields(n.n).yaml() })
@@ -93,14 +102,6 @@ func tasks() []task {
 			took, err := m.run()
 			return ms(took), err
 		}},
-		task{name: "backend added to 1,000", about: "apply of a service with 1,001 backends after one with 1,000: ring, entries, programs", unit: "ms",
-			sample: func(m *manager) (float64, error) {
-				if _, err := m.apply(oneService(1000)); err != nil {
-					return 0, err
-				}
-				took, err := m.apply(oneService(1001))
-				return ms(took), err
-			}},
 		task{name: "ring of 1,000 backends", about: "65,537 slots", unit: "ms", sample: func(*manager) (float64, error) {
 			members := make([]lb.Member, 1000)
 			for i := range members {
