@@ -96,6 +96,10 @@ func newSite(binary string, backends int) (s *site, err error) {
 			}
 		}
 	}
+	// The thousand backends of oneService, as if they were behind the first one.
+	if err := s.box.AddRoute(netip.MustParsePrefix("10.1.0.0/16"), addr4(10<<24|1<<8|11)); err != nil {
+		return s, err
+	}
 	// What programs forward over veth must have its checksums, and be taken by who polls.
 	for _, node := range append(s.backends, s.client) {
 		if err := node.SetTxChecksum("eth0", false); err != nil {

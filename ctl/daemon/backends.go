@@ -109,12 +109,12 @@ func (d *Daemon) resolveHops(backends []compile.Backend) {
 	}
 }
 
-// rooms tells the MTU of ways. Those that are known aren't asked for again: there may be thousands.
+// rooms tells the MTU of ways. Those that are known, whether or not a neighbour answers, aren't asked for again: there may be thousands.
 func (d *Daemon) rooms() func(netip.Addr) (int, error) {
 	known := map[netip.Addr]int{}
 	if now := d.current.Load(); now != nil {
 		for _, b := range now.tables.Backends {
-			if w, ok := d.way(b.ID); ok && w.err == nil {
+			if w, _ := d.way(b.ID); w.hop.MTU > 0 {
 				known[b.Address] = w.hop.MTU
 			}
 		}
