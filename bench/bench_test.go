@@ -30,6 +30,14 @@ func TestFrameIsWhatItsTupleSays(t *testing.T) {
 	}
 }
 
+func TestDatagramsNameAServer(t *testing.T) {
+	frame := datagramsOf(1)()[0].framed(datagramBytes)
+	id := frame[ethernetSize+ipv4Size+8:][1:] // behind the UDP header and the first byte of a short one
+	if id[0]>>5 != 0 || string(id[1:1+len(namedServer)]) != namedServer {
+		t.Errorf("the connection ID is % x", id[:8])
+	}
+}
+
 func TestFlowsDiffer(t *testing.T) {
 	for _, draw := range []func(int) func() []tuple{clients, clients6, everNew} {
 		seen := map[tuple]bool{}

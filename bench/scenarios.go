@@ -189,6 +189,14 @@ func balancerScenarios() []scenario {
 		list = append(list, scenario{name: "all, IPv6, " + n.name, about: "the same with IPv6 services, packets and backends", floor: floorWrap,
 			world: "all6", snapshot: func() *model.Snapshot { return all(usualFarm6) }, tuples: clients6(n.flows), action: xdpRedirect, reasons: forwarded})
 	}
+	for _, n := range flowCounts {
+		row := scenario{name: "udp, " + n.name, about: "64 services by ipip, UDP, and flow accounting", floor: floorWrap, length: datagramBytes,
+			world: "udp", snapshot: func() *model.Snapshot { return datagrams(usualFarm, false) }, tuples: datagramsOf(n.flows), action: xdpRedirect, reasons: forwarded}
+		list = append(list, row)
+		row.name, row.about = "quic, "+n.name, "the same, by connection IDs, all of which name one server of the service"
+		row.world, row.snapshot = "quic", func() *model.Snapshot { return datagrams(usualFarm, true) }
+		list = append(list, row)
+	}
 	return append(list,
 		scenario{name: "all, new", about: "10,000 rules, 64 services by ipip, flow accounting: every packet is of a flow that isn't in the table, which is full", floor: floorWrap,
 			world: "all, new", room: 250_000, snapshot: func() *model.Snapshot { return all(usualFarm) }, tuples: everNew(1_500_000), action: xdpRedirect, reasons: forwarded},
@@ -319,6 +327,20 @@ func ruleScenarios() []scenario {
 func clients(n int) func() []tuple { return flowsTo([]netip.Addr{serviceAddress}, n) }
 
 func clients6(n int) func() []tuple { return flowsTo([]netip.Addr{serviceAddress6}, n) }
+
+// datagramsOf returns n flows of UDP to the service.
+func datagramsOf(n int) func() []tuple {
+	return func() []tuple {
+		tuples := clients(n)()
+		for i := range tuples {
+			tuples[i].proto = uint8(model.ProtoUDP)
+		}
+		return tuples
+	}
+}
+
+// datagramBytes is a frame long enough for a connection ID with what must follow it.
+const datagramBytes = 96
 
 // clientsOf returns n flows to all services of a farm.
 func clientsOf(f farm, n int) func() []tuple {

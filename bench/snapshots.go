@@ -245,6 +245,23 @@ func balanced(mode model.Mode, f farm) *model.Snapshot {
 	return s
 }
 
+// datagrams has the farm's services by udp; with quic, the connection IDs of their packets are looked at.
+func datagrams(f farm, quic bool) *model.Snapshot {
+	s := balanced("ipip", f)
+	for i := range s.Services {
+		service := &s.Services[i]
+		service.Proto = model.ProtoUDP
+		if quic {
+			service.QUIC = &model.QUIC{Format: model.QUICLB, Length: len(namedServer)}
+			service.Backends[0].ServerID = namedServer
+		}
+	}
+	return s
+}
+
+// namedServer is whose the connection ID of every datagram is: a short header, of config 0, with what the frames have there.
+const namedServer = "\x00\x00"
+
 // natPool is how many addresses translations of a service come from.
 const natPool = 4
 
