@@ -37,6 +37,7 @@ type Kernel[T Table, Tables ~[abi.TableCount]T] interface {
 type Reconciler[T Table, Tables ~[abi.TableCount]T] struct {
 	kernel Kernel[T, Tables]
 
+	applying   sync.Mutex // taken before the others, by Apply alone
 	building   sync.Mutex // of rings; taken before mu
 	mu         sync.Mutex
 	generation uint32
@@ -101,17 +102,28 @@ func (e *UntidyError) Error() string { return fmt.Sprintf("tidy up after the com
 func (e *UntidyError) Unwrap() error { return e.Err }
 
 // Apply puts a generation in force, all or nothing. start gives the state of a backend that is new, or has a new
-// address. After an error, the generation before is in force as it was, unless the error is an *UntidyError.
+// address; it may call the Reconciler, and wait for who does. After an error, the generation before is in force as it was,
+// unless the error is an *UntidyError.
 func (r *Reconciler[T, Tables]) Apply(want Want, start func(compile.Backend) State) error {
+	r.applying.Lock()
+	defer r.applying.Unlock()
+	begun := map[uint16]State{}
+	for _, backend := range r.begins(want) {
+		begun[backend.ID] = start(backend)
+	}
 	r.building.Lock()
 	defer r.building.Unlock()
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	states := maps.Clone(r.states)
-	for _, backend := range want.Tables.Backends {
-		if now, ok := r.have.Backends[backend.ID]; !ok || now != backend {
-			states[backend.ID] = start(backend)
+	for id, state := range begun {
+		if was, ok := states[id]; ok { // it may have changed since start was asked
+			state.Order = was.Order
+			if was.Hop.known() {
+				state.Hop = was.Hop
+			}
 		}
+		states[id] = state
 	}
 	a := &attempt[T, Tables]{r: r, states: states}
 	ops := Plan(r.have, want)
@@ -125,6 +137,18 @@ func (r *Reconciler[T, Tables]) Apply(want Want, start func(compile.Backend) Sta
 		}
 	}
 	return nil
+}
+
+// begins are the backends that want a state to begin with.
+func (r *Reconciler[T, Tables]) begins(want Want) (all []compile.Backend) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for _, backend := range want.Tables.Backends {
+		if now, ok := r.have.Backends[backend.ID]; !ok || now != backend {
+			all = append(all, backend)
+		}
+	}
+	return all
 }
 
 // adopt makes the committed generation the one in force.

@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"gardu/ctl/abi"
 	"gardu/ctl/compile"
@@ -228,6 +229,29 @@ func wantLog(t *testing.T, kernel *fakeKernel, want ...string) {
 		t.Errorf("calls:\n  %s\nwant:\n  %s", strings.Join(kernel.log, "\n  "), strings.Join(want, "\n  "))
 	}
 	kernel.log = nil
+}
+
+// Who gives the state of a new backend may have to wait for somebody who waits for the Reconciler.
+func TestStartMayAsk(t *testing.T) {
+	kernel := newKernel()
+	r := started(t, kernel, 0, Have{})
+	mustApply(t, r, first())
+	done := make(chan error, 1)
+	go func() {
+		done <- r.Apply(second(), func(b compile.Backend) State {
+			waited := make(chan error)
+			go func() { waited <- r.Change(map[uint16]func(*State){1: func(s *State) { s.Order.Drained = true }}) }()
+			return State{Down: <-waited != nil}
+		})
+	}()
+	select {
+	case err := <-done:
+		if state, _ := r.State(1); err != nil || !state.Order.Drained {
+			t.Errorf("%v, %+v", err, state)
+		}
+	case <-time.After(30 * time.Second):
+		t.Fatal("they wait for each other")
+	}
 }
 
 func TestOrder(t *testing.T) {
