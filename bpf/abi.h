@@ -464,11 +464,11 @@ enum backend_state {
 	BACKEND_DOWN_RESET = 16, /* likewise, and their clients get a reset */
 };
 
-struct backend_note {    /* what somebody ordered while running; the data plane doesn't read it */
+struct backend_note {    /* what somebody ordered while running, and what else outlives a daemon; the data plane doesn't read it */
 	__u64 drained;       /* CLOCK_REALTIME ns, since when it gets no new flows; 0: it does */
 	__u64 until;         /* CLOCK_REALTIME ns, when the flows that are left go elsewhere; 0: never */
 	__u32 weight;        /* instead of the configuration's, plus 1; 0: the configuration's */
-	__u32 pad;
+	__u32 slow;          /* CLOCK_REALTIME s, since when it starts slowly; 0: it doesn't */
 };
 
 struct interface {

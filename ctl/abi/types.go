@@ -35,7 +35,7 @@ type BackendNote struct {
 	Drained uint64
 	Until   uint64
 	Weight  uint32
-	Pad     uint32
+	Slow    uint32
 }
 
 type BackendState uint32

@@ -213,7 +213,7 @@ func (d *Daemon) startState(backend compile.Backend) reconcile.State {
 	state := reconcile.State{Hop: w.known(), Order: orderOf(d.orders.get(backend.ID))}
 	if now := d.current.Load(); now != nil {
 		if service, ok := now.snapshot.Service(backend.ServiceName); ok { // others are at work
-			state.Slow = d.slow.begin(backend.ID, service.SlowStart)
+			state.Slow = d.beginSlow(backend.ID, service.SlowStart)
 		}
 	}
 	return state
@@ -264,7 +264,7 @@ func (d *Daemon) syncHealth() {
 func (d *Daemon) setUp(backend compile.Backend, up bool) {
 	slow := 0
 	if state, _ := d.reconciler.State(backend.ID); up && state.Down {
-		slow = d.slow.begin(backend.ID, d.slowStart(backend))
+		slow = d.beginSlow(backend.ID, d.slowStart(backend))
 	} else if up {
 		slow = state.Slow
 	}

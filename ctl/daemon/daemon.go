@@ -250,6 +250,7 @@ func (d *Daemon) start(ctx context.Context) (err error) {
 	if err := d.commit(first, next, how); err != nil {
 		return err
 	}
+	d.recallSlow()
 	if generation != 0 {
 		d.log.Info("took over a data plane at work", "generation", generation, "interfaces", len(d.plane.Attachments()))
 	}

@@ -147,22 +147,33 @@ func (d *Daemon) changeOrder(service, backend string, change func(*dataplane.Bac
 
 // putOrder keeps an order and does it. orders.mu is held.
 func (d *Daemon) putOrder(b compile.Backend, note dataplane.BackendNote) error {
-	if err := d.plane.SetBackendNote(b.ID, note); err != nil {
-		return err
-	}
-	if note == (dataplane.BackendNote{}) {
-		delete(d.orders.byID, b.ID)
-	} else {
-		d.orders.byID[b.ID] = note
-	}
-	d.orders.out[b.ID] = isOver(note, time.Now())
 	order := orderOf(note)
 	before, _ := d.reconciler.State(b.ID)
 	slow := before.Slow
 	if before.Order.Drained && !order.Drained {
-		slow = d.slow.begin(b.ID, d.slowStart(b))
+		slow = d.startSlowly(b.ID, &note, d.slowStart(b))
 	}
+	if err := d.keepNote(b.ID, note); err != nil {
+		return err
+	}
+	d.orders.out[b.ID] = isOver(note, time.Now())
 	return d.reconciler.Change(map[uint16]func(*reconcile.State){b.ID: func(s *reconcile.State) { s.Order, s.Slow = order, slow }})
+}
+
+// keepNote keeps what outlives this daemon. orders.mu is held.
+func (d *Daemon) keepNote(id uint16, note dataplane.BackendNote) error {
+	if note == d.orders.byID[id] {
+		return nil
+	}
+	if err := d.plane.SetBackendNote(id, note); err != nil {
+		return err
+	}
+	if note == (dataplane.BackendNote{}) {
+		delete(d.orders.byID, id)
+	} else {
+		d.orders.byID[id] = note
+	}
+	return nil
 }
 
 func (d *Daemon) findBackend(service, backend string) (compile.Backend, error) {

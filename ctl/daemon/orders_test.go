@@ -272,3 +272,36 @@ func TestSlowStart(t *testing.T) {
 		t.Errorf("new flows go to %v", to)
 	}
 }
+
+// A daemon that takes over goes on where the one before it was: neither from the beginning nor at once with the whole weight.
+func TestSlowStartIsTakenOver(t *testing.T) {
+	w := newWorld(t)
+	w.prepareTwo()
+	slow := strings.Replace(twoBackends, "forward: dsr", "forward: dsr\n    slow-start: 1h", 1)
+	w.write("gardu.yaml", slow)
+	_, err := w.api.Apply(t.Context(), api.ApplyRequest{Name: "gardu.yaml", YAML: slow})
+	w.must(err)
+	_, err = w.api.Drain(t.Context(), api.DrainRequest{Service: "echo", Backend: "b2"})
+	w.must(err)
+	_, err = w.api.Undrain(t.Context(), "echo", "b2")
+	w.must(err)
+	for range 2 { // the second one finds what the first one kept
+		w.restart()
+		to := map[string]int{}
+		for range 4 {
+			for backend, n := range w.newFlows() {
+				to[backend] += n
+			}
+		}
+		if to["b2"] == 0 || to["b2"] > 40 { // as in TestSlowStart
+			t.Errorf("new flows go to %v", to)
+		}
+	}
+	all, err := w.api.Backends(t.Context())
+	w.must(err)
+	for _, b := range all {
+		if b.State != api.StateUp {
+			t.Errorf("nobody ordered that: %+v", b)
+		}
+	}
+}

@@ -116,7 +116,7 @@ func TestFlowsThatChangeCPUStayOnTheirBackend(t *testing.T) {
 		t.Skip("needs two CPUs")
 	}
 	const flows = 100
-	r := newRig(t, 10*flows)
+	r := newRig(t, 100*flows) // no bucket gets more than its four
 	on := func(cpu int, flags uint8) {
 		t.Helper()
 		r.sendOn(cpu, flows, packet{flags: flags})
@@ -170,7 +170,7 @@ func TestConnectionsWithAnOldNameFollowTheirSYN(t *testing.T) {
 		"a long way on, the same":      {packet{flags: ack}, 1, []packet{{flags: ack, seq: later}, {flags: ack, seq: later}}, 0},
 	} {
 		t.Run(name, func(t *testing.T) {
-			r := newRig(t, 10*flows)
+			r := newRig(t, 100*flows) // no bucket gets more than its four
 			r.sendOn(0, flows, packet{flags: syn})
 			r.sendOn(0, flows, packet{flags: ack, seq: 1})
 			r.sendOn(c.endsOn, flows, c.end)

@@ -7,12 +7,13 @@ import (
 	"gardu/ctl/abi"
 )
 
-// BackendNote is what somebody ordered of a backend while running. The programs don't read it; it is in the kernel so that it lives as
-// long as the backend's state there.
+// BackendNote is what somebody ordered of a backend while running, and when it began to start slowly. The programs don't read it; it is
+// in the kernel so that it lives as long as the backend's state there.
 type BackendNote struct {
 	Drained time.Time // since when it gets no new flows; zero: it does
 	Until   time.Time // when the flows that are left go elsewhere; zero: never
 	Weight  *int      // instead of the configuration's
+	Slow    time.Time // since when it starts slowly, to the second; zero: it has its whole weight
 }
 
 // BackendNotes are those that there are, by backend id.
@@ -20,6 +21,9 @@ func (d *Dataplane) BackendNotes() (map[uint16]BackendNote, error) {
 	notes := map[uint16]BackendNote{}
 	err := each(d.maps[abi.AbiMapBackendNotes], func(id uint32, note abi.BackendNote) {
 		n := BackendNote{Drained: wallTime(note.Drained), Until: wallTime(note.Until)}
+		if note.Slow != 0 {
+			n.Slow = time.Unix(int64(note.Slow), 0)
+		}
 		if note.Weight != 0 {
 			weight := int(note.Weight) - 1
 			n.Weight = &weight
@@ -38,6 +42,9 @@ func (d *Dataplane) SetBackendNote(id uint16, note BackendNote) error {
 	value := abi.BackendNote{Drained: wallNano(note.Drained), Until: wallNano(note.Until)}
 	if note.Weight != nil {
 		value.Weight = uint32(*note.Weight) + 1
+	}
+	if !note.Slow.IsZero() {
+		value.Slow = uint32(note.Slow.Unix())
 	}
 	if err := m.Put(uint32(id), &value); err != nil {
 		return fmt.Errorf("keep the order for backend %d: %w", id, err)
