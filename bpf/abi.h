@@ -33,7 +33,7 @@ enum family { FAMILY_V4, FAMILY_V6, FAMILY_COUNT };
 
 /* Sizes that both sides must agree on. */
 enum limits {
-	ABI_VERSION = 8,      /* of struct control. What else is pinned has versions of its own: ctl/dataplane/layout.go */
+	ABI_VERSION = 9,      /* of struct control. What else is pinned has versions of its own: ctl/dataplane/layout.go */
 	GENERATION_SLOTS = 3, /* current, previous, being built: slot = generation % 3 */
 	RULE_IDS = 131072,    /* counters; ids below FIRST_RULE_ID are reserved, see enum decider */
 	SERVICE_IDS = 4096,   /* id 0: none */
@@ -389,7 +389,7 @@ struct control {
 	__u32 generation;    /* THE index: read once per hook traversal. 0 = nothing applied: pass everything */
 	__u32 block_epoch;   /* grows when blocks are added; never 0 once it has */
 	__u32 flow_slot;     /* which of flow_tables is in use */
-	__u32 flow_mask[2];  /* buckets a CPU - 1, of each flow table */
+	__u32 flow_buckets[2]; /* a CPU, of each flow table */
 	__u32 flow_old;      /* 1: look into the other flow table on a miss */
 	__u32 abi_version;
 	__u32 health;        /* entries in health_flows: 0 skips the lookup */
@@ -410,6 +410,7 @@ struct control {
 	__u32 flow_sample;   /* one packet of so many counts in flow records; 0 and 1: all do */
 	__u32 nat_mask;      /* buckets of the table of translations - 1 */
 	__u32 nat_slot_mask; /* lines of slots - 1 */
+	__u32 flow_max[2];   /* flows expected of each flow table; the daemon alone */
 	__u32 pad;
 	__u64 nat_key;       /* secret of the choice of ports; 0 in private instances, so that it can be foretold */
 	__u64 still;         /* jiffies at which the clock stands (private instances, with cfg_trace); 0: it runs */
@@ -825,7 +826,7 @@ ABI_SIZE(struct services_head, 64);
 ABI_SIZE(struct service_record, 64);
 ABI_SIZE(struct service_level, 64);
 ABI_SIZE(struct server_id, 64);
-ABI_SIZE(struct control, 160);
+ABI_SIZE(struct control, 168);
 ABI_SIZE(struct backend, 64);
 ABI_SIZE(struct backend_note, 24);
 ABI_SIZE(struct flow_key, 40);

@@ -55,12 +55,13 @@ static __always_inline __u64 flow_hash(struct control *c, const struct pkt *p)
 	return mix(mix(h, word[4]), c->hash_key[1]);
 }
 
-/* The bucket of a hash in the region of a CPU. */
+/* The bucket of a hash in the region of a CPU. There are as many as flows need, not a power of two: the low half of the hash says how
+ * far along the region it is. */
 static __always_inline struct flow_bucket *flow_bucket_of(struct control *c, __u32 slot, __u64 hash, __u32 cpu)
 {
 	void *table = bpf_map_lookup_elem(&flow_tables, &slot);
-	__u32 mask = c->flow_mask[slot & 1];
-	__u32 index = cpu * (mask + 1) + ((__u32)hash & mask);
+	__u32 buckets = c->flow_buckets[slot & 1];
+	__u32 index = cpu * buckets + (__u32)((__u64)(__u32)hash * buckets >> 32);
 
 	return table ? bpf_map_lookup_elem(table, &index) : NULL;
 }

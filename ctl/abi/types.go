@@ -188,7 +188,7 @@ type Control struct {
 	Generation  uint32
 	BlockEpoch  uint32
 	FlowSlot    uint32
-	FlowMask    [2]uint32
+	FlowBuckets [2]uint32
 	FlowOld     uint32
 	AbiVersion  uint32
 	Health      uint32
@@ -209,6 +209,7 @@ type Control struct {
 	FlowSample  uint32
 	NatMask     uint32
 	NatSlotMask uint32
+	FlowMax     [2]uint32
 	Pad         uint32
 	NatKey      uint64
 	Still       uint64
@@ -501,7 +502,7 @@ const (
 type Limits uint32
 
 const (
-	AbiVersion      Limits = 8
+	AbiVersion      Limits = 9
 	GenerationSlots Limits = 3
 	RuleIds         Limits = 131072
 	ServiceIds      Limits = 4096

@@ -282,7 +282,7 @@ var flows = object[model.Flows]{
 	pos:  func(f *model.Flows) *model.Position { return &f.Pos },
 	keys: []key[model.Flows]{
 		in("max", whole[int](1000, 50_000_000), func(f *model.Flows) *int { return &f.Max },
-			"flows expected, 1000 to 50000000; the table takes about 256 bytes for each").or("1000000"),
+			"flows expected, 1000 to 50000000; the table takes about 430 bytes for each").or("1000000"),
 		in("idle", period(time.Second, time.Hour), func(f *model.Flows) *time.Duration { return &f.Idle },
 			"a flow not seen for so long has ended, 1s to 1h").or("60s"),
 		in("active", period(time.Second, 24*time.Hour), func(f *model.Flows) *time.Duration { return &f.Active },

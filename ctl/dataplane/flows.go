@@ -24,6 +24,10 @@ const (
 	flowInserts = 250_000
 	// flowRoom is how many records there are for each flow expected.
 	flowRoom = 2
+	// lruLess is the part of the flows expected that the LRU map has no room for. It is for what finds no place in its bucket: two fifths
+	// of the flows, if all of them fill both of their records. This much less, and a flow takes no more than 450 bytes, wherever the
+	// size is to the kernel's next power of two.
+	lruLess = 8
 	// flowStart is the size of the LRU map that a new table begins with: nothing is in it before the array has filled up somewhere.
 	flowStart = 4096
 )
@@ -34,7 +38,7 @@ type FlowTable struct {
 	LRU    *ebpf.Map
 
 	array *ebpf.Map
-	max   int // flows that it is made for; the LRU map may not be as large yet
+	max   int // flows that it is made for; the LRU map may not be complete yet
 }
 
 // flowTables are the two pairs behind control.flow_slot; nil where there is none.
@@ -72,7 +76,7 @@ func (d *Dataplane) ResizeFlows(max int) error {
 	d.flows.mu.Lock()
 	defer d.flows.mu.Unlock()
 	slot := d.control.FlowSlot
-	if d.flows.pairs[slot].max == int(lruSize(max)) {
+	if d.flows.pairs[slot].max == max {
 		return nil
 	}
 	if d.flows.pairs[1-slot] != nil {
@@ -125,16 +129,16 @@ func (d *Dataplane) createFlows(slot uint32, max int, lru uint32) error {
 }
 
 // newFlows makes a pair that no slot has yet.
-func (d *Dataplane) newFlows(max int, lru uint32) (_ *FlowTable, err error) {
+func (d *Dataplane) newFlows(flows int, lru uint32) (_ *FlowTable, err error) {
 	cpus, err := ebpf.PossibleCPU()
 	if err != nil {
 		return nil, fmt.Errorf("count CPUs: %w", err)
 	}
 	spec := d.specs[abi.AbiMapFlowTables].InnerMap.Copy()
-	spec.MaxEntries = uint32(cpus) * flowBuckets(max, cpus)
-	table := &FlowTable{max: int(lruSize(max))}
+	spec.MaxEntries = uint32(cpus) * flowBuckets(flows, cpus)
+	table := &FlowTable{max: max(1, flows)}
 	if table.array, err = ebpf.NewMap(spec); err != nil {
-		err = permission(fmt.Sprintf("make a table for %d flows", max), err)
+		err = permission(fmt.Sprintf("make a table for %d flows", flows), err)
 	} else if table.LRU, err = d.newLRU(lru); err == nil {
 		table.Memory, err = mapMemory(table.array)
 	}
@@ -168,8 +172,9 @@ func (d *Dataplane) useFlows(slot uint32, table *FlowTable) error {
 	if err != nil {
 		return errors.Join(err, d.dropFlows(slot))
 	}
-	atomic.StoreUint32(&d.control.FlowMask[slot], flowBuckets(table.max, cpus)-1)
-	atomic.StoreUint32(&d.control.FlowBudget, flowBudget(table.max, cpus, hz))
+	atomic.StoreUint32(&d.control.FlowMax[slot], uint32(table.max))
+	atomic.StoreUint32(&d.control.FlowBuckets[slot], flowBuckets(table.max, cpus))
+	atomic.StoreUint32(&d.control.FlowBudget, flowBudget(lruSize(table.max), cpus, hz))
 	return nil
 }
 
@@ -304,7 +309,7 @@ func (d *Dataplane) openFlows() error {
 			}
 			return permission("open the flow table", err)
 		}
-		table.max = int(table.LRU.MaxEntries()) // of one that wasn't complete yet too few, so it is resized
+		table.max = int(d.control.FlowMax[slot])
 		d.flows.pairs[slot] = table
 	}
 	slot := d.control.FlowSlot
@@ -342,22 +347,18 @@ func FlowMemory(max int) (uint64, error) {
 	return buckets + uint64(lruSize(max))*record + lruBucket<<bits.Len32(lruSize(max)-1), nil
 }
 
-// flowBuckets is the number of buckets a CPU, a power of two, that gives max flows their room.
-func flowBuckets(max, cpus int) uint32 {
+// flowBuckets is the number of buckets a CPU that gives max flows their room.
+func flowBuckets(flows, cpus int) uint32 {
 	perBucket := cpus * int(abi.FlowWays)
-	buckets := (flowRoom*max + perBucket - 1) / perBucket
-	if buckets <= 1 {
-		return 1
-	}
-	return 1 << bits.Len(uint(buckets-1))
+	return uint32(max(1, (flowRoom*flows+perBucket-1)/perBucket))
 }
 
-// flowBudget is how many flows a CPU may insert into the LRU map in a jiffy: so many that all CPUs together don't turn it
+// flowBudget is how many flows a CPU may insert in a jiffy into an LRU map of that size: so many that all CPUs together don't turn it
 // over in less time than a flow may be idle, or a flood would drive out the flows that live there.
-func flowBudget(max, cpus, hz int) uint32 {
+func flowBudget(lru uint32, cpus, hz int) uint32 {
 	turnover := int(flowGuard.Seconds()) * cpus * hz
-	return uint32(min(1+max/turnover, flowInserts/hz))
+	return uint32(min(1+int(lru)/turnover, flowInserts/hz))
 }
 
-// lruSize is the size of the LRU map for max flows: a map can't be empty.
-func lruSize(flows int) uint32 { return uint32(max(1, flows)) }
+// lruSize is the size of the LRU map behind a table for so many flows: a map can't be empty.
+func lruSize(flows int) uint32 { return uint32(max(1, flows-flows/lruLess)) }

@@ -302,11 +302,12 @@ func TestDroppedPacketsAreNotRecorded(t *testing.T) {
 
 func TestFlowBudgetGrowsWithTheTable(t *testing.T) {
 	for _, c := range []struct {
-		max, cpus int
-		want      uint32
-	}{{0, 2, 1}, {10_000, 2, 1}, {1_000_000, 1, 134}, {1_000_000, 2, 67}, {100_000_000, 2, 1000}} {
-		if got := flowBudget(c.max, c.cpus, 250); got != c.want {
-			t.Errorf("%d flows on %d CPUs: %d inserts a jiffy, want %d", c.max, c.cpus, got, c.want)
+		lru  uint32
+		cpus int
+		want uint32
+	}{{1, 2, 1}, {10_000, 2, 1}, {1_000_000, 1, 134}, {1_000_000, 2, 67}, {100_000_000, 2, 1000}} {
+		if got := flowBudget(c.lru, c.cpus, 250); got != c.want {
+			t.Errorf("an LRU map of %d, %d CPUs: %d inserts a jiffy, want %d", c.lru, c.cpus, got, c.want)
 		}
 	}
 }

@@ -53,7 +53,7 @@ func (d *Dataplane) ForgetFlow(key abi.FlowKey) {
 
 func (d *Dataplane) privateBuckets(key *abi.FlowKey) []*abi.FlowBucket {
 	slot := d.control.FlowSlot
-	return flowBucketsOf(d.flows.pairs[slot].Memory, d.control.FlowMask[slot], flowHash(d.control.HashKey, key))
+	return flowBucketsOf(d.flows.pairs[slot].Memory, d.control.FlowBuckets[slot], flowHash(d.control.HashKey, key))
 }
 
 // readFragments copies what first fragments left to those that follow them.
@@ -97,7 +97,7 @@ func (d *Dataplane) findFlow(key abi.FlowKey) (value abi.FlowValue, found bool, 
 		if table == nil {
 			continue
 		}
-		for _, bucket := range flowBucketsOf(table.Memory, d.control.FlowMask[slot], hash) {
+		for _, bucket := range flowBucketsOf(table.Memory, d.control.FlowBuckets[slot], hash) {
 			for i := range bucket.Record {
 				if v, ok := loadFlow(&bucket.Record[i], &key); ok {
 					take(&v)
@@ -141,10 +141,10 @@ func loadFlow(from *abi.FlowRecord, key *abi.FlowKey) (abi.FlowValue, bool) {
 	return abi.FlowValue{}, false
 }
 
-// flowBucketsOf are the buckets of a hash, one of each CPU.
-func flowBucketsOf(memory []byte, mask uint32, hash uint64) (all []*abi.FlowBucket) {
+// flowBucketsOf are the buckets of a hash, one of each CPU, which has so many.
+func flowBucketsOf(memory []byte, each uint32, hash uint64) (all []*abi.FlowBucket) {
 	buckets := unsafe.Slice((*abi.FlowBucket)(unsafe.Pointer(unsafe.SliceData(memory))), len(memory)/int(unsafe.Sizeof(abi.FlowBucket{})))
-	for at := uint32(hash) & mask; int(at) < len(buckets); at += mask + 1 {
+	for at := int(uint64(uint32(hash)) * uint64(each) >> 32); at < len(buckets); at += int(each) {
 		all = append(all, &buckets[at])
 	}
 	return all
