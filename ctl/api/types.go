@@ -195,6 +195,9 @@ type StateTotals struct {
 	Refused uint64 `json:"refused"` // packets whose connection found no room: their answers count as new
 }
 
+// FlowsFill is the name of the flow table's, whose entries are records of flows that were seen within flows.idle.
+const FlowsFill = "flows"
+
 // Fill is how full one table is.
 type Fill struct {
 	Name    string `json:"name"`

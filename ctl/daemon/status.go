@@ -76,7 +76,7 @@ func (d *Daemon) Status(context.Context) (api.Status, error) {
 		},
 	}
 	if now.tables.Features.Flows {
-		status.Tables = append([]api.Fill{{Name: "flows", Entries: totals.Live, Max: totals.Capacity}}, status.Tables...)
+		status.Tables = append([]api.Fill{{Name: api.FlowsFill, Entries: totals.Live, Max: totals.Capacity}}, status.Tables...)
 	}
 	if now.tables.Features.State {
 		states, err := d.plane.States()
@@ -172,6 +172,10 @@ func (d *Daemon) filterTotals(now *applied, programs abi.FlowTotals) (api.Filter
 	return totals, nil
 }
 
+// missedShare is the part of packets that may be in no report before status warns: a flow of one packet that begins when its bucket is full
+// costs one now and then.
+const missedShare = 100
+
 // warnings are what somebody should look at, a sentence each.
 func (d *Daemon) warnings(now *applied, status api.Status, totals flow.Totals) []string {
 	var texts []string
@@ -249,6 +253,10 @@ func (d *Daemon) warnings(now *applied, status api.Status, totals flow.Totals) [
 	}
 	d.historyWarnings(warn)
 	if r := status.Flows.Reports; r != nil {
+		if r.Missed > status.Flows.Accounted/missedShare {
+			warn("%d packets of %d are in no report, because their flows gave way to newer ones or found no room: raise flows.max, or lower flows.idle",
+				r.Missed, status.Flows.Accounted)
+		}
 		if r.NoRoom > 0 {
 			warn("%d flows are not reported, because there is no room to remember it: raise flows.max", r.NoRoom)
 		}

@@ -4,6 +4,8 @@ import (
 	"fmt"
 	"strings"
 	"time"
+
+	"gardu/ctl/api"
 )
 
 // screen is everything that is shown, but for the size of it.
@@ -148,18 +150,22 @@ func (s *screen) verdicts() line {
 	return l
 }
 
-// flowTable says how full the flow table is, and what part of the traffic is in no flow.
+// flowTable says how full the flow table is of flows that live, as status does, and what part of the traffic is in no flow. Records of
+// flows that ended stay until others need their place, so that all are in use before long.
 func (s *screen) flowTable() line {
 	var l line
 	if part := s.frame.Unattributed.Packets; part > 0 && part >= s.frame.Total.Packets/100 {
 		l = append(l, span{percent(part, s.frame.Total.Packets) + " in no flow  ", warn})
 	}
-	if f := s.frame.Status.Flows; f.Max > 0 && !s.past() {
+	for _, table := range s.frame.Status.Tables {
+		if table.Name != api.FlowsFill || s.past() {
+			continue
+		}
 		look := plain
-		if float64(f.Entries) >= 0.8*float64(f.Max) {
+		if table.Ratio() >= api.FullAt {
 			look = warn
 		}
-		l = append(l, span{"flow table ", dim}, span{percent(float64(f.Entries), float64(f.Max)) + " ", look}, span{"of " + short(float64(f.Max)) + " ", dim})
+		l = append(l, span{"flow table ", dim}, span{percent(float64(table.Entries), float64(table.Max)) + " ", look}, span{"of " + short(float64(table.Max)) + " ", dim})
 	}
 	return l
 }

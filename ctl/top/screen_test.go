@@ -56,7 +56,8 @@ func reasons(seconds uint64) map[string]api.ReasonCounter {
 func readAfter(seconds uint64) counters {
 	c := counters{at: now.Add(time.Duration(seconds) * time.Second), status: api.Status{
 		Version: "0.1.0", Revision: 7, Uptime: api.Duration(26*time.Hour + 3*time.Minute), Reasons: reasons(seconds),
-		Flows: api.FlowTotals{Entries: 850_000, Max: 1_000_000}, Warnings: []string{"wan0 is not attached"}}}
+		Flows:  api.FlowTotals{Entries: 999_000, Max: 1_000_000},
+		Tables: []api.Fill{{Name: api.FlowsFill, Entries: 850_000, Max: 1_000_000}}, Warnings: []string{"wan0 is not attached"}}}
 	for i, name := range []string{"office-ssh", "ssh", "known-bad", "dns-flood", "idea"} {
 		n := uint64(4-i) * 1350 * seconds
 		c.rules = append(c.rules, api.Rule{Name: name, Action: []model.Action{"pass", "drop", "drop", "drop", ""}[i], Packets: n, Bytes: n * 60, Decided: n / 2})
