@@ -11,6 +11,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -314,8 +315,13 @@ func TestReportsOverAFullTable(t *testing.T) {
 	w.start()
 	w.datagrams(20_000, 20_000)
 	w.everythingReported()
-	if f := w.status().Flows; f.Unattributed == 0 {
+	status := w.status()
+	if f := status.Flows; f.Unattributed == 0 {
 		t.Errorf("the table didn't overflow: %+v", f)
+	}
+	told := fmt.Sprintf("%d packets of %d are in no report", status.Flows.Reports.Missed, status.Flows.Accounted)
+	if !slices.ContainsFunc(status.Warnings, func(text string) bool { return strings.HasPrefix(text, told) }) {
+		t.Errorf("no warning that %s: %q", told, status.Warnings)
 	}
 	for _, size := range []string{"20000", "1500"} {
 		_, err := w.api.Apply(t.Context(), api.ApplyRequest{Name: "resized.yaml", YAML: strings.Replace(reporting, "1000", size, 1)})
