@@ -44,5 +44,5 @@
 	X(ARP_REPLY, REDIRECT, "arp-reply", "answered an ARP request for a service address")                   \
 	X(ND_REPLY, REDIRECT, "nd-reply", "answered a neighbour solicitation for a service address")           \
 	X(ECHO_REPLY, REDIRECT, "echo-reply", "answered a ping to a service address")                  \
-	X(TOO_BIG_TOLD, REJECT, "too-big-told", "larger than the MTU of the way to the backend, and its sender was told")   \
+	X(TOO_BIG_TOLD, REJECT, "too-big-told", "larger than the MTU of the way out, and its sender was told")   \
 	X(CANNOT_FRAGMENT, REJECT, "cannot-fragment", "as too-big-told, of IPv4 that may be fragmented, which gardu can't")

@@ -51,6 +51,23 @@ static __always_inline struct fragment *first_of(const struct pkt *p, const stru
 	return first && (__u32)now_jiffies(c) - first->seen < FRAGMENT_TIMEOUT * c->hz ? first : NULL;
 }
 
+enum { FIRST_KNOWN = 32 };
+
+/* Of a later fragment: the first one's source port, its destination port above that, as they lie in the packet, and the bit FIRST_KNOWN.
+ * 0: not known. */
+__noinline __u64 ports_of_first(const struct pkt *p)
+{
+	struct fragment *first;
+	struct control *c;
+	__u32 zero = 0;
+
+	c = bpf_map_lookup_elem(&control, &zero);
+	if (!p || !c)
+		return 0;
+	first = first_of(p, c);
+	return first ? 1ull << FIRST_KNOWN | (__u32)first->be_dport << 16 | first->be_sport : 0;
+}
+
 /* A later fragment takes the ports while it is judged. Not for longer: its flow's key must stay what it is. */
 __noinline int borrow_ports(struct pkt *p)
 {

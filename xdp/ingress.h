@@ -152,6 +152,13 @@ static __always_inline void note_passed(ctx_t *ctx, struct control *c, struct fl
 		nat_swap_key(p);
 }
 
+static __always_inline enum reason tell_too_big(ctx_t *ctx, struct control *c, struct pkt *p)
+{
+	if (c->watch_until)
+		watch_drop(ctx, p); /* as long as it is what came in */
+	return too_big(ctx, p);
+}
+
 static __always_inline enum reason ingress(ctx_t *ctx, struct control *c, struct pkt *p)
 {
 	struct flow_value *flow = NULL;
@@ -221,10 +228,14 @@ static __always_inline enum reason ingress(ctx_t *ctx, struct control *c, struct
 	if (verdict_of(reason) != VERDICT_PASS)
 		return reason;
 	if (cfg_nat && (p->translated == NAT_ANSWER || p->translated == NAT_ERROR_TO_CLIENT) && reason != REASON_HEALTH_REPLY) {
+		if (p->has & IS_FRAGMENT)
+			note_first(p);
 		reason = answer_nat(ctx, p);
 		if (reason == REASON_NAT_ERROR)
 			reason = nat_rewrite_error(ctx, p) ? answer_nat(ctx, p) : REASON_ENCAP_FAILED;
-		if (verdict_of(reason) == VERDICT_DROP)
+		if (reason == REASON_TOO_BIG)
+			reason = tell_too_big(ctx, c, p);
+		if (verdict_of(reason) == VERDICT_DROP || verdict_of(reason) == VERDICT_REJECT)
 			return reason;
 	} else if (cfg_services && reason != REASON_HEALTH_REPLY) {
 		if (!flow || !p->remembered || !balance_remembered(p, flow, &sent)) {
@@ -253,11 +264,8 @@ static __always_inline enum reason ingress(ctx_t *ctx, struct control *c, struct
 		}
 		if (cfg_nat && sent == REASON_NAT_ERROR)
 			sent = nat_rewrite_error(ctx, p) ? forward_to(ctx, p) : REASON_ENCAP_FAILED;
-		if (sent == REASON_TOO_BIG) {
-			if (c->watch_until)
-				watch_drop(ctx, p); /* as long as it is what came in */
-			sent = too_big(ctx, p);
-		}
+		if (sent == REASON_TOO_BIG)
+			sent = tell_too_big(ctx, c, p);
 		if (cfg_down && sent == REASON_BACKEND_RESET)
 			return reset_flow(ctx, c, p);
 		if (verdict_of(sent) == VERDICT_DROP || verdict_of(sent) == VERDICT_REJECT)

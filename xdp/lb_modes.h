@@ -293,8 +293,8 @@ static __always_inline enum reason forward_nat(ctx_t *ctx, struct pkt *p, const 
 }
 
 /* The way to the client: the kernel's route and neighbour, or else back to where the client's first frame came from. So also when that had a
- * VLAN tag: the kernel would name the VLAN's own interface, which takes no frames from XDP. */
-static __always_inline enum reason way_back(ctx_t *ctx, const struct pkt *p, const struct nat_now *now, struct hop *hop)
+ * VLAN tag: the kernel would name the VLAN's own interface, which takes no frames from XDP. REASON_TOO_BIG: what fits is in p->room. */
+static __always_inline enum reason way_back(ctx_t *ctx, struct pkt *p, const struct nat_now *now, struct hop *hop)
 {
 	struct bpf_fib_lookup fib = {.ifindex = ctx_ifindex(ctx), .tot_len = p->length};
 	long found;
@@ -315,8 +315,10 @@ static __always_inline enum reason way_back(ctx_t *ctx, const struct pkt *p, con
 		__builtin_memcpy(fib.ipv6_dst, now->client.daddr, 16);
 	}
 	found = bpf_fib_lookup(ctx, &fib, sizeof(fib), 0);
-	if (found == BPF_FIB_LKUP_RET_FRAG_NEEDED)
+	if (found == BPF_FIB_LKUP_RET_FRAG_NEEDED) {
+		p->room = fib.mtu_result;
 		return REASON_TOO_BIG;
+	}
 	if (found == BPF_FIB_LKUP_RET_SUCCESS) {
 		__builtin_memcpy(hop->macs, fib.dmac, 6);
 		__builtin_memcpy(hop->macs + 6, fib.smac, 6);

@@ -14,6 +14,7 @@
 #include "../bpf/csum.h"
 #include "../bpf/state.h"
 #include "../bpf/verdict.h"
+#include "fragments.h"
 #include "services.h"
 
 /* No reasons: what is to be done before the packet can be sent, on a stack that has room for it. */
@@ -100,23 +101,30 @@ static __always_inline struct nat_line *nat_line_at(const struct control *c, voi
 	return bpf_map_lookup_elem(slots, &key);
 }
 
+/* The source port, and the destination port above it. */
+static __always_inline __u32 nat_ports(__be16 be_sport, __be16 be_dport) { return (__u32)be_dport << 16 | be_sport; }
+
 static __always_inline __u32 nat_clock(const struct control *c) { return c->hz ? now_jiffies(c) * STATE_TICKS / c->hz : 0; }
 
 static __always_inline bool nat_frozen(const struct control *c) { return cfg_trace && c->state_frozen; }
 
-/* What can be translated: the checksums of others don't follow changes, and later fragments have no ports. */
+/* What can be translated: the checksums of others don't follow changes. */
 static __always_inline bool nat_can(const struct pkt *p)
 {
-	return (p->has & (HAS_PORTS | IS_FRAGMENT)) == HAS_PORTS && (p->key.proto == PROTO_TCP || p->key.proto == PROTO_UDP);
+	return p->has & (HAS_PORTS | IS_LATER) && (p->key.proto == PROTO_TCP || p->key.proto == PROTO_UDP);
 }
 
-static __always_inline void nat_ends(struct state_ends *ends, const struct pkt *p)
+/* The ends of what can be translated; a later fragment's are those of the first one. False: nobody knows that one. */
+static __always_inline bool nat_ends(struct state_ends *ends, const struct pkt *p)
 {
+	__u64 ports = p->has & IS_LATER ? ports_of_first(p) : 1ull << FIRST_KNOWN | nat_ports(p->key.be_sport, p->key.be_dport);
+
 	__builtin_memcpy(ends->a, p->key.saddr, 32);
-	ends->be_aport = p->key.be_sport;
-	ends->be_bport = p->key.be_dport;
+	ends->be_aport = ports;
+	ends->be_bport = ports >> 16;
 	ends->proto = p->key.proto;
 	ends->family = p->family;
+	return ports >> FIRST_KNOWN;
 }
 
 static __always_inline __u32 nat_seen_flags(__u64 word, __u32 clock, __u32 timeout)
@@ -200,6 +208,7 @@ __noinline int nat_follow(struct pkt *p)
 	struct nat_now *now = nat_now();
 	struct state_ends ends = {};
 	struct backend *backend;
+	enum reason missed;
 	struct control *c;
 	__u32 key, zero = 0;
 	__u64 hash;
@@ -213,25 +222,25 @@ __noinline int nat_follow(struct pkt *p)
 	backend = bpf_map_lookup_elem(&backends, &key);
 	if (!backend || backend->mode != MODE_NAT)
 		return REASON_FORWARD;
-	if (p->has & IS_FRAGMENT)
-		return REASON_SERVICE_FRAGMENT;
 	if (!nat_can(p)) {
 		p->service = p->backend = 0;
 		return REASON_NONE;
 	}
 	now->index = now->live = 0;
 	now->clock = nat_clock(c);
-	nat_ends(&ends, p);
+	if (!nat_ends(&ends, p))
+		return REASON_SERVICE_FRAGMENT;
+	missed = p->has & IS_LATER ? REASON_SERVICE_FRAGMENT : REASON_FORWARD; /* only the first one makes a translation */
 	hash = now->own;
 	if (!nat_in(table, nat_bucket(c, hash, 0), &ends, hash, now) && !nat_in(table, nat_bucket(c, hash, 1), &ends, hash, now)) {
 		now->index = 0;
-		return REASON_FORWARD;
+		return missed;
 	}
 	nat_age(now, p->key.proto);
 	if (!(now->flags[0] | now->flags[1]) || (p->has & IS_SYN && tcp_closed(now->flags[0], now->flags[1])))
-		return REASON_FORWARD;
+		return missed;
 	if (!backend_of(now->backend, p->service))
-		return REASON_FORWARD;
+		return missed;
 	if (p->backend != now->backend)
 		p->named = 0;
 	p->backend = now->backend;
@@ -583,9 +592,8 @@ __noinline int nat_answers(struct pkt *p)
 	c = bpf_map_lookup_elem(&control, &zero);
 	table = nat_table();
 	slots = nat_slots();
-	if (!p || !now || !c || !table || !slots || !nat_can(p))
+	if (!p || !now || !c || !table || !slots || !nat_can(p) || !nat_ends(&ends, p))
 		return 0;
-	nat_ends(&ends, p);
 	now->own = hash = state_hash(c, &ends);
 	line = nat_line_at(c, slots, hash);
 	if (!line)
@@ -608,8 +616,8 @@ __noinline int nat_answers(struct pkt *p)
 	now->clock = nat_clock(c);
 	copy_address(now->client.saddr, entry->service);
 	copy_address(now->client.daddr, entry->client);
-	now->client.be_sport = entry->be_service_port;
-	now->client.be_dport = entry->be_client_port;
+	now->client.be_sport = p->has & IS_LATER ? 0 : entry->be_service_port;
+	now->client.be_dport = p->has & IS_LATER ? 0 : entry->be_client_port;
 	copy_macs(now->macs, entry->macs);
 	now->vlan = entry->vlan;
 	now->ifindex = entry->ifindex;
@@ -744,10 +752,10 @@ static __always_inline bool nat_rewrite_ip(ctx_t *ctx, const struct pkt *p, cons
 	return true;
 }
 
-/* Give a packet other ends. be_ports: source, and destination above it. */
+/* Give a packet other ends. A later fragment has only addresses. */
 static __always_inline bool nat_rewrite(ctx_t *ctx, const struct pkt *p, const __u8 *saddr, const __u8 *daddr, __u32 be_ports)
 {
-	return nat_rewrite_ports(ctx, p, nat_addresses(p, saddr, daddr), be_ports) && nat_rewrite_ip(ctx, p, saddr, daddr);
+	if (!(p->has & IS_LATER) && !nat_rewrite_ports(ctx, p, nat_addresses(p, saddr, daddr), be_ports))
+		return false;
+	return nat_rewrite_ip(ctx, p, saddr, daddr);
 }
-
-static __always_inline __u32 nat_ports(__be16 be_sport, __be16 be_dport) { return (__u32)be_dport << 16 | be_sport; }

@@ -353,7 +353,7 @@ __noinline int reject(ctx_t *ctx, struct pkt *p)
 	return reply(ctx, p, REASON_RULE_REJECT);
 }
 
-/* Tell who sent a packet that is too big for the way to its backend how much fits: p->room. Also without DF: gardu doesn't fragment, but
+/* Tell who sent a packet that is too big for the way on how much fits: p->room. Also without DF: gardu doesn't fragment, but
  * who is told will. (Likewise.) */
 __noinline int too_big(ctx_t *ctx, struct pkt *p)
 {

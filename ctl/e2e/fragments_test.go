@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"net"
-	"slices"
 	"syscall"
 	"testing"
 	"time"
@@ -14,35 +13,44 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// TestFragments sends UDP datagrams in three fragments through every mode but nat, and back.
+// TestFragments sends UDP datagrams in three fragments through every mode, and back.
 func TestFragments(t *testing.T) {
 	for _, path := range []string{"tc", "xdp"} {
 		t.Run(path, func(t *testing.T) {
-			oneWay := slices.DeleteFunc(slices.Clone(forwards), func(f forward) bool { return f.mode == "nat" }) // drops fragments
 			w := newWorld(t, 2)
 			if path == "xdp" {
 				w.prepareXDP()
 			}
-			for _, f := range oneWay {
-				w.echoUDP(net.JoinHostPort(f.address, "7"))
+			for _, f := range forwards {
+				w.echoUDP(f, "7")
 			}
 			w.decap()
 			config := fmt.Sprintf("interfaces: {client0: {path: %[1]s}, b1: {path: %[1]s}, b2: {path: %[1]s}}\nservices:\n", path)
-			for _, f := range oneWay {
+			for _, f := range forwards {
 				config += fmt.Sprintf("  %s: {address: %q, port: 7, proto: udp, forward: %s, backends: [{name: b1, address: %q}, {name: b2, address: %q}]}\n",
 					f.name, f.address, f.mode, fmt.Sprintf(f.backend, 1), fmt.Sprintf(f.backend, 2))
 			}
 			w.start(config)
 			w.ready()
-			for _, f := range oneWay {
-				if err := w.echoes(net.JoinHostPort(f.address, "7")); err != nil {
+			for _, f := range forwards {
+				address := net.JoinHostPort(f.address, "7")
+				if f.name == "nat4" { // its backends don't know yet that the client's link takes less than theirs
+					w.until("each backend is told", func() error {
+						err := w.echoes(address, 1, time.Second)
+						if told := w.packets("cannot-fragment"); told < uint64(len(w.backends)) {
+							return errors.Join(err, fmt.Errorf("%d were", told))
+						}
+						return nil
+					})
+				}
+				if err := w.echoes(address, datagrams, patience/4); err != nil {
 					t.Errorf("%s: %v", f.name, err)
 				}
 			}
 			if n := w.packets("service-fragment"); n != 0 {
 				t.Errorf("%d later fragments found no first one", n)
 			}
-			if want, got := uint64(len(oneWay)*sockets*datagrams*3), w.forwarded(); got < want {
+			if want, got := uint64(len(forwards)*sockets*datagrams*3), w.forwarded(); got < want {
 				t.Errorf("%d fragments went to backends, %d were sent", got, want)
 			}
 		})
@@ -67,12 +75,16 @@ func narrow(network, _ string, raw syscall.RawConn) error {
 }
 
 // echoUDP makes every backend send datagrams back to who sent them.
-func (w *world) echoUDP(address string) {
+func (w *world) echoUDP(f forward, port string) {
 	w.Helper()
-	for _, node := range w.backends {
+	for i, node := range w.backends {
+		address := f.address
+		if f.mode == "nat" {
+			address = fmt.Sprintf(f.backend, i+1)
+		}
 		var conn net.PacketConn
 		w.must(node.Do(func() (err error) {
-			conn, err = (&net.ListenConfig{Control: narrow}).ListenPacket(w.Context(), "udp", address)
+			conn, err = (&net.ListenConfig{Control: narrow}).ListenPacket(w.Context(), "udp", net.JoinHostPort(address, port))
 			return err
 		}))
 		w.Cleanup(func() { conn.Close() })
@@ -89,8 +101,8 @@ func (w *world) echoUDP(address string) {
 	}
 }
 
-// echoes sends large ones from several ports, and waits for each of them to come back.
-func (w *world) echoes(address string) error {
+// echoes sends n large ones from each of several ports, and waits for each of them to come back.
+func (w *world) echoes(address string, n int, wait time.Duration) error {
 	ctx, cancel := context.WithTimeout(w.Context(), patience)
 	defer cancel()
 	for range sockets {
@@ -99,12 +111,12 @@ func (w *world) echoes(address string) error {
 			return err
 		}
 		defer conn.Close()
-		for i := range datagrams {
+		for i := range n {
 			sent, got := bytes.Repeat([]byte{byte(i), 0x5a}, largeUDP/2), make([]byte, 2*largeUDP)
 			if _, err := conn.Write(sent); err != nil {
 				return err
 			}
-			if err := conn.SetReadDeadline(time.Now().Add(patience / 4)); err != nil {
+			if err := conn.SetReadDeadline(time.Now().Add(wait)); err != nil {
 				return err
 			}
 			n, err := conn.Read(got)

@@ -2,6 +2,7 @@ package e2e
 
 import (
 	"context"
+	"fmt"
 	"net"
 	"net/netip"
 	"sync"
@@ -9,6 +10,7 @@ import (
 	"testing"
 	"time"
 
+	"gardu/ctl/api"
 	"gardu/ctl/testnet"
 )
 
@@ -157,11 +159,16 @@ func TestSwap(t *testing.T) {
 	begin := time.Now()
 	for i := range swaps {
 		w.apply([]string{snapshotA, snapshotB}[i%2])
+		if i%100 == 50 { // a block comes, and goes by itself
+			_, err := w.gardu("block", probers["xdp"].shut.String(), "--for", "1s")
+			w.must(err)
+		}
 	}
 	took := time.Since(begin).Round(time.Millisecond)
 	stop()
 
 	t.Logf("%d swaps in %s", swaps, took)
+	w.filterAddsUp()
 	for path, p := range probers {
 		t.Logf("%s: %d asked and answered, %d at b1, %d at b2", path, p.asked.Load(), atB1.of(p.left), atB2.of(p.right))
 		if lost := p.lost.Load(); lost > 0 {
@@ -179,6 +186,29 @@ func TestSwap(t *testing.T) {
 		if p.asked.Load() < swaps || atB1.of(p.left) < swaps || atB2.of(p.right) < swaps {
 			t.Errorf("%s: too little traffic to prove anything", path)
 		}
+	}
+}
+
+// filterAddsUp checks that whatever reached the filter was decided by someone, once.
+func (w *world) filterAddsUp() {
+	w.Helper()
+	var filter api.FilterTotals
+	w.until("the last packets are counted", func() error { // the totals aren't read in one moment
+		before := filter
+		status, err := w.api.Status(w.Context())
+		if err != nil {
+			return err
+		}
+		if filter = status.Filter; filter != before {
+			return fmt.Errorf("%+v so far", filter)
+		}
+		return nil
+	})
+	if sum := filter.Allowed + filter.Blocked + filter.Health + filter.Decided + filter.Default; sum != filter.Reached {
+		w.Errorf("%d packets reached the filter, %d were decided: %+v", filter.Reached, sum, filter)
+	}
+	if filter.Blocked == 0 || filter.Decided == 0 || filter.Default == 0 {
+		w.Errorf("too little was tried: %+v", filter)
 	}
 }
 

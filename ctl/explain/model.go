@@ -504,13 +504,19 @@ type fragmentPorts struct {
 
 func fragmentOf(f facts) fragmentKey { return fragmentKey{f.src, f.dst, f.proto, f.vlan, f.id} }
 
+// first is what the first one of a later fragment's packet left, if it was seen and not too long ago.
+func (m *Model) first(f facts) (first fragmentPorts, ok bool) {
+	first, ok = m.fragments[fragmentOf(f)]
+	return first, ok && m.Now.Sub(first.seen) < fragmentTimeout
+}
+
 // ports returns the ports that rules see: the packet's own, or of a later fragment those of the first one.
 func (m *Model) ports(f facts) (sport, dport uint16, known bool) {
 	if !f.later {
 		return f.sport, f.dport, f.hasPorts
 	}
-	first, ok := m.fragments[fragmentOf(f)]
-	if !ok || m.Now.Sub(first.seen) >= fragmentTimeout || !m.asksPorts() || !hasPorts(f.proto) {
+	first, ok := m.first(f)
+	if !ok || !m.asksPorts() || !hasPorts(f.proto) {
 		return 0, 0, false
 	}
 	return first.sport, first.dport, true

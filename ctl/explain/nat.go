@@ -28,9 +28,9 @@ func courseByPorts(f facts) course {
 	return course{end{f.src, f.sport}, end{f.dst, f.dport}, f.proto}
 }
 
-// translates: TCP and UDP whose header is there.
+// translates: TCP and UDP.
 func translates(f facts) bool {
-	return f.hasPorts && !f.fragment && (f.proto == protoTCP || f.proto == protoUDP)
+	return (f.hasPorts || f.later) && (f.proto == protoTCP || f.proto == protoUDP)
 }
 
 // ways are what passed of a translation within its time-out. It lives while there is one.
@@ -133,8 +133,11 @@ func (m *Model) heard(t *translation, f facts, answer bool) {
 // answered is the translation that a packet, or what an ICMP error is about, is an answer to, nil: none.
 func (m *Model) answered(f facts, frame []byte) *translation {
 	flow, ok := f, true
-	if f.isICMPError() && !f.fragment {
+	switch first, known := m.first(f); {
+	case f.isICMPError() && !f.fragment:
 		flow, ok = answeredBy(f, frame)
+	case f.later:
+		flow.sport, flow.dport, ok = first.sport, first.dport, known
 	}
 	t := m.byBackend[courseByPorts(flow)]
 	if t == nil || !ok || !translates(flow) || !m.lives(t) {
@@ -143,14 +146,20 @@ func (m *Model) answered(f facts, frame []byte) *translation {
 	return t
 }
 
-// seenBy is a packet with other ends.
+// seenBy is a packet with other ends. A later fragment has no ports.
 func (f facts) seenBy(c course) facts {
-	f.src, f.sport, f.dst, f.dport = c.from.addr, c.from.port, c.to.addr, c.to.port
+	f.src, f.dst = c.from.addr, c.to.addr
+	if !f.later {
+		f.sport, f.dport = c.from.port, c.to.port
+	}
 	return f
 }
 
 // sendBack sends a backend's answer to the client. There are no routes here: it takes the way that the client's first frame came.
 func (m *Model) sendBack(t *translation, f facts, frame []byte, out *Outcome) {
+	if f.fragment && !f.later {
+		m.noteFirst(f, BackendKey{})
+	}
 	if f.ttl <= 1 {
 		out.Verdict, out.Reason = Drop, "ttl-exceeded"
 		return
@@ -170,6 +179,9 @@ func translated(f facts, c course, to, from [6]byte, frame []byte) []byte {
 		return translatedError(f, c, to, from, frame)
 	}
 	packet := bytes.Clone(frame[f.ip:])
+	if f.later {
+		return oneHop(f, addressesOf(c.from.addr, c.to.addr), to, from, packet)
+	}
 	upper := packet[f.upper-f.ip:]
 	sum := upper[6:]
 	if f.proto == protoTCP {

@@ -55,8 +55,7 @@ func (m *Model) serve(f facts, frame []byte, out *Outcome) {
 // follow sends a later fragment where the first one went. If nobody knows where that is, one of a protocol with ports can't be told from those
 // of other services, and any other goes by its addresses.
 func (m *Model) follow(f facts, frame []byte, out *Outcome) {
-	first, ok := m.fragments[fragmentOf(f)]
-	ok = ok && m.Now.Sub(first.seen) < fragmentTimeout
+	first, ok := m.first(f)
 	if !ok && hasPorts(f.proto) {
 		out.Verdict, out.Reason = Drop, "service-fragment"
 		return
@@ -141,10 +140,6 @@ func (m *Model) balance(service *model.Service, flow, f facts, frame []byte, out
 	}
 	out.Backend = key.Name
 	var nat *translation
-	if isNAT(key) && f.fragment {
-		out.Verdict, out.Reason = Drop, "service-fragment"
-		return key
-	}
 	if isNAT(key) {
 		if nat = m.followed(service, flow); nat != nil {
 			isNamed = isNamed && key == nat.backend
@@ -154,6 +149,10 @@ func (m *Model) balance(service *model.Service, flow, f facts, frame []byte, out
 	}
 	if isNAT(key) && nat == nil && !translates(f) { // an error about a flow that isn't translated
 		out.Service, out.Backend = "", ""
+		return key
+	}
+	if isNAT(key) && nat == nil && f.later {
+		out.Verdict, out.Reason = Drop, "service-fragment"
 		return key
 	}
 	backend := m.backends[key]
