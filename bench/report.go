@@ -381,8 +381,19 @@ func writeIndex(dir string) error {
 	if err != nil {
 		return err
 	}
-	slices.Sort(pages)
-	slices.Reverse(pages)
+	made := map[string]time.Time{}
+	for _, page := range pages {
+		data, err := os.ReadFile(page)
+		if err != nil {
+			return err
+		}
+		var r result
+		if err := json.Unmarshal(data, &r); err != nil {
+			return fmt.Errorf("%s: %w", page, err)
+		}
+		made[page] = r.Time
+	}
+	slices.SortFunc(pages, func(a, b string) int { return made[b].Compare(made[a]) })
 	var b strings.Builder
 	b.WriteString("# Results\n\nWhat `make bench` wrote, the newest first: a page with plots beside it, what that means for a large network (plan), and the data. Those that end in vm are by `make bench-vm`: beside IPVS, on an emulated machine.\n\n")
 	for _, page := range pages {
