@@ -88,7 +88,9 @@ type CapturedOut struct {
 }
 
 // Describe fills in the text.
-func (f *CapturedFrame) Describe() { f.Packet = pkt.Excerpt(f.Frame, f.Length) }
+func (f *CapturedFrame) Describe() {
+	f.Packet = pkt.Captured{Frame: f.Frame, Length: f.Length}.Text()
+}
 
 func (h *handler) capture() endpoint {
 	e := streams[CaptureItem](h, func(r *http.Request, out *stream) error {

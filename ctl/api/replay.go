@@ -20,11 +20,14 @@ type Replay struct {
 	Fates   []FateCount `json:"fates"` // by verdict, reason, rule, service and backend, the most frequent first
 
 	Unjudged     uint64 `json:"unjudged"`     // frames that the kernel doesn't run programs with: too short, or longer than a page
-	Cut          uint64 `json:"cut"`          // the capture has only their beginning: judged with zeros for the rest
+	Cut          uint64 `json:"cut"`          // the capture has only their beginning: judged with zeros for the rest of the payload
+	Bare         uint64 `json:"bare"`         // the capture hasn't even all of their headers: not judged
 	Back         uint64 `json:"back"`         // older than the one before
 	Unattributed uint64 `json:"unattributed"` // found no place in the replay's flow table
 
 	Against []FateChange `json:"against,omitempty"` // with another configuration
+
+	Broken string `json:"broken,omitempty"` // why these aren't all packets of the capture
 }
 
 // FateCount is how many packets had one fate.

@@ -9,6 +9,7 @@ import (
 	"gardu/ctl/compile"
 	"gardu/ctl/dataplane"
 	"gardu/ctl/model"
+	"gardu/ctl/pkt"
 )
 
 // Replay puts the packets of a capture through a Box, at the times at which they were captured: limits, states and flows see
@@ -22,7 +23,8 @@ type Replay struct {
 	elapsed time.Duration // in the capture
 
 	Back uint64 // packets older than the one before them; they count as simultaneous
-	Cut  uint64 // packets of which the capture has only the beginning, judged with zeros for the rest
+	Cut  uint64 // packets of which the capture has only the beginning, judged with zeros for the rest of the payload
+	Bare uint64 // those of which it hasn't even the headers: not judged
 }
 
 const (
@@ -55,12 +57,17 @@ func NewReplay(snapshot *model.Snapshot) (*Replay, error) {
 // At says where the packets come in.
 func (r *Replay) At(hook dataplane.Hook, ifindex int) { r.hook, r.ifindex = hook, ifindex }
 
-// Judge runs one frame that was so long on the wire. judged is false when the programs can't be run with it.
-func (r *Replay) Judge(at time.Time, frame []byte, length int) (result dataplane.Result, judged bool, err error) {
-	r.tick(at)
-	if length > len(frame) {
+// Judge runs one packet. judged is false when the programs can't be run with it.
+func (r *Replay) Judge(c pkt.Captured) (result dataplane.Result, judged bool, err error) {
+	r.tick(c.Time)
+	frame := c.Frame
+	switch {
+	case !c.HasHeaders():
+		r.Bare++
+		return result, false, nil
+	case c.Length > len(frame):
 		r.Cut++
-		frame = Filled(frame, length)
+		frame = Filled(frame, c.Length)
 	}
 	result, err = r.Run(r.hook, frame, r.ifindex)
 	if errors.Is(err, dataplane.ErrFrame) {

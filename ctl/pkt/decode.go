@@ -12,7 +12,7 @@ import (
 // Describe writes a frame as a PACKET on one line. It never fails, and [Parse] turns the text back into the same
 // bytes: each layer is put in words only when these give exactly its bytes.
 func Describe(frame []byte) string {
-	if p := decodeFrame(frame); p != nil {
+	if p := decodeFrame(frame, len(frame)); p != nil {
 		return p.String()
 	}
 	return "hex " + hex.EncodeToString(frame)
@@ -28,25 +28,6 @@ func Summary(frame []byte) string {
 		}
 	}
 	return strings.Join(words, " ")
-}
-
-// Excerpt is Summary of a frame of which only the beginning is known, bytes long when it was whole: its payload is told by its
-// length.
-func Excerpt(head []byte, bytes int) string {
-	if bytes <= len(head) || bytes > maxFrame {
-		return Summary(head)
-	}
-	frame := make([]byte, bytes)
-	copy(frame, head)
-	p := decodeFrame(frame)
-	if p == nil {
-		return Summary(head)
-	}
-	for inner := p; inner != nil; inner = inner.inner {
-		inner.sum = right // of bytes that aren't known
-		inner.payload = make([]byte, len(inner.payload))
-	}
-	return p.String()
 }
 
 // String writes the PACKET.
@@ -89,6 +70,9 @@ func (p *packet) headText() string {
 		}
 		return fmt.Sprintf("%s %s > %s %d", name, p.src, p.dst, p.icmpType)
 	case kindIP:
+		if p.ports != "" {
+			return fmt.Sprintf("%s %s > %s", p.ports, netip.AddrPortFrom(p.src, p.sport), netip.AddrPortFrom(p.dst, p.dport))
+		}
 		return fmt.Sprintf("%s %s > %s proto %d", name, p.src, p.dst, p.proto)
 	case kindIPIP:
 		return fmt.Sprintf("%s %s > %s", name, p.src, p.dst)
@@ -116,14 +100,16 @@ func (p *packet) asked() netip.Addr {
 	return p.dst
 }
 
-// decodeFrame returns nil when no PACKET but hex gives these bytes.
-func decodeFrame(frame []byte) *packet {
-	if len(frame) < 14 {
+// decodeFrame returns nil when no PACKET but hex gives these bytes. Only so many of them are known: what depends on others is no
+// field of the packet, so that it is told as what is below. Here and in what follows known is as many of b, negative when b begins
+// behind them.
+func decodeFrame(frame []byte, known int) *packet {
+	if known < 14 {
 		return nil
 	}
 	var tags []tag
 	at := 12
-	for len(frame) >= at+6 && isTag(binary.BigEndian.Uint16(frame[at:])) {
+	for known >= at+6 && isTag(binary.BigEndian.Uint16(frame[at:])) {
 		tags = append(tags, tag{binary.BigEndian.Uint16(frame[at:]), binary.BigEndian.Uint16(frame[at+2:])})
 		at += 4
 	}
@@ -131,7 +117,7 @@ func decodeFrame(frame []byte) *packet {
 
 	plain := newPacket(kindEther)
 	plain.etherType, plain.payload = etherType, body
-	for _, p := range []*packet{decodeBody(etherType, body), plain} {
+	for _, p := range []*packet{decodeBody(etherType, body, known-at-2), plain} {
 		if p == nil {
 			continue
 		}
@@ -149,12 +135,12 @@ func isTag(etherType uint16) bool {
 	return etherType == typeVLAN || etherType == typeQinQ || etherType == 0x9100
 }
 
-func decodeBody(etherType uint16, body []byte) *packet {
+func decodeBody(etherType uint16, body []byte, known int) *packet {
 	switch etherType {
 	case typeARP:
-		return decodeARP(body)
+		return decodeARP(body, known)
 	case typeIPv4, typeIPv6:
-		p, total := decodeIP(body)
+		p, total := decodeIP(body, known)
 		if p != nil {
 			p.pad = len(body) - total
 		}
@@ -163,8 +149,8 @@ func decodeBody(etherType uint16, body []byte) *packet {
 	return nil
 }
 
-func decodeARP(b []byte) *packet {
-	if len(b) < 28 {
+func decodeARP(b []byte, known int) *packet {
+	if known < 28 {
 		return nil
 	}
 	p := newPacket(kindARP)
@@ -176,14 +162,19 @@ func decodeARP(b []byte) *packet {
 }
 
 // decodeIP decodes the IP packet at the head of b and gives its length, or nil.
-func decodeIP(b []byte) (*packet, int) {
-	base, upper, total := decodeHeader(b)
+func decodeIP(b []byte, known int) (*packet, int) {
+	base, upper, total := decodeHeader(b, known)
 	if base == nil {
 		return nil, 0
 	}
+	known -= total - len(upper)
 	plain := *base
 	plain.payload = upper
-	for _, p := range append(decodeUpper(base, upper), &plain) {
+	if head := portsHeads[uint8(plain.proto)]; head != "" && known >= 4 && known < len(upper) && !base.isLater() {
+		plain.ports, plain.cut = head, true // taken only when nothing better is
+		plain.sport, plain.dport = binary.BigEndian.Uint16(upper), binary.BigEndian.Uint16(upper[2:])
+	}
+	for _, p := range append(decodeUpper(base, upper, known), &plain) {
 		if bytes.Equal(p.ip(), b[:total]) {
 			return p, total
 		}
@@ -192,10 +183,10 @@ func decodeIP(b []byte) (*packet, int) {
 }
 
 // decodeHeader decodes the IP header and IPv6 extension headers into a packet of kindIP.
-func decodeHeader(b []byte) (p *packet, upper []byte, total int) {
+func decodeHeader(b []byte, known int) (p *packet, upper []byte, total int) {
 	p = newPacket(kindIP)
 	switch {
-	case len(b) >= 20 && b[0]>>4 == 4:
+	case known >= 20 && b[0]>>4 == 4:
 		header := int(b[0]&0xf) * 4
 		total = int(binary.BigEndian.Uint16(b[2:]))
 		if header < 20 || total < header || total > len(b) {
@@ -209,13 +200,13 @@ func decodeHeader(b []byte) (p *packet, upper []byte, total int) {
 			p.extensions = []extension{{protoFragment, field & 0x1fff, field&0x2000 != 0}}
 		}
 		p.src, p.dst = netip.AddrFrom4([4]byte(b[12:16])), netip.AddrFrom4([4]byte(b[16:20]))
-		p.ipOptions = b[20:header]
+		p.ipOptions, p.cut = b[20:header], known < header
 		bare := append(append([]byte{}, b[:10]...), 0, 0)
 		if sum := ^onesSum(0, append(bare, b[12:header]...)); sum != binary.BigEndian.Uint16(b[10:]) {
 			p.headerSum = int(binary.BigEndian.Uint16(b[10:]))
 		}
 		return p, b[header:total], total
-	case len(b) >= 40 && b[0]>>4 == 6:
+	case known >= 40 && b[0]>>4 == 6:
 		total = 40 + int(binary.BigEndian.Uint16(b[4:]))
 		if total > len(b) {
 			return nil, nil, 0
@@ -223,17 +214,17 @@ func decodeHeader(b []byte) (p *packet, upper []byte, total int) {
 		first := binary.BigEndian.Uint32(b)
 		p.tos, p.label, p.ttl = uint8(first>>20), first&0xfffff, b[7]
 		p.src, p.dst = netip.AddrFrom16([16]byte(b[8:24])), netip.AddrFrom16([16]byte(b[24:40]))
-		upper = p.decodeExtensions(b[6], b[40:total])
+		upper = p.decodeExtensions(b[6], b[40:total], min(known-40, total-40))
 		return p, upper, total
 	}
 	return nil, nil, 0
 }
 
 // decodeExtensions walks the extension headers that a PACKET can have, sets proto to what follows and returns its bytes.
-func (p *packet) decodeExtensions(next uint8, b []byte) []byte {
+func (p *packet) decodeExtensions(next uint8, b []byte, known int) []byte {
 	for {
 		e := extension{number: next}
-		if next == protoFragment && len(b) >= 8 {
+		if next == protoFragment && known >= 8 {
 			field := binary.BigEndian.Uint16(b[2:])
 			e.offset, e.more = field>>3, field&1 != 0
 			p.id = binary.BigEndian.Uint32(b[4:])
@@ -244,22 +235,24 @@ func (p *packet) decodeExtensions(next uint8, b []byte) []byte {
 			p.proto = int(next)
 			return b
 		}
-		if len(b) == 0 || !bytes.HasPrefix(b, e.bytes(b[0], p.id)) {
+		if known < len(e.bytes(0, 0)) || !bytes.HasPrefix(b, e.bytes(b[0], p.id)) {
 			p.proto = int(next)
 			return b
 		}
 		p.extensions = append(p.extensions, e)
-		next, b = b[0], b[len(e.bytes(0, 0)):]
+		size := len(e.bytes(0, 0))
+		next, b, known = b[0], b[size:], known-size
 	}
 }
 
 // decodeUpper lists the packets that the bytes behind the IP header may be, best first.
-func decodeUpper(base *packet, b []byte) []*packet {
+func decodeUpper(base *packet, b []byte, known int) []*packet {
 	p := *base
 	number := uint8(p.proto)
 	p.proto = right
+	known = min(known, len(b))
 	switch {
-	case number == protoTCP && len(b) >= 20:
+	case number == protoTCP && known >= 20:
 		p.kind = kindTCP
 		p.seq, p.ack = binary.BigEndian.Uint32(b[4:]), binary.BigEndian.Uint32(b[8:])
 		header := int(b[12]>>4) * 4
@@ -267,9 +260,9 @@ func decodeUpper(base *packet, b []byte) []*packet {
 			return nil
 		}
 		p.tcpFlags, p.window = b[13], binary.BigEndian.Uint16(b[14:])
-		p.tcpOptions, p.payload = b[20:header], b[header:]
+		p.tcpOptions, p.payload, p.cut = b[20:header], b[header:], known < header
 		p.decodeSum(b, 16)
-	case number == protoUDP && len(b) >= 8:
+	case number == protoUDP && known >= 8:
 		p.kind = kindUDP
 		p.payload = b[8:]
 		if length := int(binary.BigEndian.Uint16(b[4:])); length != len(b) {
@@ -277,19 +270,19 @@ func decodeUpper(base *packet, b []byte) []*packet {
 		}
 		p.decodeSum(b, 6)
 		p.sport, p.dport = binary.BigEndian.Uint16(b), binary.BigEndian.Uint16(b[2:])
-		if tunnel := p.decodeGUE(); tunnel != nil {
+		if tunnel := p.decodeGUE(known - 8); tunnel != nil {
 			return []*packet{tunnel, &p}
 		}
-	case number == protoSCTP && len(b) >= 12:
+	case number == protoSCTP && known >= 12:
 		p.kind = kindSCTP
 		p.tagSCTP, p.payload = binary.BigEndian.Uint32(b[4:]), b[12:]
 		if sum := int(binary.LittleEndian.Uint32(b[8:])); sum != int(sumSCTP(b)) {
 			p.sum = sum
 		}
-	case number == protoICMP && p.src.Is4() && len(b) >= 8, number == protoICMPv6 && p.src.Is6() && len(b) >= 8:
-		return decodeICMP(p, b)
+	case number == protoICMP && p.src.Is4() && known >= 8, number == protoICMPv6 && p.src.Is6() && known >= 8:
+		return decodeICMP(p, b, known)
 	case number == protoIPv4 || number == protoIPv6:
-		inner, total := decodeIP(b)
+		inner, total := decodeIP(b, known)
 		if inner == nil || total != len(b) {
 			return nil
 		}
@@ -304,11 +297,11 @@ func decodeUpper(base *packet, b []byte) []*packet {
 }
 
 // decodeGUE is the UDP packet p as what carries another one, or nil.
-func (p packet) decodeGUE() *packet {
+func (p packet) decodeGUE(known int) *packet {
 	if p.dport != portGUE {
 		return nil
 	}
-	inner, total := decodeIP(p.payload)
+	inner, total := decodeIP(p.payload, known)
 	if inner == nil || total != len(p.payload) {
 		return nil
 	}
@@ -317,7 +310,7 @@ func (p packet) decodeGUE() *packet {
 	return &p
 }
 
-func decodeICMP(p packet, b []byte) []*packet {
+func decodeICMP(p packet, b []byte, known int) []*packet {
 	p.kind = kindICMP
 	if p.src.Is6() {
 		p.kind = kindICMPv6
@@ -326,7 +319,7 @@ func decodeICMP(p packet, b []byte) []*packet {
 	p.rest = [2]uint16{binary.BigEndian.Uint16(b[4:]), binary.BigEndian.Uint16(b[6:])}
 	p.payload = b[8:]
 	p.decodeSum(b, 2)
-	if p.kind == kindICMP || b[0] != icmpv6Solicitation && b[0] != icmpv6Advertisement || len(b) < 24 {
+	if p.kind == kindICMP || b[0] != icmpv6Solicitation && b[0] != icmpv6Advertisement || len(b) < 24 || known < min(len(b), 32) {
 		return []*packet{&p}
 	}
 	nd := p

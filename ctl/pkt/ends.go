@@ -8,9 +8,9 @@ type Ends struct {
 	a, b netip.AddrPort
 }
 
-// EndsOf returns the ends of a frame's packet; ok is false when it isn't IP, or not understood.
-func EndsOf(frame []byte) (e Ends, ok bool) {
-	p := decodeFrame(frame)
+// EndsOf returns the ends of a captured packet; ok is false when it isn't IP, or not understood.
+func EndsOf(c Captured) (e Ends, ok bool) {
+	p := c.decode()
 	if p == nil || !p.src.IsValid() || !p.dst.IsValid() {
 		return Ends{}, false
 	}

@@ -3,7 +3,7 @@ package pkt
 // Begin is the first packet of the flow that a frame belongs to: sent by who sent the frame, or by the other side. nil: it belongs to
 // none that could begin so.
 func Begin(frame []byte, byOther bool) []byte {
-	p := decodeFrame(frame)
+	p := decodeFrame(frame, len(frame))
 	if p == nil || p.kind&(kindsPorts|kindsICMP|kindIP) == 0 || p.isLater() {
 		return nil
 	}
@@ -22,7 +22,7 @@ func Begin(frame []byte, byOther bool) []byte {
 
 // Answer is what the other side sends to the first packet of a flow.
 func Answer(frame []byte) []byte {
-	p := decodeFrame(frame)
+	p := decodeFrame(frame, len(frame))
 	if p == nil {
 		return nil
 	}
@@ -35,7 +35,7 @@ func Answer(frame []byte) []byte {
 
 // Next is what follows the first packet of a flow, and the answer.
 func Next(frame []byte) []byte {
-	p := decodeFrame(frame)
+	p := decodeFrame(frame, len(frame))
 	if p == nil {
 		return nil
 	}

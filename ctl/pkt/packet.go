@@ -120,6 +120,10 @@ type packet struct {
 	payload []byte
 	inner   *packet // ipip, gue
 	carried bool    // inside another: has no Ethernet header
+
+	// Of a frame of which only the beginning is known:
+	cut   bool   // the last header of which something is told isn't whole
+	ports string // kindIP: the head of a packet of which only the ports are known besides; "": not even these
 }
 
 // newPacket returns a packet of that kind with every option at its default.

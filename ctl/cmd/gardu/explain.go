@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"os"
 	"strings"
 	"time"
 
@@ -13,6 +12,7 @@ import (
 
 	"gardu/ctl/api"
 	"gardu/ctl/api/client"
+	"gardu/ctl/explain"
 	"gardu/ctl/pkt"
 )
 
@@ -55,16 +55,19 @@ translations), what limits have let through doesn't. To ask otherwise:
   sudo gardu explain -c new.yaml 'udp [2001:db8::1]:53 > [2001:db8::2]:4000'`,
 		Args: cobra.ArbitraryArgs,
 		RunE: func(cmd *cobra.Command, args []string) error {
-			request, err := q.request(strings.Join(args, " "), time.Now())
+			request, packet, err := q.request(strings.Join(args, " "), time.Now())
 			if err != nil {
 				return err
+			}
+			if missing := len(request.Frame) - len(packet.Frame); missing > 0 {
+				a.warnf("the capture holds %d of the packet's %d bytes: it is judged with zeros for what its payload lacks\n", len(packet.Frame), packet.Length)
 			}
 			answer, err := a.answer(cmd, q.config, request)
 			if err != nil {
 				return err
 			}
 			return printValue(a, answer, func() error {
-				a.printExplanation(request.Frame, &answer)
+				a.printExplanation(packet.Text(), &answer)
 				return nil
 			})
 		},
@@ -82,21 +85,22 @@ translations), what limits have let through doesn't. To ask otherwise:
 }
 
 // request is the question, for the daemon.
-func (q question) request(text string, now time.Time) (request api.ExplainRequest, err error) {
+func (q question) request(text string, now time.Time) (request api.ExplainRequest, packet pkt.Captured, err error) {
 	switch {
 	case q.asNewFlow && q.withFlow:
-		return request, usage("--as-new-flow or --with-flow, not both")
+		return request, packet, usage("--as-new-flow or --with-flow, not both")
 	case q.backend != "" && !q.withFlow:
-		return request, usage("--backend %s: that of a flow; say --with-flow too", q.backend)
+		return request, packet, usage("--backend %s: that of a flow; say --with-flow too", q.backend)
 	}
 	request = api.ExplainRequest{Interface: q.ifname, Out: q.out, AsNewFlow: q.asNewFlow, WithFlow: q.withFlow, Backend: q.backend}
 	if q.time != "" {
 		if request.At, err = parseLater(q.time, now); err != nil {
-			return request, usage("--time: %v", err)
+			return request, packet, usage("--time: %v", err)
 		}
 	}
-	request.Frame, err = q.frame(text)
-	return request, err
+	packet, err = q.frame(text)
+	request.Frame = explain.Filled(packet.Frame, packet.Length)
+	return request, packet, err
 }
 
 // parseLater reads a time that is yet to come.
@@ -118,50 +122,44 @@ func parseLater(text string, now time.Time) (time.Time, error) {
 }
 
 // frame returns the packet that the question is about.
-func (q question) frame(text string) ([]byte, error) {
+func (q question) frame(text string) (packet pkt.Captured, err error) {
 	switch {
 	case text == "" && q.capture == "":
-		return nil, usage("no packet: give one as text, or --pcap FILE")
+		return packet, usage("no packet: give one as text, or --pcap FILE")
 	case text != "" && q.capture != "":
-		return nil, usage("a packet as text or --pcap, not both")
+		return packet, usage("a packet as text or --pcap, not both")
 	case q.packet < 1:
-		return nil, usage("--packet %d: packets are counted from 1", q.packet)
+		return packet, usage("--packet %d: packets are counted from 1", q.packet)
 	case q.capture != "":
 		return captured(q.capture, q.packet)
 	}
 	frame, err := pkt.Parse(text)
 	if err != nil {
-		return nil, &usageError{err.Error(), "packet"}
+		return packet, &usageError{err.Error(), "packet"}
 	}
-	return frame, nil
+	return pkt.Captured{Frame: frame, Length: len(frame)}, nil
 }
 
 // captured returns packet number n of a capture, from 1.
-func captured(path string, n int) ([]byte, error) {
-	file, err := os.Open(path)
+func captured(path string, n int) (packet pkt.Captured, err error) {
+	file, capture, err := openCapture(path)
 	if err != nil {
-		return nil, err
+		return packet, err
 	}
 	defer file.Close()
-	capture, err := pkt.NewCapture(file)
-	if err != nil {
-		return nil, fmt.Errorf("%s: %w", path, err)
-	}
 	for i := 1; ; i++ {
-		packet, err := capture.Next()
-		if errors.Is(err, io.EOF) {
-			return nil, fmt.Errorf("%s holds %s, there is no number %d", path, plural(i-1, "packet"), n)
+		packet, err = capture.Next()
+		switch {
+		case errors.Is(err, io.EOF):
+			return packet, fmt.Errorf("%s holds %s, there is no number %d", path, plural(i-1, "packet"), n)
+		case err != nil:
+			return packet, fmt.Errorf("%s: %w", path, err)
+		case i == n && !packet.HasHeaders():
+			return packet, fmt.Errorf("%s: the capture holds only %d of the %d bytes of packet %d, not all of its headers: %s", path,
+				len(packet.Frame), packet.Length, n, packet.Text())
+		case i == n:
+			return packet, nil
 		}
-		if err != nil {
-			return nil, fmt.Errorf("%s: %w", path, err)
-		}
-		if i < n {
-			continue
-		}
-		if packet.Length > len(packet.Frame) {
-			return nil, fmt.Errorf("%s: the capture holds only %d of the %d bytes of packet %d", path, len(packet.Frame), packet.Length, n)
-		}
-		return packet.Frame, nil
 	}
 }
 
@@ -177,8 +175,8 @@ func (a *app) answer(cmd *cobra.Command, config string, request api.ExplainReque
 }
 
 // printExplanation tells a packet's way to people.
-func (a *app) printExplanation(frame []byte, e *api.Explanation) {
-	a.printf("%s  on %s\n\n", bold.paint(a.color, pkt.Summary(frame)), orElse(printable(e.Interface), "any interface"))
+func (a *app) printExplanation(packet string, e *api.Explanation) {
+	a.printf("%s  on %s\n\n", bold.paint(a.color, packet), orElse(printable(e.Interface), "any interface"))
 	width := 0
 	for _, step := range e.Steps {
 		width = max(width, len(step.Step))

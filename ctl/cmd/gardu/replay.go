@@ -38,7 +38,8 @@ func (a *app) replayCommand() *cobra.Command {
 		Long: `Puts the packets of a pcap or pcapng FILE through the very programs that judge live
 ones, on a copy beside them: nothing is counted, remembered or sent. Flows, states and
 limits see the time of the capture. All packets count as received, by one interface;
-backends count as up, and there are no blocks.
+backends count as up, and there are no blocks. Where a capture cut packets, zeros stand
+for the payload that it lacks; packets whose headers it cut aren't judged.
 
 It tells how many packets left for which reason, by which rule, to which backend; with
 -o ndjson each packet's way, as 'gardu explain' does. --against tells what another
@@ -97,15 +98,11 @@ func (a *app) replaySnapshot(ctx context.Context, path string) (snapshot *model.
 }
 
 func (a *app) replay(ctx context.Context, path string, o replayOptions) (err error) {
-	file, err := os.Open(path)
+	file, capture, err := openCapture(path)
 	if err != nil {
 		return err
 	}
 	defer file.Close()
-	capture, err := pkt.NewCapture(file)
-	if err != nil {
-		return fmt.Errorf("%s: %w", path, err)
-	}
 	if err := a.needRoot(); err != nil {
 		return err
 	}
@@ -143,10 +140,30 @@ func (a *app) replay(ctx context.Context, path string, o replayOptions) (err err
 		r.lines = lineEncoder(out)
 		defer func() { err = errors.Join(err, out.Flush()) }()
 	}
-	if err := r.all(ctx, capture); err != nil {
+	broken, err := r.all(ctx, capture)
+	if err != nil {
 		return err
 	}
-	return r.print()
+	if broken != nil && o.out != "" {
+		broken = fmt.Errorf("%w; %s was not written", broken, o.out)
+	}
+	return errors.Join(r.print(), broken)
+}
+
+// openCapture opens a file and reads its head.
+func openCapture(path string) (file *os.File, capture *pkt.Capture, err error) {
+	if file, err = os.Open(path); err != nil {
+		return nil, nil, err
+	}
+	if info, failed := file.Stat(); failed == nil && info.IsDir() {
+		err = errors.New("that is a directory, not a capture")
+	} else {
+		capture, err = pkt.NewCapture(file)
+	}
+	if err != nil {
+		return nil, nil, errors.Join(fmt.Errorf("%s: %w", path, err), file.Close())
+	}
+	return file, capture, nil
 }
 
 // replaying is a replay under way.
@@ -198,26 +215,34 @@ func (r *replaying) writeTo(path string, in *os.File) (done func(well bool) erro
 	}, nil
 }
 
-// all judges packet after packet.
-func (r *replaying) all(ctx context.Context, capture *pkt.Capture) error {
+// all judges packet after packet and sums up, also when there are more which it can't get: broken says why.
+func (r *replaying) all(ctx context.Context, capture *pkt.Capture) (broken, err error) {
 	release, err := dataplane.OneCPU()
 	if err != nil {
-		return err
+		return nil, err
 	}
 	defer release()
-	for ctx.Err() == nil {
-		c, err := capture.Next()
-		if errors.Is(err, io.EOF) {
-			return r.finish()
+	for broken == nil {
+		if ctx.Err() != nil {
+			broken = fmt.Errorf("%s: interrupted behind packet %d", r.path, r.total.Packets)
+			break
 		}
-		if err == nil {
-			err = r.packet(c)
+		c, err := capture.Next()
+		if err == io.EOF {
+			break
 		}
 		if err != nil {
-			return fmt.Errorf("%s: %w", r.path, err)
+			broken = fmt.Errorf("%s: %w", r.path, err)
+			break
+		}
+		if err := r.packet(c); err != nil {
+			return nil, fmt.Errorf("%s: packet %d: %w", r.path, r.total.Packets, err)
 		}
 	}
-	return ctx.Err()
+	if broken != nil {
+		r.total.Broken = broken.Error()
+	}
+	return broken, r.finish()
 }
 
 func (r *replaying) packet(c pkt.Captured) error {
@@ -229,11 +254,14 @@ func (r *replaying) packet(c pkt.Captured) error {
 	}
 	r.total.Packets++
 	r.total.Bytes += uint64(c.Length)
-	result, judged, err := r.Judge(c.Time, c.Frame, c.Length)
+	result, judged, err := r.Judge(c)
 	if err != nil {
 		return err
 	}
 	if !judged {
+		if !c.HasHeaders() {
+			return r.tell(c, "not judged: the capture hasn't all of its headers", nil)
+		}
 		r.total.Unjudged++
 		return r.tell(c, "not judged: the kernel runs no program with such a frame", nil)
 	}
@@ -289,7 +317,7 @@ func (r *replaying) compare(c pkt.Captured, fate explain.Fate) error {
 	if r.against == nil {
 		return nil
 	}
-	result, judged, err := r.against.Judge(c.Time, c.Frame, c.Length)
+	result, judged, err := r.against.Judge(c)
 	if err != nil || !judged {
 		return err
 	}
@@ -299,12 +327,12 @@ func (r *replaying) compare(c pkt.Captured, fate explain.Fate) error {
 	}
 	found := r.changes[key]
 	if found == nil {
-		found = &changed{api.FateChange{From: key.from, To: key.to, First: r.total.Packets, Example: pkt.Summary(c.Frame)}, map[pkt.Ends]bool{}}
+		found = &changed{api.FateChange{From: key.from, To: key.to, First: r.total.Packets, Example: c.Text()}, map[pkt.Ends]bool{}}
 		r.changes[key] = found
 	}
 	found.Packets++
 	found.Bytes += uint64(c.Length)
-	if ends, ok := pkt.EndsOf(explain.Filled(c.Frame, c.Length)); ok && len(found.ends) < mostEnds {
+	if ends, ok := pkt.EndsOf(c); ok && len(found.ends) < mostEnds {
 		found.ends[ends] = true
 	}
 	return nil
@@ -312,7 +340,7 @@ func (r *replaying) compare(c pkt.Captured, fate explain.Fate) error {
 
 // finish sums up.
 func (r *replaying) finish() (err error) {
-	r.total.Cut, r.total.Back = r.Cut, r.Back
+	r.total.Cut, r.total.Bare, r.total.Back = r.Cut, r.Bare, r.Back
 	if r.total.Unattributed, err = r.Unattributed(); err != nil {
 		return err
 	}
@@ -350,12 +378,16 @@ func (r *replaying) print() error {
 func (r *replaying) printTotals() error {
 	t := &r.total
 	r.printf("%s, %s, in %s\n", plural(int(t.Packets), "packet"), bytesText(t.Bytes), t.Last.Sub(t.First).Round(time.Millisecond))
+	if t.Broken != "" {
+		r.printf("%s\n", bad.paint(r.color, "not all of the capture: see the error"))
+	}
 	for _, remark := range []struct {
 		n    uint64
 		text string
 	}{
 		{t.Unjudged, "not judged: the kernel runs no program with a frame so short or long"},
-		{t.Cut, "cut by the capture: judged with zeros for what is missing"},
+		{t.Bare, "not judged: the capture hasn't all of their headers"},
+		{t.Cut, "cut by the capture: judged with zeros for what their payload lacks"},
 		{t.Back, "older than the one before: judged as if at the same time"},
 		{t.Unattributed, "found no place in the replay's flow table"},
 	} {

@@ -10,6 +10,8 @@ import (
 	"testing"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"gardu/ctl/api"
 	"gardu/ctl/pkt"
 )
@@ -135,19 +137,78 @@ func TestReplayRefuses(t *testing.T) {
 		t.Fatal(err)
 	}
 	raw := []byte("\xd4\xc3\xb2\xa1\x02\x00\x04\x00\x00\x00\x00\x00\x00\x00\x00\x00\xff\xff\x00\x00\x65\x00\x00\x00") // pcap of LINKTYPE_RAW
-	for name, c := range map[string]struct{ text, want string }{
-		"empty":           {"", "the file is empty"},
-		"text":            {"hello, world, this is no capture", "read capture"},
-		"wrong link type": {string(raw), "only Ethernet can be read"},
-		"truncated":       {string(whole[:len(whole)-20]), "packet 2"},
+	for name, c := range map[string]struct{ text, want, judged string }{
+		"empty":           {"", "the file is empty", ""},
+		"text":            {"hello, world, this is no capture", "read capture: no pcap or pcapng file begins with", ""},
+		"wrong link type": {string(raw), "link type is raw IP, only Ethernet can be read", ""},
+		"truncated":       {string(whole[:len(whole)-20]), "packet 2, at byte 152: the file was cut off in it; what is before it is whole", "1 packet, 42 B"},
+		"damaged":         {string(whole[:152]) + "\x06\x00\x00\x00\x01\x00\x00\x00", "packet 2, at byte 152: no block of a pcapng file has 1 bytes", "1 packet, 42 B"},
 	} {
 		path, out := write(t, "in.pcap", c.text), filepath.Join(t.TempDir(), "out.pcapng")
 		r := gardu(t, "replay", path, "-c", rules, "-w", out)
-		if r.code != exitFailed || !strings.Contains(r.stderr, c.want) || !strings.Contains(r.stderr, path) {
+		if r.code != exitFailed || !strings.HasPrefix(r.stderr, "gardu replay: "+path+": ") || !strings.Contains(r.stderr, c.want) || !strings.HasPrefix(r.stdout, c.judged) || c.judged == "" && r.stdout != "" {
 			t.Errorf("%s: %+v", name, r)
 		}
-		if left, err := os.ReadDir(filepath.Dir(out)); err != nil || len(left) > 0 {
-			t.Errorf("%s: left %v, %v", name, left, err)
+		if left, err := os.ReadDir(filepath.Dir(out)); err != nil || len(left) > 0 || c.judged != "" && !strings.Contains(r.stderr, out+" was not written") {
+			t.Errorf("%s: left %v, %v; %s", name, left, err, r.stderr)
 		}
+		if c.judged == "" {
+			continue
+		}
+		r = gardu(t, "replay", path, "-c", rules, "-o", "json")
+		var got api.Replay
+		if err := json.Unmarshal([]byte(r.stdout), &got); err != nil || r.code != exitFailed || got.Packets != 1 || len(got.Fates) != 1 || !strings.Contains(got.Broken, c.want) {
+			t.Errorf("%s: %v: %+v", name, err, r)
+		}
+	}
+	dir := t.TempDir()
+	if r := gardu(t, "replay", dir, "-c", rules); r.code != exitFailed || r.stderr != "gardu replay: "+dir+": that is a directory, not a capture\n" || r.stdout != "" {
+		t.Errorf("a directory: %+v", r)
+	}
+	if r := gardu(t, "replay", dir+"/none", "-c", rules); r.code != exitFailed || !strings.Contains(r.stderr, dir+"/none: no such file") {
+		t.Errorf("no file: %+v", r)
+	}
+	pipe := filepath.Join(dir, "pipe") // is a capture like any, as with <(zcat ...)
+	if err := unix.Mkfifo(pipe, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	written := make(chan error, 1)
+	go func() { written <- os.WriteFile(pipe, whole, 0) }()
+	if r := gardu(t, "replay", pipe, "-c", rules); r.code != exitDone || !strings.HasPrefix(r.stdout, "2 packets") {
+		t.Errorf("a pipe: %+v", r)
+	}
+	if err := <-written; err != nil {
+		t.Error(err)
+	}
+}
+
+// A capture with a snap length: what it lacks is told, and never made up.
+func TestCutByTheCapture(t *testing.T) {
+	if os.Geteuid() != 0 {
+		t.Skip("needs root: loads BPF programs")
+	}
+	ssh, udp := packetAt(t, 0, "tcp 198.51.100.9:40000 > 192.0.2.1:22 ack len 800"), packetAt(t, 0, "udp 198.51.100.9:40000 > 192.0.2.1:22 len 800")
+	ssh.Frame, udp.Frame = ssh.Frame[:64], udp.Frame[:40]
+	path, rules := captureOf(t, ssh, udp), write(t, "rules.yaml", replayRules)
+	r := gardu(t, "replay", path, "-c", rules, "--against", write(t, "other.yaml", strings.Replace(replayRules, "dport: 22", "dport: 23", 1)))
+	for _, want := range []string{"1 packet not judged: the capture hasn't all of their headers\n", "1 packet cut by the capture: judged with zeros for what their payload lacks\n",
+		"tcp 198.51.100.9:40000 > 192.0.2.1:22 ack len 800 (64 of ..."} {
+		if r.code != exitDone || !strings.Contains(r.stdout, want) {
+			t.Errorf("no %q: %+v", want, r)
+		}
+	}
+	r = gardu(t, "replay", path, "-c", rules, "-o", "json")
+	var got api.Replay
+	if err := json.Unmarshal([]byte(r.stdout), &got); err != nil || got.Cut != 1 || got.Bare != 1 || got.Unjudged != 0 || len(got.Fates) != 1 || got.Fates[0].Packets != 1 {
+		t.Errorf("%v: %+v", err, got)
+	}
+	r = gardu(t, "explain", "--pcap", path, "-c", rules)
+	if r.code != exitDone || !strings.HasPrefix(r.stdout, "tcp 198.51.100.9:40000 > 192.0.2.1:22 ack len 800 (64 of 854 bytes)  on lo\n") || !strings.Contains(r.stdout, "\ndrop, rule-drop") ||
+		r.stderr != "the capture holds 64 of the packet's 854 bytes: it is judged with zeros for what its payload lacks\n" {
+		t.Errorf("%+v", r)
+	}
+	r = gardu(t, "explain", "--pcap", path, "--packet", "2", "-c", rules)
+	if r.code != exitFailed || r.stdout != "" || !strings.Contains(r.stderr, path+": the capture holds only 40 of the 842 bytes of packet 2, not all of its headers: udp 198.51.100.9:40000 > 192.0.2.1:22 ... (40 of 842 bytes)") {
+		t.Errorf("%+v", r)
 	}
 }
