@@ -230,6 +230,9 @@ func (p *player) line(line string) (string, error) {
 			judge = p.path.JudgeSent
 		}
 		out, err := judge(on, frame)
+		if err == nil && out.Frame != nil && pkt.Verify(frame) == nil {
+			err = pkt.Verify(out.Frame) // what is right when it comes must be right when it leaves
+		}
 		return outcomeText(out), err
 	case words[0] == "apply" && len(words) == 2:
 		return "", p.apply(words[1])
