@@ -33,8 +33,6 @@ const (
 	replayBegin = time.Hour
 	// More than any time-out, so that longer is the same: ages have 32 bits.
 	longestGap = 3 * time.Hour
-	// Frames are filled up to so many bytes, which the programs can be run with.
-	mostFilled = 3000
 )
 
 // NewReplay makes a Box for that snapshot. The caller furnishes it before the first packet.
@@ -67,24 +65,13 @@ func (r *Replay) Judge(c pkt.Captured) (result dataplane.Result, judged bool, er
 		return result, false, nil
 	case c.Length > len(frame):
 		r.Cut++
-		frame = Filled(frame, c.Length)
+		frame = c.Filled()
 	}
 	result, err = r.Run(r.hook, frame, r.ifindex)
 	if errors.Is(err, dataplane.ErrFrame) {
 		return result, false, nil
 	}
 	return result, err == nil, err
-}
-
-// Filled is a frame that was so long on the wire, with zeros for what the capture lacks.
-func Filled(frame []byte, length int) []byte {
-	filled := min(length, mostFilled)
-	if filled <= len(frame) {
-		return frame
-	}
-	whole := make([]byte, filled)
-	copy(whole, frame)
-	return whole
 }
 
 // tick sets the clocks to the time of a packet.

@@ -38,6 +38,20 @@ func (c Captured) Text() string {
 	return fmt.Sprintf("%s (%d of %d bytes)", Excerpt(c.Frame, c.Length), len(c.Frame), c.Length)
 }
 
+// mostFilled is how long a frame is made, so that programs can be run with it.
+const mostFilled = 3000
+
+// Filled is the frame with zeros for what the capture lacks, to be judged.
+func (c Captured) Filled() []byte {
+	length := min(c.Length, mostFilled)
+	if length <= len(c.Frame) {
+		return c.Frame
+	}
+	whole := make([]byte, length)
+	copy(whole, c.Frame)
+	return whole
+}
+
 // decode returns what is known of the packet, nil when that has no words.
 func (c Captured) decode() *packet {
 	if c.Length <= len(c.Frame) {

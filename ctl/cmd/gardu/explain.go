@@ -12,7 +12,6 @@ import (
 
 	"gardu/ctl/api"
 	"gardu/ctl/api/client"
-	"gardu/ctl/explain"
 	"gardu/ctl/pkt"
 )
 
@@ -99,7 +98,7 @@ func (q question) request(text string, now time.Time) (request api.ExplainReques
 		}
 	}
 	packet, err = q.frame(text)
-	request.Frame = explain.Filled(packet.Frame, packet.Length)
+	request.Frame = packet.Filled()
 	return request, packet, err
 }
 
