@@ -66,15 +66,9 @@ EXPR picks events by what they are; gardu help expr explains it.`,
 
 // printEvents prints the events that are remembered.
 func (a *app) printEvents(cmd *cobra.Command, c *client.Client, query api.EventQuery) error {
-	events := []api.Event{}
-	err := c.Events(cmd.Context(), query, func(e api.Event) error {
-		events = append(events, e)
-		return nil
+	return printEach(a, "events", a.eventColumns(), func(yield func(api.Event) error) error {
+		return c.Events(cmd.Context(), query, yield)
 	})
-	if err != nil {
-		return err
-	}
-	return printRows(a, "events", events, a.eventColumns())
 }
 
 // followEvents prints an event a line as it comes.

@@ -17,18 +17,16 @@ func (a *app) printGroups(cmd *cobra.Command, c *client.Client, query api.FlowQu
 			return c.FlowGroups(cmd.Context(), query, yield)
 		})
 	}
-	groups := []api.FlowGroup{}
-	err := c.FlowGroups(cmd.Context(), query, func(g api.FlowGroup) error {
-		groups = append(groups, g)
-		return nil
+	told := false
+	return printEach(a, "flows", a.groupColumns(strings.Split(query.Group, ",")), func(yield func(api.FlowGroup) error) error {
+		return c.FlowGroups(cmd.Context(), query, func(g api.FlowGroup) error {
+			if !told {
+				a.tellSample(g.Sample)
+				told = true
+			}
+			return yield(g)
+		})
 	})
-	if err != nil {
-		return err
-	}
-	if len(groups) > 0 {
-		a.tellSample(groups[0].Sample)
-	}
-	return printRows(a, "flows", groups, a.groupColumns(strings.Split(query.Group, ",")))
 }
 
 // groupColumns begins with a column a key.

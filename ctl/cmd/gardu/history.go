@@ -1,9 +1,7 @@
 package main
 
 import (
-	"bufio"
 	"cmp"
-	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -85,16 +83,9 @@ func (a *app) printHistory(cmd *cobra.Command, c *client.Client, query api.Histo
 			}
 			return nil
 		})
-	case a.format.human() || a.format == formatCSV:
+	case a.format.human() || a.format == formatCSV || a.format == formatNDJSON:
 		a.tellSample(history.Sample)
 		err = printRows(a, "flows in that time", history.Groups, columns)
-	case a.format == formatNDJSON:
-		out := bufio.NewWriter(a.stdout)
-		encoder := lineEncoder(out)
-		for i := range history.Groups {
-			err = errors.Join(err, encoder.Encode(&history.Groups[i]))
-		}
-		err = errors.Join(err, out.Flush())
 	default:
 		return printValue(a, history, nil) // which says all of it
 	}

@@ -2,6 +2,7 @@ package main
 
 import (
 	"bufio"
+	"bytes"
 	"encoding/csv"
 	"encoding/json"
 	"errors"
@@ -78,62 +79,90 @@ type (
 
 // printRows prints a list in the chosen format. noun is what it is a list of.
 func printRows[T any](a *app, noun string, rows []T, columns []column[T]) error {
-	switch a.format {
-	case formatNDJSON:
-		encoder := lineEncoder(a.stdout)
+	return printEach(a, noun, columns, func(yield func(T) error) error {
 		for i := range rows {
-			if err := encoder.Encode(rows[i]); err != nil {
+			if err := yield(rows[i]); err != nil {
 				return err
 			}
 		}
 		return nil
-	case formatCSV:
-		return writeCSV(a.stdout, rows, columns)
-	case formatTable, formatWide:
-		if len(rows) == 0 {
-			a.warnf("no %s\n", noun)
-			return nil
-		}
-		return writeTable(a.stdout, a.color, rows, shown(a, columns))
-	}
-	return printValue(a, rows, nil)
-}
-
-// printEach is printRows for lists that may be very long: in the formats of a line a row, each is printed as it comes. Columns that line up and
-// one document need them all.
-func printEach[T any](a *app, noun string, columns []column[T], each func(yield func(T) error) error) error {
-	if a.format == formatNDJSON || a.format == formatCSV {
-		out := bufio.NewWriter(a.stdout)
-		write := lineWriter(a, out, columns)
-		some := false
-		err := each(func(row T) error {
-			some = true
-			return write(&row)
-		})
-		if err == nil && !some {
-			return printRows(a, noun, []T{}, columns) // CSV has its header all the same
-		}
-		return errors.Join(err, out.Flush())
-	}
-	rows := []T{}
-	err := each(func(row T) error {
-		rows = append(rows, row)
-		return nil
 	})
-	if err != nil {
-		return err
-	}
-	return printRows(a, noun, rows, columns)
 }
 
-// lineWriter prints a row as it comes in the chosen format; CSV has a header before the first.
+// printEach is printRows for lists that may be very long: rows are printed as they come, tables by pages.
+func printEach[T any](a *app, noun string, columns []column[T], each func(yield func(T) error) error) error {
+	out := bufio.NewWriter(a.stdout)
+	add, end := listWriter(a, out, columns)
+	some := false
+	err := each(func(row T) error {
+		some = true
+		return add(&row)
+	})
+	switch {
+	case err != nil: // what is there isn't all, and doesn't look so
+	case !some && a.format.human():
+		a.warnf("no %s\n", noun)
+	default:
+		err = end()
+	}
+	return errors.Join(err, out.Flush())
+}
+
+// listWriter prints a list in the chosen format, row by row.
+func listWriter[T any](a *app, out *bufio.Writer, columns []column[T]) (add func(*T) error, end func() error) {
+	some := false
+	switch a.format {
+	case formatTable, formatWide:
+		t := newTable(out, a.color, shown(a, columns))
+		return t.add, t.end
+	case formatNDJSON, formatCSV:
+		return lineWriter(a, out, columns), func() error { return nil }
+	case formatYAML:
+		return func(row *T) error {
+				some = true
+				text, err := json.Marshal([]*T{row})
+				if err != nil {
+					return err
+				}
+				return writeYAML(out, text)
+			}, func() error {
+				if some {
+					return nil
+				}
+				return writeYAML(out, []byte("[]"))
+			}
+	}
+	var text bytes.Buffer
+	encoder := lineEncoder(&text)
+	encoder.SetIndent("  ", "  ")
+	before := "[\n  "
+	return func(row *T) error {
+			text.Reset()
+			if err := encoder.Encode(row); err != nil {
+				return err
+			}
+			out.WriteString(before)
+			some, before = true, ",\n  "
+			_, err := out.Write(bytes.TrimSuffix(text.Bytes(), []byte("\n")))
+			return err
+		}, func() error {
+			after := "\n]\n"
+			if !some {
+				after = "[]\n"
+			}
+			_, err := out.WriteString(after)
+			return err
+		}
+}
+
+// lineWriter prints a row as it comes in the chosen format; CSV has a header before the first, also if there is none.
 func lineWriter[T any](a *app, out *bufio.Writer, columns []column[T]) func(*T) error {
 	switch a.format {
 	case formatNDJSON:
 		encoder := lineEncoder(out)
 		return func(e *T) error { return encoder.Encode(e) }
 	case formatCSV:
-		rows := csv.NewWriter(out)
+		rows := csv.NewWriter(out) // whose buffer is out
 		var names []string
 		for _, c := range columns {
 			names = append(names, strings.ReplaceAll(c.name, " ", "_"))
@@ -144,9 +173,7 @@ func lineWriter[T any](a *app, out *bufio.Writer, columns []column[T]) func(*T) 
 			for _, c := range columns {
 				record = append(record, plain(c.value(e)))
 			}
-			rows.Write(record)
-			rows.Flush()
-			return rows.Error()
+			return rows.Write(record)
 		}
 	}
 	return func(e *T) error { // columns don't line up with what is to come
@@ -249,23 +276,6 @@ func flatten(out *csv.Writer, path string, node *yaml.Node) {
 	}
 }
 
-func writeCSV[T any](w io.Writer, rows []T, columns []column[T]) error {
-	out := csv.NewWriter(w)
-	record := make([]string, len(columns))
-	for i, c := range columns {
-		record[i] = strings.ReplaceAll(c.name, " ", "_")
-	}
-	out.Write(record)
-	for i := range rows {
-		for j, c := range columns {
-			record[j] = plain(c.value(&rows[i]))
-		}
-		out.Write(record)
-	}
-	out.Flush()
-	return out.Error()
-}
-
 // plain is a value as a machine reads it.
 func plain(value any) string {
 	switch v := value.(type) {
@@ -333,40 +343,75 @@ func printable(text string) string {
 const gap = "  "
 
 func writeTable[T any](w io.Writer, color bool, rows []T, columns []column[T]) error {
-	type entry struct {
-		text  string
-		style style
-	}
-	widths := make([]int, len(columns))
-	rights := make([]bool, len(columns))
-	lines := make([][]entry, len(rows)+1)
-	for j, c := range columns {
-		lines[0] = append(lines[0], entry{strings.ToUpper(c.name), bold})
-		widths[j] = utf8.RuneCountInString(c.name)
-	}
+	t := newTable(w, color, columns)
 	for i := range rows {
-		for j, c := range columns {
-			text, look, right := cell(c.value(&rows[i]))
-			lines[i+1] = append(lines[i+1], entry{text, look})
-			widths[j] = max(widths[j], utf8.RuneCountInString(text))
-			rights[j] = rights[j] || right
+		if err := t.add(&rows[i]); err != nil {
+			return err
 		}
 	}
-	out := bufio.NewWriter(w)
-	for _, line := range lines {
+	return t.end()
+}
+
+// table lines its columns up: over all rows, or of very many over those so far, page by page.
+type table[T any] struct {
+	out     *bufio.Writer
+	color   bool
+	columns []column[T]
+	widths  []int
+	rights  []bool
+	lines   [][]tableCell // of the page
+}
+
+type tableCell struct {
+	text  string
+	style style
+}
+
+// tablePage is how many rows are looked at before the first is printed. Their text takes some megabytes.
+const tablePage = 10_000
+
+func newTable[T any](w io.Writer, color bool, columns []column[T]) *table[T] {
+	t := &table[T]{out: bufio.NewWriter(w), color: color, columns: columns, widths: make([]int, len(columns)), rights: make([]bool, len(columns))}
+	var header []tableCell
+	for j, c := range columns {
+		header = append(header, tableCell{strings.ToUpper(c.name), bold})
+		t.widths[j] = utf8.RuneCountInString(c.name)
+	}
+	t.lines = append(t.lines, header)
+	return t
+}
+
+func (t *table[T]) add(row *T) error {
+	line := make([]tableCell, len(t.columns))
+	for j, c := range t.columns {
+		text, look, right := cell(c.value(row))
+		line[j] = tableCell{text, look}
+		t.widths[j] = max(t.widths[j], utf8.RuneCountInString(text))
+		t.rights[j] = t.rights[j] || right
+	}
+	if t.lines = append(t.lines, line); len(t.lines) < tablePage {
+		return nil
+	}
+	return t.end()
+}
+
+// end prints what is left of the page.
+func (t *table[T]) end() error {
+	for _, line := range t.lines {
 		var b strings.Builder
 		for j, e := range line {
-			pad := strings.Repeat(" ", widths[j]-utf8.RuneCountInString(e.text))
-			text := e.style.paint(color, e.text)
+			pad := strings.Repeat(" ", t.widths[j]-utf8.RuneCountInString(e.text))
+			text := e.style.paint(t.color, e.text)
 			switch {
-			case rights[j]:
+			case t.rights[j]:
 				b.WriteString(pad + text)
 			default:
 				b.WriteString(text + pad)
 			}
 			b.WriteString(gap)
 		}
-		fmt.Fprintln(out, strings.TrimRight(b.String(), " "))
+		fmt.Fprintln(t.out, strings.TrimRight(b.String(), " "))
 	}
-	return out.Flush()
+	t.lines = t.lines[:0]
+	return t.out.Flush()
 }
