@@ -32,7 +32,7 @@ func (d *Daemon) syncChecks(targets []health.Target) {
 	defer d.checks.mu.Unlock()
 	ways := map[backendName]checkWay{}
 	defer d.checks.ways.Store(&ways)
-	if !slices.ContainsFunc(targets, func(t health.Target) bool { return t.Through.IsValid() }) {
+	if !slices.ContainsFunc(targets, throughService) {
 		d.fault("take health checks off the loopback", errors.Join(d.plane.DetachCheck(), d.netdev.UnrouteMarked(uint32(abi.CheckMark))))
 		return
 	}
@@ -40,7 +40,7 @@ func (d *Daemon) syncChecks(targets []health.Target) {
 	failed := errors.Join(err, d.plane.AttachCheck())
 	routed := map[int]error{} // by family
 	for _, t := range targets {
-		if !t.Through.IsValid() {
+		if !throughService(t) {
 			continue
 		}
 		family := socketFamily(t.Through.Addr())
@@ -54,6 +54,9 @@ func (d *Daemon) syncChecks(targets []health.Target) {
 		ways[backendName{t.Service, t.Backend}] = way
 	}
 }
+
+// throughService says whether a check is to go the way of packets.
+func throughService(t health.Target) bool { return t.Through.IsValid() }
 
 // followChecks looks again, should there be a service address that came to this machine, or a route that is gone.
 func (d *Daemon) followChecks() {

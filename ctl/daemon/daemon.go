@@ -208,6 +208,7 @@ func (d *Daemon) start(ctx context.Context) (err error) {
 		NATMax:     first.snapshot.NAT.Max,
 		Room: [abi.TableCount]int{abi.TableSets: len(next.tables.Sets), abi.TableRules: len(next.tables.Rules),
 			abi.TableServices: len(next.tables.Services)},
+		Hooks:   d.firstHooks(first, next.interfaces),
 		Netlink: d.netdev,
 		Log:     d.log,
 		Fresh:   d.options.Fresh,

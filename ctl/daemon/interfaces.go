@@ -11,6 +11,7 @@ import (
 	"gardu/ctl/api"
 	"gardu/ctl/compile"
 	"gardu/ctl/dataplane"
+	"gardu/ctl/lb/health"
 	"gardu/ctl/model"
 	"gardu/ctl/netdev"
 )
@@ -140,17 +141,8 @@ func (d *Daemon) tryAttach(state *attached) error {
 	if err != nil {
 		return err
 	}
-	path := state.want.Path
-	if path == model.PathAuto {
-		if path, state.why = netdev.ChoosePath(link); onlyTC(state.want) != "" {
-			path, state.why = model.PathTC, onlyTC(state.want)
-		}
-		if better, why := netdev.PathForTags(link, path, state.want.Tags); why != "" {
-			path, state.why = better, why
-		}
-	} else if path != model.PathTC {
-		_, state.why = netdev.PathForTags(link, model.PathXDP, state.want.Tags)
-	}
+	path, why := choosePath(state.want, link)
+	state.why = why
 	if err := d.describeInterface(link, state.number); err != nil {
 		return err
 	}
@@ -172,6 +164,44 @@ func (d *Daemon) tryAttach(state *attached) error {
 		d.log.Warn("generic XDP instead of native: slower", "interface", link.Name, "why", a.Why)
 	}
 	return nil
+}
+
+// choosePath says which path an interface gets, and why, if there is something to say.
+func choosePath(want model.Interface, link netdev.Link) (path model.Path, why string) {
+	switch path = want.Path; path {
+	case model.PathTC:
+	case model.PathAuto:
+		if path, why = netdev.ChoosePath(link); onlyTC(want) != "" {
+			path, why = model.PathTC, onlyTC(want)
+		}
+		if better, because := netdev.PathForTags(link, path, want.Tags); because != "" {
+			path, why = better, because
+		}
+	default:
+		_, why = netdev.PathForTags(link, model.PathXDP, want.Tags)
+	}
+	return path, why
+}
+
+// firstHooks are those where a snapshot has programs, as far as it can be told before they sit there.
+func (d *Daemon) firstHooks(c candidate, interfaces []model.Interface) (hooks []dataplane.Hook) {
+	for _, want := range interfaces {
+		link, err := d.netdev.Link(want.Name)
+		if err != nil {
+			continue // which attaching will tell
+		}
+		hook := dataplane.HookXDP
+		if path, _ := choosePath(want, link); path == model.PathTC {
+			hook = dataplane.HookIngress
+		}
+		if hooks = append(hooks, hook); want.Egress {
+			hooks = append(hooks, dataplane.HookEgress)
+		}
+	}
+	if slices.ContainsFunc(health.Targets(c.snapshot), throughService) {
+		hooks = append(hooks, dataplane.HookCheck)
+	}
+	return hooks
 }
 
 // describeInterface tells the programs what they must know of an interface.

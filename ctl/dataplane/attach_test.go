@@ -2,6 +2,7 @@ package dataplane
 
 import (
 	"errors"
+	"fmt"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -286,6 +287,19 @@ func TestProgramsAreLoadedOnceAndWhereTheySit(t *testing.T) {
 	}
 	if d.programs != prepared {
 		t.Error("programs were swapped once more for tables that there was room for")
+	}
+
+	soon := w.openWith(t, Options{Dir: testDir(t), FlowsMax: 1000, Hooks: []Hook{HookIngress, HookCheck}})
+	defer closeIt(t, soon)
+	names := fmt.Sprint(soon.programs.loaded)
+	if !strings.Contains(names, "gardu_ingress") || !strings.Contains(names, "gardu_check") || strings.Contains(names, "gardu_xdp") || strings.Contains(names, "gardu_egress") {
+		t.Errorf("opened for tc ingress and checks, %s are loaded", names)
+	}
+	if err := soon.Prepare(compile.Features{Rules: true}, [abi.TableCount]int{}); err != nil {
+		t.Fatal(err)
+	}
+	if names := fmt.Sprint(soon.programs.loaded); strings.Contains(names, "gardu_") {
+		t.Errorf("attached nowhere, and after a swap %s are loaded", names)
 	}
 }
 

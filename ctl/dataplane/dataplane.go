@@ -39,6 +39,9 @@ type Options struct {
 	// Room is how many lines the tables of the first generation will have; 0: not known. It saves loading the programs again for them.
 	Room [abi.TableCount]int
 
+	// Hooks are those where programs will sit first. They are loaded with the rest instead of when Attach and AttachCheck ask for them.
+	Hooks []Hook
+
 	Netlink Netlink      // nil: no fall-back to clsact, and the owner of a busy interface stays unknown
 	Log     *slog.Logger // nil: silent
 
@@ -68,6 +71,7 @@ type Dataplane struct {
 
 	mu          sync.Mutex // guards what follows, and orders changes
 	programs    *programs
+	soon        []Hook                 // Options.Hooks, while Open is under way
 	attachments map[string]*attachment // by interface name
 	slots       [abi.GenerationSlots]Tables
 	lengths     [abi.TableCount]uint32 // of the arrays of each kind of table, in lines
@@ -124,23 +128,24 @@ func Open(opts Options) (_ *Dataplane, err error) {
 	features := opts.Features
 	d.dropped.max = opts.DroppedMax
 	d.nats.max = opts.NATMax
+	d.soon = opts.Hooks
+	defer func() { d.soon = nil }()
 	if pinned == nil {
-		if err := d.create(opts.FlowsMax, min(flowStart, lruSize(opts.FlowsMax)), nil); err != nil {
-			return nil, err
-		}
+		err = d.begin(opts)
 	} else {
 		if err := d.takeOver(pinned, opts); err != nil {
 			return nil, err
 		}
 		features = d.inUse(features)
+		if err := d.setLengths(d.lengthsFor(opts.Room), features); err != nil {
+			return nil, err
+		}
+		d.programs, err = d.loadPrograms(features)
+	}
+	if err != nil {
+		return nil, err
 	}
 	if err := d.SetRejectLimit(rejectLimit()); err != nil {
-		return nil, err
-	}
-	if err := d.setLengths(d.lengthsFor(opts.Room), features); err != nil {
-		return nil, err
-	}
-	if d.programs, err = d.loadPrograms(features); err != nil {
 		return nil, err
 	}
 	if err := d.takeOverLinks(); err != nil {
@@ -175,7 +180,7 @@ func OpenPrivate(features compile.Features, flowsMax int, options ...PrivateOpti
 	for _, option := range options {
 		option(d)
 	}
-	if err := d.create(flowsMax, lruSize(flowsMax), nil); err != nil {
+	if err := d.create(flowsMax, lruSize(flowsMax), nil, func() {}); err != nil {
 		return nil, err
 	}
 	d.control.NatKey = 0 // which ports are chosen can be foretold
@@ -221,27 +226,45 @@ func prepare(opts Options) (*Dataplane, error) {
 	return d, nil
 }
 
-// create makes all maps but the shared ones, the LRU map of flows of that size, and pins them if there is a directory.
-func (d *Dataplane) create(flowsMax int, lru uint32, shared mapSet) (err error) {
+// begin makes everything anew. Programs are verified while the rest is made: each takes a CPU for about as long.
+func (d *Dataplane) begin(opts Options) error {
+	loaded := func() (*programs, error) { return nil, nil }
+	err := d.create(opts.FlowsMax, min(flowStart, lruSize(opts.FlowsMax)), nil, func() {
+		d.lengths = d.lengthsFor(opts.Room)
+		loaded = d.startLoading(opts.Features)
+	})
+	if err == nil {
+		err = d.makeRoom(opts.Features)
+	}
+	var failed error
+	d.programs, failed = loaded()
+	return errors.Join(err, failed)
+}
+
+// create makes all maps but the shared ones, the LRU map of flows of that size, and pins them if there is a directory. made is called when
+// those are there that programs are loaded with.
+func (d *Dataplane) create(flowsMax int, lru uint32, shared mapSet, made func()) (err error) {
 	var table *FlowTable
-	made := make(chan error, 1)
+	flows := make(chan error, 1)
 	go func() {
 		var err error
 		table, err = d.newFlows(flowsMax, lru)
-		made <- err
+		flows <- err
 	}()
-	d.maps, err = createMaps(d.specs, shared)
-	if err = errors.Join(err, <-made); err != nil {
+	if d.maps, err = createMaps(d.specs, shared); err == nil {
+		d.control, err = mapControl(d.maps[abi.AbiMapControl])
+	}
+	if err == nil {
+		err = d.control.initialise()
+	}
+	if err == nil {
+		made()
+	}
+	if err = errors.Join(err, <-flows); err != nil {
 		if table != nil {
 			err = errors.Join(err, table.close())
 		}
 		return err
-	}
-	if d.control, err = mapControl(d.maps[abi.AbiMapControl]); err != nil {
-		return errors.Join(err, table.close())
-	}
-	if err := d.control.initialise(); err != nil {
-		return errors.Join(err, table.close())
 	}
 	if err := d.useFlows(0, table); err != nil {
 		return err

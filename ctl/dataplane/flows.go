@@ -230,10 +230,14 @@ func moveFlows(from, to *ebpf.Map) error {
 
 // putFlows hands a pair to the programs, and pins it.
 func (d *Dataplane) putFlows(slot uint32, table *FlowTable) error {
-	if err := d.maps[abi.AbiMapFlowTables].Put(slot, table.array); err != nil {
-		return fmt.Errorf("put flow table %d: %w", slot, err)
+	// Side by side: each waits for the programs that run.
+	put := make(chan error, 1)
+	go func() { put <- d.maps[abi.AbiMapFlowTables].Put(slot, table.array) }()
+	err := d.maps[abi.AbiMapFlowLru].Put(slot, table.LRU)
+	if failed := <-put; failed != nil {
+		return fmt.Errorf("put flow table %d: %w", slot, failed)
 	}
-	if err := d.maps[abi.AbiMapFlowLru].Put(slot, table.LRU); err != nil {
+	if err != nil {
 		return fmt.Errorf("put LRU map %d: %w", slot, err)
 	}
 	return d.pinFlows(slot, table)

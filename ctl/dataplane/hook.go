@@ -39,7 +39,7 @@ func (k kind) hook() Hook {
 	case kindEgress, kindClsactEgress:
 		return HookEgress
 	case kindCheck, kindClsactCheck:
-		return hookCheck
+		return HookCheck
 	default:
 		return HookIngress
 	}

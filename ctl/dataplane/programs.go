@@ -29,44 +29,69 @@ var objects = []struct {
 	programs map[Hook]string
 }{
 	{loadXdp, map[Hook]string{HookXDP: "gardu_xdp"}},
-	{loadTc, map[Hook]string{HookIngress: "gardu_ingress", HookEgress: "gardu_egress", hookCheck: "gardu_check"}},
+	{loadTc, map[Hook]string{HookIngress: "gardu_ingress", HookEgress: "gardu_egress", HookCheck: "gardu_check"}},
 }
 
 // loadPrograms prepares programs with the constants that features ask for, on the maps and tables of d. The verifier takes long, and few
 // machines run all of them: those that sit on an interface are loaded here, each other when it is first asked for; see program.
-func (d *Dataplane) loadPrograms(features compile.Features) (_ *programs, err error) {
+func (d *Dataplane) loadPrograms(features compile.Features) (*programs, error) {
+	loaded := d.startLoading(features)
+	err := d.makeRoom(features)
+	p, failed := loaded()
+	if err = errors.Join(err, failed); err != nil && p != nil {
+		err = errors.Join(err, p.close())
+	}
+	if err != nil {
+		return nil, err
+	}
+	return p, nil
+}
+
+// startLoading begins what loadPrograms does. Whoever calls it waits by calling what it returns.
+func (d *Dataplane) startLoading(features compile.Features) (wait func() (*programs, error)) {
 	p := &programs{features: features}
-	defer func() {
-		if err != nil {
-			p.close()
+	done := make(chan error, 1)
+	go func() {
+		var err error
+		if p.outers, err = d.newOuters(); err == nil {
+			err = d.loadUsed(p)
 		}
+		done <- err
 	}()
+	return func() (*programs, error) {
+		if err := <-done; err != nil {
+			return nil, errors.Join(err, p.close())
+		}
+		return p, nil
+	}
+}
+
+// makeRoom makes the tables that only programs with these features use.
+func (d *Dataplane) makeRoom(features compile.Features) error {
 	if features.State {
 		if err := d.useStates(d.FlowsMax()); err != nil {
-			return nil, err
+			return err
 		}
 	}
 	if features.Nat {
 		if err := d.useNats(); err != nil {
-			return nil, err
+			return err
 		}
 	}
 	if features.Dropped {
-		if err := d.useDropped(); err != nil {
-			return nil, err
-		}
+		return d.useDropped()
 	}
-	if p.outers, err = d.newOuters(); err != nil {
-		return nil, err
-	}
-	return p, d.loadUsed(p)
+	return nil
 }
 
-// loadUsed loads the programs that sit on an interface.
+// loadUsed loads the programs that sit on an interface, or soon will.
 func (d *Dataplane) loadUsed(p *programs) error {
 	used := map[Hook]bool{}
 	for _, h := range d.hooks() {
 		used[h.kind.hook()] = true
+	}
+	for _, hook := range d.soon {
+		used[hook] = true
 	}
 	return d.loadThose(p, func(hook Hook) bool { return used[hook] })
 }
@@ -81,22 +106,21 @@ func (d *Dataplane) loadThose(p *programs, wanted func(Hook) bool) error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	// Side by side: what takes long is the kernel's verifier, which has no lock.
-	errs := make([]error, len(objects))
+	var errs [hookCount]error
 	var running sync.WaitGroup
-	for i, object := range objects {
-		those := maps.Clone(object.programs)
-		maps.DeleteFunc(those, func(hook Hook, _ string) bool { return !wanted(hook) || p.loaded[hook] != nil })
-		if len(those) == 0 {
-			continue
+	for _, object := range objects {
+		for hook, name := range object.programs {
+			if wanted(hook) && p.loaded[hook] == nil {
+				running.Go(func() {
+					p.loaded[hook], errs[hook] = d.load(p, object.spec, name)
+				})
+			}
 		}
-		running.Go(func() {
-			errs[i] = d.load(p, object.spec, those)
-		})
 	}
 	running.Wait()
 	for _, err := range errs {
 		if err != nil {
-			return err // mostly both fail for the same reason
+			return err // mostly all fail for the same reason
 		}
 	}
 	return nil
@@ -130,7 +154,8 @@ func (d *Dataplane) program(p *programs, hook Hook) (*ebpf.Program, error) {
 	}
 	for _, object := range objects {
 		if name, ok := object.programs[hook]; ok {
-			err := d.load(p, object.spec, map[Hook]string{hook: name})
+			var err error
+			p.loaded[hook], err = d.load(p, object.spec, name)
 			return p.loaded[hook], err
 		}
 	}
@@ -148,34 +173,23 @@ func (p *programs) close() error {
 	return errors.Join(errs...)
 }
 
-// load loads those programs of an object that aren't yet. The caller holds p.mu.
-func (d *Dataplane) load(p *programs, from func() (*ebpf.CollectionSpec, error), wanted map[Hook]string) error {
+// load loads a program of an object.
+func (d *Dataplane) load(p *programs, from func() (*ebpf.CollectionSpec, error), name string) (*ebpf.Program, error) {
 	spec, err := from()
 	if err != nil {
-		return err
+		return nil, err
 	}
-	maps.DeleteFunc(spec.Programs, func(name string, _ *ebpf.ProgramSpec) bool {
-		for hook, want := range wanted {
-			if want == name {
-				return p.loaded[hook] != nil
-			}
-		}
-		return true
-	})
+	maps.DeleteFunc(spec.Programs, func(other string, _ *ebpf.ProgramSpec) bool { return other != name })
 	collection, err := d.collect(spec, p, ebpf.ProgramOptions{})
 	if err != nil {
-		return permission("load the programs", err)
+		return nil, permission("load "+name, err)
 	}
 	defer collection.Close()
-	for hook, name := range wanted {
-		if p.loaded[hook] != nil {
-			continue
-		}
-		if p.loaded[hook] = collection.DetachProgram(name); p.loaded[hook] == nil {
-			return fmt.Errorf("load the programs: no %s in the object", name)
-		}
+	program := collection.DetachProgram(name)
+	if program == nil {
+		return nil, fmt.Errorf("load %s: it isn't in the object", name)
 	}
-	return nil
+	return program, nil
 }
 
 // collect loads an object on the maps of d, made as p is.

@@ -23,7 +23,7 @@ const (
 	HookXDP Hook = iota
 	HookIngress
 	HookEgress
-	hookCheck // takes health checks to backends
+	HookCheck // takes health checks to backends
 	hookCount
 )
 

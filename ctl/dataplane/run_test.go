@@ -267,7 +267,7 @@ func TestCheckProgram(t *testing.T) {
 	run := func(mark uint32) (uint32, []byte) {
 		t.Helper()
 		options := &ebpf.RunOptions{Data: frame, DataOut: make([]byte, len(frame)+frameGrowth), Context: &markedContext{Mark: mark, Ifindex: 1}}
-		action, err := program(t, d, hookCheck).Run(options)
+		action, err := program(t, d, HookCheck).Run(options)
 		if err != nil {
 			t.Fatal(err)
 		}
