@@ -397,7 +397,7 @@ struct control {
 	__u64 block_lens4;   /* bit n: some block has a v4 prefix of length n */
 	__u64 block_lens6[3]; /* likewise, bit n of word n / 64 */
 	__u32 flow_guard;    /* jiffies that a flow must be idle before another may take its record */
-	__u32 flow_budget;   /* inserts into the LRU map that a CPU may make in a jiffy */
+	__u32 flow_budget;   /* inserts into the LRU map that a CPU may make for each jiffy */
 	__u32 flow_cpus;     /* regions of a flow table: possible CPUs */
 	__u32 ring_changes;  /* grows when a ring changes: flows may be on backends that their ring doesn't give any more */
 	__u64 features;      /* what the programs in force were made for: cfg_ constants, a bit each */
@@ -565,7 +565,7 @@ struct flow_totals {
 	__u64 created;                    /* records made */
 	__u64 filtered;                   /* packets that reached the filter: counted on their own to check the deciders' sum */
 	__u64 sent, sent_bytes;           /* packets seen at tc egress, frame bytes */
-	__u32 tick, budget;               /* LRU inserts left in this tick */
+	__u32 tick, budget;               /* LRU inserts left, and up to which jiffy they were given */
 	__u64 state_created;              /* entries made in the table of connections */
 	__u64 state_evicted;              /* that took the place of one that wasn't confirmed */
 	__u64 state_refused;              /* packets whose connection found no place: their answers count as new */

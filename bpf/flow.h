@@ -4,8 +4,8 @@
  * A record is written only by its CPU, in soft interrupts, so that no lock or atomic is needed; readers copy it and check that
  * its key didn't change. A flow that is found only in the LRU map comes back into the array. Who gives way to a new flow, in
  * order: a free record; the oldest with one packet, whose count goes to "evicted"; the oldest that was idle for longer
- * than the guard, which moves into the LRU map with its counts; else the new flow is kept in the LRU map within a budget a
- * jiffy, else it is only counted as "refused". So a flood of new flows takes nothing from flows that live.
+ * than the guard, which moves into the LRU map with its counts; else the new flow is kept in the LRU map within a
+ * budget, else it is only counted as "refused". So a flood of new flows takes nothing from flows that live.
  */
 #pragma once
 #include "parse.h"
@@ -340,6 +340,18 @@ static __always_inline struct flow_value *flow_find(struct control *c, struct fl
 	return flow_return(c, t, p, hash);
 }
 
+/* What is left of the inserts that a CPU may make into the LRU map: those of a second at most, since flows come in bursts. */
+static __always_inline void flow_fill_budget(const struct control *c, struct flow_totals *totals, __u32 now)
+{
+	__u32 passed = now - totals->tick, most = c->hz * c->flow_budget;
+
+	totals->tick = now;
+	if (passed < c->hz && totals->budget + passed * c->flow_budget < most)
+		totals->budget += passed * c->flow_budget;
+	else
+		totals->budget = most;
+}
+
 /* A record for a new flow, or NULL: it is counted as refused. flow_settle() ends it. Not inlined for the same reason. */
 static __noinline struct flow_record *flow_create(struct control *c, struct flow_table *t, const struct pkt *p)
 {
@@ -353,10 +365,7 @@ static __noinline struct flow_record *flow_create(struct control *c, struct flow
 		return NULL;
 	record = flow_make_room(c, t);
 	if (!record) {
-		if (t->totals->tick != t->now) {
-			t->totals->tick = t->now;
-			t->totals->budget = c->flow_budget;
-		}
+		flow_fill_budget(c, t->totals, t->now);
 		if (!t->totals->budget)
 			return NULL;
 		t->totals->budget--;

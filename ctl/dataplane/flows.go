@@ -357,7 +357,7 @@ func flowBuckets(flows, cpus int) uint32 {
 	return uint32(max(1, (flowRoom*flows+perBucket-1)/perBucket))
 }
 
-// flowBudget is how many flows a CPU may insert in a jiffy into an LRU map of that size: so many that all CPUs together don't turn it
+// flowBudget is how many flows a CPU may insert for each jiffy into an LRU map of that size: so many that all CPUs together don't turn it
 // over in less time than a flow may be idle, or a flood would drive out the flows that live there.
 func flowBudget(lru uint32, cpus, hz int) uint32 {
 	turnover := int(flowGuard.Seconds()) * cpus * hz

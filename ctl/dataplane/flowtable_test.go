@@ -300,6 +300,25 @@ func TestDroppedPacketsAreNotRecorded(t *testing.T) {
 	r.exact()
 }
 
+// Flows that begin all at once, and of which some find their bucket full, are kept behind the array as far as a second's budget goes; the
+// next second has another.
+func TestBurstOfNewFlows(t *testing.T) {
+	r := newRig(t, 1000)
+	if r.control.FlowBudget != 1 {
+		t.Fatalf("%d inserts a jiffy", r.control.FlowBudget)
+	}
+	r.each(0, 750, 2, ack)
+	a := r.exact()
+	t.Logf("%+v", a)
+	if a.LRU.Entries < 20 || a.Unattributed.Packets != 0 {
+		t.Errorf("%+v", a)
+	}
+	r.each(1000, 4000, 2, ack) // what a flood gets
+	if a := r.exact(); a.LRU.Entries > 350 {
+		t.Errorf("a flood got %d entries: %+v", a.LRU.Entries, a)
+	}
+}
+
 func TestFlowBudgetGrowsWithTheTable(t *testing.T) {
 	for _, c := range []struct {
 		lru  uint32
