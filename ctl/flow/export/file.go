@@ -113,17 +113,24 @@ func (f *File) Consume(reports []flow.Report, names flow.Names) {
 		return
 	}
 	var text []byte
-	first := 0
-	for i := range reports {
-		text = f.format(text, &reports[i], names)
-		if len(text) < block && i+1 < len(reports) {
-			continue
-		}
-		if err := f.write(text); err != nil {
+	first := 0 // of those in text
+	flush := func(lines, next int) bool {
+		if err := f.write(text[:lines]); err != nil {
 			f.lose(reports[first:], err)
+			return false
+		}
+		text, first = append(text[:0], text[lines:]...), next
+		return true
+	}
+	for i := range reports {
+		before := len(text)
+		text = f.format(text, &reports[i], names)
+		if before > 0 && uint64(len(text)) > f.room() && !flush(before, i) {
 			return
 		}
-		text, first = text[:0], i+1
+		if (len(text) >= block || i+1 == len(reports)) && !flush(len(text), i+1) {
+			return
+		}
 	}
 	f.set(f.unpruned)
 }
@@ -154,6 +161,18 @@ func (f *File) follow() error {
 		f.file = nil
 	}
 	return f.open()
+}
+
+// room is how much may be written at once: to the file as it is, or to the next one if this is full.
+func (f *File) room() uint64 {
+	size := f.size
+	if size >= f.options.Size {
+		size = 0
+	}
+	if size == 0 && f.options.CSV {
+		size = uint64(len(line.CSVHeader()))
+	}
+	return f.options.Size - min(size, f.options.Size)
 }
 
 // write appends whole lines, all or nothing.

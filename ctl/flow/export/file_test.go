@@ -188,6 +188,35 @@ func TestRotationBySize(t *testing.T) {
 	wantState(t, f, 0, "")
 }
 
+// No file is larger than it may be, also when that is less than what is written at once; a line that doesn't fit any has one of its own.
+func TestRotationBySmallSizes(t *testing.T) {
+	for _, format := range []string{"ndjson", "csv"} {
+		for _, size := range []uint64{10_000, 1_000, 100} {
+			path := filepath.Join(t.TempDir(), "flows."+format)
+			f := open(t, FileOptions{Path: path, CSV: format == "csv", Size: size, Age: time.Hour, Keep: 10_000})
+			f.Consume(batch(1, 300), names{})
+			f.Consume(batch(301, 1), names{})
+			f.Consume(batch(302, 100), names{})
+			var lines uint64
+			for _, name := range append(others(t, path), path) {
+				text, err := os.ReadFile(name)
+				must(t, err)
+				here := uint64(bytes.Count(text, []byte("\n")))
+				if format == "csv" {
+					here--
+				}
+				if lines += here; here == 0 || uint64(len(text)) > size && here > 1 {
+					t.Errorf("%s, at most %d bytes: %d bytes, %d lines", format, size, len(text), here)
+				}
+			}
+			if lines != 401 {
+				t.Errorf("%s, at most %d bytes: %d lines", format, size, lines)
+			}
+			wantState(t, f, 0, "")
+		}
+	}
+}
+
 func TestRotationByAge(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "flows.ndjson")
 	f := open(t, ndjson(path))
