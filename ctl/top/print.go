@@ -5,13 +5,18 @@ import (
 	"fmt"
 	"io"
 	"strings"
+	"time"
 )
 
-// Print writes a frame as plain text: totals, verdicts, and a table of the groups by the keys that they have.
-func Print(w io.Writer, f Frame, keys []string, width int) error {
-	s := screen{frame: f}
+// Print writes a frame as plain text: its time, totals, verdicts, and a table of the groups that were asked for, or why there is none.
+func Print(w io.Writer, f Frame, o Options, width int) error {
+	s := screen{frame: f, at: o.At, choice: choice{filter: o.Filter, group: o.Group}}
 	out := bufio.NewWriter(w)
-	fmt.Fprintf(out, "%s  %s  %s", f.Until.Format("2006-01-02T15:04:05Z07:00"), bits(f.Total.Bytes), packets(f.Total.Packets))
+	when := f.Until.Format(time.RFC3339)
+	if s.past() {
+		when = s.pastTime()
+	}
+	fmt.Fprintf(out, "%s  %s  %s", when, bits(f.Total.Bytes), packets(f.Total.Packets))
 	if sample := f.sample(); sample != "" {
 		fmt.Fprint(out, "  ", sample)
 	}
@@ -23,11 +28,13 @@ func Print(w io.Writer, f Frame, keys []string, width int) error {
 	}
 	fmt.Fprintln(out)
 	if len(f.Groups) > 0 {
-		header, rows := drawTable(groupColumns(keys, f.Total.Bytes), f.Groups, width)
+		header, rows := drawTable(groupColumns(s.keys(), f.Total.Bytes), f.Groups, width)
 		write(header)
 		for _, row := range rows {
 			write(row)
 		}
+	} else {
+		fmt.Fprintln(out, s.nothing())
 	}
 	fmt.Fprintln(out)
 	return out.Flush()

@@ -236,3 +236,40 @@ func TestFrameAfterReset(t *testing.T) {
 		t.Errorf("%+v, %+v", f.Verdicts[0], f.Rules[0])
 	}
 }
+
+// What a pipe gets: the time that the numbers are of, how full the flow table is only of now, and why there is no table.
+func TestPrint(t *testing.T) {
+	print := func(f Frame, o Options) []string {
+		t.Helper()
+		var out strings.Builder
+		if err := Print(&out, f, o, 120); err != nil {
+			t.Fatal(err)
+		}
+		return strings.Split(strings.TrimRight(out.String(), "\n"), "\n")
+	}
+	f := sourceFrame(3)
+	lines := print(f, Options{Group: "src/24, service"})
+	if len(lines) != 5 || !strings.HasPrefix(lines[0], "2026-11-23T14:05:32Z  1.24 Gbit/s  ") || !strings.HasSuffix(lines[0], "flow table 85% of 1.00M") ||
+		!strings.HasPrefix(lines[2], "198.51.0.0/24 ") || strings.Contains(lines[2], "(various)") {
+		t.Errorf("%s", strings.Join(lines, "\n"))
+	}
+	f.Groups = nil
+	at := now.Truncate(time.Minute)
+	past := f
+	past.Since, past.Until = at, at.Add(time.Minute)
+	day := at.Local().Format("2006-01-02 15:04") + " to " + at.Local().Add(time.Minute).Format("15:04")
+	for _, c := range []struct {
+		frame       Frame
+		options     Options
+		begin, then string
+	}{
+		{f, Options{Group: "src"}, now.Format(time.RFC3339), "no packets"},
+		{f, Options{Group: "src", Filter: "dport 1"}, now.Format(time.RFC3339), "no packets in flows that the filter picks"},
+		{past, Options{Group: "src", At: at}, day, "nothing is known of that time"},
+	} {
+		lines := print(c.frame, c.options)
+		if len(lines) != 2 || !strings.HasPrefix(lines[0], c.begin+"  ") || strings.Contains(lines[0], "flow table") != c.options.At.IsZero() || lines[1] != c.then {
+			t.Errorf("%s", strings.Join(lines, "\n"))
+		}
+	}
+}

@@ -54,7 +54,11 @@ func (c choice) keys() []string {
 	if group == "" {
 		return nil
 	}
-	return strings.Split(group, ",")
+	keys := strings.Split(group, ",")
+	for i, key := range keys {
+		keys[i] = strings.TrimSpace(key)
+	}
+	return keys
 }
 
 // keys are those of the choice. The history doesn't keep source ports.

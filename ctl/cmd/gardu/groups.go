@@ -13,12 +13,12 @@ import (
 // printGroups prints flows added up by keys, or writes them to a file.
 func (a *app) printGroups(cmd *cobra.Command, c *client.Client, query api.FlowQuery, file string) error {
 	if file != "" {
-		return writeParquet(a, file, a.groupColumns(strings.Split(query.Group, ",")), func(yield func(api.FlowGroup) error) error {
+		return writeParquet(a, file, a.groupColumns(groupNames(query.Group)), func(yield func(api.FlowGroup) error) error {
 			return c.FlowGroups(cmd.Context(), query, yield)
 		})
 	}
 	told := false
-	return printEach(a, "flows", a.groupColumns(strings.Split(query.Group, ",")), func(yield func(api.FlowGroup) error) error {
+	return printEach(a, "flows", a.groupColumns(groupNames(query.Group)), func(yield func(api.FlowGroup) error) error {
 		return c.FlowGroups(cmd.Context(), query, func(g api.FlowGroup) error {
 			if !told {
 				a.tellSample(g.Sample)
@@ -33,7 +33,6 @@ func (a *app) printGroups(cmd *cobra.Command, c *client.Client, query api.FlowQu
 func (a *app) groupColumns(keys []string) []column[api.FlowGroup] {
 	var columns []column[api.FlowGroup]
 	for i, key := range keys {
-		key = strings.TrimSpace(key)
 		columns = append(columns, column[api.FlowGroup]{key, false, func(g *api.FlowGroup) any {
 			value, known := g.Group[key]
 			if g.Other && !known && (i == 0 || len(g.Group) > 0) && a.format.human() {
@@ -57,6 +56,15 @@ func (a *app) groupColumns(keys []string) []column[api.FlowGroup] {
 			column[api.FlowGroup]{"sample", false, func(g *api.FlowGroup) any { return max(1, g.Sample) }})
 	}
 	return columns
+}
+
+// groupNames are the keys of --group, one by one.
+func groupNames(group string) []string {
+	keys := strings.Split(group, ",")
+	for i, key := range keys {
+		keys[i] = strings.TrimSpace(key)
+	}
+	return keys
 }
 
 // groupHelp is what --group takes.

@@ -72,7 +72,7 @@ func (a *app) printHistory(cmd *cobra.Command, c *client.Client, query api.Histo
 	if err != nil {
 		return err
 	}
-	columns := a.groupColumns(strings.Split(cmp.Or(query.Group, api.HistoryGroup), ","))
+	columns := a.groupColumns(groupNames(cmp.Or(query.Group, api.HistoryGroup)))
 	switch {
 	case file != "":
 		err = writeParquet(a, file, columns, func(yield func(api.FlowGroup) error) error {

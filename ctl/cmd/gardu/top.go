@@ -71,6 +71,7 @@ EXPR picks flows by what they are; gardu help expr explains it.`,
 					query.Group = api.HistoryGroup
 				}
 			}
+			query.Group = strings.Join(groupNames(query.Group), ",")
 			if at != "" {
 				return a.ask(func(c *client.Client) error { return a.printPast(cmd.Context(), c, query, then) })
 			}
@@ -134,10 +135,6 @@ var errTimes = errors.New("as often as asked for")
 
 // printTop prints sample after sample.
 func (a *app) printTop(ctx context.Context, c *client.Client, query api.TopQuery, count int) error {
-	keys := strings.Split(query.Group, ",")
-	for i, key := range keys {
-		keys[i] = strings.TrimSpace(key)
-	}
 	printed := 0
 	counted := func(err error) error {
 		if printed++; err == nil && printed == count {
@@ -148,9 +145,10 @@ func (a *app) printTop(ctx context.Context, c *client.Client, query api.TopQuery
 	var err error
 	if a.format.human() {
 		width := a.textWidth()
-		err = top.Follow(ctx, c, query, func(f top.Frame) error { return counted(top.Print(a.stdout, f, keys, width)) })
+		options := top.Options{Filter: query.Filter, Group: query.Group}
+		err = top.Follow(ctx, c, query, func(f top.Frame) error { return counted(top.Print(a.stdout, f, options, width)) })
 	} else {
-		write := a.sampleWriter(keys)
+		write := a.sampleWriter(strings.Split(query.Group, ","))
 		err = c.Top(ctx, query, func(sample api.TopSample) error { return counted(write(&sample)) })
 	}
 	if errors.Is(err, errTimes) || ctx.Err() != nil { // interrupted: that is how it ends
@@ -161,20 +159,19 @@ func (a *app) printTop(ctx context.Context, c *client.Client, query api.TopQuery
 
 // printPast prints a minute of the past.
 func (a *app) printPast(ctx context.Context, c *client.Client, query api.TopQuery, at time.Time) error {
-	keys := strings.Split(query.Group, ",")
 	if a.format.human() {
 		f, err := top.Past(ctx, c, query, at)
 		if err != nil {
 			return err
 		}
-		return top.Print(a.stdout, f, keys, a.textWidth())
+		return top.Print(a.stdout, f, top.Options{Filter: query.Filter, Group: query.Group, At: at}, a.textWidth())
 	}
 	history, err := c.History(ctx, api.HistoryQuery{Since: at, Until: at.Add(time.Minute), Filter: query.Filter, Group: query.Group, Sort: query.Sort, Limit: query.Limit})
 	if err != nil {
 		return err
 	}
 	sample := api.TopSample{Reading: api.Reading{Since: history.Since, Until: history.Until}, Groups: history.Groups}
-	return a.sampleWriter(keys)(&sample)
+	return a.sampleWriter(strings.Split(query.Group, ","))(&sample)
 }
 
 // Widths of text where no terminal says how wide it is.
