@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 	"time"
@@ -64,23 +65,17 @@ var (
 	unknownAll  = slices.Concat(unknownEnds, unknownKind)
 )
 
-// Keys returns the keys that history can be filtered by, sorted.
-func Keys() []string {
-	var keys []string
-	for name := range keyNeeds {
-		keys = append(keys, name)
-	}
-	slices.Sort(keys)
-	return keys
-}
+// notGroups are keys that pick flows but don't group them.
+var notGroups = []string{"host"}
 
 // table is the smallest that can answer a query.
 func (q *Query) table() (int, error) {
 	needs := 0
-	need := func(what, name string) error {
+	need := func(what, name string, but ...string) error {
 		n, ok := keyNeeds[name]
 		if !ok {
-			return &QueryError{fmt.Sprintf("flows of the past can't be %s %s: they are added up, by %s", what, name, strings.Join(Keys(), ", "))}
+			keys := slices.DeleteFunc(slices.Sorted(maps.Keys(keyNeeds)), func(key string) bool { return slices.Contains(but, key) })
+			return &QueryError{fmt.Sprintf("flows of the past can't be %s %s: they are added up, by %s", what, name, strings.Join(keys, ", "))}
 		}
 		needs |= n
 		return nil
@@ -93,7 +88,7 @@ func (q *Query) table() (int, error) {
 		}
 	}
 	for _, key := range q.Group {
-		if err := need("grouped by", key.Name); err != nil {
+		if err := need("grouped by", key.Name, notGroups...); err != nil {
 			return 0, err
 		}
 	}
