@@ -28,21 +28,35 @@ func (d *Daemon) Plan(ctx context.Context, request api.PlanRequest) (api.Plan, e
 	if !result.Changed {
 		return result, nil
 	}
-	if result.Flows, err = d.tryOut(ctx, now, next, c, state, request.SSHConnection); ctx.Err() != nil {
-		return api.Plan{}, ctx.Err()
+	if err := d.foresee(ctx, now, c, state, request, &result); err != nil {
+		return api.Plan{}, err
 	}
-	if err != nil { // the rest is as true without it
+	return result, nil
+}
+
+// foresee says what would become of live flows, and what a packet would take. The rest of a plan is as true without them.
+func (d *Daemon) foresee(ctx context.Context, now *applied, c compiled, state map[uint16]compile.Runtime, request api.PlanRequest, result *api.Plan) error {
+	t, err := d.newTrial(now, c, state, request.SSHConnection)
+	if err == nil {
+		defer t.close()
+		err = t.load()
+	}
+	price := func() (*api.PlannedPrice, error) { return nil, err }
+	if t != nil && !request.NoPrice {
+		price = t.price(ctx) // whose programs the kernel verifies while flows are judged
+	}
+	if err == nil {
+		result.Flows, err = t.judgeAll(ctx)
+	}
+	if err != nil {
 		d.log.Warn("live flows not judged for a plan", "error", err)
 		result.Flows = &api.PlannedFlows{Unjudged: err.Error(), Otherwise: []api.PlannedVerdict{}, Services: []api.PlannedAssignment{}}
 	}
-	if request.NoPrice {
-		return result, nil
-	}
-	if result.Price, err = d.price(ctx, now, c, state); err != nil {
+	if result.Price, err = price(); err != nil && !request.NoPrice {
 		d.log.Warn("price not measured for a plan", "error", err)
 		result.Price = &api.PlannedPrice{Error: err.Error()}
 	}
-	return result, ctx.Err()
+	return ctx.Err()
 }
 
 // prepare checks a candidate as Apply does and compiles it, which no change has to wait for.

@@ -2,6 +2,7 @@ package daemon
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"maps"
 	"slices"
@@ -11,7 +12,6 @@ import (
 	"gardu/ctl/compile"
 	"gardu/ctl/dataplane"
 	"gardu/ctl/explain"
-	"gardu/ctl/flow"
 )
 
 const (
@@ -23,22 +23,12 @@ const (
 	loopback = 1 // its index
 )
 
-// price measures packets like those of live flows with what is in force and with a candidate, by turns. Without flows there is
-// an estimate.
-func (d *Daemon) price(ctx context.Context, now *applied, c compiled, state map[uint16]compile.Runtime) (*api.PlannedPrice, error) {
-	var live liveFlows
-	var err error
-	if d.plane.FlowsMax() != 0 {
-		live, err = d.liveFlows(pricedMax, func(*flow.Flow) bool { return false })
-	}
-	if err != nil {
-		return nil, err
-	}
-	t := &trial{daemon: d, links: d.linkNames()}
-	t.prepare(now, c)
+// price measures packets like those of live flows with what is in force and with a candidate, by turns; without flows there is
+// an estimate. It begins with making what it measures with, and measures when it is called again, so that nothing else of ours is under way then.
+func (t *trial) price(ctx context.Context) func() (*api.PlannedPrice, error) {
 	var samples []pricedPacket
-	for i := range live.flows {
-		f := &live.flows[i]
+	for i := range t.live.flows[:min(len(t.live.flows), pricedMax)] {
+		f := &t.live.flows[i]
 		frame, ifname, out, err := t.packet(f, false)
 		before, sat := t.before.hooks[ifname]
 		after, sits := t.after.hooks[ifname]
@@ -47,14 +37,24 @@ func (d *Daemon) price(ctx context.Context, now *applied, c compiled, state map[
 		}
 	}
 	if len(samples) == 0 {
-		return estimated(now.tables, c.tables), nil
+		return func() (*api.PlannedPrice, error) { return estimated(t.tables[0], t.tables[1]), nil }
 	}
-	price := &api.PlannedPrice{Flows: len(samples)}
-	if price.Known, err = d.measure(ctx, now, c, state, samples, true); err != nil {
-		return nil, err
+	var known, fresh balance
+	loaded := make(chan error, 1)
+	go func() { loaded <- cmp.Or(known.load(ctx, t, true), fresh.load(ctx, t, false)) }()
+	return func() (price *api.PlannedPrice, err error) {
+		err = <-loaded
+		defer known.close()
+		defer fresh.close()
+		if err != nil {
+			return nil, err
+		}
+		price = &api.PlannedPrice{Flows: len(samples)}
+		if price.Known, err = known.measure(ctx, samples); err == nil {
+			price.New, err = fresh.measure(ctx, samples)
+		}
+		return price, err
 	}
-	price.New, err = d.measure(ctx, now, c, state, samples, false)
-	return price, err
 }
 
 // estimated is the price by the model of check --cost.
@@ -82,34 +82,56 @@ type pricedPacket struct {
 	packets float64           // that the flow had
 }
 
-// measure weighs packets by those of their flows where these are known, else all alike.
-func (d *Daemon) measure(ctx context.Context, now *applied, c compiled, state map[uint16]compile.Runtime, samples []pricedPacket, known bool) (*api.PlannedNs, error) {
-	var sides [2]scale
-	for i, one := range []compiled{now.compiled, c} {
-		wish := d.trialOf(now, one, state)
+// balance is two instances on which packets are measured by turns: with records of flows, or without any, as the first packet of
+// a flow meets them.
+type balance struct {
+	known bool
+	sides [2]scale
+}
+
+// load makes both sides, which share nothing.
+func (b *balance) load(ctx context.Context, t *trial, known bool) error {
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	b.known = known
+	side := func(i int, hooks map[string]dataplane.Hook) func() error {
+		wish := t.wishes[i]
 		wish.Alone = true
 		if !known {
 			wish.Features.Flows, wish.Features.Dropped, wish.Features.Sample = false, false, false
 		}
 		if indexes := slices.Sorted(maps.Keys(wish.Interfaces)); len(indexes) > 0 { // packets come in by the loopback here
+			wish.Interfaces = maps.Clone(wish.Interfaces)
 			wish.Interfaces[loopback] = wish.Interfaces[indexes[0]]
 		}
-		plane, err := d.plane.Try(wish)
-		if err != nil {
-			return nil, err
+		return func() (err error) {
+			b.sides[i].plane, err = ready(func() (*dataplane.Dataplane, error) { return t.daemon.plane.Try(wish) }, hooks)
+			return err
 		}
-		defer plane.Close()
-		sides[i].plane = plane
 	}
+	return bothSides(side(0, t.before.hooks), side(1, t.after.hooks))
+}
+
+func (b *balance) close() {
+	for _, side := range b.sides {
+		if side.plane != nil {
+			side.plane.Close()
+		}
+	}
+}
+
+// measure weighs packets by those of their flows where these are known, else all alike.
+func (b *balance) measure(ctx context.Context, samples []pricedPacket) (*api.PlannedNs, error) {
 	var sum [2]float64
 	var weight float64
 	for _, sample := range samples {
-		ns, err := weigh(ctx, &sides, sample)
+		ns, err := weigh(ctx, &b.sides, sample)
 		if err != nil {
 			return nil, err
 		}
 		w := 1.0
-		if known {
+		if b.known {
 			w = sample.packets
 		}
 		weight += w

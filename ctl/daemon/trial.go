@@ -23,30 +23,34 @@ import (
 // judgedMax is how many live flows are judged for a plan, each up to four times: about a second.
 const judgedMax = 50_000
 
-// tryOut judges live flows by what is in force and by a candidate, on instances beside the live one.
-func (d *Daemon) tryOut(ctx context.Context, now *applied, next candidate, c compiled, state map[uint16]compile.Runtime, ssh string) (*api.PlannedFlows, error) {
-	if d.plane.FlowsMax() == 0 {
-		return nil, nil
-	}
+// newTrial takes live flows, and compares what is in force with a candidate.
+func (d *Daemon) newTrial(now *applied, c compiled, state map[uint16]compile.Runtime, ssh string) (t *trial, err error) {
 	session, known := lint.Session(ssh, d.netdev)
-	live, err := d.liveFlows(judgedMax, func(f *flow.Flow) bool { return known && isSession(f, session) })
-	if err != nil {
+	t = &trial{daemon: d, links: d.linkNames(), services: map[string]*api.PlannedAssignment{}, groups: map[verdictGroup]*api.PlannedVerdict{},
+		reused: c.reused.Backends, isSession: func(f *flow.Flow) bool { return known && isSession(f, session) },
+		tables: [2]*compile.Tables{now.tables, c.tables}}
+	if d.plane.FlowsMax() == 0 {
+		return t, nil
+	}
+	if t.live, err = d.liveFlows(judgedMax, t.isSession); err != nil {
 		return nil, err
 	}
-	t := &trial{daemon: d, links: d.linkNames(), services: map[string]*api.PlannedAssignment{}, groups: map[verdictGroup]*api.PlannedVerdict{},
-		reused: c.reused.Backends, isSession: func(f *flow.Flow) bool { return known && isSession(f, session) }}
-	t.result = api.PlannedFlows{Live: live.seen, Judged: len(live.flows)}
-	if len(live.flows) > 0 {
+	if len(t.live.flows) > 0 {
 		t.prepare(now, c)
-		if err := t.load(now, c, state); err != nil {
+		t.wishes = [2]dataplane.Trial{d.trialOf(now, now.compiled, state), d.trialOf(now, c, state)}
+	}
+	return t, nil
+}
+
+// judgeAll judges live flows by what is in force and by a candidate, on instances beside the live one.
+func (t *trial) judgeAll(ctx context.Context) (*api.PlannedFlows, error) {
+	if t.daemon.plane.FlowsMax() == 0 {
+		return nil, nil
+	}
+	t.result = api.PlannedFlows{Live: t.live.seen, Judged: len(t.live.flows)}
+	for i := range t.live.flows {
+		if err := cmp.Or(ctx.Err(), t.judge(&t.live.flows[i])); err != nil {
 			return nil, err
-		}
-		defer t.before.plane.Close()
-		defer t.after.plane.Close()
-		for i := range live.flows {
-			if err := cmp.Or(ctx.Err(), t.judge(&live.flows[i])); err != nil {
-				return nil, err
-			}
 		}
 	}
 	return t.finish(), nil
@@ -95,6 +99,9 @@ func isSession(f *flow.Flow, p lint.Peer) bool {
 type trial struct {
 	daemon        *Daemon
 	before, after trialSide
+	live          liveFlows
+	tables        [2]*compile.Tables // of both
+	wishes        [2]dataplane.Trial // to have them in force
 	links         map[int]string
 	indexes       map[string]int
 	macs          map[string][6]byte
@@ -150,16 +157,50 @@ func (t *trial) prepare(now *applied, c compiled) {
 	}
 }
 
-// load makes both instances.
-func (t *trial) load(now *applied, c compiled, state map[uint16]compile.Runtime) (err error) {
-	d := t.daemon
-	if t.before.plane, err = d.plane.Sibling(); err != nil {
-		return err
+// load makes both instances, with the programs that most packets will meet: the kernel verifies them side by side.
+func (t *trial) load() error {
+	if len(t.live.flows) == 0 {
+		return nil
 	}
-	if t.after.plane, err = d.plane.Try(d.trialOf(now, c, state)); err != nil {
-		t.before.plane.Close()
+	plane := t.daemon.plane
+	return bothSides(
+		func() (err error) { t.before.plane, err = ready(plane.Sibling, t.before.hooks); return err },
+		func() (err error) {
+			t.after.plane, err = ready(func() (*dataplane.Dataplane, error) { return plane.Try(t.wishes[1]) }, t.after.hooks)
+			return err
+		},
+	)
+}
+
+func (t *trial) close() {
+	for _, side := range []*trialSide{&t.before, &t.after} {
+		if side.plane != nil {
+			side.plane.Close()
+		}
 	}
-	return err
+}
+
+// bothSides runs two functions at once.
+func bothSides(one, other func() error) error {
+	done := make(chan error, 1)
+	go func() { done <- one() }()
+	err := other()
+	return cmp.Or(<-done, err)
+}
+
+// ready makes an instance and loads its programs for these hooks.
+func ready(load func() (*dataplane.Dataplane, error), hooks map[string]dataplane.Hook) (*dataplane.Dataplane, error) {
+	plane, err := load()
+	if err != nil {
+		return nil, err
+	}
+	for _, hook := range hooks {
+		if _, err := plane.Program(hook); err != nil {
+			plane.Close()
+			return nil, err
+		}
+	}
+	return plane, nil
 }
 
 func hookOf(path model.Path) dataplane.Hook {
