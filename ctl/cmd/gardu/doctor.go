@@ -2,6 +2,7 @@ package main
 
 import (
 	"fmt"
+	"strings"
 	"unicode/utf8"
 
 	"github.com/spf13/cobra"
@@ -84,17 +85,18 @@ func (a *app) askHealth(cmd *cobra.Command, backends []doctor.Backend) {
 
 var resultStyles = map[doctor.Result]style{doctor.OK: good, doctor.Warn: warn, doctor.Fail: bad}
 
-// printFindings gives each a line, and what to do one of its own below: as a column it would be wider than any screen.
+// printFindings gives each a paragraph, and what to do one of its own below: as columns they would be wider than any screen.
 func (a *app) printFindings(findings []doctor.Finding) {
-	width := 0
+	subjects := 0
 	for _, f := range findings {
-		width = max(width, utf8.RuneCountInString(f.Subject))
+		subjects = max(subjects, utf8.RuneCountInString(f.Subject))
 	}
+	margin, width := strings.Repeat(" ", 4+2+subjects+2), a.width()
 	for _, f := range findings {
 		mark := resultStyles[f.Result].paint(a.color, fmt.Sprintf("%-4s", f.Result))
-		a.printf("%s  %-*s  %s\n", mark, width, printable(f.Subject), printable(f.Found))
+		a.printf("%s  %-*s  %s\n", mark, subjects, printable(f.Subject), fold(printable(f.Found), margin, width))
 		if f.Advice != "" {
-			a.printf("      %*s  -> %s\n", width, "", printable(f.Advice))
+			a.printf("%s-> %s\n", margin, fold(printable(f.Advice), margin+"   ", width))
 		}
 	}
 }

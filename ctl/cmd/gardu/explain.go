@@ -217,7 +217,7 @@ func (a *app) printExplanation(packet string, e *api.Explanation) {
 		a.printf("  %-7s  slot %d of %d\n", "ring", e.Ring.Slot, e.Ring.Slots)
 	}
 	if c := e.Cost; c != nil {
-		a.printf("  %-7s  %s\n", "cost", strings.TrimSpace(wrapped(packetCost(c), "           ")))
+		a.printf("  %-7s  %s\n", "cost", fold(packetCost(c), "           ", a.width()))
 	}
 	if e.Disagreement != "" {
 		a.printf("\n%s\n", verdictStyle("drop").paint(a.color, printable(e.Disagreement)))

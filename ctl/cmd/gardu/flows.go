@@ -190,20 +190,7 @@ func endpoint(addr netip.Addr, port uint16) string {
 }
 
 // wrapped breaks a long list into lines with a margin.
-func wrapped(list, margin string) string {
-	var lines []string
-	line := margin
-	for word := range strings.FieldsSeq(list) {
-		if len(line)+1+len(word) >= 80 {
-			lines, line = append(lines, line), margin
-		}
-		if line != margin {
-			line += " "
-		}
-		line += word
-	}
-	return strings.Join(append(lines, line), "\n")
-}
+func wrapped(list, margin string) string { return margin + fold(list, margin, proseWidth) }
 
 // exprTopic is `gardu help expr`.
 func exprTopic() *cobra.Command {

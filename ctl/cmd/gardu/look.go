@@ -2,9 +2,13 @@ package main
 
 import (
 	"fmt"
+	"os"
 	"strconv"
 	"strings"
 	"time"
+	"unicode/utf8"
+
+	"golang.org/x/sys/unix"
 )
 
 // style is an ANSI escape sequence's parameter.
@@ -96,6 +100,41 @@ func span(d time.Duration) string {
 		}
 	}
 	return strings.Join(parts, "")
+}
+
+// proseWidth is how wide text is where no terminal says how wide it is.
+const proseWidth = 80
+
+// width is how wide text for people may be.
+func (a *app) width() int {
+	if file, ok := a.stdout.(*os.File); ok {
+		if size, err := unix.IoctlGetWinsize(int(file.Fd()), unix.TIOCGWINSZ); err == nil && size.Col > 0 {
+			return max(40, int(size.Col))
+		}
+	}
+	return proseWidth
+}
+
+// fold breaks text into lines narrower than width. Before all but the first, before which there is as much, comes a margin. A word that
+// is longer stays whole.
+func fold(text, margin string, width int) string {
+	var b strings.Builder
+	at := utf8.RuneCountInString(margin)
+	for i, word := range strings.Fields(text) {
+		size := utf8.RuneCountInString(word)
+		switch {
+		case i == 0:
+		case at+1+size >= width:
+			b.WriteString("\n" + margin)
+			at = utf8.RuneCountInString(margin)
+		default:
+			b.WriteByte(' ')
+			at++
+		}
+		b.WriteString(word)
+		at += size
+	}
+	return b.String()
 }
 
 // percent writes a part of a whole.
