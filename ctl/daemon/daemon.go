@@ -280,7 +280,7 @@ func (d *Daemon) abandon(fresh bool) error {
 		d.reports.close(d.taking())
 		errs = append(errs, d.plane.Close())
 		if fresh {
-			errs = append(errs, dataplane.Remove(d.options.BPFDir, d.netdev), d.releaseNetwork())
+			errs = append(errs, dataplane.RemovePlane(d.options.BPFDir, d.netdev), d.releaseNetwork())
 		}
 	}
 	d.netdev.Close()
@@ -339,7 +339,7 @@ func (d *Daemon) end() error {
 		return errors.Join(d.plane.EndCapture(), d.plane.Close()) // a client may not have let go yet
 	}
 	d.log.Info("ending; detaching")
-	return errors.Join(d.plane.DetachAll(), d.plane.Close(), dataplane.Remove(d.options.BPFDir, d.netdev), d.releaseNetwork())
+	return errors.Join(d.plane.DetachAll(), d.plane.Close(), dataplane.RemovePlane(d.options.BPFDir, d.netdev), d.releaseNetwork())
 }
 
 // watchConfig reads the configuration again on SIGHUP, and set files when they change.

@@ -78,15 +78,17 @@ const patience = 15 * time.Second
 // world is a client, a box and a backend in a row: client eth0 198.51.100.10 - box in0, box out0 - backend eth0 10.0.0.11.
 type world struct {
 	*testing.T
-	net     *testnet.Net
-	client  *testnet.Node
-	box     *testnet.Node
-	backend *testnet.Node
-	dir     string
-	options Options
-	env     []string // of the daemon, besides ours
-	mounts  bool     // the daemon has mounts of its own
-	sink    string   // directory that the daemon writes reports of flows to; "": it reports none
+	net             *testnet.Net
+	client          *testnet.Node
+	box             *testnet.Node
+	backend         *testnet.Node
+	dir             string
+	options         Options
+	env             []string // of the daemon, besides ours
+	addressSpaceMax uint64   // bytes that the daemon may see; 0: all
+
+	mounts  bool   // the daemon has mounts of its own
+	sink    string // directory that the daemon writes reports of flows to; "": it reports none
 	process *testnet.Process
 	api     *client.Client
 	port    int // that dialEcho used last
@@ -193,6 +195,9 @@ func (w *world) launch() {
 	cmd := exec.Command(os.Args[0])
 	if w.mounts {
 		cmd = exec.Command("unshare", "--mount", "--propagation", "private", os.Args[0])
+	}
+	if w.addressSpaceMax != 0 {
+		cmd = exec.Command("sh", "-c", fmt.Sprintf(`ulimit -v %d; exec "$0"`, w.addressSpaceMax>>10), os.Args[0])
 	}
 	cmd.Env = append(append(os.Environ(), runEnv+"="+string(text), sinkEnv+"="+w.sink), w.env...)
 	cmd.Stdout, cmd.Stderr = log, log

@@ -364,6 +364,88 @@ func TestDoesNotLoad(t *testing.T) {
 	}
 }
 
+// A state directory that can't be written refuses a start that would keep something new, and nothing is left of that; what was applied last
+// comes up, after a crash and after the machine booted.
+func TestStateDirectoryIsReadOnly(t *testing.T) {
+	w := newWorld(t)
+	w.smallState()
+	remount := func(flags uintptr) {
+		w.must(syscall.Mount("", w.options.StateDir, "", syscall.MS_REMOUNT|flags, "size=256k"))
+	}
+	remount(syscall.MS_RDONLY)
+	w.write("gardu.yaml", closed)
+	w.launch()
+	w.wantEnd("exit status 1")
+	if log := w.log(); !strings.Contains(log, "keep revision 1 in the history: ") || !strings.Contains(log, "read-only file system") {
+		t.Errorf("log:\n%s", log)
+	}
+	if w.pinned() {
+		t.Errorf("%s is there", w.options.BPFDir)
+	}
+	w.wantPassing(true, "refused")
+	remount(0)
+	w.start()
+	w.wantPassing(false, "applied")
+	for _, booted := range []bool{false, true} {
+		w.process.Kill()
+		remount(syscall.MS_RDONLY)
+		if booted {
+			w.must(os.RemoveAll(w.options.BPFDir))
+		}
+		w.start()
+		w.wantPassing(false, "as before")
+		w.warned("save what the next daemon must know: ")
+		w.told(api.EventFault, "read-only file system")
+		if _, err := w.try(base, 0); err == nil || !strings.Contains(err.Error(), "read-only file system") {
+			t.Errorf("apply: %v", err)
+		}
+		if blocks, err := w.api.Block(t.Context(), []api.BlockRequest{{Prefix: netip.MustParsePrefix("203.0.113.7/32")}}); err != nil || len(blocks) != 1 {
+			t.Errorf("a block needs no disk: %v, %v", blocks, err)
+		}
+		w.wantPassing(false, "refused")
+		remount(0)
+		w.notWarned()
+		w.told(api.EventMended, "save what the next daemon must know")
+	}
+	w.mustTry(base, 0)
+	w.wantPassing(true, "opened")
+}
+
+// A flow table that there is no memory for keeps a daemon from starting, which says how much it takes, and leaves nothing. One that finds
+// what was in force doesn't touch it.
+func TestNoMemoryAtStart(t *testing.T) {
+	w := newWorld(t)
+	large := strings.Replace(closed, "max: 1000}", "max: 4000000}", 1)
+	refused := func() {
+		t.Helper()
+		w.addressSpaceMax = 2 << 30 // as in TestOutOfMemory
+		w.launch()
+		w.addressSpaceMax = 0
+		w.wantEnd("exit status 1")
+		if log := w.log(); !strings.Contains(log, "make a table for 4000000 flows, which takes 976 MiB of memory (choose a smaller flows.max, or make room): ") ||
+			!strings.Contains(log, "cannot allocate memory") {
+			t.Errorf("log:\n%s", log)
+		}
+		w.wantPassing(true, "as before")
+	}
+	w.write("gardu.yaml", large)
+	refused()
+	if w.pinned() {
+		t.Errorf("%s is there", w.options.BPFDir)
+	}
+	w.write("gardu.yaml", base)
+	w.start()
+	reached := w.status().Filter.Reached
+	w.process.Kill()
+	w.write("gardu.yaml", large)
+	refused()
+	w.write("gardu.yaml", base)
+	w.start()
+	if status := w.status(); status.Revision != 1 || status.Filter.Reached <= reached || status.Flows.Max > 100_000 {
+		t.Errorf("revision %d, %d packets, then %d, %d flows", status.Revision, reached, status.Filter.Reached, status.Flows.Max)
+	}
+}
+
 // addressSpace is how much memory a process sees.
 func (w *world) addressSpace(pid int) uint64 {
 	w.Helper()

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"golang.org/x/sys/unix"
@@ -80,6 +81,16 @@ const kernelBTF = "/sys/kernel/btf/vmlinux"
 // whatever version of gardu made it. It fails with a *LockedError while a daemon runs there; it is no error when there is
 // nothing. netlink is needed only where filters were attached by clsact.
 func Remove(dir string, netlink Netlink) error {
+	return remove(dir, netlink, linksDir, checkDir, decapDir)
+}
+
+// RemovePlane does so, but leaves what AttachDecap pinned there, which belongs to no daemon.
+func RemovePlane(dir string, netlink Netlink) error {
+	return remove(dir, netlink, linksDir, checkDir)
+}
+
+// remove detaches the hooks in those directories, and removes all but the other directories of hooks.
+func remove(dir string, netlink Netlink, hooksIn ...string) error {
 	if dir == "" {
 		dir = DefaultDir
 	}
@@ -95,7 +106,7 @@ func Remove(dir string, netlink Netlink) error {
 		return errors.Join(err, fmt.Errorf("remove %s: not a directory on a bpffs", dir))
 	}
 	var errs []error
-	for _, sub := range []string{linksDir, decapDir, checkDir} {
+	for _, sub := range hooksIn {
 		hooks, err := openHooks(filepath.Join(dir, sub), netlink)
 		errs = append(errs, err)
 		for _, h := range hooks {
@@ -105,7 +116,19 @@ func Remove(dir string, netlink Netlink) error {
 	if err := errors.Join(errs...); err != nil {
 		return err // what is still attached keeps its maps
 	}
-	if err := os.RemoveAll(dir); err != nil {
+	entries, err := os.ReadDir(dir)
+	if err != nil {
+		return permission("look into "+dir, err)
+	}
+	for _, entry := range entries {
+		if entry.Name() == decapDir && !slices.Contains(hooksIn, decapDir) {
+			continue
+		}
+		if err := os.RemoveAll(filepath.Join(dir, entry.Name())); err != nil {
+			return permission("remove "+filepath.Join(dir, entry.Name()), err)
+		}
+	}
+	if err := os.Remove(dir); err != nil && !errors.Is(err, unix.ENOTEMPTY) {
 		return permission("remove "+dir, err)
 	}
 	return nil

@@ -102,9 +102,14 @@ func Open(opts Options) (_ *Dataplane, err error) {
 	if err != nil {
 		return nil, err
 	}
+	begun := false
 	defer func() {
-		if err != nil {
-			d.Close()
+		if err == nil {
+			return
+		}
+		d.Close()
+		if begun {
+			err = errors.Join(err, RemovePlane(d.dir, d.netlink))
 		}
 	}()
 	d.dir = opts.Dir
@@ -130,7 +135,7 @@ func Open(opts Options) (_ *Dataplane, err error) {
 	d.nats.max = opts.NATMax
 	d.soon = opts.Hooks
 	defer func() { d.soon = nil }()
-	if pinned == nil {
+	if begun = pinned == nil; begun {
 		err = d.begin(opts)
 	} else {
 		if err := d.takeOver(pinned, opts); err != nil {

@@ -68,6 +68,10 @@ func TestRemoveLeavesNothing(t *testing.T) {
 		}
 		return pinned.Close()
 	})
+	w.do(t, func() error { return RemovePlane(dir, w.netlink) })
+	if left := strings.ReplaceAll(files(t, dir), dir, ""); left != "\n/decap\n/decap/lo-counters\n/decap/lo-ingress" {
+		t.Errorf("the daemon's end leaves %q of a machine that unwraps as well", left)
+	}
 	w.do(t, func() error { return Remove(dir, w.netlink) })
 	if _, err := os.Stat(dir); !errors.Is(err, os.ErrNotExist) {
 		t.Errorf("the directory is still there: %v", err)

@@ -137,10 +137,13 @@ func (d *Dataplane) newFlows(flows int, lru uint32) (_ *FlowTable, err error) {
 	spec := d.specs[abi.AbiMapFlowTables].InnerMap.Copy()
 	spec.MaxEntries = uint32(cpus) * flowBuckets(flows, cpus)
 	table := &FlowTable{max: max(1, flows)}
-	if table.array, err = ebpf.NewMap(spec); err != nil {
-		err = permission(fmt.Sprintf("make a table for %d flows", flows), err)
-	} else if table.LRU, err = d.newLRU(lru); err == nil {
+	if table.array, err = ebpf.NewMap(spec); err == nil {
 		table.Memory, err = mapMemory(table.array)
+	}
+	if err != nil {
+		err = noRoom(fmt.Sprintf("make a table for %d flows", flows), uint64(spec.MaxEntries)*uint64(spec.ValueSize), err)
+	} else {
+		table.LRU, err = d.newLRU(lru)
 	}
 	if err != nil {
 		return nil, errors.Join(err, table.close())
@@ -148,12 +151,20 @@ func (d *Dataplane) newFlows(flows int, lru uint32) (_ *FlowTable, err error) {
 	return table, nil
 }
 
+// noRoom says how much memory a table takes when that is why there is none.
+func noRoom(tried string, bytes uint64, err error) error {
+	if errors.Is(err, unix.ENOMEM) || errors.Is(err, unix.E2BIG) {
+		tried = fmt.Sprintf("%s, which takes %d MiB of memory (choose a smaller flows.max, or make room)", tried, bytes>>20)
+	}
+	return permission(tried, err)
+}
+
 func (d *Dataplane) newLRU(size uint32) (*ebpf.Map, error) {
 	spec := d.specs[abi.AbiMapFlowLru].InnerMap.Copy()
 	spec.MaxEntries = size
 	lru, err := ebpf.NewMap(spec)
 	if err != nil {
-		return nil, permission(fmt.Sprintf("make an LRU map for %d flows", size), err)
+		return nil, noRoom(fmt.Sprintf("make an LRU map for %d flows", size), lruMemory(size), err)
 	}
 	return lru, nil
 }
@@ -341,14 +352,19 @@ func (d *Dataplane) closeFlows() error {
 
 // FlowMemory is how many bytes of memory the kernel takes, at most, for the flow table that is made for max flows.
 func FlowMemory(max int) (uint64, error) {
-	const lruOverhead, lruBucket = 48, 16 // of an entry, and of a bucket of the hash (struct htab_elem, struct bucket of kernel/bpf/hashtab.c)
 	cpus, err := ebpf.PossibleCPU()
 	if err != nil {
 		return 0, fmt.Errorf("count CPUs: %w", err)
 	}
 	buckets := uint64(cpus) * uint64(flowBuckets(max, cpus)) * uint64(unsafe.Sizeof(abi.FlowBucket{}))
-	record := uint64(unsafe.Sizeof(abi.FlowKey{})+unsafe.Sizeof(abi.FlowValue{})) + lruOverhead
-	return buckets + uint64(lruSize(max))*record + lruBucket<<bits.Len32(lruSize(max)-1), nil
+	return buckets + lruMemory(lruSize(max)), nil
+}
+
+// lruMemory is likewise what an LRU map of that size takes.
+func lruMemory(size uint32) uint64 {
+	const overhead, bucket = 48, 16 // of an entry, and of a bucket of the hash (struct htab_elem, struct bucket of kernel/bpf/hashtab.c)
+	record := uint64(unsafe.Sizeof(abi.FlowKey{})+unsafe.Sizeof(abi.FlowValue{})) + overhead
+	return uint64(size)*record + bucket<<bits.Len32(size-1)
 }
 
 // flowBuckets is the number of buckets a CPU that gives max flows their room.
