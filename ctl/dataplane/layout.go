@@ -1,6 +1,7 @@
 package dataplane
 
 import (
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"os"
@@ -37,19 +38,33 @@ const layoutControl = "control"
 // pinnedLayouts are all of them. Their versions are pinned as well, so that the next gardu knows what it finds.
 func pinnedLayouts() []layout {
 	return []layout{
-		{name: layoutControl, version: uint32(abi.AbiVersion), maps: []string{abi.AbiMapControl}},
+		{name: layoutControl, version: uint32(abi.AbiVersion), maps: []string{abi.AbiMapControl}, older: map[uint32]converter{8: controlOf8}},
 		{name: "tables", version: 1, rebuilt: true, maps: []string{abi.AbiMapRings, abi.AbiMapBackends, abi.AbiMapInterfaces, abi.AbiMapInterfacePlaces,
 			abi.AbiMapExits, abi.AbiMapHealthFlows, abi.AbiMapFragments, abi.AbiMapRejectLimit, abi.AbiMapRejectSources, abi.AbiMapLimits,
 			abi.AbiMapEvents, abi.AbiMapTrace}},
-		{name: "counters", version: 1, late: true, maps: []string{abi.AbiMapRuleCounters, abi.AbiMapBackendCounters, abi.AbiMapInterfaceCounters,
+		{name: "counters", version: 2, late: true, older: map[uint32]converter{1: carry}, maps: []string{abi.AbiMapRuleCounters, abi.AbiMapBackendCounters, abi.AbiMapInterfaceCounters,
 			abi.AbiMapExitCounters, abi.AbiMapEffectTotals, abi.AbiMapLosses}},
 		{name: "blocks", version: 1, maps: []string{abi.AbiMapBlocks, abi.AbiMapBlockCells, abi.AbiMapBlockNotes}},
 		{name: "orders", version: 1, maps: []string{abi.AbiMapBackendNotes}},
-		{name: "flows", version: 1, maps: []string{abi.AbiMapFlowTables, abi.AbiMapFlowLru, abi.AbiMapFlowDropped, abi.AbiMapFlowTotals},
+		{name: "flows", version: 2, maps: []string{abi.AbiMapFlowTables, abi.AbiMapFlowLru, abi.AbiMapFlowDropped, abi.AbiMapFlowTotals},
 			tables: []string{"0-table", "0-lru", "1-table", "1-lru", "dropped", "ledger"}},
 		{name: "connections", version: 1, maps: []string{abi.AbiMapStates}, tables: []string{"states"}},
 		{name: "translations", version: 1, maps: []string{abi.AbiMapNatEntries, abi.AbiMapNatLines}, tables: []string{abi.AbiMapNatEntries, abi.AbiMapNatLines}},
 	}
+}
+
+// controlOf8 makes room for flow_max. Tables of flows were found by another part of the hash then, and begin anew.
+func controlOf8(old, next *ebpf.Map) error {
+	var now abi.Control
+	size, added, at := int(unsafe.Sizeof(now)), int(unsafe.Sizeof(now.FlowMax)), int(unsafe.Offsetof(now.FlowMax))
+	if int(old.ValueSize()) != size-added || int(next.ValueSize()) != size {
+		return errors.New("its size is another one")
+	}
+	was, err := old.LookupBytes(uint32(0))
+	if err != nil {
+		return err
+	}
+	return next.Put(uint32(0), slices.Concat(was[:at], make([]byte, added), was[at:]))
 }
 
 // FreshAll as an element of Options.Fresh stands for everything that can't be converted.
@@ -242,6 +257,7 @@ func (d *Dataplane) migrate(m *migration, fits mapSet, flowsMax int) (err error)
 			return err
 		}
 	}
+	d.control.AbiVersion = uint32(abi.AbiVersion)
 	if err := m.carry(d.maps, false); err != nil {
 		return err
 	}
@@ -365,6 +381,7 @@ func CheckFresh(names []string) error {
 const (
 	layoutRecord = "layouts"
 	layoutName   = 32
+	unrecorded   = 8 // the last version of struct control that may be without a record; all else was at its first then
 )
 
 // pinLayouts pins the versions of all layouts.
@@ -389,12 +406,16 @@ func readLayouts(dir string, pinned mapSet) (map[string]uint32, error) {
 	versions := map[string]uint32{}
 	record, err := ebpf.LoadPinnedMap(dir+"/"+layoutRecord, nil)
 	if errors.Is(err, os.ErrNotExist) {
-		if version, err := abiVersion(pinned[abi.AbiMapControl]); err != nil || version != uint32(abi.AbiVersion) {
+		version, err := abiVersion(pinned[abi.AbiMapControl])
+		if err != nil || version != uint32(abi.AbiVersion) && version != unrecorded {
 			return versions, err
 		}
-		for _, l := range pinnedLayouts() { // of a gardu that made no record
-			versions[l.name] = l.version
+		for _, l := range pinnedLayouts() {
+			if versions[l.name] = l.version; version == unrecorded {
+				versions[l.name] = 1
+			}
 		}
+		versions[layoutControl] = version
 		return versions, nil
 	}
 	if err != nil {
@@ -410,14 +431,15 @@ func readLayouts(dir string, pinned mapSet) (map[string]uint32, error) {
 	return versions, entries.Err()
 }
 
-// abiVersion is what a control map says; 0 when it is too short for that.
+// abiVersion is what a control map says; 0 when it is too short for that. Where it is said never changes.
 func abiVersion(control *ebpf.Map) (uint32, error) {
-	var c abi.Control
-	if control == nil || int(control.ValueSize()) != int(unsafe.Sizeof(c)) {
+	const at = int(unsafe.Offsetof(abi.Control{}.AbiVersion))
+	if control == nil || int(control.ValueSize()) < at+4 {
 		return 0, nil
 	}
-	if err := control.Lookup(uint32(0), &c); err != nil {
+	value, err := control.LookupBytes(uint32(0))
+	if err != nil || value == nil {
 		return 0, fmt.Errorf("read map control: %w", err)
 	}
-	return c.AbiVersion, nil
+	return binary.NativeEndian.Uint32(value[at:]), nil
 }

@@ -1,6 +1,7 @@
 package dataplane
 
 import (
+	"encoding/binary"
 	"errors"
 	"os"
 	"path/filepath"
@@ -224,6 +225,117 @@ func TestOlderLayoutIsLost(t *testing.T) {
 	closeIt(t, d)
 	d = w.open(t, dir)
 	closeIt(t, d)
+}
+
+// asVersion8 makes of pins what a gardu left that had version 8 of struct control, kept no record yet, and counted less of backends.
+func asVersion8(t *testing.T, dir string) {
+	t.Helper()
+	shorten(t, dir, abi.AbiMapBackendCounters, 24)
+	path := filepath.Join(dir, abi.AbiMapControl)
+	now, err := ebpf.LoadPinnedMap(path, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer now.Close()
+	value, err := now.LookupBytes(uint32(0))
+	if err != nil {
+		t.Fatal(err)
+	}
+	value = slices.Delete(value, 140, 148) // flow_max
+	binary.NativeEndian.PutUint32(value[24:], 8)
+	old, err := ebpf.NewMap(&ebpf.MapSpec{Name: "control", Type: now.Type(), KeySize: 4, ValueSize: 160, MaxEntries: 1, Flags: now.Flags()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer old.Close()
+	if err := errors.Join(old.Put(uint32(0), value), repin(old, path), os.Remove(filepath.Join(dir, layoutRecord))); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// What the versions before these left loses its flows, which it names, and nothing else: secrets, blocks, counters, connections, translations.
+func TestVersion8IsTakenOver(t *testing.T) {
+	w := newWires(t)
+	dir := testDir(t)
+	features := compile.Features{Blocks: true, Flows: true, State: true, Nat: true}
+	d := w.open(t, dir, features)
+	w.attach(t, d, AttachOptions{Path: model.PathTC})
+	commit(t, d, 1, 1, 2, 3)
+	add(t, d, Block{Prefix: prefix("198.51.100.0/24"), Origin: "cli", Why: "test"})
+	w.send(t, 7)
+	blocked := decided(t, d, abi.DeciderBlock)
+	if blocked == 0 {
+		t.Fatal("nothing was blocked")
+	}
+	var parts []abi.BackendCounter
+	counters := d.maps[abi.AbiMapBackendCounters]
+	if err := counters.Lookup(uint32(5), &parts); err != nil {
+		t.Fatal(err)
+	}
+	parts[0] = abi.BackendCounter{Packets: 3, Bytes: 300, Flows: 2}
+	if err := counters.Put(uint32(5), parts); err != nil {
+		t.Fatal(err)
+	}
+	was := *d.control.Control
+	closeIt(t, d)
+	asVersion8(t, dir)
+	tables := map[string]ebpf.MapID{}
+	for _, name := range []string{"states", abi.AbiMapNatEntries, abi.AbiMapNatLines} {
+		tables[name] = pinnedID(t, filepath.Join(dir, flowsDir, name))
+	}
+
+	before := files(t, dir)
+	_, err := Open(Options{Dir: dir, Netlink: w.netlink})
+	if version, ok := errors.AsType[*VersionError](err); !ok || strings.Join(version.Lost, ",") != "flows" || !strings.Contains(err.Error(), "--fresh=flows") {
+		t.Fatalf("Open: %v", err)
+	}
+	if after := files(t, dir); after != before {
+		t.Errorf("changed from\n%s\nto\n%s", before, after)
+	}
+	d = w.openWith(t, Options{Dir: dir, FlowsMax: 1000, Features: features, Fresh: []string{"flows"}})
+	commit(t, d, 2, 4, 5, 6)
+	if lost := d.Lost(); !slices.Equal(lost, []string{"flows"}) {
+		t.Errorf("lost: %q", lost)
+	}
+	now := *d.control.Control
+	if now.HashKey != was.HashKey || now.NatKey != was.NatKey || now.NatMask != was.NatMask || now.StateMask != was.StateMask || now.BlockLens4 != was.BlockLens4 ||
+		now.AbiVersion != uint32(abi.AbiVersion) || now.FlowMax[now.FlowSlot] != 1000 {
+		t.Errorf("control was %+v, is %+v", was, now)
+	}
+	if got := decided(t, d, abi.DeciderBlock); got != blocked || len(blocksOf(t, d)) != 1 {
+		t.Errorf("%d packets were blocked, now %d, by %+v", blocked, got, blocksOf(t, d))
+	}
+	if got, err := d.BackendCounters([]uint32{5}); err != nil || got[0] != parts[0] {
+		t.Errorf("backend 5 counts %+v, %v", got, err)
+	}
+	for name, id := range tables {
+		if got := pinnedID(t, filepath.Join(dir, flowsDir, name)); got != id {
+			t.Errorf("%s was map %d, is %d", name, id, got)
+		}
+	}
+	w.send(t, 3)
+	if got := decided(t, d, abi.DeciderBlock); got != blocked+3 {
+		t.Errorf("%d packets were blocked, %d after 3 more", blocked, got)
+	}
+	closeIt(t, d)
+	d = w.open(t, dir)
+	closeIt(t, d)
+}
+
+// pinnedID is the kernel's number of a pinned map.
+func pinnedID(t *testing.T, path string) ebpf.MapID {
+	t.Helper()
+	m, err := ebpf.LoadPinnedMap(path, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer m.Close()
+	info, err := m.Info()
+	if err != nil {
+		t.Fatal(err)
+	}
+	id, _ := info.ID()
+	return id
 }
 
 // Pins without a record of layouts are known by their ABI version, or not at all.
