@@ -19,7 +19,7 @@ import (
 // Explain puts one frame through the programs, on an instance beside the live one.
 func (d *Daemon) Explain(_ context.Context, request api.ExplainRequest) (api.Explanation, error) {
 	now := d.current.Load()
-	in, err := d.explainOn(now, request.Interface)
+	in, err := d.explainOn(now, request.Interface, request.Out)
 	if err != nil {
 		return api.Explanation{}, err
 	}
@@ -44,7 +44,7 @@ func (d *Daemon) Explain(_ context.Context, request api.ExplainRequest) (api.Exp
 	question := explain.Question{
 		Hook: hook, Frame: request.Frame, Ifindex: in.Ifindex, WithFlow: request.WithFlow, Backend: request.Backend, Later: later,
 	}
-	beside := d.loadUntraced(now, hook)
+	beside := d.loadUntraced(now, hook, later)
 	defer beside.close()
 	answer, err := explain.Ask(sibling, question, names, backends)
 	if errors.Is(err, explain.ErrNoFlow) {
@@ -75,9 +75,9 @@ type untraced struct {
 }
 
 // loadUntraced begins to make one. The kernel verifies its program as long as the one that tells the way, so both are loaded side by side.
-func (d *Daemon) loadUntraced(now *applied, hook dataplane.Hook) *untraced {
+func (d *Daemon) loadUntraced(now *applied, hook dataplane.Hook, later time.Duration) *untraced {
 	wish := d.trialOf(now, now.compiled, d.reconciler.Runtimes(now.tables.Rings...))
-	wish.Alone = true
+	wish.Alone, wish.Later = true, later
 	u := &untraced{made: make(chan struct{})}
 	go func() {
 		defer close(u.made)
@@ -134,16 +134,23 @@ func (d *Daemon) knownFlow(f *abi.FlowValue) (*api.KnownFlow, error) {
 	return known, nil
 }
 
-// explainOn is the interface that the packet is to come in on: the first when none is named.
-func (d *Daemon) explainOn(now *applied, name string) (api.Interface, error) {
+// explainOn is the interface that the packet is to come in on, or leave by: the first when none is named.
+func (d *Daemon) explainOn(now *applied, name string, out bool) (api.Interface, error) {
 	var names []string
-	for _, i := range d.interfaceStatus(now, nil) {
+	all := d.interfaceStatus(now, nil)
+	for _, i := range all {
 		names = append(names, i.Name)
 		if name != "" && i.Name != name {
 			continue
 		}
 		if !i.Attached {
 			return i, api.NewProblem(api.CodeConflict, "gardu is not attached to %s: %s", i.Name, i.Error)
+		}
+		if out && !i.Egress {
+			if name == "" && slices.ContainsFunc(all, func(i api.Interface) bool { return i.Attached && i.Egress }) {
+				continue
+			}
+			return i, api.NewProblem(api.CodeConflict, "what the kernel sends by %s gardu doesn't see: nothing in the configuration needs it at tc egress (egress: true, rules with direction out or state)", i.Name)
 		}
 		return i, nil
 	}

@@ -406,6 +406,11 @@ func TestBlock(t *testing.T) {
 	if way.Reason != "blocked" || way.Block == nil || way.Block.Prefix != prefix || way.Block.Origin != "cli" || len(way.Rules) > 0 {
 		t.Errorf("a packet of a blocked source: %+v", way)
 	}
+	way, err = w.api.Explain(t.Context(), api.ExplainRequest{Packet: "udp 198.51.100.10:4000 > 198.51.100.1:9", At: time.Now().Add(24 * time.Hour)})
+	w.must(err)
+	if way.Verdict != "pass" || way.Block != nil || way.Cost == nil || strings.Contains(way.Cost.How, "fares otherwise") {
+		t.Errorf("the same when the block has expired: %+v, %+v", way, way.Cost)
+	}
 	result, err := w.api.Unblock(t.Context(), []netip.Prefix{prefix, netip.MustParsePrefix("203.0.113.0/24")})
 	w.must(err)
 	if len(result.Removed) != 1 || len(result.Missing) != 1 {
@@ -729,6 +734,23 @@ services:
     health: {tcp: true, port: 8080, via: backend, every: 100ms, timeout: 90ms, up: 1, down: 2}
 `
 
+// What the kernel sends is explained where gardu sees it, and nowhere else.
+func TestExplainSent(t *testing.T) {
+	w := newWorld(t)
+	w.write("gardu.yaml", base)
+	w.start()
+	sent := api.ExplainRequest{Packet: "udp 192.0.2.1:53 > 198.51.100.10:4000", Out: true}
+	_, err := w.api.Explain(t.Context(), sent)
+	w.wantProblem(err, api.CodeConflict, "what the kernel sends by in0 gardu doesn't see")
+	_, err = w.api.Apply(t.Context(), api.ApplyRequest{Name: "egress.yaml", YAML: strings.Replace(base, "path: auto", "path: auto, egress: true", 1) +
+		"filter: {rules: [{name: none, direction: out, match: {interface: out0, proto: udp}, action: drop}]}\n"})
+	w.must(err)
+	sent.Interface = "out0"
+	if way, err := w.api.Explain(t.Context(), sent); err != nil || way.Verdict != "drop" || way.Rule != "none" || way.Interface != "out0" {
+		t.Errorf("sent: %+v, %v", way, err)
+	}
+}
+
 // A backend's state follows its checks into the data plane, and the next daemon knows it.
 func TestHealth(t *testing.T) {
 	w := newWorld(t)
@@ -745,9 +767,6 @@ func TestHealth(t *testing.T) {
 	w.must(err)
 	if way.Verdict != "forward" || way.Service != "web" || way.Backend != "b1" || len(way.Out) != 1 || way.Out[0].Interface != "out0" {
 		t.Errorf("explained: %+v", way)
-	}
-	if way, err = w.api.Explain(t.Context(), api.ExplainRequest{Packet: "udp 192.0.2.1:53 > 198.51.100.10:4000", Out: true}); err != nil || way.Verdict != "pass" {
-		t.Errorf("sent: %+v, %v", way, err)
 	}
 	_, err = w.api.Explain(t.Context(), api.ExplainRequest{Packet: "arp who-has 192.0.2.1 tell 192.0.2.2", WithFlow: true})
 	w.wantProblem(err, api.CodeConflict, "belongs to none")

@@ -221,37 +221,58 @@ func (d *Dataplane) collect(spec *ebpf.CollectionSpec, p *programs, options ebpf
 // VerifierLog has the kernel verify the program of that name, made for features, and returns what it says: a summary, or with full
 // every instruction that it goes through, which can be many megabytes. Nothing of what runs is touched.
 func VerifierLog(features compile.Features, name string, full bool) (string, error) {
-	d, err := OpenPrivate(features, 1)
-	if err != nil {
-		return "", err
-	}
-	defer d.Close()
-	level := ebpf.LogLevelStats
+	options := ebpf.ProgramOptions{LogLevel: ebpf.LogLevelStats, LogSizeStart: 1 << 20}
 	if full {
-		level |= ebpf.LogLevelInstruction
+		options.LogLevel |= ebpf.LogLevelInstruction
 	}
-	for _, object := range objects {
-		spec, err := object.spec()
+	var names []string
+	for _, object := range append(objectSpecs(), loadLosses, loadDecap, loadClock) {
+		spec, err := object()
 		if err != nil {
 			return "", err
 		}
+		names = slices.AppendSeq(names, maps.Keys(spec.Programs))
 		if spec.Programs[name] == nil {
 			continue
 		}
 		maps.DeleteFunc(spec.Programs, func(other string, _ *ebpf.ProgramSpec) bool { return other != name })
-		collection, err := d.collect(spec, d.programs, ebpf.ProgramOptions{LogLevel: level, LogSizeStart: 1 << 20})
+		collection, err := collectAlone(spec, features, name, options)
 		if err != nil {
 			return "", permission("load "+name, err)
 		}
 		defer collection.Close()
 		return collection.Programs[name].VerifierLog, nil
 	}
-	var names []string
-	for _, object := range objects {
-		names = append(names, slices.Collect(maps.Values(object.programs))...)
-	}
 	slices.Sort(names)
 	return "", fmt.Errorf("there is no program %s: gardu has %s", name, strings.Join(names, ", "))
+}
+
+func objectSpecs() (specs []func() (*ebpf.CollectionSpec, error)) {
+	for _, object := range objects {
+		specs = append(specs, object.spec)
+	}
+	return specs
+}
+
+// collectAlone loads one program on maps that nobody else has.
+func collectAlone(spec *ebpf.CollectionSpec, features compile.Features, name string, options ebpf.ProgramOptions) (*ebpf.Collection, error) {
+	for _, object := range objects {
+		if !slices.Contains(slices.Collect(maps.Values(object.programs)), name) {
+			continue
+		}
+		d, err := OpenPrivate(features, 1)
+		if err != nil {
+			return nil, err
+		}
+		defer d.Close()
+		return d.collect(spec, d.programs, options)
+	}
+	used := map[string]bool{}
+	for _, instruction := range spec.Programs[name].Instructions {
+		used[instruction.Reference()] = true
+	}
+	maps.DeleteFunc(spec.Maps, func(name string, _ *ebpf.MapSpec) bool { return !used[name] && !strings.HasPrefix(name, ".") })
+	return ebpf.NewCollectionWithOptions(spec, ebpf.CollectionOptions{Programs: options})
 }
 
 // setConstants sets the load-time constants of bpf/config.h.

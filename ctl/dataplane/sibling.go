@@ -33,11 +33,14 @@ type Trial struct {
 	Interfaces map[int]abi.Interface
 	Exits      map[uint16]abi.Exit
 
-	Alone bool // without trace, and without the tables of connections and of translations: to measure what it takes
+	Later time.Duration // as in Assumption
+	Alone bool          // without trace, and without the tables of connections and of translations: to measure what it takes
 }
 
 // Try makes a Sibling in which another generation is in force, with its own rings, backends, interfaces and exits.
-func (d *Dataplane) Try(trial Trial) (*Dataplane, error) { return d.sibling(&trial, Assumption{}) }
+func (d *Dataplane) Try(trial Trial) (*Dataplane, error) {
+	return d.sibling(&trial, Assumption{Later: trial.Later})
+}
 
 func (d *Dataplane) sibling(trial *Trial, a Assumption) (_ *Dataplane, err error) {
 	d.mu.Lock()

@@ -105,8 +105,18 @@ func TestBPF(t *testing.T) {
 	if err := json.Unmarshal(show("lookup", "control", "0"), &control); err != nil || control.Value["generation"] != 1.0 {
 		t.Errorf("%v, %v", err, control.Value)
 	}
-	if log := string(show("log", "gardu_xdp")); !strings.Contains(log, "processed ") || !strings.Contains(log, "stack depth") {
-		t.Errorf("the verifier's log is %q", log)
+	for _, program := range view.Programs { // and of one that isn't attached here
+		if log := string(show("log", program.Name)); !strings.Contains(log, "processed ") || !strings.Contains(log, "stack depth") {
+			t.Errorf("the verifier's log of %s is %q", program.Name, log)
+		}
+	}
+	for _, name := range []string{"gardu_xdp", "gardu_egress", "gardu_clock", "decap_tc", "decap_xdp", "decap_clamp"} {
+		if log := string(show("log", name)); !strings.Contains(log, "processed ") {
+			t.Errorf("the verifier's log of %s is %q", name, log)
+		}
+	}
+	if log := string(show("log", "lost_batch", "--full")); !strings.Contains(log, "r1 = *(u64 *)(r") {
+		t.Errorf("no instruction in %q", log)
 	}
 	for _, c := range []struct{ args, want string }{
 		{"lookup blocks 12", "bytes in hex"},

@@ -133,13 +133,13 @@ known is printed by its members, else as bytes in hex.`,
 	log := &cobra.Command{
 		Use:   "log PROGRAM",
 		Short: "Print what the verifier says to a program",
-		Long: `Loads a program (gardu_xdp, gardu_ingress, gardu_egress, gardu_check) once more, made for what the
-configuration in force needs, attaches it to nothing, and prints what the kernel's
-verifier says: a summary, or with --full every instruction that it goes through, with
+		Long: `Loads a program of gardu once more, made for what the configuration in force needs,
+attaches it to nothing, and prints what the kernel's verifier says: a summary, or with --full every instruction that it goes through, with
 the source line and what it knows of the registers. Without a gardu in the kernel the
 program is made for everything.`,
-		Args:      cobra.ExactArgs(1),
-		ValidArgs: []string{"gardu_xdp", "gardu_ingress", "gardu_egress", "gardu_check"},
+		Args: cobra.ExactArgs(1),
+		ValidArgs: []string{"gardu_xdp", "gardu_ingress", "gardu_egress", "gardu_check", "gardu_clock", "decap_tc", "decap_xdp", "decap_clamp",
+			"lost_answer", "lost_batch", "lost_redirect"},
 		RunE: func(_ *cobra.Command, args []string) error {
 			if err := a.needRoot(); err != nil {
 				return err

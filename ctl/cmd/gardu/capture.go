@@ -61,7 +61,7 @@ told at the end. Up to 16 captures run at once.`,
 		},
 	})
 	cmd.Flags().StringVarP(&path, "write", "w", "", "write a pcapng `FILE` instead of showing packets; -: to standard output")
-	cmd.Flags().IntVar(&query.Snap, "snap", 0, "take at most so many `BYTES` of a frame (default 16384)")
+	cmd.Flags().IntVarP(&query.Snap, "snap", "s", 0, "take at most so many `BYTES` of a frame (default 16384)")
 	cmd.Flags().Uint64VarP(&query.Count, "count", "n", 0, "end after `N` packets")
 	return cmd
 }

@@ -7,6 +7,7 @@ import (
 	"io"
 	"strings"
 	"time"
+	"unicode/utf8"
 
 	"github.com/spf13/cobra"
 
@@ -175,29 +176,31 @@ func (a *app) answer(cmd *cobra.Command, config string, request api.ExplainReque
 
 // printExplanation tells a packet's way to people.
 func (a *app) printExplanation(packet string, e *api.Explanation) {
-	a.printf("%s  on %s\n\n", bold.paint(a.color, packet), orElse(printable(e.Interface), "any interface"))
+	screen := a.width()
+	a.printf("%s  on %s\n\n", bold.paint(a.color, fold(packet, "", screen)), orElse(printable(e.Interface), "any interface"))
 	width := 0
 	for _, step := range e.Steps {
 		width = max(width, len(step.Step))
 	}
 	for _, step := range e.Steps {
-		a.printf("  %s  %s\n", dim.paint(a.color, fmt.Sprintf("%-*s", width, step.Step)), printable(step.Result))
+		a.printf("  %s  %s\n", dim.paint(a.color, fmt.Sprintf("%-*s", width, step.Step)), fold(printable(step.Result), strings.Repeat(" ", width+4), screen))
 	}
 	a.printTried(e)
-	a.printf("\n%s", verdictStyle(e.Verdict).paint(a.color, e.Verdict))
+	text := ""
 	if e.Reason != e.Verdict {
-		a.printf(", %s", e.Reason)
+		text = ", " + e.Reason
 	}
 	if e.Help != "" {
-		a.printf(": %s", e.Help)
+		text += ": " + e.Help
 	}
-	a.printf("\n")
+	a.printf("\n%s%s\n", verdictStyle(e.Verdict).paint(a.color, e.Verdict), text)
+	fact := func(name, value string) { a.printf("  %-7s  %s\n", name, fold(value, "           ", screen)) }
 	if f := e.Flow; f != nil {
-		a.printf("  %-7s  %s\n", "flow", printable(knownFlow(f)))
+		fact("flow", printable(knownFlow(f)))
 	}
 	for _, part := range []struct{ name, value string }{{"rule", e.Rule}, {"service", e.Service}, {"backend", e.Backend}} {
 		if part.value != "" {
-			a.printf("  %-7s  %s\n", part.name, printable(part.value))
+			fact(part.name, printable(part.value))
 		}
 	}
 	if b := e.Block; b != nil {
@@ -208,22 +211,22 @@ func (a *app) printExplanation(packet string, e *api.Explanation) {
 		if !b.Expires.IsZero() {
 			text += ", until " + b.Expires.Format(time.RFC3339)
 		}
-		a.printf("  %-7s  %s\n", "block", printable(text))
+		fact("block", printable(text))
 	}
 	if s := e.Allow; s != nil {
-		a.printf("  %-7s  %s\n", "allow", printable(fmt.Sprintf("%s is in %s of @%s%s", s.Field, s.Entry, s.Set, lineOf(s))))
+		fact("allow", printable(fmt.Sprintf("%s is in %s of @%s%s", s.Field, s.Entry, s.Set, lineOf(s))))
 	}
 	if e.Ring != nil {
-		a.printf("  %-7s  slot %d of %d\n", "ring", e.Ring.Slot, e.Ring.Slots)
+		fact("ring", fmt.Sprintf("slot %d of %d", e.Ring.Slot, e.Ring.Slots))
 	}
 	if c := e.Cost; c != nil {
-		a.printf("  %-7s  %s\n", "cost", fold(packetCost(c), "           ", a.width()))
+		fact("cost", packetCost(c))
 	}
 	if e.Disagreement != "" {
 		a.printf("\n%s\n", verdictStyle("drop").paint(a.color, printable(e.Disagreement)))
 	}
 	for _, out := range e.Out {
-		a.printf("\nleaves by %s, %d bytes:\n  %s\n", printable(out.Interface), len(out.Hex), printable(out.Text))
+		a.printf("\nleaves by %s, %d bytes:\n  %s\n", printable(out.Interface), len(out.Hex), fold(printable(out.Text), "  ", screen))
 		if a.format == formatWide {
 			a.printf("  %s\n", strings.ReplaceAll(strings.TrimSpace(hex.Dump(out.Hex)), "\n", "\n  "))
 		}
@@ -245,8 +248,14 @@ func (a *app) printTried(e *api.Explanation) {
 		if r.Matched {
 			answer = "yes"
 		}
-		line := fmt.Sprintf("  %-3s  %-*s  %s", answer, width, printable(r.Rule), printable(r.Why))
-		a.printf("%s  %s\n", strings.TrimRight(line, " "), dim.paint(a.color, printable(r.Pos.String())))
+		margin := strings.Repeat(" ", 2+3+2+width+2)
+		why, at := fold(printable(r.Why), margin, a.width()), printable(r.Pos.String())
+		line := strings.TrimRight(fmt.Sprintf("  %-3s  %-*s  %s", answer, width, printable(r.Rule), why), " ")
+		between := "  "
+		if last := line[strings.LastIndexByte(line, '\n')+1:]; utf8.RuneCountInString(last)+len(between)+utf8.RuneCountInString(at) >= a.width() {
+			between = "\n" + margin
+		}
+		a.printf("%s%s%s\n", line, between, dim.paint(a.color, at))
 	}
 	if e.OtherRules > 0 {
 		a.printf("  and %s that came less near\n", plural(e.OtherRules, "other"))

@@ -386,7 +386,7 @@ func (r *replaying) printTotals() error {
 		text string
 	}{
 		{t.Unjudged, "not judged: the kernel runs no program with a frame so short or long"},
-		{t.Bare, "not judged: the capture hasn't all of their headers"},
+		{t.Bare, "not judged: the capture hasn't all of their headers (a snap length of 128 mostly has)"},
 		{t.Cut, "cut by the capture: judged with zeros for what their payload lacks"},
 		{t.Back, "older than the one before: judged as if at the same time"},
 		{t.Unattributed, "found no place in the replay's flow table"},

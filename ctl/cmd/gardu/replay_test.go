@@ -191,7 +191,7 @@ func TestCutByTheCapture(t *testing.T) {
 	ssh.Frame, udp.Frame = ssh.Frame[:64], udp.Frame[:40]
 	path, rules := captureOf(t, ssh, udp), write(t, "rules.yaml", replayRules)
 	r := gardu(t, "replay", path, "-c", rules, "--against", write(t, "other.yaml", strings.Replace(replayRules, "dport: 22", "dport: 23", 1)))
-	for _, want := range []string{"1 packet not judged: the capture hasn't all of their headers\n", "1 packet cut by the capture: judged with zeros for what their payload lacks\n",
+	for _, want := range []string{"1 packet not judged: the capture hasn't all of their headers (a snap", "1 packet cut by the capture: judged with zeros for what their payload lacks\n",
 		"tcp 198.51.100.9:40000 > 192.0.2.1:22 ack len 800 (64 of ..."} {
 		if r.code != exitDone || !strings.Contains(r.stdout, want) {
 			t.Errorf("no %q: %+v", want, r)
