@@ -545,7 +545,11 @@ struct flow_value {
 	__u32 seq;           /* the sequence number after the highest that was seen; 0: none was */
 	__u32 retransmits;   /* segments that carry again what is below it */
 };
-enum flow_state { FLOW_STATE_ESTABLISHED = 1 /* TCP: a segment without SYN; else a second packet */, FLOW_STATE_CLOSED = 2 /* FIN or RST */ };
+enum flow_state {
+	FLOW_STATE_ESTABLISHED = 1, /* TCP: a segment without SYN; else a second packet */
+	FLOW_STATE_CLOSED = 2,      /* FIN or RST */
+	FLOW_STATE_ANSWERED = 4,    /* SYN+ACK: the other direction opened the flow, whether or not its SYN has a record still */
+};
 
 struct flow_record {
 	struct flow_key key;

@@ -405,6 +405,8 @@ static __always_inline void flow_tcp(struct flow_value *value, const struct pkt 
 	if (p->tcp_flags & TCP_SYN) {
 		if (!value->acked)
 			value->syn = bpf_ktime_get_ns();
+		if (p->tcp_flags & TCP_ACK)
+			value->state |= FLOW_STATE_ANSWERED;
 		if (value->seq == end)
 			value->retransmits++;
 		value->seq = end;

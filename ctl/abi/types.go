@@ -366,6 +366,7 @@ type FlowState uint32
 const (
 	FlowStateEstablished FlowState = 1
 	FlowStateClosed      FlowState = 2
+	FlowStateAnswered    FlowState = 4
 )
 
 type FlowTag uint32

@@ -206,6 +206,24 @@ func TestEndOfAConnection(t *testing.T) {
 	}
 }
 
+// A SYN whose record gave way leaves who sent it second, and the opener all the same.
+func TestOpenerWithoutItsSYN(t *testing.T) {
+	pin(t, 0)
+	d := flowsAlone(t)
+	for port, packets := range map[int][]string{
+		40000: {"b syn ack", "a ack", "b ack len 10", "a ack"},
+		40001: {"b ack", "a syn", "b syn ack", "a ack"}, // the name was another connection's
+	} {
+		k := talk{t, d, port}
+		for _, text := range packets {
+			k.say(text)
+		}
+		if f := k.flow(); int(f.Src.Port()) != port || f.State != abi.FlowStateEstablished {
+			t.Errorf("%q: opened by %v, state %d", packets, f.Src, f.State)
+		}
+	}
+}
+
 func TestTTLAndDSCPOfBothSides(t *testing.T) {
 	k := talk{t, flowsAlone(t), 40000}
 	pin(t, 0)

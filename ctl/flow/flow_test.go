@@ -2,7 +2,9 @@ package flow
 
 import (
 	"errors"
+	"math/rand/v2"
 	"net/netip"
+	"runtime"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -216,6 +218,98 @@ func TestOpenerOfATie(t *testing.T) {
 	f.put(raw(client, server, 1, 100, 100))
 	if got := only(t, f.table(t)); got.Dst.Port() != 443 {
 		t.Errorf("opened by %v", got.Src)
+	}
+}
+
+// Who was answered opened the flow, also when its SYN lost its record, but not who only rejects what it never asked for.
+func TestOpenerWasAnswered(t *testing.T) {
+	for _, c := range []struct {
+		name   string
+		flags  uint8 // of the client's record, which begins after the server's
+		opener string
+	}{
+		{"the SYN is forgotten", 0x18, client}, {"reset later", 0x1c, client}, {"an ACK", 0x10, client},
+		{"rejected", tcpRST, server}, {"rejected with ACK", tcpRST | tcpACK, server},
+	} {
+		f := newFixture(1)
+		answer, later := raw(server, client, 5, 100, 120), raw(client, server, 4, 101, 120)
+		answer.Value.TcpFlags, answer.Value.State = 0x1a, uint8(abi.FlowStateEstablished|abi.FlowStateAnswered)
+		later.Value.TcpFlags, later.Value.State = c.flags, uint8(abi.FlowStateEstablished)
+		f.put(answer)
+		f.put(later)
+		if got := only(t, f.table(t)); got.Src.String() != c.opener || got.State != abi.FlowStateEstablished {
+			t.Errorf("%s: opened by %v, state %d", c.name, got.Src, got.State)
+		}
+	}
+}
+
+// Both directions of a flow have one key and one hash, whatever their ends are, and each its side; nothing else has them.
+func TestJointKeys(t *testing.T) {
+	r := rand.New(rand.NewPCG(1, 2))
+	addrs := [][16]uint8{netip.MustParseAddr("198.51.100.7").As16(), netip.MustParseAddr("192.0.2.10").As16(), netip.MustParseAddr("2001:db8::7").As16(), {}}
+	seen := map[abi.FlowKey]abi.FlowKey{} // by joint key: the smaller of the two
+	for range 200_000 {
+		pick := func(n int) uint16 { return uint16(r.IntN(n)) }
+		key := abi.FlowKey{Saddr: addrs[r.IntN(4)], Daddr: addrs[r.IntN(4)], BeSport: abi.Htons(pick(3)), BeDport: abi.Htons(pick(3)), Proto: uint8(pick(3)),
+			Zone: uint8(pick(2)), Tag: (uint16(abi.FlowUsed)|pick(8))<<tagFlags | pick(2)}
+		back := key
+		back.Saddr, back.Daddr, back.BeSport, back.BeDport = key.Daddr, key.Saddr, key.BeDport, key.BeSport
+		back.Zone, back.Tag = uint8(pick(2)), back.Tag^pick(2)<<tagFlags // seen elsewhere, perhaps as sent
+		one, side := joint(key)
+		other, opposite := joint(back)
+		itself := key.Saddr == key.Daddr && key.BeSport == key.BeDport
+		if one != other || hash(&key) != hash(&back) || hash(&key) != hash(&one) || (side == opposite) != itself {
+			t.Fatalf("%+v: %+v, side %d; %+v: %+v, side %d", key, one, side, back, other, opposite)
+		}
+		if again, which := joint(one); again != one || which != 0 {
+			t.Fatalf("%+v joins as %+v, side %d", one, again, which)
+		}
+		same := key // what makes a flow, in the order in which its ends are
+		same.Zone, same.Tag = 0, same.Tag&^(uint16(abi.FlowOut)<<tagFlags)
+		if side == 1 {
+			same.Saddr, same.Daddr, same.BeSport, same.BeDport = key.Daddr, key.Saddr, key.BeDport, key.BeSport
+		}
+		if before, there := seen[one]; there && before != same {
+			t.Fatalf("%+v and %+v are one flow", before, same)
+		}
+		seen[one] = same
+	}
+	if len(seen) < 1000 {
+		t.Errorf("only %d flows", len(seen))
+	}
+}
+
+// What a sweep keeps in memory depends on its limit, not on the size of the table.
+func TestMemoryOfASweep(t *testing.T) {
+	const limit = 1000
+	took := map[int]uint64{}
+	for _, n := range []int{2000, 64_000} {
+		f := newFixture(n / 2)
+		for i := range n {
+			src := netip.AddrPortFrom(netip.AddrFrom4([4]byte{198, 51, byte(i >> 8), byte(i)}), 1024).String()
+			f.put(raw(src, server, 1, 10, 20))
+			f.put(raw(server, src, 2, 11, 20))
+		}
+		tables := f.table(t)
+		j := joiner{limit: limit}
+		var packets uint64
+		if err := j.flows(tables, clock, func(f *Flow) bool { packets += f.Packets + f.PacketsReply; return true }); err != nil {
+			t.Fatal(err)
+		}
+		if packets != uint64(3*n) || cap(j.pairs) > 2*limit || len(j.index) > limit {
+			t.Errorf("%d flows: %d packets, room for %d flows in memory, %d in the index", n, packets, cap(j.pairs), len(j.index))
+		}
+		account := Account{Counters: func() (abi.FlowTotals, error) { return abi.FlowTotals{Created: 1}, nil }}
+		var before, after runtime.MemStats
+		runtime.ReadMemStats(&before)
+		if totals, err := account.Total(tables); err != nil || totals.Records.Packets != uint64(3*n) {
+			t.Fatalf("%+v, %v", totals, err)
+		}
+		runtime.ReadMemStats(&after)
+		took[n] = after.TotalAlloc - before.TotalAlloc
+	}
+	if took[64_000] > took[2000]+1<<16 {
+		t.Errorf("bytes of memory that a sweep took, by flows: %v", took)
 	}
 }
 

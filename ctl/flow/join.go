@@ -180,8 +180,7 @@ func (s *side) moved(record *abi.FlowRecord) bool {
 	return !load(s.slot, &now) || now.record().Key != s.raw.Key
 }
 
-// flow joins the directions. The opener is the side seen first; at the same moment, the one that talks to the
-// lower port.
+// flow joins the directions.
 func (p *pair) flow(clock Clock) Flow {
 	first := p.opener()
 	open, back := &p.side[first], &p.side[1-first]
@@ -210,11 +209,21 @@ func (p *pair) opener() int {
 	return 0
 }
 
+// opened says whether a opened the flow rather than b: who was answered by a SYN+ACK, else who was seen first, and at the same moment who
+// talks to the lower port. A SYN may have lost its record, as that of one packet, to a newer flow, so that who sent it seems to come second.
 func opened(a, b *side) bool {
+	if is := answered(b, a); is != answered(a, b) {
+		return is
+	}
 	if a.raw.Value.First != b.raw.Value.First {
 		return a.raw.Value.First < b.raw.Value.First
 	}
 	return abi.Ntohs(a.raw.Key.BeDport) < abi.Ntohs(b.raw.Key.BeDport)
+}
+
+// answered says whether a side sent a SYN+ACK to another, which did more than reject it: anybody can send one.
+func answered(from, to *side) bool {
+	return abi.FlowState(from.raw.Value.State)&abi.FlowStateAnswered != 0 && to.raw.Value.TcpFlags&^tcpACK != tcpRST
 }
 
 // after is the time from one moment to a later one; 0 when one of them isn't known, or they don't belong together.

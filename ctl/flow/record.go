@@ -50,7 +50,7 @@ func NewRecord(raw *abi.FlowRecord, clock Clock) Record {
 		First: clock.Monotonic(v.First), Last: clock.Jiffies(v.Last),
 		Verdict: abi.Verdict(v.Verdict), Reason: abi.Reason(v.Reason),
 		Rule: v.Rule, Service: v.Service, Backend: v.Backend,
-		Ifindex: v.Ifindex, TCPFlags: v.TcpFlags, State: abi.FlowState(v.State),
+		Ifindex: v.Ifindex, TCPFlags: v.TcpFlags, State: abi.FlowState(v.State) &^ abi.FlowStateAnswered,
 		TTLMin: v.TtlMin, TTLMax: v.TtlMax, DSCP: v.Dscp, Retransmits: v.Retransmits,
 	}
 	if r.Proto == protoTCP && r.TCPFlags&(tcpFIN|tcpRST) == 0 { // the side that answers may have been opened again

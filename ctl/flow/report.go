@@ -45,4 +45,5 @@ type Names interface {
 const (
 	tcpFIN = 0x01
 	tcpRST = 0x04
+	tcpACK = 0x10
 )
