@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"math"
 	"net/netip"
+	"slices"
 	"time"
 
 	"gardu/ctl/model"
@@ -197,6 +198,15 @@ type StateTotals struct {
 
 // FlowsFill is the name of the flow table's, whose entries are records of flows that were seen within flows.idle.
 const FlowsFill = "flows"
+
+// FlowTable is how full the flow table is; false: there is none, for flows aren't counted.
+func (s *Status) FlowTable() (Fill, bool) {
+	i := slices.IndexFunc(s.Tables, func(f Fill) bool { return f.Name == FlowsFill })
+	if i < 0 {
+		return Fill{}, false
+	}
+	return s.Tables[i], true
+}
 
 // Fill is how full one table is.
 type Fill struct {

@@ -63,6 +63,7 @@ func TestTop(t *testing.T) {
 	part("text", (*world).topText)
 	part("past", (*world).topPast)
 	part("without flows", (*world).topWithoutFlows)
+	part("none to show", (*world).flowsWithoutFlows)
 	w.apply(config)
 	part("screen", func(w *world) { w.topScreen(sum) })
 }
@@ -153,14 +154,27 @@ func (w *world) topPast() {
 func (w *world) topWithoutFlows() {
 	stop := w.datagrams(5353)
 	defer stop()
-	w.apply(regexp.MustCompile(`(?m)^flows: .*\n`).ReplaceAllString(topConfig, ""))
+	text, _, _ := strings.Cut(topConfig, "services:") // they would have flows counted
+	w.apply(regexp.MustCompile(`(?m)^flows: .*\n`).ReplaceAllString(text, ""))
 	w.until("drops are counted", func() error {
 		out, err := w.gardu("top", "--count", "1", "--every", "200ms")
-		if err == nil && !regexp.MustCompile(`drop [1-9][0-9.]*%`).MatchString(out) {
+		if err == nil && !regexp.MustCompile(`drop [1-9][0-9.]*%[^\n]*\nflows aren't counted: `).MatchString(out) {
 			err = errors.New(out)
 		}
 		return err
 	})
+}
+
+// flowsWithoutFlows says why none are found.
+func (w *world) flowsWithoutFlows() {
+	for _, args := range [][]string{{"flows", "dport 1"}, {"flows", "--group", "src", "dport 1"}} {
+		cmd := exec.Command(binary, append([]string{"--socket", w.path("gardu.sock")}, args...)...)
+		out, err := cmd.CombinedOutput()
+		w.must(err)
+		if string(out) != "no flows\nthey aren't counted: the configuration has no flows\n" {
+			w.Errorf("%q: %q", args, out)
+		}
+	}
 }
 
 // datagrams lets the client send small datagrams to the box, until the returned function is called.

@@ -157,10 +157,7 @@ func (s *screen) flowTable() line {
 	if part := s.frame.Unattributed.Packets; part > 0 && part >= s.frame.Total.Packets/100 {
 		l = append(l, span{percent(part, s.frame.Total.Packets) + " in no flow  ", warn})
 	}
-	for _, table := range s.frame.Status.Tables {
-		if table.Name != api.FlowsFill || s.past() {
-			continue
-		}
+	if table, counted := s.frame.Status.FlowTable(); counted && !s.past() {
 		look := plain
 		if table.Ratio() >= api.FullAt {
 			look = warn
@@ -168,6 +165,11 @@ func (s *screen) flowTable() line {
 		l = append(l, span{"flow table ", dim}, span{percent(float64(table.Entries), float64(table.Max)) + " ", look}, span{"of " + short(float64(table.Max)) + " ", dim})
 	}
 	return l
+}
+
+func countsFlows(s *api.Status) bool {
+	_, counted := s.FlowTable()
+	return counted
 }
 
 // between puts two parts at the ends of a line; the right one gives way.
@@ -251,7 +253,7 @@ func (s *screen) nothing() string {
 		return "nothing was dropped"
 	case s.past():
 		return "nothing is known of that time"
-	case s.frame.Status.Flows.Max == 0:
+	case !countsFlows(&s.frame.Status):
 		return "flows aren't counted: the configuration has no flows"
 	case s.filter != "":
 		return "no packets in flows that the filter picks"

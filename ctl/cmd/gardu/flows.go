@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"fmt"
 	"net/netip"
 	"slices"
@@ -109,7 +110,7 @@ be kept without their addresses and ports, as (other).`,
 // printFlows streams in the formats of a line a flow, and collects for the others.
 func (a *app) printFlows(cmd *cobra.Command, c *client.Client, query api.FlowQuery) error {
 	told := false
-	return printEach(a, "flows", a.flowColumns(query.Sort), func(yield func(api.Flow) error) error {
+	err := printEach(a, "flows", a.flowColumns(query.Sort), func(yield func(api.Flow) error) error {
 		return c.Flows(cmd.Context(), query, func(f api.Flow) error {
 			if !told {
 				a.tellSample(f.Sample)
@@ -118,6 +119,25 @@ func (a *app) printFlows(cmd *cobra.Command, c *client.Client, query api.FlowQue
 			return yield(f)
 		})
 	})
+	if err != nil || told {
+		return err
+	}
+	return a.tellNoFlows(cmd.Context(), c)
+}
+
+// tellNoFlows says why there are none, if nobody counts them.
+func (a *app) tellNoFlows(ctx context.Context, c *client.Client) error {
+	if !a.format.human() {
+		return nil
+	}
+	status, err := c.Status(ctx)
+	if err != nil {
+		return err
+	}
+	if _, counted := status.FlowTable(); !counted {
+		a.warnf("they aren't counted: the configuration has no flows\n")
+	}
+	return nil
 }
 
 // tellSample says above a table that its numbers are those of a sample.

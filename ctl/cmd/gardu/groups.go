@@ -18,7 +18,7 @@ func (a *app) printGroups(cmd *cobra.Command, c *client.Client, query api.FlowQu
 		})
 	}
 	told := false
-	return printEach(a, "flows", a.groupColumns(groupNames(query.Group)), func(yield func(api.FlowGroup) error) error {
+	err := printEach(a, "flows", a.groupColumns(groupNames(query.Group)), func(yield func(api.FlowGroup) error) error {
 		return c.FlowGroups(cmd.Context(), query, func(g api.FlowGroup) error {
 			if !told {
 				a.tellSample(g.Sample)
@@ -27,6 +27,10 @@ func (a *app) printGroups(cmd *cobra.Command, c *client.Client, query api.FlowQu
 			return yield(g)
 		})
 	})
+	if err != nil || told {
+		return err
+	}
+	return a.tellNoFlows(cmd.Context(), c)
 }
 
 // groupColumns begins with a column a key.
