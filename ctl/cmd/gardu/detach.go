@@ -14,8 +14,8 @@ func (a *app) detachCommand() *cobra.Command {
 		Use:   "detach",
 		Short: "Take everything off the interfaces and out of bpffs",
 		Long: `Removes every trace of gardu from the kernel: programs from the interfaces, pinned
-maps with their counters and flows, blocks. Packets then take their way as if
-gardu had never been there. It is refused while a daemon runs.`,
+maps with their counters and flows, blocks, and what gardu decap left here. Packets
+then take their way as if gardu had never been there. It is refused while a daemon runs.`,
 		Example: `  sudo gardu detach`,
 		Args:    cobra.NoArgs,
 		RunE: func(*cobra.Command, []string) error {

@@ -22,8 +22,8 @@ a token says what it allows, each including the one before:
   configure  change the configuration
 
 Tokens themselves are made by the Unix socket alone.`,
-		Example: `  gardu token create ci --scope operate --for 90d > ci.token
-  curl -H "Authorization: Bearer $(cat ci.token)" http://127.0.0.1:9180/v1/status
+		Example: `  (umask 077; gardu token create ci --scope operate --for 90d > ci.token)
+  curl -H @<(sed 's/^/Authorization: Bearer /' ci.token) http://127.0.0.1:9180/v1/status
   gardu token list
   gardu token revoke ci`,
 		Args: cobra.NoArgs,
@@ -44,7 +44,7 @@ func (a *app) tokenCreateCommand() *cobra.Command {
 		Short: "Make a token, and print its secret",
 		Long: `Makes a token and prints its secret on stdout, this once: it is kept nowhere, only a hash
 of it. Write it where only its user can read it.`,
-		Example: `  gardu token create ci --scope operate --for 90d > ci.token`,
+		Example: `  (umask 077; gardu token create ci --scope operate --for 90d > ci.token)`,
 		Args:    cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			return a.ask(func(c *client.Client) error {
@@ -92,7 +92,7 @@ func tokenColumns() []column[api.Token] {
 		{"created", true, func(t *api.Token) any { return t.Created }},
 		{"author", false, func(t *api.Token) any { return t.Author }},
 		{"expires", false, func(t *api.Token) any { return t.Expires }},
-		{"last_used", false, func(t *api.Token) any { return t.Used }},
+		{"last used", false, func(t *api.Token) any { return t.Used }},
 	}
 }
 
