@@ -55,6 +55,7 @@ build: ## build bin/gardu: one static binary, without clang
 .PHONY: lint
 lint: ## go vet and gofmt
 	go vet ./...
+	go vet -tags vm ./ctl/e2e
 	go vet .ci/gotest.go
 	@unformatted=$$(gofmt -l $$(git ls-files '*.go')); \
 	if [ -n "$$unformatted" ]; then echo "gofmt these: $$unformatted" >&2; exit 1; fi

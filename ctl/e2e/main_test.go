@@ -8,16 +8,16 @@ import (
 	"testing"
 )
 
-// binary is the gardu program under test; TestMain sets it.
-var binary string
+// binary is the gardu program under test; TestMain sets it, to GARDU where nothing can be built.
+var binary = os.Getenv("GARDU")
 
 func TestMain(m *testing.M) {
 	os.Exit(run(m))
 }
 
 func run(m *testing.M) int {
-	if os.Geteuid() != 0 {
-		return m.Run() // each test says why it is skipped
+	if os.Geteuid() != 0 || binary != "" {
+		return m.Run() // without root each test says why it is skipped
 	}
 	dir, err := os.MkdirTemp("", "gardu-e2e-*")
 	if err != nil {

@@ -17,9 +17,6 @@ import (
 	"gardu/ctl/testnet"
 )
 
-// patience bounds every wait.
-const patience = 20 * time.Second
-
 // innerMTU leaves room for an outer IPv6 header between the box and the backends.
 const innerMTU = 1600
 
@@ -236,12 +233,14 @@ func (w *world) ready() {
 }
 
 // decap makes the backends unwrap, and waits until each has said so.
-func (w *world) decap() {
+func (w *world) decap() { w.decapOn("eth0") }
+
+func (w *world) decapOn(ifname string) {
 	w.Helper()
 	for _, node := range w.backends {
 		log, err := os.Create(w.path(node.Name() + ".decap"))
 		w.must(err)
-		cmd := exec.Command(binary, "decap", "-i", "eth0")
+		cmd := exec.Command(binary, "decap", "-i", ifname)
 		cmd.Stdout, cmd.Stderr = log, log
 		_, err = node.Start(cmd)
 		log.Close()

@@ -99,6 +99,20 @@ func (n *Node) AddRoute(dst netip.Prefix, via netip.Addr) error {
 	return n.wrap("add route to "+dst.String(), err)
 }
 
+// AddVLAN makes the interface of a VLAN on another one, up: NAME.ID, as others call it too. Without 8021q in the kernel it can't.
+func (n *Node) AddVLAN(parent string, id int) (ifname string, err error) {
+	ifname = fmt.Sprintf("%s.%d", parent, id)
+	err = n.onLink(parent, func(link netlink.Link) error {
+		attrs := netlink.NewLinkAttrs()
+		attrs.Name, attrs.ParentIndex = ifname, link.Attrs().Index
+		return netlink.LinkAdd(&netlink.Vlan{LinkAttrs: attrs, VlanId: id, VlanProtocol: netlink.VLAN_PROTOCOL_8021Q})
+	})
+	if err != nil {
+		return "", n.wrap("add "+ifname, err)
+	}
+	return ifname, n.up(ifname)
+}
+
 // DeleteLink removes an interface, and the other end of its pair.
 func (n *Node) DeleteLink(ifname string) error {
 	return n.wrap("delete "+ifname, n.onLink(ifname, netlink.LinkDel))

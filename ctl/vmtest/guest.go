@@ -26,14 +26,15 @@ func jobs() []job {
 		return []job{{"bench", benchArgs, "/tmp"}}
 	}
 	var all []job
-	for _, pkg := range tested {
-		all = append(all, job{pkg, []string{"/" + testBinary(pkg), "-test.v", "-test.short", "-test.timeout=40m"}, "/" + testDir(pkg)})
+	for _, s := range tested {
+		args := []string{"/" + testBinary(s.pkg), "-test.v", "-test.short", "-test.timeout=40m", "-test.run=" + s.run}
+		all = append(all, job{s.pkg, args, "/" + testDir(s.pkg)})
 	}
 	return append(all, job{"demo", []string{"/bin/gardu", "demo"}, "/src"})
 }
 
 // environment of every job.
-var environment = []string{"PATH=/bin", "HOME=/tmp", "TERM=dumb"}
+var environment = []string{"PATH=/bin", "HOME=/tmp", "TERM=dumb", "GARDU=/bin/gardu"}
 
 // guest is process 1. It never returns: a kernel whose init ends panics.
 func guest() {

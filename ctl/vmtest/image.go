@@ -13,8 +13,15 @@ import (
 	"strings"
 )
 
-// tested are the packages whose tests face the kernel, relative to ctl/.
-var tested = []string{"dataplane", "explain"}
+// suite is a package, relative to ctl/, whose tests run in the guest.
+type suite struct {
+	pkg  string
+	tags string // to build it with
+	run  string // which of its tests, as a pattern; "": all
+}
+
+// tested are the packages whose tests face the kernel, and of the others what a host's kernel may lack.
+var tested = []suite{{pkg: "dataplane"}, {pkg: "explain"}, {pkg: "e2e", tags: "vm", run: "^TestBackendsInVLAN$"}}
 
 // payload maps paths in the initramfs to files and directories of the host.
 type payload map[string]string
@@ -26,15 +33,15 @@ func buildPayload(ctx context.Context, dir string) (payload, error) {
 		return nil, err
 	}
 	files := payload{"init": self, "bin/gardu": "bin/gardu", "src/configs": "configs"}
-	for _, pkg := range tested {
-		binary := filepath.Join(dir, path.Base(pkg)+".test")
-		if _, err := run(ctx, "go", "test", "-c", "-o", binary, "./ctl/"+pkg); err != nil {
+	for _, s := range tested {
+		binary := filepath.Join(dir, path.Base(s.pkg)+".test")
+		if _, err := run(ctx, "go", "test", "-c", "-tags", s.tags, "-o", binary, "./ctl/"+s.pkg); err != nil {
 			return nil, err
 		}
-		files[testBinary(pkg)] = binary
-		data := filepath.Join("ctl", pkg, "testdata")
+		files[testBinary(s.pkg)] = binary
+		data := filepath.Join("ctl", s.pkg, "testdata")
 		if _, err := os.Stat(data); err == nil {
-			files[path.Join(testDir(pkg), "testdata")] = data
+			files[path.Join(testDir(s.pkg), "testdata")] = data
 		}
 	}
 	return files, nil
@@ -60,8 +67,8 @@ func writeInitrd(name string, k kernel, files payload) (err error) {
 	for _, dir := range []string{"proc", "sys", "dev", "run", "tmp", "var/lib", "etc"} {
 		archive.dir(dir)
 	}
-	for _, pkg := range tested {
-		archive.dir(testDir(pkg))
+	for _, s := range tested {
+		archive.dir(testDir(s.pkg))
 	}
 	for target, source := range files {
 		archive.tree(target, source)

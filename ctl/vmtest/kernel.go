@@ -21,7 +21,7 @@ import (
 var series = []string{`6\.1\.0-\d+`, `6\.12\.\d+\+deb12`}
 
 // wantedModules and what they depend on are loaded in the guest.
-var wantedModules = []string{"veth", "sch_ingress", "cls_bpf", "act_gact", "bridge"}
+var wantedModules = []string{"veth", "sch_ingress", "cls_bpf", "act_gact", "bridge", "8021q"}
 
 // kernel is one unpacked Debian kernel.
 type kernel struct {
