@@ -3,7 +3,10 @@ package health
 import (
 	"context"
 	"errors"
+	"net"
+	"net/http"
 	"net/netip"
+	"runtime"
 	"slices"
 	"strconv"
 	"sync"
@@ -11,6 +14,8 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"golang.org/x/sys/unix"
 
 	"gardu/ctl/model"
 )
@@ -246,6 +251,71 @@ func TestThousandBackends(t *testing.T) {
 			t.Errorf("%d checks in a minute, want 45,000", got)
 		}
 	})
+}
+
+// TestThousandOnOneCore checks 1,000 backends that answer, by TCP and HTTP, each every second, on one core: none is late, and the core has time left.
+func TestThousandOnOneCore(t *testing.T) {
+	if testing.Short() {
+		t.Skip("takes seconds, and most of a core of an emulated machine")
+	}
+	const backends, seconds = 1000, 5
+	t.Cleanup(func(before int) func() { return func() { runtime.GOMAXPROCS(before) } }(runtime.GOMAXPROCS(1)))
+	listener, err := net.Listen("tcp4", "0.0.0.0:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	server := &http.Server{Handler: http.HandlerFunc(func(http.ResponseWriter, *http.Request) {})}
+	go server.Serve(listener)
+	t.Cleanup(func() { server.Close() })
+
+	port := uint16(listener.Addr().(*net.TCPAddr).Port)
+	var targets []Target
+	for i := range backends {
+		one := target(strconv.Itoa(i))
+		one.Address = netip.AddrPortFrom(netip.AddrFrom4([4]byte{127, 1, byte(i >> 8), byte(i)}), port)
+		one.Check = model.Health{TCP: i%2 == 0, Every: time.Second, Timeout: time.Second, Up: 1, Down: 1, Status: model.Range{Lo: 200, Hi: 399}}
+		if i%2 != 0 {
+			one.Check.HTTP = "/"
+		}
+		targets = append(targets, one)
+	}
+	c := New(Options{})
+	probe := c.probe
+	var done, failed atomic.Int32
+	c.probe = func(ctx context.Context, t Target) (string, error) {
+		seen, err := probe(ctx, t)
+		if ctx.Err() == nil {
+			done.Add(1)
+		}
+		if err != nil && ctx.Err() == nil {
+			failed.Add(1)
+		}
+		return seen, err
+	}
+	c.Set(targets, nil)
+	ctx, cancel := context.WithTimeout(t.Context(), seconds*time.Second)
+	defer cancel()
+	before := cpuTime(t)
+	_ = c.Run(ctx)
+	used := cpuTime(t) - before
+	t.Logf("%d checks in %d s, %d failed, for %s of CPU, the servers' part included", done.Load(), seconds, failed.Load(), used)
+	// The first ones are spread over the first second.
+	if got := done.Load(); got < backends*(seconds-1) || failed.Load() > 0 {
+		t.Errorf("%d checks of at least %d, %d failed", got, backends*(seconds-1), failed.Load())
+	}
+	if used > seconds*time.Second/2 {
+		t.Errorf("they took %s of CPU, more than half a core", used)
+	}
+}
+
+// cpuTime is what this process has used.
+func cpuTime(t *testing.T) time.Duration {
+	t.Helper()
+	var usage unix.Rusage
+	if err := unix.Getrusage(unix.RUSAGE_SELF, &usage); err != nil {
+		t.Fatal(err)
+	}
+	return time.Duration(usage.Utime.Nano() + usage.Stime.Nano())
 }
 
 func TestTargets(t *testing.T) {
