@@ -245,10 +245,10 @@ static __always_inline enum reason ingress(ctx_t *ctx, struct control *c, struct
 			else
 				sent = is_whole_error(p) ? balance_error(ctx, p) : balance(ctx, p, flow);
 		}
-		if (sent == REASON_FORWARD && cfg_flows)
-			sent = keep_backend(c, p);
 		if (cfg_quic && p->quic)
 			sent = quic_route(ctx, p, sent);
+		if (sent == REASON_FORWARD && cfg_flows && !(cfg_quic && p->named))
+			sent = keep_backend(c, p);
 		if (p->has & IS_FRAGMENT && p->service)
 			note_first(p);
 		if (cfg_nat && sent == REASON_FORWARD && !p->translated)
