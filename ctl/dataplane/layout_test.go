@@ -3,6 +3,8 @@ package dataplane
 import (
 	"encoding/binary"
 	"errors"
+	"flag"
+	"fmt"
 	"os"
 	"path/filepath"
 	"reflect"
@@ -11,6 +13,7 @@ import (
 	"testing"
 
 	"github.com/cilium/ebpf"
+	"github.com/cilium/ebpf/btf"
 
 	"gardu/ctl/abi"
 	"gardu/ctl/compile"
@@ -38,6 +41,87 @@ func TestLayoutsHaveAllMaps(t *testing.T) {
 	for name := range specs {
 		if !seen[name] && !slices.Contains(tableMaps[:], name) {
 			t.Errorf("map %s has no layout", name)
+		}
+	}
+}
+
+var update = flag.Bool("update", false, "write testdata/layouts.txt anew")
+
+// innerTypes are what tables hold that are in an outer map: those say only its size.
+var innerTypes = map[string][]string{"flows": {"flow_bucket"}, "connections": {"state_bucket"}, "translations": {"nat_bucket", "nat_line"}}
+
+// layoutText is what a layout looks like in the kernel, member by member.
+func layoutText(t *testing.T, l layout, specs map[string]*ebpf.MapSpec, types *btf.Spec) string {
+	t.Helper()
+	var b strings.Builder
+	fmt.Fprintf(&b, "%s %d\n", l.name, l.version)
+	var describe func(margin string, typ btf.Type)
+	describe = func(margin string, typ btf.Type) {
+		of, ok := btf.UnderlyingType(typ).(*btf.Struct)
+		if !ok {
+			return
+		}
+		for _, m := range of.Members {
+			member, times := m.Type, ""
+			for array, ok := btf.As[*btf.Array](member); ok; array, ok = btf.As[*btf.Array](member) {
+				member, times = array.Type, fmt.Sprintf("%s[%d]", times, array.Nelems)
+			}
+			fmt.Fprintf(&b, "%s%d %s%s %s\n", margin, m.Offset.Bytes(), m.Name, times, member.TypeName())
+			describe(margin+"  ", member)
+		}
+	}
+	for _, name := range l.maps {
+		spec := specs[name]
+		fmt.Fprintf(&b, "  %s %s key %d value %d\n", name, spec.Type, spec.KeySize, spec.ValueSize)
+		describe("    ", spec.Value)
+	}
+	for _, name := range innerTypes[l.name] {
+		var inner *btf.Struct
+		if err := types.TypeByName(name, &inner); err != nil {
+			t.Fatal(err)
+		}
+		fmt.Fprintf(&b, "  struct %s of %d\n", name, inner.Size)
+		describe("    ", inner)
+	}
+	if l.name == "counters" { // what an index in interface_counter means
+		for reason := range abi.ReasonCount {
+			fmt.Fprintf(&b, "  reason %d %s\n", reason, reason)
+		}
+	}
+	return b.String()
+}
+
+// What is pinned doesn't change without another version, or the next gardu takes it for what it isn't.
+func TestLayoutsHaveVersions(t *testing.T) {
+	specs, err := mapSpecs()
+	if err != nil {
+		t.Fatal(err)
+	}
+	objects, err := abi.LoadAbi()
+	if err != nil {
+		t.Fatal(err)
+	}
+	const path = "testdata/layouts.txt"
+	known, err := os.ReadFile(path)
+	if err != nil && !*update {
+		t.Fatal(err)
+	}
+	var all strings.Builder
+	for _, l := range pinnedLayouts() {
+		text := layoutText(t, l, specs, objects.Types)
+		all.WriteString(text + "\n")
+		first, _, _ := strings.Cut(text, "\n")
+		switch {
+		case strings.Contains(string(known), text+"\n"):
+		case strings.Contains("\n"+string(known), "\n"+first+"\n"):
+			t.Errorf("%s: what is pinned has changed and the version hasn't: raise it in layout.go, with a converter if it can be done, then -update (only another name: remove %s before)", first, path)
+		case !*update:
+			t.Errorf("%s: -update writes what this version looks like", first)
+		}
+	}
+	if *update && !t.Failed() {
+		if err := os.WriteFile(path, []byte(all.String()), 0o644); err != nil {
+			t.Fatal(err)
 		}
 	}
 }
