@@ -312,6 +312,15 @@ func fateText(f api.Fate) string {
 	return strings.Join(words, ", ")
 }
 
+// fateWords is the same within a sentence: drop (rule-drop, rule ssh).
+func fateWords(f api.Fate) string {
+	verdict, rest, more := strings.Cut(fateText(f), ", ")
+	if more {
+		return verdict + " (" + rest + ")"
+	}
+	return verdict
+}
+
 // compare asks the other configuration too.
 func (r *replaying) compare(c pkt.Captured, fate explain.Fate) error {
 	if r.against == nil {
@@ -392,7 +401,7 @@ func (r *replaying) printTotals() error {
 		{t.Unattributed, "found no place in the replay's flow table"},
 	} {
 		if remark.n > 0 {
-			r.printf("%s %s\n", plural(int(remark.n), "packet"), remark.text)
+			r.printf("%s\n", fold(plural(int(remark.n), "packet")+" "+remark.text, "  ", r.width()))
 		}
 	}
 	if t.Packets == 0 {
@@ -407,7 +416,15 @@ func (r *replaying) printTotals() error {
 		return nil
 	}
 	r.printf("\nwith the other configuration:\n")
-	return writeTable(r.stdout, r.color, t.Against, fateChangeColumns(brief))
+	if r.format == formatWide {
+		return writeTable(r.stdout, r.color, t.Against, fateChangeColumns(brief))
+	}
+	for _, c := range t.Against {
+		text := fmt.Sprintf("%s (%s, %s) would go from %s to %s", plural(int(c.Flows), "flow"), plural(int(c.Packets), "packet"), bytesText(c.Bytes), fateWords(c.From), fateWords(c.To))
+		r.printf("  %s\n", verdictStyle(c.To.Verdict).paint(r.color, fold(text, "    ", r.width())))
+		r.printf("    %s\n", fold(fmt.Sprintf("first packet %d: %s", c.First, c.Example), "      ", r.width()))
+	}
+	return nil
 }
 
 func fateColumns() []column[api.FateCount] {
