@@ -30,6 +30,7 @@ enum {
 	PROTO_SCTP = 132,
 	GUE_PORT = 6080, /* UDP, IANA */
 	OPTION_JUMBO = 0xc2,
+	JUMBO_BYTES = 8, /* of the header that carries it */
 	ICMP_ECHO_REPLY = 0,
 	ICMP_UNREACHABLE = 3,
 	ICMP_ECHO_REQUEST = 8,
@@ -142,7 +143,10 @@ static __always_inline void put_addresses4(struct pkt *p, const struct ipv4_head
 	((__u64 *)p->key.daddr)[1] = (__u64)ip->daddr << 32 | bpf_htonl(0xffff);
 }
 
-static __always_inline enum reason parse_ipv4(void *data, void *data_end, struct pkt *p, __u32 *ip_end)
+/* Where the IP packet ends in the frame. (As all that is read from *p again: the verifier forgets by which ways it was found.) */
+static __always_inline __u32 ip_end(struct pkt *p) { return READ_ONCE(p->l3) + READ_ONCE(p->length); }
+
+static __always_inline enum reason parse_ipv4(void *data, void *data_end, struct pkt *p)
 {
 	struct ipv4_header *ip = header_at(data, p->l3);
 	__u32 header, length;
@@ -172,15 +176,27 @@ static __always_inline enum reason parse_ipv4(void *data, void *data_end, struct
 		p->has |= fragment & 0x1fff ? IS_FRAGMENT | IS_LATER : IS_FRAGMENT;
 		p->fragment_id = ip->be_id;
 	}
-	*ip_end = p->l3 + length;
 	return REASON_NONE;
 }
 
-/* tc: *extra gets the bytes that the kernel put into a bundle of more than 64 KB and that no packet on the wire has. */
-static __always_inline enum reason parse_ipv6(void *data, void *data_end, struct pkt *p, __u32 *ip_end, __u32 *extra)
+#ifdef HOOK_TC
+/* A bundle of IPv6 of more than 64 KB, with the option that the kernel puts into it and that no packet on the wire has (RFC 2675). */
+static __always_inline bool is_jumbo(void *data, void *data_end, struct pkt *p)
+{
+	struct ipv6_header *ip = header_at(data, READ_ONCE(p->l3));
+	__u8 *ext = (void *)(ip + 1);
+
+	return p->segments != 1 && (void *)(ext + JUMBO_BYTES) <= data_end && !ip->be_length && ip->next == PROTO_HOPOPT &&
+	       !ext[1] && ext[2] == OPTION_JUMBO;
+}
+#else
+static __always_inline bool is_jumbo(void *data, void *data_end, struct pkt *p) { return false; }
+#endif
+
+static __always_inline enum reason parse_ipv6(void *data, void *data_end, struct pkt *p)
 {
 	struct ipv6_header *ip = header_at(data, p->l3);
-	__u32 off = p->l3 + sizeof(*ip), length, size;
+	__u32 off, length, size;
 	__u8 next, *ext;
 
 	if ((void *)(ip + 1) > data_end)
@@ -188,16 +204,12 @@ static __always_inline enum reason parse_ipv6(void *data, void *data_end, struct
 	if ((bpf_ntohl(ip->be_flow) >> 28) != 6)
 		return REASON_MALFORMED;
 	length = sizeof(*ip) + bpf_ntohs(ip->be_length);
-	next = ip->next;
 	if (length == sizeof(*ip)) {
 #ifdef HOOK_TC
 		if (p->segments != 1)
 			length = p->frame_bytes - p->l3;
-		ext = (void *)(ip + 1);
-		if (p->segments != 1 && next == PROTO_HOPOPT && (void *)(ext + 8) <= data_end && !ext[1] && ext[2] == OPTION_JUMBO)
-			*extra = 8;
 #endif
-		if (next == PROTO_HOPOPT && !*extra) /* a jumbogram (RFC 2675), or nonsense */
+		if (ip->next == PROTO_HOPOPT && !is_jumbo(data, data_end, p)) /* a jumbogram of the wire, or nonsense */
 			return REASON_MALFORMED;
 	}
 	if (p->l3 + length > p->frame_bytes)
@@ -209,10 +221,16 @@ static __always_inline enum reason parse_ipv6(void *data, void *data_end, struct
 	__builtin_memcpy(p->key.saddr, ip->saddr, 16);
 	__builtin_memcpy(p->key.daddr, ip->daddr, 16);
 	p->key.tag |= FLOW_V6 << 12;
-	*ip_end = p->l3 + length;
-	for (int i = 0; i < EXT_HEADERS && is_extension(next); i++) {
+	p->key.proto = ip->next;
+	p->l4 = p->l3 + sizeof(*ip);
+	for (int i = 0; i < EXT_HEADERS; i++) {
+		/* From *p, about which the verifier knows nothing: what it knew of each header would multiply its ways through the next ones. */
+		next = READ_ONCE(p->key.proto);
+		off = READ_ONCE(p->l4);
+		if (!is_extension(next))
+			return REASON_NONE;
 		ext = header_at(data, off);
-		if ((void *)(ext + 8) > data_end || off + 8 > *ip_end)
+		if ((void *)(ext + 8) > data_end || off + 8 > ip_end(p))
 			return REASON_MALFORMED;
 		size = (ext[1] + 1) * 8;
 		if (next == PROTO_AH)
@@ -229,16 +247,13 @@ static __always_inline enum reason parse_ipv6(void *data, void *data_end, struct
 				return REASON_NONE;
 			}
 		}
-		next = ext[0];
 		off += size;
-		if (off > *ip_end)
+		if (off > ip_end(p))
 			return REASON_MALFORMED;
+		p->key.proto = ext[0];
+		p->l4 = off;
 	}
-	if (is_extension(next))
-		return REASON_MALFORMED;
-	p->key.proto = next;
-	p->l4 = off;
-	return REASON_NONE;
+	return is_extension(p->key.proto) ? REASON_MALFORMED : REASON_NONE;
 }
 
 /* Ports, ICMP type, TCP flags. room: bytes of IP payload from l4 on. *header: bytes of the L4 header. */
@@ -341,7 +356,7 @@ static __always_inline bool parse_plain(ctx_t *ctx, struct pkt *p)
 __noinline int parse_any(ctx_t *ctx, struct pkt *p)
 {
 	void *data, *data_end;
-	__u32 ip_end = 0, header = 0, extra = 0;
+	__u32 header = 0;
 	enum reason reason;
 
 	if (!p)
@@ -359,10 +374,11 @@ __noinline int parse_any(ctx_t *ctx, struct pkt *p)
 	parse_link(ctx, data, data_end, p);
 	if (!p->l3)
 		return REASON_MALFORMED;
+	barrier(); /* as of extension headers: none of the ways through the tags matters from here on */
 	if (p->be_type == bpf_htons(ETHERTYPE_IPV4))
-		reason = parse_ipv4(data, data_end, p, &ip_end);
+		reason = parse_ipv4(data, data_end, p);
 	else if (p->be_type == bpf_htons(ETHERTYPE_IPV6))
-		reason = parse_ipv6(data, data_end, p, &ip_end, &extra);
+		reason = parse_ipv6(data, data_end, p);
 	else
 		return REASON_NOT_IP;
 	if (reason)
@@ -372,12 +388,14 @@ __noinline int parse_any(ctx_t *ctx, struct pkt *p)
 		p->key.tag |= FLOW_LATER << 12;
 		return REASON_NONE;
 	}
-	reason = parse_transport(data, data_end, p, ip_end - p->l4, &header);
+	reason = parse_transport(data, data_end, p, ip_end(p) - p->l4, &header);
 #ifdef HOOK_TC
 	/* What the wire carried of a bundle: every segment repeats the headers (RFC 9293 over IP; for UDP likewise). */
 	if (!reason && ctx->gso_size) {
-		__u32 headers = p->l4 + header, payload = ip_end - headers;
+		__u32 headers = p->l4 + header, payload = ip_end(p) - headers, extra = 0;
 
+		if (p->family == FAMILY_V6 && is_jumbo(data, data_end, p))
+			extra = JUMBO_BYTES;
 		if (!p->segments)
 			p->segments = (payload + ctx->gso_size - 1) / ctx->gso_size;
 		p->ip_bytes += (p->segments - 1) * (headers - p->l3) - p->segments * extra;

@@ -241,15 +241,11 @@ func moveFlows(from, to *ebpf.Map) error {
 
 // putFlows hands a pair to the programs, and pins it.
 func (d *Dataplane) putFlows(slot uint32, table *FlowTable) error {
-	// Side by side: each waits for the programs that run.
-	put := make(chan error, 1)
-	go func() { put <- d.maps[abi.AbiMapFlowTables].Put(slot, table.array) }()
-	err := d.maps[abi.AbiMapFlowLru].Put(slot, table.LRU)
-	if failed := <-put; failed != nil {
-		return fmt.Errorf("put flow table %d: %w", slot, failed)
-	}
+	err := sideBySide(
+		func() error { return d.maps[abi.AbiMapFlowTables].Put(slot, table.array) },
+		func() error { return d.maps[abi.AbiMapFlowLru].Put(slot, table.LRU) })
 	if err != nil {
-		return fmt.Errorf("put LRU map %d: %w", slot, err)
+		return fmt.Errorf("put flow table %d: %w", slot, err)
 	}
 	return d.pinFlows(slot, table)
 }

@@ -71,16 +71,20 @@ func (d *Dataplane) useNats() (err error) {
 	}
 	atomic.StoreUint32(&d.control.NatMask, buckets-1)
 	atomic.StoreUint32(&d.control.NatSlotMask, lines-1)
+	var put []func() error
 	for name, array := range d.nats.parts() {
-		if err := d.maps[name].Put(uint32(0), array); err != nil {
-			return fmt.Errorf("put the table of translations: %w", err)
-		}
-		if d.dir == "" {
-			continue
-		}
-		if err := repin(array, d.path(flowsDir, name)); err != nil {
-			return err
-		}
+		put = append(put, func() error {
+			if err := d.maps[name].Put(uint32(0), array); err != nil {
+				return fmt.Errorf("put the table of translations: %w", err)
+			}
+			if d.dir == "" {
+				return nil
+			}
+			return repin(array, d.path(flowsDir, name))
+		})
+	}
+	if err := sideBySide(put...); err != nil {
+		return err
 	}
 	d.nats.memory, err = mapMemory(d.nats.entries)
 	return err

@@ -168,6 +168,7 @@ func (d *Dataplane) newOuters() (_ mapSet, err error) {
 			outers.close()
 		}
 	}()
+	var fill []func() error
 	for which, name := range tableMaps {
 		outer, err := ebpf.NewMap(d.tableSpec(abi.Table(which)))
 		if err != nil {
@@ -176,13 +177,28 @@ func (d *Dataplane) newOuters() (_ mapSet, err error) {
 		outers[name] = outer
 		for slot, tables := range d.slots {
 			if table := tables[which]; table != nil {
-				if err := outer.Put(uint32(slot), table.array); err != nil {
-					return nil, fmt.Errorf("put table %d into slot %d: %w", which, slot, err)
-				}
+				fill = append(fill, func() error {
+					if err := outer.Put(uint32(slot), table.array); err != nil {
+						return fmt.Errorf("put table %d into slot %d: %w", which, slot, err)
+					}
+					return nil
+				})
 			}
 		}
 	}
-	return outers, nil
+	return outers, sideBySide(fill...)
+}
+
+// sideBySide does all at once, each of which puts a map into another one: the kernel then waits for the programs that run (an RCU grace period,
+// which takes milliseconds and can be the same one for all), also if none of them knows the map.
+func sideBySide(all ...func() error) error {
+	errs := make([]error, len(all))
+	var running sync.WaitGroup
+	for i, one := range all {
+		running.Go(func() { errs[i] = one() })
+	}
+	running.Wait()
+	return errors.Join(errs...)
 }
 
 // Lines is the number of lines.
@@ -295,24 +311,20 @@ func (d *Dataplane) Commit(generation uint32, tables Tables) error {
 	return errors.Join(d.dropTables(displaced), d.finishMigration())
 }
 
-// fillSlot gives tables to the programs and pins them, so that the next daemon finds them. Side by side: each waits for an RCU grace
-// period, which may be the same one.
+// fillSlot gives tables to the programs and pins them, so that the next daemon finds them.
 func (d *Dataplane) fillSlot(slot uint32, tables Tables) error {
-	var errs [abi.TableCount]error
-	var filling sync.WaitGroup
+	var fill []func() error
 	for which, table := range tables {
-		filling.Go(func() {
+		fill = append(fill, func() error {
 			if d.programs != nil { // else they find it when they are loaded
 				if err := d.programs.outers[tableMaps[which]].Put(slot, table.array); err != nil {
-					errs[which] = fmt.Errorf("put table %d into slot %d: %w", which, slot, err)
-					return
+					return fmt.Errorf("put table %d into slot %d: %w", which, slot, err)
 				}
 			}
-			errs[which] = d.pinTable(slot, abi.Table(which), table)
+			return d.pinTable(slot, abi.Table(which), table)
 		})
 	}
-	filling.Wait()
-	return errors.Join(errs[:]...)
+	return sideBySide(fill...)
 }
 
 func (d *Dataplane) pinTable(slot uint32, which abi.Table, table *Table) error {

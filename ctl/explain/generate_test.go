@@ -313,7 +313,7 @@ func (g generator) quicPayload() string {
 
 // pool is what translated packets come from: sometimes more than there will ever be, sometimes less.
 func (g generator) pool(v6 bool) string {
-	ports := pick(g, "1024-32767", "2000-2999", "2000-2099", "2000-2004", "2000")
+	ports := pick(g, "1024-32767", "2000-2099", "2000-2001", "2000", "2000")
 	if g.oneIn(2) {
 		return fmt.Sprintf("{ports: %s}", ports)
 	}

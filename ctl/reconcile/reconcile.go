@@ -128,6 +128,13 @@ func (r *Reconciler[T, Tables]) Apply(want Want, start func(compile.Backend) Sta
 	a := &attempt[T, Tables]{r: r, states: states}
 	ops := Plan(r.have, want)
 	for i, op := range ops {
+		if op.Kind == PutRing {
+			a.rings = append(a.rings, op)
+			continue
+		}
+		if err := a.putRings(); err != nil {
+			return a.takeBack(err)
+		}
 		if err := a.do(op); err != nil {
 			return a.takeBack(fmt.Errorf("%s: %w", op, err))
 		}
@@ -196,7 +203,29 @@ type attempt[T Table, Tables ~[abi.TableCount]T] struct {
 	r      *Reconciler[T, Tables]
 	states map[uint16]State
 	tables Tables
+	rings  []Op           // to be put before whatever comes next
 	undo   []func() error // in the order of what was done
+}
+
+// putRings puts the rings that follow each other in the plan.
+func (a *attempt[T, Tables]) putRings() error {
+	var put []func() error
+	for _, op := range a.rings {
+		a.onFailure(func() error {
+			if before, known := a.r.have.Rings[op.Ring.ID]; known {
+				return putRing(a.r.kernel, before, a.r.states)
+			}
+			return a.r.kernel.DeleteRing(op.Ring.ID)
+		})
+		put = append(put, func() error {
+			if err := putRing(a.r.kernel, op.Ring, a.states); err != nil {
+				return fmt.Errorf("%s: %w", op, err)
+			}
+			return nil
+		})
+	}
+	a.rings = nil
+	return sideBySide(put)
 }
 
 func (a *attempt[T, Tables]) do(op Op) error {
@@ -224,14 +253,6 @@ func (a *attempt[T, Tables]) do(op Op) error {
 			a.onFailure(table.Close)
 		}
 		return err
-	case PutRing:
-		a.onFailure(func() error {
-			if before, known := have.Rings[op.Ring.ID]; known {
-				return putRing(kernel, before, a.r.states)
-			}
-			return kernel.DeleteRing(op.Ring.ID)
-		})
-		return putRing(kernel, op.Ring, a.states)
 	case PutBackend:
 		before, err := kernel.Backend(op.Backend.ID)
 		if err != nil {

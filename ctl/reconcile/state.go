@@ -6,6 +6,7 @@ import (
 	"maps"
 	"net/netip"
 	"slices"
+	"sync"
 
 	"gardu/ctl/abi"
 	"gardu/ctl/compile"
@@ -96,6 +97,7 @@ func stateOf(e abi.Backend) State {
 	return state
 }
 
+// ringPutter is asked for many rings at once.
 type ringPutter interface {
 	PutRing(id uint32, backends []uint16) error
 }
@@ -178,24 +180,50 @@ func (r *Reconciler[T, Tables]) changeEntries(changes map[uint16]func(*State)) e
 func (r *Reconciler[T, Tables]) freshen() error {
 	r.building.Lock()
 	defer r.building.Unlock()
-	var errs []error
+	var put []func() error
 	for _, id := range r.staleRings() {
-		r.mu.Lock()
-		ring, ok := r.have.Rings[id]
-		delete(r.stale, id)
-		now := runtimes(ring, r.states)
-		r.mu.Unlock()
-		if !ok {
-			continue
-		}
-		slots := ring.Build(now)
-		if err := r.kernel.PutRing(id, slots); err != nil {
-			errs = append(errs, fmt.Errorf("put ring %d of %s: %w", id, ring.Service, err))
-			r.mu.Lock()
-			r.stale[id] = true
-			r.mu.Unlock()
-		}
+		put = append(put, func() error { return r.freshenRing(id) })
 	}
+	return sideBySide(put)
+}
+
+func (r *Reconciler[T, Tables]) freshenRing(id uint32) error {
+	r.mu.Lock()
+	ring, ok := r.have.Rings[id]
+	delete(r.stale, id)
+	now := runtimes(ring, r.states)
+	r.mu.Unlock()
+	if !ok {
+		return nil
+	}
+	if err := r.kernel.PutRing(id, ring.Build(now)); err != nil {
+		r.mu.Lock()
+		r.stale[id] = true
+		r.mu.Unlock()
+		return fmt.Errorf("put ring %d of %s: %w", id, ring.Service, err)
+	}
+	return nil
+}
+
+// ringsAtOnce bounds what is built and put side by side.
+const ringsAtOnce = 16
+
+// sideBySide does all, many at once: a ring that is put into the kernel's map waits for the programs that run, and all may wait together.
+func sideBySide(all []func() error) error {
+	if len(all) == 1 {
+		return all[0]()
+	}
+	errs := make([]error, len(all))
+	free := make(chan struct{}, ringsAtOnce)
+	var running sync.WaitGroup
+	for i, one := range all {
+		free <- struct{}{}
+		running.Go(func() {
+			errs[i] = one()
+			<-free
+		})
+	}
+	running.Wait()
 	return errors.Join(errs...)
 }
 
