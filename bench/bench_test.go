@@ -15,11 +15,12 @@ import (
 
 	"gardu/ctl/abi"
 	"gardu/ctl/pkt"
+	"gardu/ctl/pkt/verify"
 )
 
 func TestFrameIsWhatItsTupleSays(t *testing.T) {
 	sent := tuple{netip.MustParseAddr("198.51.100.7"), netip.MustParseAddr("192.0.2.10"), 40000, 443, 0}
-	if err := pkt.Verify(sent.frame()); err != nil {
+	if err := verify.Frame(sent.frame()); err != nil {
 		t.Error(err)
 	}
 	if got, want := pkt.Summary(sent.frame()), "tcp 198.51.100.7:40000 > 192.0.2.10:443"; !strings.HasPrefix(got, want) {

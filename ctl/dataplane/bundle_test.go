@@ -11,6 +11,7 @@ import (
 	"gardu/ctl/compile"
 	"gardu/ctl/config"
 	"gardu/ctl/pkt"
+	"gardu/ctl/pkt/verify"
 )
 
 // bundleContext is the kernel's struct __sk_buff up to gso_size.
@@ -149,7 +150,7 @@ func TestBundlesAreRejected(t *testing.T) {
 			t.Fatalf("%s: action %d, %v", c.in, action, err)
 		}
 		got := options.DataOut
-		if err := pkt.Verify(got); err != nil {
+		if err := verify.Frame(got); err != nil {
 			t.Errorf("%s: %v", c.in, err)
 		}
 		if c.header == 0 && !bytes.Equal(got, want) || len(got) != len(want)+c.quoted {

@@ -14,6 +14,7 @@ import (
 	"gardu/ctl/lb"
 	"gardu/ctl/model"
 	"gardu/ctl/pkt"
+	"gardu/ctl/pkt/verify"
 )
 
 // shape is what a packet may be like on its way to a backend.
@@ -149,5 +150,5 @@ func right(line string) bool {
 		return true
 	}
 	frame, err := pkt.Parse(packet)
-	return err == nil && pkt.Verify(frame) == nil
+	return err == nil && verify.Frame(frame) == nil
 }

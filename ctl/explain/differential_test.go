@@ -20,6 +20,7 @@ import (
 	"gardu/ctl/compile"
 	"gardu/ctl/explain"
 	"gardu/ctl/pkt"
+	"gardu/ctl/pkt/verify"
 )
 
 // roundPackets is how many packets share one box.
@@ -357,8 +358,8 @@ func (s script) disagreement(t *testing.T, hook string, features compile.Feature
 		if !sameOutcome(want, got) {
 			return i, fmt.Sprintf("%s\nmodel:\n%sprogram:\n%s", pkt.Describe(step.frame), outcomeText(want), outcomeText(got))
 		}
-		if step.clean && got.Frame != nil && pkt.Verify(step.frame) == nil {
-			if err := pkt.Verify(got.Frame); err != nil {
+		if step.clean && got.Frame != nil && verify.Frame(step.frame) == nil {
+			if err := verify.Frame(got.Frame); err != nil {
 				return i, fmt.Sprintf("%s\nleaves wrong: %v", pkt.Describe(step.frame), err)
 			}
 		}

@@ -22,6 +22,7 @@ import (
 	"gardu/ctl/explain"
 	"gardu/ctl/model"
 	"gardu/ctl/pkt"
+	"gardu/ctl/pkt/verify"
 	"gardu/ctl/rule"
 )
 
@@ -230,8 +231,8 @@ func (p *player) line(line string) (string, error) {
 			judge = p.path.JudgeSent
 		}
 		out, err := judge(on, frame)
-		if err == nil && out.Frame != nil && pkt.Verify(frame) == nil {
-			err = pkt.Verify(out.Frame) // what is right when it comes must be right when it leaves
+		if err == nil && out.Frame != nil && verify.Frame(frame) == nil {
+			err = verify.Frame(out.Frame) // what is right when it comes must be right when it leaves
 		}
 		return outcomeText(out), err
 	case words[0] == "apply" && len(words) == 2:

@@ -1,5 +1,5 @@
-// Package pkt turns the PACKET text that people write into a frame and a frame back into that text, checks frames
-// with a second, independent decoder, and reads and writes captures. It is the only package that imports gopacket.
+// Package pkt turns the PACKET text that people write into a frame and a frame back into that text, and reads
+// and writes captures.
 //
 // A PACKET is a head and options, separated by blanks; [Help] lists them:
 //

@@ -10,6 +10,7 @@ import (
 	"testing"
 
 	"gardu/ctl/pkt"
+	"gardu/ctl/pkt/verify"
 )
 
 // texts are written as Describe writes them.
@@ -75,7 +76,7 @@ func TestFramesAreRight(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if err := pkt.Verify(frame); err != nil {
+		if err := verify.Frame(frame); err != nil {
 			t.Errorf("%s: %v", text, err)
 		}
 	}
@@ -97,7 +98,7 @@ func TestVerifyFindsAWrongChecksum(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if pkt.Verify(frame) == nil {
+		if verify.Frame(frame) == nil {
 			t.Errorf("%s: not noticed", text)
 		}
 	}

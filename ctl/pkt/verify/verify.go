@@ -1,4 +1,4 @@
-package pkt
+package verify
 
 import (
 	"bytes"
@@ -9,9 +9,12 @@ import (
 	"github.com/google/gopacket/layers"
 )
 
-// Verify decodes a frame with gopacket, which shares no code with this package, and checks every length and
+// portGUE is what tunnels of forward: gue go to, whose outer UDP checksum may be left out over IPv6.
+const portGUE = 6080
+
+// Frame decodes a frame with gopacket, which shares no code with package pkt, and checks every length and
 // checksum in it, inside tunnels too. Fragments are checked up to their IP header. nil says that the frame is right.
-func Verify(frame []byte) error {
+func Frame(frame []byte) error {
 	packet := gopacket.NewPacket(frame, layers.LayerTypeEthernet, gopacket.NoCopy)
 	failure := packet.ErrorLayer()
 	switch {
