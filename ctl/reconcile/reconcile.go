@@ -176,26 +176,36 @@ func (r *Reconciler[T, Tables]) adopt(want Want, a *attempt[T, Tables]) {
 // tidy does what may wait until after the commit. It goes on after an error.
 func (r *Reconciler[T, Tables]) tidy(ops []Op) error {
 	var errs []error
-	for _, op := range ops {
-		var err error
+	var rings []func() error
+	deleted := make([]bool, len(ops))
+	for i, op := range ops {
 		switch op.Kind {
 		case NarrowFeatures:
-			if err = r.kernel.SetFeatures(op.Features); err == nil {
-				r.have.Features = op.Features
+			if err := r.kernel.SetFeatures(op.Features); err != nil {
+				errs = append(errs, fmt.Errorf("%s: %w", op, err))
+				continue
 			}
+			r.have.Features = op.Features
 		case DeleteRing:
-			if err = r.kernel.DeleteRing(op.Ring.ID); err == nil {
-				delete(r.have.Rings, op.Ring.ID)
-			}
-		}
-		if err != nil {
-			errs = append(errs, fmt.Errorf("%s: %w", op, err))
+			rings = append(rings, func() error {
+				if err := r.kernel.DeleteRing(op.Ring.ID); err != nil {
+					return fmt.Errorf("%s: %w", op, err)
+				}
+				deleted[i] = true
+				return nil
+			})
 		}
 	}
-	if len(errs) == 0 {
-		return nil
+	errs = append(errs, sideBySide(rings))
+	for i, op := range ops {
+		if deleted[i] {
+			delete(r.have.Rings, op.Ring.ID)
+		}
 	}
-	return &UntidyError{errors.Join(errs...)}
+	if err := errors.Join(errs...); err != nil {
+		return &UntidyError{err}
+	}
+	return nil
 }
 
 // attempt is an Apply under way, before its commit.

@@ -7,6 +7,7 @@ import (
 	"net/netip"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -37,6 +38,7 @@ type fakeKernel struct {
 	rings      map[uint32][]uint16
 	backends   map[uint16]abi.Backend
 
+	mu     sync.Mutex // of rings and log: rings come side by side
 	loaded []*fakeTable
 	log    []string
 	fail   map[string]bool // the first call that is named so fails
@@ -109,6 +111,8 @@ func (k *fakeKernel) Commit(generation uint32, tables fakeTables) error {
 }
 
 func (k *fakeKernel) PutRing(id uint32, ring []uint16) error {
+	k.mu.Lock()
+	defer k.mu.Unlock()
 	err := k.call("ring %d", id)
 	if err == nil {
 		k.rings[id] = ring
@@ -117,6 +121,8 @@ func (k *fakeKernel) PutRing(id uint32, ring []uint16) error {
 }
 
 func (k *fakeKernel) DeleteRing(id uint32) error {
+	k.mu.Lock()
+	defer k.mu.Unlock()
 	err := k.call("delete ring %d", id)
 	if err == nil {
 		delete(k.rings, id)
@@ -320,6 +326,35 @@ func TestFailureAtEachStep(t *testing.T) {
 				t.Errorf("generation %d, the reconciler says %d", kernel.generation, r.Generation())
 			}
 		})
+	}
+}
+
+// Of many rings that are put side by side, one that can't be takes all of them back.
+func TestFailureOfOneRing(t *testing.T) {
+	kernel := newKernel()
+	r := started(t, kernel, 0, Have{})
+	mustApply(t, r, first())
+	before := kernel.visible()
+	want := second()
+	for id := uint32(10); id < 110; id++ {
+		want.Tables.Rings = append(want.Tables.Rings, ring(id, want.Tables.Backends...))
+	}
+	kernel.fail["ring 60"] = true
+	if err := r.Apply(want, up); !errors.Is(err, errBroken) || !strings.Contains(err.Error(), "put ring 60 of web") {
+		t.Fatalf("error %v", err)
+	}
+	if after := kernel.visible(); after != before {
+		t.Errorf("before:\n%s\nafter:\n%s", before, after)
+	}
+	mustApply(t, r, want)
+	if len(kernel.rings) != 102 {
+		t.Errorf("%d rings", len(kernel.rings))
+	}
+	mustApply(t, r, second())
+	mustApply(t, r, third())
+	mustApply(t, r, third())
+	if len(kernel.rings) > 2 {
+		t.Errorf("%d rings are left", len(kernel.rings))
 	}
 }
 
