@@ -3,10 +3,13 @@ package e2e
 import (
 	"errors"
 	"fmt"
+	"io"
+	"log"
 	"net"
 	"net/http"
 	"net/http/httptest"
 	"net/netip"
+	"os"
 	"os/exec"
 	"slices"
 	"strings"
@@ -66,6 +69,7 @@ func (w *world) startServers() {
 		var err error
 		server.Listener, err = node.Listen("tcp", ":443")
 		w.must(err)
+		server.Config.ErrorLog = log.New(io.Discard, "", 0) // checks may refuse its certificate
 		server.StartTLS()
 		w.Cleanup(server.Close)
 	}
@@ -195,6 +199,51 @@ func TestChecksOfOwnAddress(t *testing.T) {
 	w.must(w.daemon.Stop(patience))
 	if rules := w.try("ip", "rule").stdout; strings.Contains(rules, "fwmark") {
 		t.Errorf("a rule stayed after the daemon:\n%s", rules)
+	}
+}
+
+// TestChecksOfNames: names in checks are said to backends and looked up by nobody, so check can't know that they are wrong; status and events
+// tell what backends make of them.
+func TestChecksOfNames(t *testing.T) {
+	w := newWorld(t, 1)
+	w.startServers()
+	w.answerUDP(w.backends[0], netip.MustParseAddrPort("10.0.1.11:5353"), func(packet []byte) []byte {
+		answer := answerDNS(packet)
+		answer[3] |= byte(dnsmessage.RCodeNameError)
+		return answer
+	})
+	const config = `interfaces: {client0: {path: tc}}
+services:
+  tls:
+    address: 192.0.2.10
+    port: 443
+    proto: tcp
+    forward: dsr
+    backends: [{name: b1, address: 10.0.1.11}]
+    health: {https: /, tls-name: nothing.invalid, via: backend, every: 300ms, timeout: 250ms, up: 1, down: 1}
+  dns:
+    address: 192.0.2.10
+    port: 53
+    proto: udp
+    forward: dsr
+    backends: [{name: b1, address: 10.0.1.11}]
+    health: {dns: nothing.invalid, port: 5353, via: backend, every: 300ms, timeout: 250ms, up: 1, down: 1}
+`
+	w.must(os.WriteFile(w.path("names.yaml"), []byte(config), 0o644))
+	if r := w.try(binary, "check", w.path("names.yaml")); r.code != 0 || strings.Contains(r.stderr, "warning") {
+		t.Errorf("check: %+v", r)
+	}
+	w.start(config)
+	for service, why := range map[string]string{"tls": "tls: failed to verify certificate: x509: certificate is valid for example.com, *.example.com, not nothing.invalid", "dns": "DNS NXDOMAIN"} {
+		told := service + "/b1 is down: " + why
+		w.until(told, func() error { return w.warns(told, true) })
+		w.until("an event: "+why, func() error {
+			out, err := w.gardu("events", "kind down and service "+service)
+			if err == nil && !strings.Contains(out, why) {
+				err = fmt.Errorf("it is not in %q", out)
+			}
+			return err
+		})
 	}
 }
 
