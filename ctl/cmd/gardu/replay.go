@@ -200,6 +200,9 @@ func (r *replaying) writeTo(path string, in *os.File) (done func(well bool) erro
 		}
 	}
 	out, err := os.CreateTemp(filepath.Dir(path), "."+filepath.Base(path)+"-*")
+	if failed, ok := errors.AsType[*os.PathError](err); ok { // whose name nobody gave it
+		return nil, fmt.Errorf("write %s: %w", path, failed.Err)
+	}
 	if err != nil {
 		return nil, err
 	}

@@ -177,6 +177,9 @@ func TestReplayRefuses(t *testing.T) {
 	if r := gardu(t, "replay", dir+"/none", "-c", rules); r.code != exitFailed || !strings.Contains(r.stderr, dir+"/none: no such file") {
 		t.Errorf("no file: %+v", r)
 	}
+	if r := gardu(t, "replay", write(t, "in.pcapng", string(whole)), "-c", rules, "-w", dir+"/none/out"); r.code != exitFailed || r.stderr != "gardu replay: write "+dir+"/none/out: no such file or directory\n" || r.stdout != "" {
+		t.Errorf("nowhere to write: %+v", r)
+	}
 	pipe := filepath.Join(dir, "pipe") // is a capture like any, as with <(zcat ...)
 	if err := unix.Mkfifo(pipe, 0o600); err != nil {
 		t.Fatal(err)
