@@ -298,6 +298,7 @@ func (d *Daemon) serve(ctx context.Context, stop context.CancelFunc, reload <-ch
 		func(ctx context.Context) error { return api.Serve(ctx, d.listener, d, d.log) },
 		d.serveTCP,
 		d.readEvents,
+		d.tellLost,
 		d.sendAway,
 		d.health.Run,
 		func(ctx context.Context) error { return d.watchConfig(ctx, reload) },

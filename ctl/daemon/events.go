@@ -115,7 +115,6 @@ func (d *Daemon) readEvents(ctx context.Context) error {
 	defer reader.Close()
 	stop := context.AfterFunc(ctx, func() { reader.Close() })
 	defer stop()
-	go d.tellLost(ctx)
 	var names eventNames
 	for {
 		packet, err := reader.Read()
@@ -138,8 +137,8 @@ func (d *Daemon) readEvents(ctx context.Context) error {
 	}
 }
 
-// tellLost tells of events that the ring had no room for, and of dropped packets that were too many to be told of.
-func (d *Daemon) tellLost(ctx context.Context) {
+// tellLost tells of events that the ring had no room for, and of dropped packets that were too many to be told of, until ctx ends.
+func (d *Daemon) tellLost(ctx context.Context) error {
 	ticker := time.NewTicker(lostInterval)
 	defer ticker.Stop()
 	told, unwatched := d.lostBefore.Lost, d.lostBefore.Unwatched
@@ -158,7 +157,7 @@ func (d *Daemon) tellLost(ctx context.Context) {
 		d.watch(0)
 		select {
 		case <-ctx.Done():
-			return
+			return nil
 		case <-ticker.C:
 		}
 	}

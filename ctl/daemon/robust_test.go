@@ -456,3 +456,15 @@ func (w *world) addressSpace(pid int) uint64 {
 	w.must(err)
 	return pages * uint64(os.Getpagesize())
 }
+
+// TestEndsAsSoonAsItBegan: a daemon that is told to end while parts of it only begin waits for these before it lets go of its maps.
+func TestEndsAsSoonAsItBegan(t *testing.T) {
+	w := newWorld(t)
+	w.write("gardu.yaml", "interfaces: {in0: {path: tc}}\n")
+	for range 15 {
+		w.start()
+		if err := w.process.Stop(patience); err != nil {
+			t.Fatalf("it ended badly: %v", err)
+		}
+	}
+}
