@@ -77,6 +77,7 @@ var aims = []aim{
 
 	{area: "control", says: "list of 1M entries in force", value: "control apply of a list of 1M", limit: 1500, unit: "ms"},
 	{area: "control", says: "10,000 rules in force", value: "control apply of 10,000 rules", limit: 150, unit: "ms"},
+	{area: "control", says: "one of 10,000 rules changed", value: "control change of one rule of 10,000", limit: 150, unit: "ms"},
 	{area: "control", says: "100,000 rules in force", value: "control apply of 100,000 rules", limit: 2000, unit: "ms"},
 	{area: "control", says: "plan over 50,000 live flows", value: "control plan over 50,000 flows", limit: 5000, unit: "ms"},
 	{area: "control", says: "250,000 packets of a capture replayed", value: "control replay of 250k packets", limit: 3500, unit: "ms"},
