@@ -313,8 +313,8 @@ func (g generator) quicPayload() string {
 
 // pool is what translated packets come from: sometimes more than there will ever be, sometimes less.
 func (g generator) pool(v6 bool) string {
-	ports := pick(g, "1024-32767", "2000-2099", "2000-2001", "2000", "2000")
-	if g.oneIn(2) {
+	ports := pick(g, "1024-32767", "2000-2099", "2000-2001", "2000", "2000", "2000", "2000")
+	if !g.oneIn(3) {
 		return fmt.Sprintf("{ports: %s}", ports)
 	}
 	var pool []string
