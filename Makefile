@@ -18,7 +18,7 @@ BASE ?= HEAD~1
 
 # Debian packages by use. clang is pinned: the committed objects are those of clang-19.
 GENERATE_PACKAGES := clang-19 llvm-19 libbpf-dev linux-libc-dev
-TEST_PACKAGES := chromium-headless-shell curl iperf3 iproute2 nfdump nftables nginx-light openssh-client openssh-server prometheus sqlite3 systemd tshark wrk xdp-tools
+TEST_PACKAGES := chromium-headless-shell curl iperf3 iproute2 iputils-ping nfdump nftables nginx-light openssh-client openssh-server prometheus sqlite3 systemd tshark wrk xdp-tools
 PACKAGE_PACKAGES := rpm
 BENCH_PACKAGES := haproxy iperf3 iproute2 ipset ipvsadm nfdump nftables nginx-light wrk xdp-tools
 VM_PACKAGES := qemu-system-x86 xz-utils

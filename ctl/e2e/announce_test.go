@@ -3,8 +3,10 @@ package e2e
 import (
 	"fmt"
 	"net"
+	"net/netip"
 	"strings"
 	"testing"
+	"time"
 
 	"gardu/ctl/testnet"
 )
@@ -82,5 +84,44 @@ func TestAnnouncements(t *testing.T) {
 	}
 	if table := w.neighbours(w.client, silent); !strings.Contains(table, staleMAC) {
 		t.Errorf("%s was announced, and has arp: false: %q", silent, table)
+	}
+}
+
+// TestAnswersWithoutDaemon: with the daemon killed, who asks for a service address finds it, by ARP and by neighbour solicitation, gets an answer
+// to ping, and reaches a backend, whose own address the kernel goes on to look for.
+func TestAnswersWithoutDaemon(t *testing.T) {
+	w := newWorld(t, 1)
+	const inside, inside6 = "198.51.100.200", "2001:db8:c::200"
+	for _, address := range []string{inside + "/32", inside6 + "/128"} {
+		w.must(w.backends[0].AddAddress("lo", netip.MustParsePrefix(address)))
+	}
+	for _, family := range []string{"ipv4", "ipv6"} { // or the kernel is sure of a neighbour for half a minute
+		w.must(w.box.SetSysctl("net."+family+".neigh.b1.base_reachable_time_ms", "500"))
+	}
+	w.startWeb()
+	w.decap()
+	w.start("interfaces: {client0: {path: tc}, b1: {path: tc}}\nservices:\n" + announcedService("four", inside, true) + announcedService("six", inside6, true))
+	w.ready()
+	w.daemon.Kill()
+	w.daemon = nil
+	time.Sleep(2 * time.Second) // what nobody asks for is stale by then, and stays so
+	for _, address := range []string{"10.0.1.11", "2001:db8:1::11"} {
+		w.until("the kernel looks for "+address, func() error {
+			if table := w.neighbours(w.box, address); !strings.Contains(table, "managed") || !strings.Contains(table, "REACHABLE") {
+				return fmt.Errorf("the table says %q", table)
+			}
+			return nil
+		})
+	}
+	for _, address := range []string{inside, inside6} {
+		if _, err := w.client.Output(t.Context(), "ip", "neigh", "flush", "to", address); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := w.client.Output(t.Context(), "ping", "-c", "1", "-W", "2", address); err != nil {
+			t.Errorf("ping %s: %v", address, err)
+		}
+		if err := w.answers(host(address)); err != nil {
+			t.Errorf("%s: %v", address, err)
+		}
 	}
 }
