@@ -32,7 +32,7 @@ import (
 
 const (
 	livePackets = 10_000
-	liveConfigs = 2 // that they are spread over; each is a load of all programs
+	liveConfigs = 4 // that they are spread over; each is a load of all programs
 	liveWait    = 2 * time.Second
 
 	untouchedPackets = 300
@@ -49,7 +49,7 @@ func TestExplainedPacketsAreSent(t *testing.T) {
 	if testing.Short() {
 		packets = 1000
 	}
-	const usual = 6
+	const usual = 2
 	seed := fromEnvironment(t, "GARDU_SEED", usual)
 	t.Logf("GARDU_SEED=%d", seed)
 	w := newWire(t)
