@@ -117,7 +117,8 @@ func judge(aims []aim, values map[string]float64) []verdict {
 				measured /= base
 			}
 		}
-		if v.Known = ok && measured > 0; v.Known {
+		none := a.unit == "%" && !a.least // of something is a result, too
+		if v.Known = ok && (measured > 0 || none); v.Known {
 			v.Measured, v.Factor = measured, measured/a.limit
 			if a.least {
 				v.Factor = a.limit / measured
