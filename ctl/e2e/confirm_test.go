@@ -18,32 +18,13 @@ type session struct {
 	lines *bufio.Reader
 }
 
-// echo serves lines on the box, and connects to it. ssh is what sshd would say of the connection.
+// echo sends back what comes to the box, and connects to it. ssh is what sshd would say of the connection.
 func (w *world) echo() (s session, ssh string) {
 	w.Helper()
 	listener, err := w.box.Listen("tcp", "198.51.100.1:2222")
 	w.must(err)
 	w.Cleanup(func() { listener.Close() })
-	go func() {
-		for {
-			conn, err := listener.Accept()
-			if err != nil {
-				return
-			}
-			go func() {
-				defer conn.Close()
-				for lines := bufio.NewReader(conn); ; {
-					line, err := lines.ReadString('\n')
-					if err != nil {
-						return
-					}
-					if _, err := conn.Write([]byte(line)); err != nil {
-						return
-					}
-				}
-			}()
-		}
-	}()
+	go sendBack(listener)
 	ctx, cancel := context.WithTimeout(w.Context(), patience)
 	defer cancel()
 	conn, err := w.client.Dial(ctx, "tcp", "198.51.100.1:2222")

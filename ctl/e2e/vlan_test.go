@@ -116,18 +116,7 @@ func (w *world) echoStreams(node *testnet.Node) {
 	listener, err := node.Listen("tcp", ":7")
 	w.must(err)
 	w.Cleanup(func() { listener.Close() })
-	go func() {
-		for {
-			conn, err := listener.Accept()
-			if err != nil {
-				return // closed
-			}
-			go func() {
-				defer conn.Close()
-				_, _ = io.Copy(conn, conn) // the client sees what is missing
-			}()
-		}
-	}()
+	go sendBack(listener)
 }
 
 // echoed sends so many bytes that nobody guesses, and reads them back.
