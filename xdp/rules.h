@@ -386,10 +386,12 @@ static __always_inline struct rule_record *deciding_rule(ctx_t *ctx, struct pkt 
 			search->mac[1] = mac_number(eth->dst);
 		}
 	}
-	if (head->flags & RULES_SCAN)
+	if (head->flags & RULES_SCAN) {
 		bpf_loop(MAX_STEPS, scan_step, &f, 0);
-	else
+		asm volatile("" : "+r"(search)); /* else clang makes one call of both, and the verifier can't make it a loop without indirect calls */
+	} else {
 		look_up(&f);
+	}
 	p->remember = !search->effects && (search->unsure == NO_RECORD || search->unsure > search->best);
 	return search->best == NO_RECORD ? NULL : line_at(rules, head->record_off + search->best);
 }
