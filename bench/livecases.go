@@ -190,16 +190,18 @@ func (l *live) apart(p pair, prepare func() error) error {
 func filterPeers() []*liveCase {
 	nft := func(name, about, of string, slow int, tuples func() []tuple, body func(device string) string) *liveCase {
 		return &liveCase{name: name, about: about, of: of, slow: slow, tuples: tuples, setup: func(l *live, c *liveCase, p pair) error {
-			if err := l.nft("table netdev " + p.b + " {\n" + body(p.b) + "}\n"); err != nil {
+			// Counted in a table of its own: nft reads all of a table, sets too, to show a chain of it.
+			counter := fmt.Sprintf("table netdev count-%s {\n  chain in { type filter hook ingress device %[1]q priority -1; policy accept;\n    counter\n  }\n}\n", p.b)
+			if err := l.nft(counter + "table netdev " + p.b + " {\n" + body(p.b) + "}\n"); err != nil {
 				return err
 			}
-			return l.inject(c, p, l.nftCount(p.b, "in"))
+			return l.inject(c, p, l.nftCount("count-"+p.b, "in"))
 		}}
 	}
 	chain := func(device, rules string) string {
-		return fmt.Sprintf("  chain in { type filter hook ingress device %q priority 0; policy drop;\n    counter\n%s  }\n", device, rules)
+		return fmt.Sprintf("  chain in { type filter hook ingress device %q priority 0; policy drop;\n%s  }\n", device, rules)
 	}
-	all := []*liveCase{nft(stackNft, "into the stack of the box, where nft's ingress hook drops all", "", 1, twoFields(1000).packets,
+	all := []*liveCase{nft(stackNft, "into the stack of the box, where nft's ingress hook counts in one chain and drops all in another", "", 1, twoFields(1000).packets,
 		func(device string) string { return chain(device, "") })}
 	for _, n := range nftSizes {
 		rules := twoFields(n.n)
@@ -231,40 +233,53 @@ func filterPeers() []*liveCase {
 	for _, e := range concatenated() {
 		ranges = append(ranges, fmt.Sprintf("%s . %d-%d", e.src, e.dport.Lo, e.dport.Hi))
 	}
+	sources := func(name, about, flags string, slow int, from func() list) *liveCase {
+		return nft(name, about, stackNft, slow, func() []tuple { return from().sources(50) }, func(device string) string {
+			return set(flags, "ipv4_addr", text(from()), "ip saddr @listed")(device)
+		})
+	}
+	const intervalSet = "flags interval; auto-merge;"
 	return append(all,
-		nft("nft, hash set", "10,000 addresses: those of \"10,000 addresses\"", stackNft, 1, func() []tuple { return addresses().sources(50) },
-			set("", "ipv4_addr", text(addresses()), "ip saddr @listed")),
-		nft("nft, interval set", "10,000 prefixes: those of \"interval set 10,000\"", stackNft, 2, func() []tuple { return intervals().sources(50) },
-			set("flags interval; auto-merge;", "ipv4_addr", text(intervals()), "ip saddr @listed")),
+		sources("nft, hash set", "10,000 addresses: those of \"10,000 addresses\"", "", 1, addresses),
+		sources("nft, interval set", "10,000 prefixes: those of \"interval set 10,000\"", intervalSet, 2, intervals),
 		nft("nft, concatenated ranges", "1,000 of a prefix and a range of ports: those of \"concatenated ranges\"", stackNft, 4, concatenated().packets,
 			set("flags interval;", "ipv4_addr . inet_service", ranges, "meta l4proto tcp ip saddr . tcp dport @listed")),
+		// Last, and the set whose elements nft merges first: for that it reads those of all sets that there are.
+		sources("nft, interval set of 1M", "those of \"set 1M, half\"", intervalSet, 4, feed4),
+		sources("nft, hash set of 1M", "those of \"1M addresses\"", "", 1, millionAddresses),
 		tcProgram(stackTC, "at tc, a program that drops all", "", benchProgTcDrop),
 		tcProgram("tc bpf, hash of 10,000 addresses", "at tc, a program that looks into a hash map of those of \"10,000 addresses\"", stackTC, benchProgTcSet),
-		&liveCase{name: "gardu at tc, 10,000 addresses", about: "the same with gardu's program", of: stackTC, tuples: func() []tuple { return addresses().sources(50) },
-			setup: func(l *live, c *liveCase, p pair) error {
-				snapshot := func() *model.Snapshot {
-					s := addresses().blocked()
-					s.Filter.Default = model.Drop
-					return s
-				}
-				w, err := l.world(scenario{snapshot: snapshot, come: p.bIndex, leave: p.oIndex})
-				if err != nil {
-					return err
-				}
-				program, err := w.Program(dataplane.HookIngress)
-				if err != nil {
-					return err
-				}
-				if err := l.attachTC(p.bIndex, program); err != nil {
-					return err
-				}
-				return l.inject(c, p, func() (uint64, error) {
-					t, err := w.counted(unremembered)
-					return t.dropped + t.packets, err
-				})
-			}},
+		tcList("gardu at tc, 10,000 addresses", "the same with gardu's program", addresses),
+		tcList("gardu at tc, 1M addresses", "those of \"nft, hash set of 1M\"", millionAddresses),
+		tcList("gardu at tc, list of 1M", "those of \"nft, interval set of 1M\"", feed4),
 		u32(stackU32, "at tc, one rule that classifies all; the stack, which isn't whom packets are for, drops them", "", 1, nil),
 		u32("tc u32, 100 rules", "of two fields, in front of it: those of \"two fields, 100\"", stackU32, 10, twoFields(100)))
+}
+
+// tcList drops all packets, half of them by a list of sources, where the others do.
+func tcList(name, about string, from func() list) *liveCase {
+	return &liveCase{name: name, about: about, of: stackTC, tuples: func() []tuple { return from().sources(50) }, setup: func(l *live, c *liveCase, p pair) error {
+		snapshot := func() *model.Snapshot {
+			s := from().blocked()
+			s.Filter.Default = model.Drop
+			return s
+		}
+		w, err := l.world(scenario{snapshot: snapshot, come: p.bIndex, leave: p.oIndex})
+		if err != nil {
+			return err
+		}
+		program, err := w.Program(dataplane.HookIngress)
+		if err != nil {
+			return err
+		}
+		if err := l.attachTC(p.bIndex, program); err != nil {
+			return err
+		}
+		return l.inject(c, p, func() (uint64, error) {
+			t, err := w.counted(unremembered)
+			return t.dropped + t.packets, err
+		})
+	}}
 }
 
 func tcProgram(name, about, of, program string) *liveCase {

@@ -281,7 +281,8 @@ func (r *result) peersPart(b *strings.Builder) {
 	b.WriteString("| peer | ns | gardu | ns | peer / gardu |\n|---|--:|---|--:|--:|\n")
 	for _, p := range []struct{ peer, mine string }{
 		{"nft, 10 rules", "two fields, 10"}, {"nft, 100 rules", "two fields, 100"}, {"nft, 1,000 rules", "two fields, 1,000"},
-		{"nft, hash set", "10,000 addresses"}, {"nft, interval set", "interval set 10,000"}, {"nft, concatenated ranges", "concatenated ranges"},
+		{"nft, hash set", "10,000 addresses"}, {"nft, hash set of 1M", "1M addresses"},
+		{"nft, interval set", "interval set 10,000"}, {"nft, interval set of 1M", "set 1M, half"}, {"nft, concatenated ranges", "concatenated ranges"},
 		{"tc bpf, hash of 10,000 addresses", "10,000 addresses"}, {"tc u32, 100 rules", "two fields, 100"},
 	} {
 		mine, ok := values["net "+p.mine]

@@ -73,7 +73,7 @@ func (l list) blocked() *model.Snapshot {
 }
 
 // feed4 and feed6 have setSize prefixes of the lengths that public lists have; addresses only has as many addresses as
-// xdp-filter takes, and intervals as many prefixes as nft loads in a moment.
+// xdp-filter takes, intervals as many prefixes, and millionAddresses as many as feed4.
 func feed4() list { return feedOf(setSize) }
 
 func intervals() list { return feedOf(peerAddresses) }
@@ -88,8 +88,12 @@ func feed6() list {
 	})
 }
 
-func addresses() list {
-	return drawList(peerAddresses, []int{32}, func(r *rand.Rand) netip.Addr { return addr4(r.Uint32()) })
+func addresses() list { return addressesOf(peerAddresses) }
+
+func millionAddresses() list { return addressesOf(setSize) }
+
+func addressesOf(n int) list {
+	return drawList(n, []int{32}, func(r *rand.Rand) netip.Addr { return addr4(r.Uint32()) })
 }
 
 func drawList(n int, lengths []int, any func(*rand.Rand) netip.Addr) list {
