@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: BSD-2-Clause OR GPL-2.0 */
-/* Load-time constants. What is 0 here is removed by the verifier's dead-code pass and costs nothing a packet.
+/* Load-time constants. What they make unreachable is taken out before a program is loaded (ctl/dataplane/fold.go), and they with it.
  * Go finds them by name in the object (spec.Variables) and the feature matrix test loads every combination of two. */
 #pragma once
 

@@ -197,6 +197,9 @@ func (d *Dataplane) collect(spec *ebpf.CollectionSpec, p *programs, options ebpf
 	if err := setConstants(spec, p.features); err != nil {
 		return nil, err
 	}
+	if err := foldConstants(spec); err != nil {
+		return nil, err
+	}
 	d.captureSizes(spec.Maps, p.features)
 	shared := maps.Clone(d.maps)
 	maps.Copy(shared, p.outers)
