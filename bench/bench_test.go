@@ -252,6 +252,18 @@ func TestLive(t *testing.T) {
 	}
 }
 
+// Each way is measured by both families, and is told from the others by its name.
+func TestWaysAreDistinct(t *testing.T) {
+	seen := map[string]bool{}
+	for _, w := range ways() {
+		name, six := strings.CutSuffix(w.name, ", IPv6")
+		if seen[w.name] || six != w.address.Is6() || six && !seen[name] {
+			t.Errorf("%s, to %s", w.name, w.address)
+		}
+		seen[w.name] = true
+	}
+}
+
 func TestReadWrk(t *testing.T) {
 	const out = `Running 2s test @ http://192.0.2.10/name
   1 threads and 32 connections

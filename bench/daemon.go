@@ -21,7 +21,7 @@ const patience = 2 * time.Minute // an emulated machine is slow
 // site is a client, a box on which gardu runs, and backends that hold the service addresses and answer through the box:
 //
 //	client eth0 198.51.100.10 --- client0 box b1 --- eth0 10.0.1.11 b1
-//	                                      b2 --- eth0 10.0.2.11 b2
+//	            2001:db8:c::10                b2 --- eth0 10.0.2.11 b2, and 2001:db8:1::11, 2001:db8:2::11
 type site struct {
 	network     *testnet.Net
 	client, box *testnet.Node
@@ -35,7 +35,24 @@ type site struct {
 // siteServices are the addresses that every backend has.
 const siteServices = 8
 
-func siteService(i int) netip.Addr { return addr4(number4(serviceAddress) + uint32(i)) }
+// What is in a site has an address of each family, in this order.
+const (
+	four = iota
+	six
+)
+
+func siteService(i int) [2]netip.Addr {
+	return [...]netip.Addr{four: usualFarm.address(i), six: usualFarm6.address(i)}
+}
+
+// onClientLink and onBackendLink are addresses on the links of the client and of a backend; the box is host 1.
+func onClientLink(host int) [2]netip.Prefix {
+	return [...]netip.Prefix{four: netip.MustParsePrefix(fmt.Sprintf("198.51.100.%d/24", host)), six: netip.MustParsePrefix(fmt.Sprintf("2001:db8:c::%d/64", host))}
+}
+
+func onBackendLink(backend, host int) [2]netip.Prefix {
+	return [...]netip.Prefix{four: netip.MustParsePrefix(fmt.Sprintf("10.0.%d.%d/24", backend, host)), six: netip.MustParsePrefix(fmt.Sprintf("2001:db8:%d::%d/64", backend, host))}
+}
 
 func newSite(binary string, backends int) (s *site, err error) {
 	s = &site{}
@@ -63,16 +80,12 @@ func newSite(binary string, backends int) (s *site, err error) {
 			return s, err
 		}
 	}
-	if err := s.box.SetSysctl("net.ipv4.ip_forward", "1"); err != nil {
-		return s, err
+	for _, key := range []string{"net.ipv4.ip_forward", "net.ipv6.conf.all.forwarding"} {
+		if err := s.box.SetSysctl(key, "1"); err != nil {
+			return s, err
+		}
 	}
-	err = s.network.Connect(testnet.End{Node: s.client, Name: "eth0", Addresses: []netip.Prefix{netip.MustParsePrefix("198.51.100.10/24")}},
-		testnet.End{Node: s.box, Name: "client0", Addresses: []netip.Prefix{netip.MustParsePrefix("198.51.100.1/24")}}, 0)
-	if err != nil {
-		return s, err
-	}
-	everywhere := netip.MustParsePrefix("0.0.0.0/0")
-	if err := s.client.AddRoute(everywhere, netip.MustParseAddr("198.51.100.1")); err != nil {
+	if err := s.connect(s.client, "client0", onClientLink, 10, 0); err != nil {
 		return s, err
 	}
 	for i := range backends {
@@ -81,23 +94,19 @@ func newSite(binary string, backends int) (s *site, err error) {
 			return s, err
 		}
 		s.backends = append(s.backends, node)
-		own, box := addr4(10<<24|uint32(i+1)<<8|11), addr4(10<<24|uint32(i+1)<<8|1)
-		err = s.network.Connect(testnet.End{Node: node, Name: "eth0", Addresses: []netip.Prefix{netip.PrefixFrom(own, 24)}},
-			testnet.End{Node: s.box, Name: node.Name(), Addresses: []netip.Prefix{netip.PrefixFrom(box, 24)}}, 1600)
-		if err != nil {
-			return s, err
-		}
-		if err := node.AddRoute(everywhere, box); err != nil {
+		if err := s.connect(node, node.Name(), func(host int) [2]netip.Prefix { return onBackendLink(i+1, host) }, 11, 1600); err != nil {
 			return s, err
 		}
 		for k := range siteServices {
-			if err := node.AddAddress("lo", netip.PrefixFrom(siteService(k), 32)); err != nil {
-				return s, err
+			for _, address := range siteService(k) {
+				if err := node.AddAddress("lo", netip.PrefixFrom(address, address.BitLen())); err != nil {
+					return s, err
+				}
 			}
 		}
 	}
 	// The thousand backends of oneService, as if they were behind the first one.
-	if err := s.box.AddRoute(netip.MustParsePrefix("10.1.0.0/16"), addr4(10<<24|1<<8|11)); err != nil {
+	if err := s.box.AddRoute(netip.MustParsePrefix("10.1.0.0/16"), onBackendLink(1, 11)[four].Addr()); err != nil {
 		return s, err
 	}
 	// What programs forward over veth must have its checksums, and be taken by who polls.
@@ -110,6 +119,16 @@ func newSite(binary string, backends int) (s *site, err error) {
 		}
 	}
 	return s, nil
+}
+
+// connect joins a node to the box, by which it reaches everybody.
+func (s *site) connect(node *testnet.Node, name string, on func(host int) [2]netip.Prefix, host, mtu int) error {
+	own, box := on(host), on(1)
+	err := s.network.Connect(testnet.End{Node: node, Name: "eth0", Addresses: own[:]}, testnet.End{Node: s.box, Name: name, Addresses: box[:]}, mtu)
+	if err != nil {
+		return err
+	}
+	return errors.Join(node.AddRoute(netip.MustParsePrefix("0.0.0.0/0"), box[four].Addr()), node.AddRoute(netip.MustParsePrefix("::/0"), box[six].Addr()))
 }
 
 func (s *site) path(name string) string { return filepath.Join(s.dir, name) }

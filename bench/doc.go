@@ -11,7 +11,8 @@
 // and tc, counted where they arrive.
 //
 // Latency is round trips through a box that routes, with a CPU idle and half loaded. Transfers are iperf3 and wrk against nginx
-// by every mode, HAProxy and no balancer. Control is what the daemon takes, beside nft -f and ipset restore.
+// by every mode, at XDP and at tc, by both families, by HAProxy and no balancer. Control is what the daemon takes, beside
+// nft -f and ipset restore.
 //
 // From all of it come aims reached or missed, fits of cost against size, and a plan for 100 Gb/s that says what is extrapolated.
 //

@@ -91,13 +91,13 @@ func (s *site) kernelBalances() (stop func() error, err error) {
 		return stop, err
 	}
 	for i, mode := range ipvsModes {
-		at := siteService(ipvsSite + i)
+		at := siteService(ipvsSite + i)[four]
 		if err := s.box.AddAddress("lo", netip.PrefixFrom(at, 32)); err != nil {
 			return stop, err
 		}
 		added = append(added, at.String()+"/32")
 		for _, port := range []uint16{80, 5201} { // both connections of an iperf3 run to one backend
-			if err := ipvsService(s.box, netip.AddrPortFrom(at, port), port == 80, mode.flag, addr4(10<<24|1<<8|11), addr4(10<<24|2<<8|11)); err != nil {
+			if err := ipvsService(s.box, netip.AddrPortFrom(at, port), port == 80, mode.flag, onBackendLink(1, 11)[four].Addr(), onBackendLink(2, 11)[four].Addr()); err != nil {
 				return stop, err
 			}
 		}

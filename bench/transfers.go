@@ -14,6 +14,7 @@ import (
 	"strings"
 	"time"
 
+	"gardu/ctl/model"
 	"gardu/ctl/testnet"
 )
 
@@ -36,30 +37,49 @@ type transferRow struct {
 type way struct {
 	name, about string
 	address     netip.Addr
-	gardu       bool // needs the daemon
-	proxy       bool // needs HAProxy
-	ipvs        bool // needs a kernel that has it
+	by          balancer
 
 	gbps, requests, cpu, p50, p99, fresh, freshCPU []float64
 	errors                                         int
 	failed                                         error
 }
 
+// balancer is what runs on the box.
+type balancer int
+
+const (
+	nobody balancer = iota // the kernel of the box routes
+	proxy
+	garduXDP
+	garduTC
+	ipvs
+)
+
+// siteModes are those of the site's first services, in this order.
+var siteModes = []model.Mode{"dsr", "ipip", "gue", "nat"}
+
 func ways() (list []*way) {
-	if hasIPVS() {
-		for i, mode := range ipvsModes {
-			list = append(list, &way{name: mode.name, about: "scheduler mh, by the kernel of the box", address: siteService(ipvsSite + i), ipvs: true})
+	for family, suffix := range [...]string{four: "", six: ", IPv6"} {
+		server := onBackendLink(1, 11)[family].Addr()
+		list = append(list,
+			&way{name: "routed" + suffix, about: "no balancer: to one server, by the kernel of the box", address: server},
+			&way{name: "HAProxy" + suffix, about: "mode tcp, on the box", address: onClientLink(1)[family].Addr(), by: proxy})
+		for _, at := range []struct {
+			by   balancer
+			hook string
+		}{{garduXDP, ""}, {garduTC, " at tc"}} {
+			list = append(list, &way{name: "gardu passes" + at.hook + suffix, about: "to one server, by the kernel of the box; filter and flow accounting", address: server, by: at.by})
+			for i, mode := range siteModes {
+				list = append(list, &way{name: "gardu " + string(mode) + at.hook + suffix, address: siteService(i)[family], by: at.by})
+			}
 		}
 	}
-	return append([]*way{
-		{name: "routed", about: "no balancer: to one server, by the kernel of the box", address: addr4(10<<24 | 1<<8 | 11)},
-		{name: "HAProxy", about: "mode tcp, on the box", address: netip.MustParseAddr("198.51.100.1"), proxy: true},
-		{name: "gardu passes", about: "to one server, by the kernel of the box; filter and flow accounting", address: addr4(10<<24 | 1<<8 | 11), gardu: true},
-		{name: "gardu dsr", address: siteService(0), gardu: true},
-		{name: "gardu ipip", address: siteService(1), gardu: true},
-		{name: "gardu gue", address: siteService(2), gardu: true},
-		{name: "gardu nat", address: siteService(3), gardu: true},
-	}, list...)
+	if hasIPVS() {
+		for i, mode := range ipvsModes {
+			list = append(list, &way{name: mode.name, about: "scheduler mh, by the kernel of the box", address: siteService(ipvsSite + i)[four], by: ipvs})
+		}
+	}
+	return list
 }
 
 // benchTransfers measures every way once a round. One that fails is left out from then on.
@@ -72,34 +92,31 @@ func benchTransfers(s settings, r *result) (err error) {
 	if err := site.serve(); err != nil {
 		return err
 	}
-	rounds, seconds := 3, 2
+	rounds := 3
 	if s.quick {
-		rounds, seconds = 1, 1
+		rounds = 1
 	}
 	all := slices.DeleteFunc(ways(), func(w *way) bool { return !s.wants(w.name) })
 	for round := range rounds {
-		for _, part := range []struct {
-			gardu, proxy, ipvs bool
-			start              func() (stop func() error, err error)
-		}{{}, {proxy: true, start: site.proxy}, {gardu: true, start: site.balance}, {ipvs: true, start: site.kernelBalances}} {
-			concerned := func(w *way) bool {
-				return w.gardu == part.gardu && w.proxy == part.proxy && w.ipvs == part.ipvs && w.failed == nil
-			}
+		for by, start := range [...]func() (stop func() error, err error){
+			nobody:   func() (func() error, error) { return nil, nil },
+			proxy:    site.proxy,
+			garduXDP: func() (func() error, error) { return site.balance(model.PathXDP) },
+			garduTC:  func() (func() error, error) { return site.balance(model.PathTC) },
+			ipvs:     site.kernelBalances,
+		} {
+			concerned := func(w *way) bool { return w.by == balancer(by) && w.failed == nil }
 			if !slices.ContainsFunc(all, concerned) {
 				continue
 			}
-			var stop func() error
-			var failed error
-			if part.start != nil {
-				stop, failed = part.start()
-			}
+			stop, failed := start()
 			for _, w := range all {
 				if !concerned(w) {
 					continue
 				}
 				say("%s, round %d of %d", w.name, round+1, rounds)
 				if w.failed = failed; failed == nil {
-					w.failed = site.transfer(w, seconds)
+					w.failed = site.transfer(w)
 				}
 			}
 			if stop != nil {
@@ -148,6 +165,7 @@ http {
 	scgi_temp_path %[1]s/scgi;
 	server {
 		listen 80 backlog=4096;
+		listen [::]:80 backlog=4096;
 		location = /name { return 200 "hello\n"; }
 	}
 }
@@ -197,21 +215,20 @@ defaults
 	timeout connect 5s
 	timeout client 30s
 	timeout server 30s
-listen web
-	bind 198.51.100.1:80
-	balance roundrobin
-	server b1 10.0.1.11:80
-	server b2 10.0.2.11:80
-listen iperf
-	bind 198.51.100.1:5201
-	balance source
-	server b1 10.0.1.11:5201
-	server b2 10.0.2.11:5201
 `
 
 // proxy runs HAProxy on the box.
 func (s *site) proxy() (stop func() error, err error) {
-	if err := os.WriteFile(s.path("haproxy.cfg"), []byte(proxyConfig), 0o644); err != nil {
+	config := proxyConfig
+	for family, at := range onClientLink(1) {
+		for _, port := range sitePorts {
+			config += fmt.Sprintf("listen %d-%d\n\tbind %s\n\tbalance %s\n", family, port.n, netip.AddrPortFrom(at.Addr(), port.n), port.proxy)
+			for i, node := range s.backends {
+				config += fmt.Sprintf("\tserver %s %s\n", node.Name(), netip.AddrPortFrom(onBackendLink(i+1, 11)[family].Addr(), port.n))
+			}
+		}
+	}
+	if err := os.WriteFile(s.path("haproxy.cfg"), []byte(config), 0o644); err != nil {
 		return nil, err
 	}
 	process, err := s.box.Start(exec.Command("haproxy", "-db", "-f", s.path("haproxy.cfg")))
@@ -222,20 +239,28 @@ func (s *site) proxy() (stop func() error, err error) {
 		process.Kill()
 		return nil
 	}
-	return stop, s.listens(s.client, netip.MustParseAddrPort("198.51.100.1:80"))
+	return stop, s.listens(s.client, netip.AddrPortFrom(onClientLink(1)[four].Addr(), 80))
 }
 
-// balance runs gardu on the box, with a service of each mode, and what unwraps on the backends.
-func (s *site) balance() (stop func() error, err error) {
+// sitePorts are those of nginx and iperf3; both connections of an iperf3 run have to go to one backend.
+var sitePorts = []struct {
+	n               uint16
+	affinity, proxy string
+}{{80, "flow", "roundrobin"}, {5201, "source", "source"}}
+
+// balance runs gardu on the box, with services of each mode, and what unwraps on the backends.
+func (s *site) balance(path model.Path) (stop func() error, err error) {
 	var b strings.Builder
-	b.WriteString("interfaces: {client0: {path: xdp}, b1: {path: xdp}, b2: {path: xdp}}\nflows: {max: 100000}\nservices:\n")
-	for i, mode := range []string{"dsr", "ipip", "gue", "nat"} {
-		for _, port := range []struct {
-			n        int
-			affinity string
-		}{{80, "flow"}, {5201, "source"}} { // both connections of an iperf3 run to one backend
-			fmt.Fprintf(&b, "  %s-%d:\n    address: %s\n    port: %d\n    proto: tcp\n    forward: %s\n    affinity: %s\n", mode, port.n, siteService(i), port.n, mode, port.affinity)
-			b.WriteString("    backends: [{name: b1, address: 10.0.1.11}, {name: b2, address: 10.0.2.11}]\n")
+	fmt.Fprintf(&b, "interfaces: {client0: {path: %[1]s}, b1: {path: %[1]s}, b2: {path: %[1]s}}\nflows: {max: 100000}\nservices:\n", path)
+	for i, mode := range siteModes {
+		for family, address := range siteService(i) {
+			for _, port := range sitePorts {
+				fmt.Fprintf(&b, "  %s-%d-%d:\n    address: %q\n    port: %d\n    proto: tcp\n    forward: %s\n    affinity: %s\n    backends:\n",
+					mode, family, port.n, address, port.n, mode, port.affinity)
+				for k, node := range s.backends {
+					fmt.Fprintf(&b, "      - {name: %s, address: %q}\n", node.Name(), onBackendLink(k+1, 11)[family].Addr())
+				}
+			}
 		}
 	}
 	unwrapping, err := s.unwrap()
@@ -252,9 +277,11 @@ func (s *site) balance() (stop func() error, err error) {
 	if err := s.ready(); err != nil {
 		return stop, err
 	}
-	for i := range 4 { // decap is at work when tunnels answer
-		if err := s.listens(s.client, netip.AddrPortFrom(siteService(i), 80)); err != nil {
-			return stop, err
+	for i := range siteModes { // decap is at work when tunnels answer
+		for _, address := range siteService(i) {
+			if err := s.listens(s.client, netip.AddrPortFrom(address, 80)); err != nil {
+				return stop, err
+			}
 		}
 	}
 	return stop, nil
@@ -281,7 +308,8 @@ func (s *site) unwrap() (stop func(), err error) {
 }
 
 // transfer measures one way once.
-func (s *site) transfer(w *way, seconds int) error {
+func (s *site) transfer(w *way) error {
+	const seconds = 1 // each; there are many ways
 	out, err := s.client.Output(context.Background(), "iperf3", "-c", w.address.String(), "-t", strconv.Itoa(seconds), "-O", "0.2", "-J")
 	if err != nil {
 		return fmt.Errorf("iperf3: %w", err)
@@ -326,7 +354,7 @@ func (s *site) wrk(to netip.Addr, seconds int, more ...string) (requests, error)
 	if err != nil {
 		return requests{}, err
 	}
-	out, err := s.client.Output(context.Background(), "wrk", append(args, "http://"+to.String()+":80/name")...)
+	out, err := s.client.Output(context.Background(), "wrk", append(args, "http://"+netip.AddrPortFrom(to, 80).String()+"/name")...)
 	if err != nil {
 		return requests{}, fmt.Errorf("wrk: %w", err)
 	}
@@ -402,7 +430,8 @@ func transfersPart(b *strings.Builder, rows []transferRow) {
 		return
 	}
 	b.WriteString("\n## Real transfers\n\nClient, box and servers are namespaces of this machine. iperf3: one stream. wrk: 32 connections to nginx, which last, or are new for each request.\n")
-	b.WriteString("CPU is that of all: client, box and servers; what a way takes more than \"routed\" is the box's.\n\n")
+	b.WriteString("CPU is that of all: client, box and servers; what a way takes more than \"routed\" is the box's. gardu is at XDP where nothing else is said. All ways\n")
+	b.WriteString("have what XDP needs of veth: segments no longer than packets, with checksums, which is less than tc could do with.\n\n")
 	b.WriteString("| way | Gbit/s | requests/s | CPU us each | p50 ms | p99 ms | new/s | CPU us each | errors | |\n|---|--:|--:|--:|--:|--:|--:|--:|--:|---|\n")
 	for _, c := range rows {
 		if c.Failed != "" {
