@@ -180,6 +180,7 @@ __noinline int balance(ctx_t *ctx, struct pkt *p, struct flow_value *flow)
 			note_first(p); /* those that follow are the kernel's, too */
 		if (f.found == NO_SERVICE)
 			return REASON_NONE;
+		p->service_place = ASKED_FOUND + f.found; /* who makes a translation asks for it */
 		service = line_at(f.services, f.head->service_off + f.found);
 		return service ? choose_backend(p, flow, service) : REASON_NO_TABLES;
 	}

@@ -296,6 +296,29 @@ static __always_inline void nat_heard(const struct nat_now *now, const struct pk
 		__sync_val_compare_and_swap(&entry->way[!answer], other, other & ~(0xffull << STATE_FLAGS));
 }
 
+/* An address's bit among those that translations come from. */
+static __always_inline __u32 nat_pool_bit(const __u8 *address)
+{
+	return mix(mix(MIX_SEED, addr64(address)[0]), addr64(address)[1]) >> 32 & (NAT_POOL_BITS - 1);
+}
+
+/* Can what is sent to this address be an answer? Mostly not, if it is a client's: it costs no look at the slots then. */
+static __always_inline bool nat_from_pool(const struct control *c, const __u8 *address)
+{
+	__u32 bit = nat_pool_bit(address);
+
+	return READ_ONCE(c->nat_pools[bit / 64]) >> bit % 64 & 1;
+}
+
+/* Before the first packet leaves that can be answered. */
+static __always_inline void nat_tell_pool(struct control *c, const __u8 *address)
+{
+	__u32 bit = nat_pool_bit(address);
+
+	if (!nat_from_pool(c, address))
+		__sync_fetch_and_or(&c->nat_pools[bit / 64], 1ull << bit % 64);
+}
+
 /* ---- Making one ---------------------------------------------------------------------------------------------- */
 
 /* What the search needs on the stack: pointers, which no map can hold. */
@@ -561,6 +584,7 @@ __noinline int nat_make(struct pkt *p)
 		nat_free(entry);
 		return REASON_NAT_PORTS;
 	}
+	nat_tell_pool(t.c, now->pool);
 	__builtin_memcpy(entry->pool, now->pool, 32);
 	entry->backend = now->backend;
 	entry->be_pool_port = now->be_pool_port;
@@ -591,14 +615,17 @@ __noinline int nat_answers(struct pkt *p)
 
 	c = bpf_map_lookup_elem(&control, &zero);
 	table = nat_table();
-	slots = nat_slots();
-	if (!p || !now || !c || !table || !slots || !nat_can(p) || !nat_ends(&ends, p))
+	if (!p || !now || !c || !table || !nat_can(p) || !nat_ends(&ends, p))
 		return 0;
 	now->own = hash = state_hash(c, &ends);
-	line = nat_line_at(c, slots, hash);
+	if (!nat_from_pool(c, p->key.daddr)) {
+		nat_touch(c, table, hash);
+		return 0;
+	}
+	slots = nat_slots();
+	line = slots ? nat_line_at(c, slots, hash) : NULL;
 	if (!line)
 		return 0;
-	nat_touch(c, table, hash);
 #pragma unroll
 	for (int i = 0; i < NAT_SLOTS; i++) {
 		there = READ_ONCE(line->slot[i]);

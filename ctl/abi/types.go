@@ -213,6 +213,7 @@ type Control struct {
 	Pad         uint32
 	NatKey      uint64
 	Still       uint64
+	NatPools    [8]uint64
 }
 
 type Counter struct {
@@ -503,7 +504,7 @@ const (
 type Limits uint32
 
 const (
-	AbiVersion      Limits = 9
+	AbiVersion      Limits = 10
 	GenerationSlots Limits = 3
 	RuleIds         Limits = 131072
 	ServiceIds      Limits = 4096
@@ -524,6 +525,7 @@ const (
 	NatSlots        Limits = 8
 	NatTries        Limits = 64
 	NatPool         Limits = 256
+	NatPoolBits     Limits = 512
 	ServiceLevels   Limits = 32
 	ProtoAny        Limits = 255
 	Exits           Limits = 64

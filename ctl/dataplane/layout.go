@@ -1,6 +1,7 @@
 package dataplane
 
 import (
+	"bytes"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -38,7 +39,7 @@ const layoutControl = "control"
 // pinnedLayouts are all of them. Their versions are pinned as well, so that the next gardu knows what it finds.
 func pinnedLayouts() []layout {
 	return []layout{
-		{name: layoutControl, version: uint32(abi.AbiVersion), maps: []string{abi.AbiMapControl}, older: map[uint32]converter{8: controlOf8}},
+		{name: layoutControl, version: uint32(abi.AbiVersion), maps: []string{abi.AbiMapControl}, older: map[uint32]converter{8: controlOf8, 9: controlOf9}},
 		{name: "tables", version: 1, rebuilt: true, maps: []string{abi.AbiMapRings, abi.AbiMapBackends, abi.AbiMapInterfaces, abi.AbiMapInterfacePlaces,
 			abi.AbiMapExits, abi.AbiMapHealthFlows, abi.AbiMapFragments, abi.AbiMapRejectLimit, abi.AbiMapRejectSources, abi.AbiMapLimits,
 			abi.AbiMapEvents, abi.AbiMapTrace}},
@@ -53,18 +54,29 @@ func pinnedLayouts() []layout {
 	}
 }
 
-// controlOf8 makes room for flow_max. Tables of flows were found by another part of the hash then, and begin anew.
+// controlOf9 adds nat_pools, where any address may be one that translations came from.
+func controlOf9(old, next *ebpf.Map) error {
+	return lengthenControl(old, next, func(was []byte) []byte { return was })
+}
+
+// controlOf8 makes room for flow_max as well. Tables of flows were found by another part of the hash then, and begin anew.
 func controlOf8(old, next *ebpf.Map) error {
-	var now abi.Control
-	size, added, at := int(unsafe.Sizeof(now)), int(unsafe.Sizeof(now.FlowMax)), int(unsafe.Offsetof(now.FlowMax))
-	if int(old.ValueSize()) != size-added || int(next.ValueSize()) != size {
-		return errors.New("its size is another one")
-	}
+	return lengthenControl(old, next, func(was []byte) []byte {
+		return slices.Insert(was, int(unsafe.Offsetof(abi.Control{}.FlowMax)), make([]byte, unsafe.Sizeof(abi.Control{}.FlowMax))...)
+	})
+}
+
+// lengthenControl brings an older control map to version 9, and then to this one.
+func lengthenControl(old, next *ebpf.Map, to9 func([]byte) []byte) error {
 	was, err := old.LookupBytes(uint32(0))
 	if err != nil {
 		return err
 	}
-	return next.Put(uint32(0), slices.Concat(was[:at], make([]byte, added), was[at:]))
+	now := append(to9(was), bytes.Repeat([]byte{0xff}, int(unsafe.Sizeof(abi.Control{}.NatPools)))...)
+	if len(now) != int(next.ValueSize()) {
+		return errors.New("its size is another one")
+	}
+	return next.Put(uint32(0), now)
 }
 
 // FreshAll as an element of Options.Fresh stands for everything that can't be converted.

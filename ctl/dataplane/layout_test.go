@@ -5,6 +5,7 @@ import (
 	"errors"
 	"flag"
 	"fmt"
+	"math"
 	"os"
 	"path/filepath"
 	"reflect"
@@ -325,7 +326,7 @@ func asVersion8(t *testing.T, dir string) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	value = slices.Delete(value, 140, 148) // flow_max
+	value = slices.Delete(value[:168], 140, 148) // flow_max, nat_pools
 	binary.NativeEndian.PutUint32(value[24:], 8)
 	old, err := ebpf.NewMap(&ebpf.MapSpec{Name: "control", Type: now.Type(), KeySize: 4, ValueSize: 160, MaxEntries: 1, Flags: now.Flags()})
 	if err != nil {
@@ -383,7 +384,8 @@ func TestVersion8IsTakenOver(t *testing.T) {
 	}
 	now := *d.control.Control
 	if now.HashKey != was.HashKey || now.NatKey != was.NatKey || now.NatMask != was.NatMask || now.StateMask != was.StateMask || now.BlockLens4 != was.BlockLens4 ||
-		now.AbiVersion != uint32(abi.AbiVersion) || now.FlowMax[now.FlowSlot] != 1000 {
+		now.AbiVersion != uint32(abi.AbiVersion) || now.FlowMax[now.FlowSlot] != 1000 ||
+		now.NatPools[0] != math.MaxUint64 {
 		t.Errorf("control was %+v, is %+v", was, now)
 	}
 	if got := decided(t, d, abi.DeciderBlock); got != blocked || len(blocksOf(t, d)) != 1 {

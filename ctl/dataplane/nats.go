@@ -3,6 +3,7 @@ package dataplane
 import (
 	"errors"
 	"fmt"
+	"math"
 	"math/bits"
 	"os"
 	"sync/atomic"
@@ -71,6 +72,7 @@ func (d *Dataplane) useNats() (err error) {
 	}
 	atomic.StoreUint32(&d.control.NatMask, buckets-1)
 	atomic.StoreUint32(&d.control.NatSlotMask, lines-1)
+	d.control.NatPools = [len(d.control.NatPools)]uint64{}
 	var put []func() error
 	for name, array := range d.nats.parts() {
 		put = append(put, func() error {
@@ -113,9 +115,13 @@ func (d *Dataplane) dropNats() error {
 	return errors.Join(append(errs, d.closeNats())...)
 }
 
-// readNats makes the table of another instance this one's, to read.
+// readNats makes the table of another instance this one's, to read. Addresses that translations come from may be added to it at any time: here
+// all may be such.
 func (d *Dataplane) readNats(from *Dataplane) (err error) {
 	d.control.NatMask, d.control.NatSlotMask, d.control.NatKey = from.control.NatMask, from.control.NatSlotMask, from.control.NatKey
+	for i := range d.control.NatPools {
+		d.control.NatPools[i] = math.MaxUint64
+	}
 	if from.nats.entries == nil {
 		return nil
 	}
