@@ -147,9 +147,6 @@ __noinline int filter(ctx_t *ctx, struct pkt *p)
 		p->rule = DECIDER_BLOCK;
 		return REASON_BLOCKED;
 	}
-	/* What a fragment or an ICMP message is doesn't show in its key. */
-	if (p->has & (HAS_ICMP | IS_FRAGMENT))
-		p->remember = 0;
 	return reason;
 }
 
@@ -162,7 +159,16 @@ static __always_inline enum reason judge(ctx_t *ctx, struct pkt *p)
 		borrow_ports(p);
 	if (cfg_asked)
 		ask_service(p);
-	reason = filter(ctx, p);
+	if (cfg_rules || cfg_blocks) {
+		reason = filter(ctx, p);
+	} else {
+		reason = REASON_DEFAULT_PASS;
+		p->rule = DECIDER_DEFAULT;
+		p->remember = 1;
+	}
+	/* What a fragment or an ICMP message is doesn't show in its key. */
+	if (p->has & (HAS_ICMP | IS_FRAGMENT))
+		p->remember = 0;
 	if (cfg_fragments && p->has & IS_LATER)
 		return_ports(p);
 	return reason;

@@ -3,6 +3,7 @@ package dataplane
 import (
 	"fmt"
 	"math/bits"
+	"slices"
 
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/asm"
@@ -11,18 +12,23 @@ import (
 // constantSection is where bpf/config.h puts the load-time constants.
 const constantSection = ".rodata.config"
 
-// foldConstants puts the values of the load-time constants into the programs of an object, and takes out what can't be reached or has no
-// effect then. The kernel's own pass leaves the loads of the constants where they are, some forty a packet, and takes long over an object
-// most of which is off.
+// foldConstants puts the values of the load-time constants into the programs of an object, and the places of entries that are the only
+// ones of their map; then it takes out what can't be reached or has no effect. The kernel's own pass leaves the loads of the constants where
+// they are, some forty a packet, and takes long over an object most of which is off.
 func foldConstants(spec *ebpf.CollectionSpec) error {
-	constants := map[uint32]uint8{}
+	k := known{constants: map[uint32]uint8{}}
 	for _, variable := range spec.Variables {
 		if variable.SectionName == constantSection && len(variable.Value) == 1 {
-			constants[variable.Offset] = variable.Value[0]
+			k.constants[variable.Offset] = variable.Value[0]
+		}
+	}
+	for name, m := range spec.Maps {
+		if m.Type == ebpf.Array && m.MaxEntries == 1 {
+			k.single = append(k.single, name)
 		}
 	}
 	for name, program := range spec.Programs {
-		folded, err := fold(program.Instructions, constants)
+		folded, err := fold(program.Instructions, k)
 		if err != nil {
 			return fmt.Errorf("program %s: %w", name, err)
 		}
@@ -31,21 +37,28 @@ func foldConstants(spec *ebpf.CollectionSpec) error {
 	return nil
 }
 
+// known is what is known of an object before it is loaded.
+type known struct {
+	constants map[uint32]uint8 // by offset in constantSection
+	single    []string         // arrays of one entry, which a program can address without looking it up: its key can only be 0
+}
+
 // folder has what is found out about a program. All slices are by instruction.
 type folder struct {
-	code      asm.Instructions
-	constants map[uint32]uint8 // by offset in constantSection
-	target    []int            // of a jump; -1: it is none
-	begins    []bool           // a jump leads there, or a call
-	before    []*registers     // what is known where ways begin; nil: nothing leads there yet
-	reached   []bool
-	work      []int // beginnings of ways that are to be followed
+	known
+	code    asm.Instructions
+	target  []int        // of a jump; -1: it is none
+	begins  []bool       // a jump leads there, or a call
+	before  []*registers // what is in registers where ways begin; nil: nothing leads there yet
+	reached []bool
+	work    []int // beginnings of ways that are to be followed
 }
 
 // registers are what is known of R0 to R10.
 type registers [11]register
 
-// register is what a register holds: something; a number; or where a constant is, by its offset.
+// register is what a register holds: something; a number; where a constant is, by its offset; a map of one entry, by its place in
+// known.single; or the address of such an entry, which is not 0.
 type register struct {
 	kind  registerKind
 	value int64
@@ -57,13 +70,15 @@ const (
 	holdsSomething registerKind = iota
 	holdsNumber
 	holdsPlace
+	holdsMap
+	holdsEntry
 )
 
 // fold propagates the constants along the ways that they leave open (conditional constant propagation: Wegman and Zadeck, 1991, on
 // registers alone), decides the jumps that they decide, and drops what is not reached and what only writes registers that nobody reads.
-func fold(code asm.Instructions, constants map[uint32]uint8) (asm.Instructions, error) {
+func fold(code asm.Instructions, k known) (asm.Instructions, error) {
 	n := len(code)
-	f := &folder{code: code, constants: constants,
+	f := &folder{known: k, code: code,
 		target: make([]int, n), begins: make([]bool, n), before: make([]*registers, n), reached: make([]bool, n)}
 	if err := f.findTargets(); err != nil {
 		return nil, err
@@ -122,16 +137,16 @@ func isBranch(op asm.OpCode) bool {
 func isLongJump(op asm.OpCode) bool { return op.Class() == asm.Jump32Class && op.JumpOp() == asm.Ja }
 
 // meet adds what is known on a way that leads to an instruction. When that is news, the way has to be followed from there.
-func (f *folder) meet(at int, known registers) {
+func (f *folder) meet(at int, held registers) {
 	before := f.before[at]
 	if before == nil {
-		f.before[at] = &known
+		f.before[at] = &held
 		f.work = append(f.work, at)
 		return
 	}
 	changed := false
 	for i := range before {
-		if before[i] != known[i] && before[i].kind != holdsSomething {
+		if before[i] != held[i] && before[i].kind != holdsSomething {
 			before[i], changed = register{}, true
 		}
 	}
@@ -142,10 +157,10 @@ func (f *folder) meet(at int, known registers) {
 
 // follow goes from an instruction to the end of what follows it, and leaves word wherever it could go elsewhere.
 func (f *folder) follow(at int, entries map[string]int) error {
-	known := *f.before[at]
+	held := *f.before[at]
 	for i := at; i < len(f.code); i++ {
 		if i != at && f.begins[i] {
-			f.meet(i, known)
+			f.meet(i, held)
 			return nil
 		}
 		f.reached[i] = true
@@ -161,49 +176,58 @@ func (f *folder) follow(at int, entries map[string]int) error {
 		case op.JumpOp() == asm.Exit:
 			return nil
 		case f.target[i] >= 0:
-			never, always := f.decide(ins, &known)
+			never, always := f.decide(ins, &held)
 			if !never {
-				f.meet(f.target[i], known)
+				f.meet(f.target[i], held)
 			}
 			if always {
 				return nil
 			}
 			if i+1 < len(f.code) {
-				f.meet(i+1, known)
+				f.meet(i+1, held)
 			}
 			return nil
 		default:
-			f.step(ins, &known)
+			f.step(ins, &held)
 		}
 	}
 	return fmt.Errorf("the program has no end")
 }
 
 // step says what is known behind an instruction that is no jump.
-func (f *folder) step(ins *asm.Instruction, known *registers) {
+func (f *folder) step(ins *asm.Instruction, held *registers) {
 	op := ins.OpCode
 	if op.JumpOp() == asm.Call {
-		clear(known[asm.R0 : asm.R5+1])
+		entry, found := entryFound(ins, held)
+		clear(held[asm.R0 : asm.R5+1])
+		if found {
+			held[asm.R0] = entry
+		}
 		return
 	}
 	if place, ok := constantPlace(ins); ok {
-		known[ins.Dst] = register{holdsPlace, int64(place)}
-	} else if value, ok := f.constantLoaded(ins, known); ok {
-		known[ins.Dst] = register{holdsNumber, int64(value)}
+		held[ins.Dst] = register{holdsPlace, int64(place)}
+	} else if single := slices.Index(f.single, ins.Reference()); single >= 0 && ins.IsLoadFromMap() {
+		held[ins.Dst] = register{holdsMap, int64(single)}
+		if ins.Src == asm.PseudoMapValue {
+			held[ins.Dst].kind = holdsEntry
+		}
+	} else if value, ok := f.constantLoaded(ins, held); ok {
+		held[ins.Dst] = register{holdsNumber, int64(value)}
 	} else if op.ALUOp() == asm.Mov && ins.Offset == 0 {
 		moved := register{holdsNumber, ins.Constant}
 		if op.Source() == asm.RegSource {
-			moved = known[ins.Src]
+			moved = held[ins.Src]
 		}
 		if op.Class() == asm.ALUClass && moved.kind == holdsNumber {
 			moved.value = int64(uint32(moved.value))
 		} else if op.Class() == asm.ALUClass {
 			moved = register{}
 		}
-		known[ins.Dst] = moved
+		held[ins.Dst] = moved
 	} else {
 		for written := writes(ins); written != 0; written &= written - 1 {
-			known[bits.TrailingZeros16(written)] = register{}
+			held[bits.TrailingZeros16(written)] = register{}
 		}
 	}
 }
@@ -217,8 +241,8 @@ func constantPlace(ins *asm.Instruction) (offset uint32, ok bool) {
 }
 
 // constantLoaded: the instruction reads a constant.
-func (f *folder) constantLoaded(ins *asm.Instruction, known *registers) (value uint8, ok bool) {
-	from := known[ins.Src]
+func (f *folder) constantLoaded(ins *asm.Instruction, held *registers) (value uint8, ok bool) {
+	from := held[ins.Src]
 	if ins.OpCode != asm.LoadMemOp(asm.Byte) || from.kind != holdsPlace {
 		return 0, false
 	}
@@ -226,14 +250,25 @@ func (f *folder) constantLoaded(ins *asm.Instruction, known *registers) (value u
 	return value, ok
 }
 
+// entryFound: the instruction looks up the entry of a map that has no other.
+func entryFound(ins *asm.Instruction, held *registers) (entry register, ok bool) {
+	if !ins.IsBuiltinCall() || ins.Constant != int64(asm.FnMapLookupElem) || held[asm.R1].kind != holdsMap {
+		return register{}, false
+	}
+	return register{holdsEntry, held[asm.R1].value}, true
+}
+
 // decide says whether a jump is never, or always, made.
-func (f *folder) decide(ins *asm.Instruction, known *registers) (never, always bool) {
+func (f *folder) decide(ins *asm.Instruction, held *registers) (never, always bool) {
 	if ins.OpCode.JumpOp() == asm.Ja {
 		return false, true
 	}
-	a, b := known[ins.Dst], register{holdsNumber, ins.Constant}
+	a, b := held[ins.Dst], register{holdsNumber, ins.Constant}
 	if ins.OpCode.Source() == asm.RegSource {
-		b = known[ins.Src]
+		b = held[ins.Src]
+	}
+	if a.kind == holdsEntry && b == (register{holdsNumber, 0}) && ins.OpCode.Class() == asm.JumpClass {
+		a = register{holdsNumber, 1} // as good as any that isn't 0
 	}
 	if a.kind != holdsNumber || b.kind != holdsNumber {
 		return false, false
@@ -263,29 +298,32 @@ func (f *folder) decide(ins *asm.Instruction, known *registers) (never, always b
 	return !made, made
 }
 
-// replace writes what is known into the instructions that are reached: a number for the load of a constant, and for a jump that is
-// decided one that always leads there, or to the next instruction.
+// replace writes what is known into the instructions that are reached: a number for the load of a constant, the address for the look-up
+// of an entry, and for a jump that is decided one that always leads there, or to the next instruction.
 func (f *folder) replace() {
 	f.code = append(asm.Instructions(nil), f.code...) // the caller's stays as it is
-	var known registers
+	var held registers
 	for i := range f.code {
 		if f.before[i] != nil {
-			known = *f.before[i]
+			held = *f.before[i]
 		}
 		ins := &f.code[i]
 		if !f.reached[i] {
 			continue
 		}
-		if value, ok := f.constantLoaded(ins, &known); ok {
+		if value, ok := f.constantLoaded(ins, &held); ok {
 			number := asm.Mov.Imm(ins.Dst, int32(value))
 			number.Metadata = ins.Metadata
 			*ins = number
 		}
+		if entry, ok := entryFound(ins, &held); ok {
+			*ins = asm.LoadMapValue(asm.R0, 0, 0).WithReference(f.single[entry.value]).WithSource(ins.Source())
+		}
 		if f.target[i] < 0 {
-			f.step(ins, &known)
+			f.step(ins, &held)
 			continue
 		}
-		if never, always := f.decide(ins, &known); never || always {
+		if never, always := f.decide(ins, &held); never || always {
 			jump := asm.Instruction{OpCode: asm.Ja.Op(asm.ImmSource), Metadata: ins.Metadata}
 			*ins = jump
 			if never {

@@ -89,6 +89,28 @@ func TestFold(t *testing.T) {
 			JEq r0 0 1
 			Mov r0 1
 			Exit`},
+		"the only entry of a map is where it is": {asm.Instructions{
+			asm.LoadMapPtr(asm.R1, 0).WithReference("control").WithSymbol("program"),
+			asm.Mov.Reg(asm.R2, asm.RFP),
+			asm.FnMapLookupElem.Call(),
+			jump(asm.JNE, asm.R0, 0, 2),
+			asm.Mov.Imm(asm.R0, 1),
+			asm.Return(),
+			asm.LoadMapPtr(asm.R1, 0).WithReference("flows"),
+			asm.Mov.Reg(asm.R2, asm.RFP),
+			asm.FnMapLookupElem.Call(),
+			jump(asm.JEq, asm.R0, 0, 1),
+			asm.Mov.Imm(asm.R0, 2),
+			asm.Return(),
+		}, 0, `
+			LdImmDW r1
+			LdImmDW r0
+			LdImmDW r1
+			Mov r2 0
+			Call 1
+			JEq r0 0 1
+			Mov r0 2
+			Exit`},
 		"a load may bring a line near, what was worked out for nobody goes": {asm.Instructions{
 			asm.Mov.Imm(asm.R0, 0).WithSymbol("program"),
 			asm.LoadMem(asm.R3, asm.R1, 0, asm.Word),
@@ -99,7 +121,7 @@ func TestFold(t *testing.T) {
 			LdX r3 r1
 			Exit`},
 	} {
-		folded, err := fold(c.code, map[uint32]uint8{0: c.on})
+		folded, err := fold(c.code, known{constants: map[uint32]uint8{0: c.on}, single: []string{"control"}})
 		if err != nil {
 			t.Errorf("%s: %v", name, err)
 			continue
@@ -141,7 +163,7 @@ func TestFoldRefuses(t *testing.T) {
 		"has no end":         {asm.Mov.Imm(asm.R0, 0).WithSymbol("program")},
 		`refers to "helper"`: {asm.Call.Label("helper").WithSymbol("program"), asm.Return()},
 	} {
-		if _, err := fold(code, nil); err == nil || !strings.Contains(err.Error(), want) {
+		if _, err := fold(code, known{}); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("got %v, want an error that says %s", err, want)
 		}
 	}

@@ -197,9 +197,6 @@ func (d *Dataplane) collect(spec *ebpf.CollectionSpec, p *programs, options ebpf
 	if err := setConstants(spec, p.features); err != nil {
 		return nil, err
 	}
-	if err := foldConstants(spec); err != nil {
-		return nil, err
-	}
 	d.captureSizes(spec.Maps, p.features)
 	shared := maps.Clone(d.maps)
 	maps.Copy(shared, p.outers)
@@ -217,6 +214,9 @@ func (d *Dataplane) collect(spec *ebpf.CollectionSpec, p *programs, options ebpf
 		if mapSpec, ok := spec.Maps[name]; ok {
 			mapSpec.InnerMap.MaxEntries = d.lengths[which]
 		}
+	}
+	if err := foldConstants(spec); err != nil {
+		return nil, err
 	}
 	return ebpf.NewCollectionWithOptions(spec, ebpf.CollectionOptions{MapReplacements: replacements, Programs: options})
 }
