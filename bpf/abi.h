@@ -281,6 +281,8 @@ enum ext_flags {
  * v6: for each used prefix length, longest first: h = mix3(hi & mask, lo & mask, 6 | len << 8); bloom word (h >> 40) & bloom_mask must have the
  *     bits 1 << (h & 63), 1 << (h >> 6 & 63), 1 << (h >> 12 & 63); then bucket (h >> 18) & mask. The first hit decides (its class holds
  *     what shorter prefixes add).
+ *     Before that, all of them at once: a bloom filter of the networks of 64 - touched_shift bits that a prefix is in or holds.
+ *     h = mix1(hi >> touched_shift); word (h >> 40) & touched_mask without the bits 1 << (h & 63), 1 << (h >> 6 & 63) means class 0.
  */
 struct sets_head {
 	__u32 class_off;     /* one line a class */
@@ -294,10 +296,12 @@ struct sets_head {
 	__u32 v6_bloom_mask; /* words - 1 */
 	__u32 v6_bucket_off; /* struct sets_bucket6 */
 	__u32 v6_bucket_mask;
-	__u32 v6_lens;       /* number of used lengths */
+	__u16 v6_lens;       /* number of used lengths */
+	__u16 v6_touched_shift; /* 0 to 63 */
 	__u32 v6_len_off;    /* u8 lengths, descending, up to 128 in two lines */
 	__u32 v4_touched_off; /* 0: none */
-	__u32 pad[2];
+	__u32 v6_touched_off; /* u64 words; 0: none */
+	__u32 v6_touched_mask; /* words - 1 */
 };
 /* v4 slot kinds, bits 60..63 of the u64; 0 ends the bucket. Bit 35 of slot 0: entries went on into the next bucket. */
 enum v4_slot { V4_END, V4_HOST /* payload: host << 16 | class */, V4_UNIFORM /* class */, V4_DENSE /* dense index, 32 bits */ };

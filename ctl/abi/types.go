@@ -880,22 +880,24 @@ type SetsBucket6 struct {
 }
 
 type SetsHead struct {
-	_            structs.HostLayout
-	ClassOff     uint32
-	Classes      uint32
-	V4CodeOff    uint32
-	V4L16Off     uint32
-	V4BucketOff  uint32
-	V4BucketMask uint32
-	V4DenseOff   uint32
-	V6BloomOff   uint32
-	V6BloomMask  uint32
-	V6BucketOff  uint32
-	V6BucketMask uint32
-	V6Lens       uint32
-	V6LenOff     uint32
-	V4TouchedOff uint32
-	Pad          [2]uint32
+	_              structs.HostLayout
+	ClassOff       uint32
+	Classes        uint32
+	V4CodeOff      uint32
+	V4L16Off       uint32
+	V4BucketOff    uint32
+	V4BucketMask   uint32
+	V4DenseOff     uint32
+	V6BloomOff     uint32
+	V6BloomMask    uint32
+	V6BucketOff    uint32
+	V6BucketMask   uint32
+	V6Lens         uint16
+	V6TouchedShift uint16
+	V6LenOff       uint32
+	V4TouchedOff   uint32
+	V6TouchedOff   uint32
+	V6TouchedMask  uint32
 }
 
 type State uint32

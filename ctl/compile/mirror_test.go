@@ -149,7 +149,16 @@ func (m *mirror) class4(head *abi.SetsHead, addr uint32) uint16 {
 	return class
 }
 
+func (m *mirror) touches6(head *abi.SetsHead, hi uint64) bool {
+	h := mix(hi >> head.V6TouchedShift)
+	want := uint64(1)<<(h&63) | 1<<(h>>6&63)
+	return head.V6TouchedOff == 0 || area(m.Sets, head.V6TouchedOff).word(int(h>>40&uint64(head.V6TouchedMask)))&want == want
+}
+
 func (m *mirror) class6(head *abi.SetsHead, hi, lo uint64) uint16 {
+	if !m.touches6(head, hi) {
+		return 0
+	}
 	for i := range head.V6Lens {
 		length := area(m.Sets, head.V6LenOff).u8(int(i))
 		mhi, mlo := hi, lo

@@ -2,6 +2,7 @@ package compile
 
 import (
 	"cmp"
+	"math/bits"
 	"slices"
 
 	"gardu/ctl/abi"
@@ -73,6 +74,8 @@ const (
 	prefixesPerTwoBuckets = 3
 	// prefixesPerBloomWord leaves about one false hit in a hundred.
 	prefixesPerBloomWord = 4
+	// networksPerWord leaves one false hit in twenty.
+	networksPerWord = 8
 )
 
 // addSets6 adds the IPv6 part. found is the result of sweep6.
@@ -101,6 +104,9 @@ func (t *flat) addSets6(head *abi.SetsHead, found []prefix6) {
 			head.V6Lens++
 		}
 	}
+	if head.V6Lens > 1 {
+		t.touch6(head, found)
+	}
 	for n := powerOfTwo((2*len(found) + prefixesPerTwoBuckets - 1) / prefixesPerTwoBuckets); ; n *= 2 {
 		off := t.reserve(n)
 		if fill6(t.array(off, n), found, hashes) {
@@ -108,6 +114,58 @@ func (t *flat) addSets6(head *abi.SetsHead, found []prefix6) {
 			return
 		}
 		t.release(off)
+	}
+}
+
+// networks6 returns the longest length, of at most 64 bits, at which the networks that prefixes are in or hold are no more than the
+// prefixes, or than fill a line; and about how many they are. 0: at none, or they are so large a part of all networks that an address
+// outside of them is seldom met.
+func networks6(found []prefix6) (length, n int) {
+	var first [66]int // sums up to a length: prefixes of at least that length that are the first in their network of it
+	var own [65]int   // prefixes of a length; longer ones count as 64
+	for i := range found {
+		from, to := 1, min(int(found[i].len), 64)
+		if i > 0 {
+			from = bits.LeadingZeros64(found[i].hi^found[i-1].hi) + 1
+		}
+		if from <= to {
+			first[from]++
+			first[to+1]--
+		}
+		own[to]++
+	}
+	room, inside, whole := max(len(found), lineWords*networksPerWord), 0, 0
+	for l := 1; l <= 64; l++ {
+		inside += first[l]
+		whole = 2 * (whole + own[l-1])
+		if inside+whole > room {
+			break
+		}
+		length, n = l, inside+whole
+	}
+	if uint64(n)<<4>>length != 0 { // of all networks, an eighth is given out (2000::/3)
+		return 0, 0
+	}
+	return length, n
+}
+
+// touch6 adds the bits of the networks that prefixes touch.
+func (t *flat) touch6(head *abi.SetsHead, found []prefix6) {
+	length, n := networks6(found)
+	if length == 0 {
+		return
+	}
+	lines := max(1, powerOfTwo((n+networksPerWord-1)/networksPerWord)/lineWords)
+	words := uint64(lines * lineWords)
+	head.V6TouchedOff, head.V6TouchedMask, head.V6TouchedShift = t.reserve(lines), uint32(words-1), uint16(64-length)
+	touched := t.array(head.V6TouchedOff, lines)
+	for i := range found {
+		p := &found[i]
+		first := p.hi >> head.V6TouchedShift
+		for network := range uint64(1) << max(0, length-int(p.len)) {
+			h := mixOne(mixSeed, first+network)
+			touched.or(int(h>>40&(words-1)), 1<<(h&63)|1<<(h>>6&63))
+		}
 	}
 }
 

@@ -1,6 +1,7 @@
 package compile
 
 import (
+	"encoding/binary"
 	"fmt"
 	"net/netip"
 	"testing"
@@ -196,6 +197,67 @@ func TestSetsOverflow(t *testing.T) {
 			t.Error("no bucket ran over: the test proves less than it means to")
 		}
 		t.Logf("v6 %t: %d lines", v6, len(m.Sets))
+	}
+}
+
+// Before the prefixes of all lengths are asked for, it is asked whether any can hold the address, where that says no often enough.
+func TestSetsTouched6(t *testing.T) {
+	var hosts, nested []string
+	for i := range 1024 {
+		hosts = append(hosts, fmt.Sprintf("2001:db8:%x::1/128", i))
+		nested = append(nested, fmt.Sprintf("2001:db8:0:%x::/64", i))
+	}
+	for name, c := range map[string]struct {
+		short   string
+		others  []string
+		length  int // of the networks; 0: not asked
+		outside string
+	}{
+		"one length":        {"2001:db8::/32", []string{"2001:db9::/32"}, 0, "2001:dba::1"},
+		"a short list":      {"2001:db8::/32", []string{"2001:db8:1::1/128"}, 38, "2001:dba::1"},
+		"hosts":             {"2001:db8:8000::/64", hosts, 64, "2001:db8:1:1::1"},
+		"a shorter one":     {"2001:dba::/38", hosts, 47, "2001:db8:8000::1"},
+		"many in a network": {"2001:db8:0:8000::/56", nested, 63, "2001:db8:0:4000::1"},
+		"everything":        {"::/0", hosts, 0, "2001:dba::1"},
+		"much of all":       {"2000::/3", hosts, 0, "4001:dba::1"},
+		"less of it":        {"2000::/6", hosts, 16, "4001:dba::1"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			uses := usesOf(parsePrefixes(c.short), parsePrefixes(c.others...))
+			m := setsMirror(t, uses)
+			checkSets(t, uses, append(borders(uses), netip.MustParseAddr(c.outside)))
+			head := abi.FromLine[abi.SetsHead](m.Sets[0])
+			if head.V6TouchedOff == 0 {
+				if c.length != 0 {
+					t.Fatalf("nothing is asked before, want networks of %d bits", c.length)
+				}
+				return
+			}
+			if length := 64 - int(head.V6TouchedShift); length != c.length {
+				t.Errorf("networks of %d bits are asked for, want %d", length, c.length)
+			}
+			outside := netip.MustParseAddr(c.outside).As16()
+			if m.touches6(&head, binary.BigEndian.Uint64(outside[:])) {
+				t.Errorf("%s: touched", c.outside)
+			}
+		})
+	}
+}
+
+// What random addresses outside of a list meet: the filter of networks says no to about 19 of 20.
+func TestSetsTouchedSeldom(t *testing.T) {
+	s := newSource(1)
+	m := setsMirror(t, usesOf(randomPrefixes(1<<16, true)))
+	head := abi.FromLine[abi.SetsHead](m.Sets[0])
+	const asked = 100_000
+	touched := 0
+	for range asked {
+		if m.touches6(&head, s.Uint64()) {
+			touched++
+		}
+	}
+	if part := float64(touched) / asked; part > 0.07 {
+		t.Errorf("%.1f %% of random addresses go on", 100*part)
 	}
 }
 
