@@ -157,10 +157,13 @@ func (c *Checker) start() {
 }
 
 // run checks one target until ctx ends: first soon, then at its interval, a tenth more or less so that the checks of
-// many backends spread out.
+// many backends spread out. The interval goes from when one was due to when the next is: what a check takes, and what it
+// waits for its turn, don't make it longer. What is overdue is made at once, and what was missed meanwhile isn't made up for.
 func (c *Checker) run(ctx context.Context, check *check) {
 	every := check.target.Check.Every
-	timer := time.NewTimer(rand.N(min(every, time.Second)))
+	wait := rand.N(min(every, time.Second))
+	due := time.Now().Add(wait)
+	timer := time.NewTimer(wait)
 	defer timer.Stop()
 	for {
 		select {
@@ -175,7 +178,11 @@ func (c *Checker) run(ctx context.Context, check *check) {
 		}
 		c.once(ctx, check)
 		<-c.slots
-		timer.Reset(every*9/10 + rand.N(every/5+1))
+		due = due.Add(every*9/10 + rand.N(every/5+1))
+		if now := time.Now(); due.Before(now) {
+			due = now
+		}
+		timer.Reset(time.Until(due))
 	}
 }
 
