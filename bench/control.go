@@ -140,7 +140,7 @@ func tasks() []task {
 				return m.nft("  chain in { type filter hook ingress device \"client0\" priority 0; policy accept;\n" + b.String() + "  }\n")
 			}})
 	}
-	list = slices.Concat(list, previews(), footprint(), exporting(), asking())
+	list = slices.Concat(list, previews(), footprint(), checking(), exporting(), asking())
 	return append(list,
 		task{name: "nft -f, list of 100k", about: "an interval set of the same prefixes", unit: "ms", of: "apply of a list of 100k", once: true, slow: true, sample: func(m *manager) (float64, error) {
 			elements := strings.Join(strings.Fields(string(m.list100k)), ", ")

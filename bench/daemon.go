@@ -30,6 +30,7 @@ type site struct {
 	binary      string
 	api         *client.Client
 	daemon      *testnet.Process
+	oneCore     bool // that daemons get
 }
 
 // siteServices are the addresses that every backend has.
@@ -169,7 +170,11 @@ func (s *site) run() (took time.Duration, err error) {
 		return 0, err
 	}
 	defer log.Close()
-	cmd := exec.Command(s.binary, "run", "-c", s.path("gardu.yaml"), "--socket", s.path("sock"), "--bpffs", s.bpffs, "--state", s.path("state"))
+	args := []string{s.binary, "run", "-c", s.path("gardu.yaml"), "--socket", s.path("sock"), "--bpffs", s.bpffs, "--state", s.path("state")}
+	if s.oneCore {
+		args = append([]string{"taskset", "--cpu-list", "0"}, args...)
+	}
+	cmd := exec.Command(args[0], args[1:]...)
 	cmd.Stdout, cmd.Stderr = log, log
 	begin := time.Now()
 	if s.daemon, err = s.box.Start(cmd); err != nil {

@@ -136,8 +136,8 @@ func (w *world) listener() *testnet.Node {
 	return node
 }
 
-// seen counts the packets to port 9999 that arrive on eth0 of a node from now on.
-func (w *world) seen(node *testnet.Node) func(want int) {
+// arriving returns what reads the next frame that arrived on eth0 of a node since now; nil: there is none yet.
+func (w *world) arriving(node *testnet.Node) (next func() []byte) {
 	w.Helper()
 	socket := -1
 	w.must(node.Do(func() error {
@@ -148,23 +148,33 @@ func (w *world) seen(node *testnet.Node) func(want int) {
 		if socket, err = unix.Socket(unix.AF_PACKET, unix.SOCK_RAW|unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC, int(abi.Htons(unix.ETH_P_ALL))); err != nil {
 			return err
 		}
+		if err := unix.SetsockoptInt(socket, unix.SOL_SOCKET, unix.SO_RCVBUFFORCE, 16<<20); err != nil {
+			return err
+		}
 		return unix.Bind(socket, &unix.SockaddrLinklayer{Protocol: abi.Htons(unix.ETH_P_ALL), Ifindex: device.Index})
 	}))
 	w.Cleanup(func() { unix.Close(socket) })
-	count := 0
 	buffer := make([]byte, 2048)
+	return func() []byte {
+		n, _, err := unix.Recvfrom(socket, buffer, 0)
+		if errors.Is(err, unix.EAGAIN) {
+			return nil
+		}
+		w.must(err)
+		return buffer[:n]
+	}
+}
+
+// seen counts the packets to port 9999 that arrive on eth0 of a node from now on.
+func (w *world) seen(node *testnet.Node) func(want int) {
+	w.Helper()
+	next := w.arriving(node)
+	count := 0
 	return func(want int) {
 		w.Helper()
 		w.until(fmt.Sprintf("%d packets at %s", want, node.Name()), func() error {
-			for {
-				n, _, err := unix.Recvfrom(socket, buffer, 0)
-				if errors.Is(err, unix.EAGAIN) {
-					break
-				}
-				if err != nil {
-					return err
-				}
-				if strings.Contains(pkt.Summary(buffer[:n]), ":9999 ") {
+			for frame := next(); frame != nil; frame = next() {
+				if strings.Contains(pkt.Summary(frame), ":9999 ") {
 					count++
 				}
 			}

@@ -16,6 +16,7 @@ import (
 	"testing"
 
 	"golang.org/x/net/dns/dnsmessage"
+	"golang.org/x/sys/unix"
 
 	"gardu/ctl/api"
 	"gardu/ctl/testnet"
@@ -179,6 +180,62 @@ func TestChecksThroughServiceAddress(t *testing.T) {
 		}
 		return err
 	})
+}
+
+// thousandBackends are two services by ipip, checked by TCP and by HTTP through their addresses: a thousand backends in one node, and one in another.
+func thousandBackends() (config string, addresses map[netip.Addr]bool) {
+	var b strings.Builder
+	addresses = map[netip.Addr]bool{}
+	b.WriteString("interfaces: {client0: {path: tc}, b1: {path: tc}, b2: {path: tc}}\nfilter: {default: drop}\nservices:\n")
+	for i, check := range []string{"tcp: true", "http: /name"} {
+		fmt.Fprintf(&b, "  s%d:\n    address: 192.0.2.1%d\n    port: 80\n    proto: tcp\n    forward: ipip\n", i, i)
+		fmt.Fprintf(&b, "    health: {%s, every: 5s, timeout: 4s, up: 1, down: 3}\n    backends:\n", check)
+		for k := range 500 {
+			address := netip.AddrFrom4([4]byte{10, 1, byte(2*i + k>>8), byte(k)})
+			addresses[address] = true
+			fmt.Fprintf(&b, "      - {name: b%d, address: %s}\n", k, address)
+		}
+	}
+	b.WriteString("      - {name: dead, address: 10.0.2.11}\n")
+	return b.String(), addresses
+}
+
+// TestThousandBackendsThroughServiceAddress: each of a thousand backends is sent checks of its own, and that one of them is dead is told of it and of
+// no other. The dead one is well but for that it doesn't unwrap; once it does, it is up.
+func TestThousandBackendsThroughServiceAddress(t *testing.T) {
+	w := newWorld(t, 2)
+	w.startWeb()
+	w.must(w.box.AddRoute(netip.MustParsePrefix("10.1.0.0/16"), netip.MustParseAddr("10.0.1.11")))
+	w.startDecap(w.backends[0])
+	next := w.arriving(w.backends[0])
+	config, unasked := thousandBackends()
+	w.start(config)
+	w.wantStates(func(_, backend string) string {
+		if backend == "dead" {
+			return "down"
+		}
+		return "up"
+	})
+	w.until("packets for each backend", func() error {
+		for frame := next(); frame != nil; frame = next() {
+			if len(frame) >= 34 && frame[23] == unix.IPPROTO_IPIP {
+				delete(unasked, netip.AddrFrom4([4]byte(frame[30:34])))
+			}
+		}
+		if len(unasked) > 0 {
+			return fmt.Errorf("none for %d", len(unasked))
+		}
+		return nil
+	})
+	w.until("the event", func() error {
+		out, err := w.gardu("events", "kind down and backend dead")
+		if err == nil && !strings.Contains(out, "no answer within 4s, through the service's address") {
+			err = fmt.Errorf("it is not in %q", out)
+		}
+		return err
+	})
+	w.startDecap(w.backends[1])
+	w.wantStates(func(string, string) string { return "up" })
 }
 
 // TestChecksOfOwnAddress: the kernel would take no answer from an address that is its own, so that is said, and the backend itself is asked.
