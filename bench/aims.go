@@ -14,6 +14,7 @@ type aim struct {
 	limit float64 // at most, or
 	least bool    // at least
 	unit  string
+	why   func(*facts) string // what stands in its way when it is missed, by figures of the run; nil: nothing is known to
 }
 
 // aims are all numbers that gardu is to reach. "net" is less the empty program, "raw" with the measuring loop.
@@ -40,7 +41,7 @@ var aims = []aim{
 	{area: "filter", says: "100k blocks and 1,000/s more, 500k known flows, to no blocks", value: "net 100k blocks + 1,000/s, 500k flows", of: "net no blocks, 500k flows", limit: 1.3},
 	{area: "filter", says: "xdp-filter's cost to gardu's, 10,000 addresses", value: "net xdp-filter, 10,000 addresses", of: "net 10,000 addresses", limit: 1.5, least: true},
 	{area: "filter", says: "nft's cost of 1,000 rules to gardu's", value: "nft net of nft, 1,000 rules", of: "net two fields, 1,000", limit: 20, least: true},
-	{area: "filter", says: "live drop rate with a 1M list and 1,000 rules, to a bare XDP_DROP's", value: "live " + liveFiltered, of: "live " + liveBare, limit: 0.5, least: true},
+	{area: "filter", says: "live drop rate with a 1M list and 1,000 rules, to a bare XDP_DROP's", value: "live " + liveFiltered, of: "live " + liveBare, limit: 0.5, least: true, why: whyLiveDrops},
 	{area: "filter", says: "live drop rate to what the program's cost predicts", value: "live of predicted", limit: 0.85, least: true},
 
 	{area: "balancer", says: "all on, ipip, 1 flow (raw)", value: "raw all, 1 flow", limit: 125, unit: "ns"},
@@ -58,7 +59,7 @@ var aims = []aim{
 	{area: "balancer", says: "new flow remembered, full table (raw)", value: "raw all, new", limit: 480, unit: "ns"},
 	{area: "balancer", says: "new flow with nat (raw)", value: "raw nat, new", limit: 1100, unit: "ns"},
 	{area: "balancer", says: "new flow with state (raw)", value: "raw state, new", limit: 1100, unit: "ns"},
-	{area: "balancer", says: "balancer alone, not for a service (raw)", value: "raw no service", limit: 55, unit: "ns"},
+	{area: "balancer", says: "balancer alone, not for a service (raw)", value: "raw no service", limit: 55, unit: "ns", why: whyNoService},
 	{area: "balancer", says: "ring of 1,000 backends built", value: "control ring of 1,000 backends", limit: 20, unit: "ms"},
 	{area: "balancer", says: "1,000 backends checked each second by the way of packets, on one core", value: "control checks made, via service", limit: 99, unit: "%", least: true},
 	{area: "balancer", says: "a backend added to a service of 1,000 is live", value: "control backend added to 1,000", limit: 50, unit: "ms"},
@@ -101,6 +102,7 @@ type verdict struct {
 	Known    bool    `json:"known"`
 	Reached  bool    `json:"reached"`
 	Factor   float64 `json:"factor,omitempty"` // above 1: missed by it
+	Why      string  `json:"why,omitempty"`    // it was missed, where that is known
 }
 
 // judge holds every aim against the values.
@@ -125,6 +127,12 @@ func judge(aims []aim, values map[string]float64) []verdict {
 				v.Factor = a.limit / measured
 			}
 			v.Reached = v.Factor <= 1
+		}
+		if v.Known && !v.Reached && a.why != nil {
+			f := &facts{values: values}
+			if why := a.why(f); !f.missing {
+				v.Why = why
+			}
 		}
 		list = append(list, v)
 	}

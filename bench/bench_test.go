@@ -3,6 +3,7 @@ package main
 import (
 	"encoding/xml"
 	"errors"
+	"fmt"
 	"io"
 	"math"
 	"net/netip"
@@ -95,6 +96,15 @@ func TestAimsAskForWhatIsMeasured(t *testing.T) {
 			t.Errorf("nothing measures %q", v.Says)
 		}
 	}
+	for _, a := range aims {
+		if a.why == nil {
+			continue
+		}
+		m := &facts{values: values}
+		if why := a.why(m); m.missing || strings.Contains(why, "%!") {
+			t.Errorf("why %q is missed asks for what nothing measures: %s", a.says, why)
+		}
+	}
 	for _, s := range structures() {
 		for _, p := range s.points {
 			if values[p.value] == 0 {
@@ -104,16 +114,26 @@ func TestAimsAskForWhatIsMeasured(t *testing.T) {
 	}
 }
 
+// What was missed, and nothing else, is told why, if all is known that it takes to tell.
 func TestJudge(t *testing.T) {
+	by := func(name string) func(*facts) string {
+		return func(m *facts) string { return fmt.Sprintf("it is %g", m.of(name)) }
+	}
 	list := []aim{
-		{says: "under", value: "a", limit: 10}, {says: "over", value: "a", limit: 4}, {says: "share", value: "a", of: "b", limit: 0.5, least: true},
-		{says: "too small a share", value: "a", of: "b", limit: 4, least: true}, {says: "unknown", value: "c", limit: 1},
+		{says: "under", value: "a", limit: 10, why: by("b")}, {says: "over", value: "a", limit: 4, why: by("b")},
+		{says: "share", value: "a", of: "b", limit: 0.5, least: true},
+		{says: "too small a share", value: "a", of: "b", limit: 4, least: true, why: by("c")}, {says: "unknown", value: "c", limit: 1, why: by("b")},
 	}
 	want := []string{"reached", "**missed by 2.00x**", "reached", "**missed by 2.00x**", "not measured"}
-	for i, v := range judge(list, map[string]float64{"a": 8, "b": 4}) {
+	r := result{Aims: judge(list, map[string]float64{"a": 8, "b": 4})}
+	for i, v := range r.Aims {
 		if got := v.text(); got != want[i] {
 			t.Errorf("%s: %s, want %s", v.Says, got, want[i])
 		}
+	}
+	page := r.markdown("plot")
+	if !strings.Contains(page, "- **over**: it is 4\n") || strings.Count(page, "it is") != 1 {
+		t.Errorf("the page says why otherwise:\n%s", page)
 	}
 }
 

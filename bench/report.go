@@ -176,6 +176,13 @@ func (r *result) aimsPart(b *strings.Builder) {
 		}
 		fmt.Fprintf(b, "| %s | %s | %s | %s | %s |\n", v.Area, v.Says, measured, v.Aim, v.text())
 	}
+	head := "\n### Why not\n\nWhat stands in the way of what was missed, by the figures of this run.\n\n"
+	for _, v := range r.Aims {
+		if v.Why != "" {
+			fmt.Fprintf(b, "%s- **%s**: %s\n", head, v.Says, v.Why)
+			head = ""
+		}
+	}
 }
 
 func (r *result) failuresPart(b *strings.Builder) {
@@ -247,28 +254,7 @@ func (r *result) livePart(b *strings.Builder) {
 		}
 		fmt.Fprintf(b, "| %s | %.0f | %.0f | %.0f | %.2f | %s | %s | %s | %s |\n", c.Name, c.Time.Median, c.Time.Min, c.Time.Max, c.Mpps, share(c.Lost), c.Of, ratio, more)
 	}
-	r.dropsPart(b)
 	r.peersPart(b)
-}
-
-// dropsPart says what becomes of the live aims of the filter on a machine whose bare drop isn't what they were set for.
-func (r *result) dropsPart(b *strings.Builder) {
-	const thought = 250 // ns, of a bare XDP_DROP
-	took := map[string]float64{}
-	for _, c := range r.Live {
-		took[c.Name] = c.Time.Median
-	}
-	bare, mine, net := took[liveBare], took[liveFiltered], r.values()["net "+listAndRules]
-	if bare == 0 || mine == 0 || net == 0 {
-		return
-	}
-	fmt.Fprintf(b, "\nA bare XDP_DROP takes %.0f ns here; half of its rate was aimed at where it takes %d. The list and 1,000 rules take %.0f ns more than it, which there\n"+
-		"were %.2f of its rate. By test runs the program takes %.0f ns", bare, thought, mine-bare, thought/(thought+mine-bare), net)
-	if one := took[liveOneRule]; one > 0 {
-		fmt.Fprintf(b, "; one that looks into no tables, for one rule,\n%.0f ns live, and one that passes all %.0f by test runs. So the way takes nothing more; "+
-			"what the tables take more live is probably\nmemory's: frames that travel lie in pages of their own, which go through the caches that tables are in", one-bare, r.values()["net pass"])
-	}
-	b.WriteString(".\n")
 }
 
 // peersPart compares what filters take: gardu's by test runs, the others' less what the same way takes with a bare drop.
