@@ -14,7 +14,8 @@
 // by every mode, at XDP and at tc, by both families, by HAProxy and no balancer. Control is what the daemon takes, beside
 // nft -f and ipset restore.
 //
-// From all of it come aims reached or missed, and where it is known why (why.go), fits of cost against size, and a plan for 100 Gb/s that says what is extrapolated.
+// From all of it come aims reached or missed, and where it is known why (why.go), fits of cost against size, and a plan for
+// 100 Gb/s that says what is extrapolated.
 //
 // What can't be measured, for want of a peer or otherwise, is a row that says why, and doesn't stop the others. All numbers
 // that are to be reached are in aims.go.
