@@ -35,6 +35,7 @@ type scenario struct {
 	come, leave int                    // interfaces, in the world's namespace, where packets come in and leave; 0: none that exist
 	room        int                    // flows a CPU that the world's flow table is made for; 0: as many as the largest of flowCounts
 	translate   int                    // translations that there is room for; 0: as many as flows
+	limits      bool                   // token buckets get the room that the daemon gives them under these packets
 	part        int                    // packets of a sample, which goes on where the last one ended; 0: all packets, as often as need be
 	blocks      int                    // in force in the world
 	arriving    int                    // blocks added each second while packets are sent
@@ -154,7 +155,7 @@ func filterScenarios() []scenario {
 			world: "limit", snapshot: func() *model.Snapshot { return limited(1_000_000, time.Second, 1_000_000) }, tuples: clients(65_536),
 			action: xdpPass, reasons: passed},
 		{name: "limit, over", about: "the same, all of them over it",
-			world: "limit over", snapshot: func() *model.Snapshot { return limited(1, time.Hour, 1) }, tuples: clients(65_536), action: xdpDrop, reasons: either},
+			world: "limit over", snapshot: func() *model.Snapshot { return limited(1, time.Hour, 1) }, tuples: clients(65_536), action: xdpDrop, reasons: either, limits: true},
 	}
 	all = append(all, ruleScenarios()...)
 	return append(all, scenario{name: listAndRules, about: "the list and 1,000 rules; half of the packets are on the list, half match a rule",

@@ -91,7 +91,27 @@ func (l lab) load(s scenario) (*subject, error) {
 			return nil, errors.Join(err, g.close())
 		}
 	}
-	return loaded, g.put(program)
+	if err := g.put(program); err != nil {
+		return nil, err
+	}
+	if s.limits {
+		return loaded, w.tend(loaded)
+	}
+	return loaded, nil
+}
+
+// tend gives limits the room that the daemon gives them under such packets.
+func (w *world) tend(s *subject) error {
+	for grown := true; grown; {
+		if _, err := s.send(s.packets); err != nil {
+			return err
+		}
+		var err error
+		if grown, err = w.TendLimits(); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // touch reads all of the tables of flows and of translations that a program looks into. A machine that is virtual may have to map each of their pages

@@ -60,7 +60,12 @@ enum limits {
 	EXITS = 64,           /* interfaces that rules redirect or mirror to: one bit each; 0: none */
 	REJECT_SOURCES = 4096, /* sources, by hash, that the answers of action reject are limited for */
 	TRACE_STEPS = 64,
-	LIMIT_LINES = 65536,  /* of 8 token buckets each, a power of two */
+	LIMIT_LINES = 65536,  /* of token buckets, a power of two: see limit_spare */
+	LIMIT_WORDS = 8,      /* buckets of a line, a word each */
+	LIMIT_TICK_BITS = 2,  /* a tick is a quarter of a ns */
+	LIMIT_TIME_BITS = 49, /* of such a word, the time in ticks, wraps in 39 hours; above it is a tag */
+	LIMIT_SPAN_BITS = 44, /* 73 minutes: a time that is further ahead is the past, wrapped. config takes no longer burst */
+	LIMIT_FEWER_BITS = 3, /* limit_spare at most, and at first */
 	EVENT_HEAD = 128,     /* bytes of a frame that an event shows */
 	EVENT_NOTES = 4,      /* rules that note one packet, a power of two */
 	WATCH_DROPS = 1000,   /* dropped packets that become events in a window of time, see watch_drop() */
@@ -223,7 +228,7 @@ struct rule_effect {
 	__u8 pad0;
 	__u32 bucket;        /* limit: names the buckets; rules that share it share them */
 	__u64 cost;          /* limit: ns << 16 that one packet or byte takes to come back */
-	__u64 burst;         /* limit: ns << 4 that a whole burst takes */
+	__u64 burst;         /* limit: ticks that a whole burst takes */
 	__u32 most;          /* limit: packets or bytes of a burst; what needs more at once is over it */
 	__u32 pad1;
 	__u64 pad2;
@@ -416,7 +421,7 @@ struct control {
 	__u32 nat_mask;      /* buckets of the table of translations - 1 */
 	__u32 nat_slot_mask; /* lines of slots - 1 */
 	__u32 flow_max[2];   /* flows expected of each flow table; the daemon alone */
-	__u32 pad;
+	__u32 limit_spare;   /* of the bits that number a line of `limits`, so many aren't used yet: the daemon doubles the lines when they fill */
 	__u64 nat_key;       /* secret of the choice of ports; 0 in private instances, so that it can be foretold */
 	__u64 still;         /* jiffies at which the clock stands (private instances, with cfg_trace); 0: it runs */
 	__u64 nat_pools[NAT_POOL_BITS / 64]; /* a bit each by hash: addresses that translations came from since their table was made. Programs

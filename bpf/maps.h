@@ -208,8 +208,14 @@ struct {
 NAT_OUTER(nat_entries, struct nat_bucket);
 NAT_OUTER(nat_lines, struct nat_line);
 
-/* Programs write and read: token buckets, see xdp/limit.h. Full: packets share buckets, counted in effect_totals. */
-MAP(limits, BPF_MAP_TYPE_ARRAY, __u32, struct line, LIMIT_LINES);
+/* Programs write and read, daemon tends (mmap): token buckets, see xdp/limit.h. Full: packets share buckets, counted in effect_totals. */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__type(key, __u32);
+	__type(value, struct line);
+	__uint(max_entries, LIMIT_LINES);
+	__uint(map_flags, BPF_F_MMAPABLE);
+} limits SEC(".maps");
 
 /* Programs write, daemon reads. One entry. */
 MAP(effect_totals, BPF_MAP_TYPE_PERCPU_ARRAY, __u32, struct effect_totals, 1);

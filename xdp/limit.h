@@ -3,11 +3,15 @@
  * virtual scheduling form (ITU-T I.371, annex A): the time says until when the tokens that were taken will have come back, so a
  * packet conforms while that is no further away than the burst takes to come.
  *
- * A bucket is a word, 12 bits of the hash of its key and 52 bits of time in 1/16 ns, so that one compare and swap changes both and
- * no packet on another CPU is counted twice or not at all. A line has eight. A time that is past says nothing: the bucket is full,
- * as one is that was never used, and its word is free to take. So a flood of sources leaves nothing behind but what it still owes.
- * The word to take is the one whose time is the oldest: words only ever grow, so two CPUs that bring the same key take the same
- * word, and one of them tries again. When none is free the packet shares the bucket that has most tokens: counted.
+ * A bucket is a word, a tag of the hash of its key and a time, so that one compare and swap changes both and no packet on another CPU is
+ * counted twice or not at all. A line has eight. A time that is past says nothing: the bucket is full, as one is that was never used (time
+ * 0), and its word is free to take. So a flood of sources leaves nothing behind but what it still owes. The word to take is the one whose
+ * time is the oldest: words only ever grow, so two CPUs that bring the same key take the same word, and one of them tries again. When none
+ * is free the packet shares the bucket that has most tokens: counted.
+ *
+ * Few lines are used at first, so that caches hold them; while buckets are shared the daemon sees to it that there are twice as many as owe
+ * something. The tag has the bits that will number the lines then. The daemon also clears what is past before its time can seem to be ahead
+ * again. Both: TendLimits in ctl/dataplane.
  */
 #pragma once
 #include "../bpf/hash.h"
@@ -15,12 +19,11 @@
 #include "../bpf/pkt.h"
 #include "../bpf/trace.h"
 
-#define LIMIT_TIME ((1ull << 52) - 1) /* wraps in 78 hours */
-#define LIMIT_SPAN (1ull << 46)       /* 73 minutes: what is further ahead is the past, wrapped. config takes no longer burst */
-#define LIMIT_SKEW (1ull << 31)       /* 134 ms: how long a packet may be on its way from the clock to its bucket */
+#define LIMIT_TIME ((1ull << LIMIT_TIME_BITS) - 1)
+#define LIMIT_SPAN (1ull << LIMIT_SPAN_BITS)
+#define LIMIT_SKEW (1ull << 29) /* 134 ms: how long a packet may be on its way from the clock to its bucket */
 
 enum {
-	LIMIT_WORDS = 8,  /* of a line */
 	LIMIT_TRIES = 32, /* as many CPUs may take tokens of one bucket between our look and our store */
 };
 
@@ -63,6 +66,14 @@ static __always_inline __u64 limit_hash(struct control *c, const struct pkt *p, 
 	return mix(h, c->hash_key[0]);
 }
 
+/* What is kept of a hash with a bucket: its upper bits, and those that number lines when all are used. */
+static __always_inline __u64 limit_tag(__u64 hash)
+{
+	__u64 upper = hash >> (LIMIT_TIME_BITS + LIMIT_FEWER_BITS);
+
+	return upper << LIMIT_FEWER_BITS | (hash & (LIMIT_LINES - 1)) / (LIMIT_LINES >> LIMIT_FEWER_BITS);
+}
+
 /* All ones when a < b, else 0, for numbers below 2^63. Not a comparison: the verifier would follow both ways of every one. */
 static __always_inline __u64 less(__u64 a, __u64 b)
 {
@@ -77,7 +88,7 @@ static __always_inline __u64 less(__u64 a, __u64 b)
 __noinline int over_limit(const struct pkt *p, const struct rule_effect *effect)
 {
 	struct effect_totals *totals;
-	__u64 now, tag, need, tokens;
+	__u64 now, hash, tag, need, tokens;
 	struct control *c;
 	struct line *line;
 	__u32 key = 0;
@@ -91,11 +102,11 @@ __noinline int over_limit(const struct pkt *p, const struct rule_effect *effect)
 		tokens = p->ip_bytes ? p->ip_bytes : p->frame_bytes;
 	if (tokens > effect->most)
 		return true;
-	need = tokens * effect->cost >> 12;
-	now = clock_now() << 4 & LIMIT_TIME;
-	tag = limit_hash(c, p, effect);
-	key = tag & (LIMIT_LINES - 1);
-	tag >>= 52;
+	need = tokens * effect->cost >> (16 - LIMIT_TICK_BITS);
+	now = clock_now() << LIMIT_TICK_BITS & LIMIT_TIME;
+	hash = limit_hash(c, p, effect);
+	key = hash & (LIMIT_LINES - 1) >> (READ_ONCE(c->limit_spare) & LIMIT_FEWER_BITS);
+	tag = limit_tag(hash);
 	line = bpf_map_lookup_elem(&limits, &key);
 	if (!line)
 		return false;
@@ -108,16 +119,18 @@ __noinline int over_limit(const struct pkt *p, const struct rule_effect *effect)
 		for (__u32 k = 0; k < LIMIT_WORDS; k++) {
 			__u64 there = READ_ONCE(line->w[k]), age, better;
 
-			/* The order of times from LIMIT_SPAN + 1 ahead, the most distant past, to LIMIT_SPAN ahead; before all, our own. */
-			age = ((there - now - LIMIT_SPAN - 1) & LIMIT_TIME) + 1;
-			age &= ~less(there >> 52 ^ tag, 1);
+			/* The order of times from LIMIT_SPAN + 1 ahead, the most distant past, to LIMIT_SPAN ahead; before them what was never
+			 * used, and before all our own. */
+			age = ((there - now - LIMIT_SPAN - 1) & LIMIT_TIME) + 2;
+			age = 1 + ((age - 1) & ~less(there & LIMIT_TIME, 1));
+			age &= ~less(there >> LIMIT_TIME_BITS ^ tag, 1);
 			better = less(age, best);
 			best ^= (best ^ age) & better;
 			word ^= (word ^ there) & better;
 			at ^= (at ^ k) & better;
 		}
-		own = word >> 52 == tag;
-		ahead = (word - now) & LIMIT_TIME;
+		own = word >> LIMIT_TIME_BITS == tag;
+		ahead = word & LIMIT_TIME ? (word - now) & LIMIT_TIME : 0;
 		/* Our own is further ahead than our burst if that was longer before an apply, or, by little, if another CPU took tokens
 		 * after we looked at the clock: then nothing is left. */
 		free = ahead > (own ? effect->burst + LIMIT_SKEW : LIMIT_SPAN);
@@ -127,7 +140,7 @@ __noinline int over_limit(const struct pkt *p, const struct rule_effect *effect)
 			totals->shared += own ? 0 : p->segments;
 			return true;
 		}
-		take = (own || free || !ahead ? tag : word >> 52) << 52 | ((now + ahead + need) & LIMIT_TIME);
+		take = (own || free || !ahead ? tag : word >> LIMIT_TIME_BITS) << LIMIT_TIME_BITS | ((now + ahead + need) & LIMIT_TIME);
 		if (__sync_val_compare_and_swap(&line->w[at & (LIMIT_WORDS - 1)], word, take) == word) {
 			totals->shared += own || !ahead ? 0 : p->segments;
 			return false;

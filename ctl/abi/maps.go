@@ -32,7 +32,7 @@ var mapHelp = map[string]string{
 	"states":             "Programs write, daemon reads by mmap. Key: 0. The table of connections, made when a snapshot first uses the field `state`; see state.h, also for what happens when it is full.",
 	"nat_entries":        "Programs write, daemon reads by mmap. Key: 0. Translations, and which ends towards backends they have; made when a snapshot first has a service with forward: nat. Full: nat-full, nat-ports; see xdp/nat.h.",
 	"nat_lines":          "Programs write, daemon reads by mmap. Key: 0. Translations, and which ends towards backends they have; made when a snapshot first has a service with forward: nat. Full: nat-full, nat-ports; see xdp/nat.h.",
-	"limits":             "Programs write and read: token buckets, see xdp/limit.h. Full: packets share buckets, counted in effect_totals.",
+	"limits":             "Programs write and read, daemon tends (mmap): token buckets, see xdp/limit.h. Full: packets share buckets, counted in effect_totals.",
 	"effect_totals":      "Programs write, daemon reads. One entry.",
 	"events":             "Programs write, daemon takes out: struct event. Bytes. Full, or no daemon: events are lost, counted in effect_totals.",
 	"trace":              "Written only with cfg_trace, by the sibling programs of explain; read and cleared by mmap, packet by packet. One entry.",

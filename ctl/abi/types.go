@@ -210,7 +210,7 @@ type Control struct {
 	NatMask     uint32
 	NatSlotMask uint32
 	FlowMax     [2]uint32
-	Pad         uint32
+	LimitSpare  uint32
 	NatKey      uint64
 	Still       uint64
 	NatPools    [8]uint64
@@ -532,6 +532,11 @@ const (
 	RejectSources   Limits = 4096
 	TraceSteps      Limits = 64
 	LimitLines      Limits = 65536
+	LimitWords      Limits = 8
+	LimitTickBits   Limits = 2
+	LimitTimeBits   Limits = 49
+	LimitSpanBits   Limits = 44
+	LimitFewerBits  Limits = 3
 	EventHead       Limits = 128
 	EventNotes      Limits = 4
 	WatchDrops      Limits = 1000

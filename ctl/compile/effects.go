@@ -80,7 +80,7 @@ func (e *effect) limit(l *model.Limit, id uint32) abi.EffectFlags {
 		flags |= abi.EffectBytes
 	}
 	e.Cost = ratio(uint64(l.Every), 1<<16, l.Rate)
-	e.Burst = ratio(l.Burst, e.Cost, 1<<12)
+	e.Burst = ratio(l.Burst, e.Cost, 1<<(16-abi.LimitTickBits))
 	e.Most = uint32(min(l.Burst, 1<<32-1))
 	e.Bucket = id
 	switch l.Per.What {

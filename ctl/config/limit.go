@@ -78,7 +78,7 @@ var ruleLimit = kind[*model.Limit]{limits.schema(), func(d *decoder, n, owner *y
 }}
 
 const (
-	maxPacketRate = 1e8 // a second: the data plane counts time in sixteenths of a ns
+	maxPacketRate = 1e8 // a second: the data plane counts time in quarters of a ns
 	maxByteRate   = 1e11
 )
 

@@ -24,6 +24,7 @@ const (
 	eventsAhead  = 4096 // that a reader may be behind before it loses some
 	lookAgain    = time.Second
 	lostInterval = time.Second
+	tendInterval = time.Hour // of limits whose buckets nobody shares; the data plane asks for one in 38
 )
 
 // happening is an event whose packet isn't text yet: that takes longer than all the rest, and perhaps nobody asks.
@@ -137,11 +138,13 @@ func (d *Daemon) readEvents(ctx context.Context) error {
 	}
 }
 
-// tellLost tells of events that the ring had no room for, and of dropped packets that were too many to be told of, until ctx ends.
+// tellLost tells of events that the ring had no room for, and of dropped packets that were too many to be told of, until ctx ends. Limits
+// whose buckets are shared get more room, and old ones are cleared.
 func (d *Daemon) tellLost(ctx context.Context) error {
 	ticker := time.NewTicker(lostInterval)
 	defer ticker.Stop()
-	told, unwatched := d.lostBefore.Lost, d.lostBefore.Unwatched
+	told, unwatched, shared := d.lostBefore.Lost, d.lostBefore.Unwatched, d.lostBefore.Shared
+	var tended time.Time
 	for {
 		totals, err := d.plane.EffectTotals()
 		d.fault("count lost events", err)
@@ -153,7 +156,12 @@ func (d *Daemon) tellLost(ctx context.Context) error {
 			text := fmt.Sprintf("%d more packets were dropped: at most %d a second are told of", more, abi.WatchDrops)
 			d.happenings.Pass(happening{Event: api.Event{Time: time.Now(), Kind: api.EventLost, Count: more, Text: text}, aboutDrops: true})
 		}
-		told, unwatched = max(told, totals.Lost), max(unwatched, totals.Unwatched)
+		if totals.Shared > shared || time.Since(tended) > tendInterval {
+			_, err := d.plane.TendLimits()
+			d.fault("tend the limits", err)
+			tended = time.Now()
+		}
+		told, unwatched, shared = max(told, totals.Lost), max(unwatched, totals.Unwatched), max(shared, totals.Shared)
 		d.watch(0)
 		select {
 		case <-ctx.Done():

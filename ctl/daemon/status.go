@@ -261,7 +261,7 @@ func (d *Daemon) warnings(now *applied, status api.Status, totals flow.Totals) [
 			warn("%d flows are not reported, because there is no room to remember it: raise flows.max", r.NoRoom)
 		}
 	}
-	if shared := status.Limits.Shared; shared > 0 {
+	if shared := status.Limits.Shared; shared > 0 && !d.plane.LimitsMayGrow() {
 		warn("%d packets shared the token bucket of others: more buckets than there is room for were in use at once", shared)
 	}
 	if d.plane.Resizing() {

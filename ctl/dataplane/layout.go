@@ -40,7 +40,7 @@ const layoutControl = "control"
 func pinnedLayouts() []layout {
 	return []layout{
 		{name: layoutControl, version: uint32(abi.AbiVersion), maps: []string{abi.AbiMapControl}, older: map[uint32]converter{8: controlOf8, 9: controlOf9}},
-		{name: "tables", version: 1, rebuilt: true, maps: []string{abi.AbiMapRings, abi.AbiMapBackends, abi.AbiMapInterfaces, abi.AbiMapInterfacePlaces,
+		{name: "tables", version: 2, rebuilt: true, maps: []string{abi.AbiMapRings, abi.AbiMapBackends, abi.AbiMapInterfaces, abi.AbiMapInterfacePlaces,
 			abi.AbiMapExits, abi.AbiMapHealthFlows, abi.AbiMapFragments, abi.AbiMapRejectLimit, abi.AbiMapRejectSources, abi.AbiMapLimits,
 			abi.AbiMapEvents, abi.AbiMapTrace}},
 		{name: "counters", version: 2, late: true, older: map[uint32]converter{1: carry}, maps: []string{abi.AbiMapRuleCounters, abi.AbiMapBackendCounters, abi.AbiMapInterfaceCounters,
@@ -76,6 +76,7 @@ func lengthenControl(old, next *ebpf.Map, to9 func([]byte) []byte) error {
 	if len(now) != int(next.ValueSize()) {
 		return errors.New("its size is another one")
 	}
+	(*abi.Control)(unsafe.Pointer(unsafe.SliceData(now))).LimitSpare = uint32(abi.LimitFewerBits) // their buckets begin anew, see layout tables
 	return next.Put(uint32(0), now)
 }
 

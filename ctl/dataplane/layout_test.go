@@ -215,7 +215,7 @@ func TestOlderLayoutIsConverted(t *testing.T) {
 		case "blocks", "counters", layoutControl:
 			l.version, l.older = l.version+1, map[uint32]converter{l.version: carry}
 		case "tables":
-			l.version = 2
+			l.version++
 		}
 	})
 	d := w.openWith(t, Options{Dir: dir, FlowsMax: 1000, Features: compile.Features{Blocks: true, Flows: true}, layouts: next})

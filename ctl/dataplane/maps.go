@@ -154,6 +154,7 @@ func (c control) initialise() error {
 	c.HashKey = [2]uint64{binary.NativeEndian.Uint64(key[:8]), binary.NativeEndian.Uint64(key[8:])}
 	c.NatKey = binary.NativeEndian.Uint64(key[16:])
 	c.Hz = uint32(hz)
+	c.LimitSpare = uint32(abi.LimitFewerBits)
 	c.FlowGuard = uint32(flowGuard.Seconds()) * uint32(hz)
 	return nil
 }

@@ -16,8 +16,8 @@ type bucket struct {
 	proto    uint8
 }
 
-// tick is the unit that buckets count time in: a sixteenth of a nanosecond.
-const ticks = 16
+// ticks is how many make a nanosecond: the unit that buckets count time in.
+const ticks = 4
 
 // overLimit takes the packet's tokens from its bucket. True: there are not enough, and none is taken. A token comes back every
 // Every / Rate, of which the fraction of a 65536th of a ns is dropped; the time that a packet or a whole burst takes is a number
