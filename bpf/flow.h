@@ -19,13 +19,10 @@ enum { TCP_WINDOW_MAX = 1 << 30 /* bytes that may be on their way (RFC 7323, sec
 
 struct flow_table {
 	struct flow_bucket *bucket; /* NULL cannot be */
-	void *lru;
 	struct flow_totals *totals;
 	__u32 slot;                 /* which table; a resize must not change it halfway through a packet */
 	__u32 way;                  /* where this flow is looked for first */
 	__u32 now;                  /* jiffies */
-	bool in_lru;                /* the flow's value is in the LRU map, which all CPUs share */
-	bool spare;                 /* the new flow's record is the spare one, which goes to the LRU map */
 };
 
 /* Where a new flow that finds no record is filled in before it goes to the LRU map: a lookup there would mark it as used, and a flood
@@ -84,11 +81,11 @@ static __always_inline struct flow_record *flow_in(struct flow_bucket *bucket, _
 }
 
 /* Put a flow that has or gets no record into the LRU map, adding to what another CPU may have put there. */
-static __always_inline void flow_spill(struct flow_table *t, struct flow_record *record)
+static __always_inline void flow_spill(struct flow_table *t, void *lru, struct flow_record *record)
 {
 	struct flow_value *there;
 
-	there = bpf_map_lookup_elem(t->lru, &record->key);
+	there = bpf_map_lookup_elem(lru, &record->key);
 	if (there) {
 		__sync_fetch_and_add(&there->packets, record->value.packets);
 		__sync_fetch_and_add(&there->bytes, record->value.bytes);
@@ -107,7 +104,7 @@ static __always_inline void flow_spill(struct flow_table *t, struct flow_record 
 			there->exit = record->value.exit;
 			there->quic = record->value.quic;
 		}
-	} else if (bpf_map_update_elem(t->lru, &record->key, &record->value, BPF_NOEXIST)) {
+	} else if (bpf_map_update_elem(lru, &record->key, &record->value, BPF_NOEXIST)) {
 		t->totals->refused += record->value.packets;
 		t->totals->refused_bytes += record->value.bytes;
 		return;
@@ -132,7 +129,7 @@ static __always_inline void flow_show(struct flow_record *record, const struct f
 }
 
 /* A record for a new flow, its tag 0; NULL when every record of the bucket is in use. */
-static __always_inline struct flow_record *flow_make_room(struct control *c, struct flow_table *t)
+static __always_inline struct flow_record *flow_make_room(struct control *c, struct flow_table *t, void *lru)
 {
 	struct flow_record *single = NULL, *idle = NULL, *record;
 	__u32 single_age = 0, idle_age = c->flow_guard, age;
@@ -159,7 +156,7 @@ static __always_inline struct flow_record *flow_make_room(struct control *c, str
 		return single;
 	}
 	if (idle) {
-		flow_spill(t, idle);
+		flow_spill(t, lru, idle);
 		flow_clear(idle);
 	}
 	return idle;
@@ -180,33 +177,36 @@ static __always_inline void flow_write(struct flow_record *record, const struct 
 
 /* A flow that has no record here: in the table that flows.max replaced, or in an LRU map. Brings it into the array, or, from a
  * table that is to go, into the LRU map at least. Rare, and a function of its own so that the stack fits Linux 6.1. */
-static __noinline struct flow_value *flow_return(struct control *c, struct flow_table *t, const struct pkt *p, __u64 hash)
+static __noinline struct flow_value *flow_return(struct control *c, struct flow_table *t, struct pkt *p, __u64 hash)
 {
 	struct flow_record *old = NULL, *record;
 	struct flow_value *value = NULL;
 	struct flow_bucket *bucket;
 	__u32 other = t->slot ^ 1;
 	bool elsewhere = false;
-	void *lru = t->lru;
+	void *lru, *from;
 
+	lru = from = bpf_map_lookup_elem(&flow_lru, &t->slot);
+	if (!lru)
+		return NULL;
 	if (c->flow_old) {
 		bucket = flow_bucket(c, other, hash);
 		if (bucket)
 			old = flow_in(bucket, t->way, &p->key);
 		if (!old) {
-			lru = bpf_map_lookup_elem(&flow_lru, &other);
-			if (lru)
-				value = bpf_map_lookup_elem(lru, &p->key);
+			from = bpf_map_lookup_elem(&flow_lru, &other);
+			if (from)
+				value = bpf_map_lookup_elem(from, &p->key);
 			elsewhere = value;
 		}
 	}
 	if (!old && !value && t->bucket->record[0].value.spilled) {
-		lru = t->lru;
-		value = bpf_map_lookup_elem(lru, &p->key);
+		from = lru;
+		value = bpf_map_lookup_elem(from, &p->key);
 	}
-	if (!old && (!value || !lru))
+	if (!old && (!value || !from))
 		return NULL;
-	record = flow_make_room(c, t);
+	record = flow_make_room(c, t, lru);
 	if (old) {
 		if (record) {
 			flow_write(record, &p->key, &old->value);
@@ -214,15 +214,15 @@ static __noinline struct flow_value *flow_return(struct control *c, struct flow_
 			flow_clear(old);
 			return &record->value;
 		}
-		flow_spill(t, old);
+		flow_spill(t, lru, old);
 		flow_clear(old);
 	} else {
-		value = bpf_map_lookup_elem(lru, &p->key); /* again: making room may have thrown it out */
+		value = bpf_map_lookup_elem(from, &p->key); /* again: making room may have thrown it out */
 		if (!value)
 			return NULL;
 		if (record) {
 			flow_write(record, &p->key, value);
-			if (bpf_map_delete_elem(lru, &p->key)) /* another CPU took it */
+			if (bpf_map_delete_elem(from, &p->key)) /* another CPU took it */
 				return NULL;
 			t->totals->returned += record->value.packets;
 			t->totals->returned_bytes += record->value.bytes;
@@ -230,13 +230,13 @@ static __noinline struct flow_value *flow_return(struct control *c, struct flow_
 			return &record->value;
 		}
 		if (elsewhere) {
-			bpf_map_update_elem(t->lru, &p->key, value, BPF_NOEXIST);
-			bpf_map_delete_elem(lru, &p->key);
+			bpf_map_update_elem(lru, &p->key, value, BPF_NOEXIST);
+			bpf_map_delete_elem(from, &p->key);
 			t->bucket->record[0].value.spilled = 1;
 		}
 	}
-	t->in_lru = true;
-	return bpf_map_lookup_elem(t->lru, &p->key);
+	p->flow_in_lru = 1;
+	return bpf_map_lookup_elem(lru, &p->key);
 }
 
 struct find_elsewhere {
@@ -315,7 +315,7 @@ static __always_inline bool may_be_namesake(const struct flow_value *value, cons
 }
 
 /* The flow's record, or NULL: it is new. Fills *t, whose totals the caller has set, for flow_account(). */
-static __always_inline struct flow_value *flow_find(struct control *c, struct flow_table *t, const struct pkt *p)
+static __always_inline struct flow_value *flow_find(struct control *c, struct flow_table *t, struct pkt *p)
 {
 	__u64 hash = flow_hash(c, p);
 	struct flow_record *record;
@@ -325,17 +325,12 @@ static __always_inline struct flow_value *flow_find(struct control *c, struct fl
 	t->now = now_jiffies(c);
 	t->way = hash >> 32;
 	t->bucket = flow_bucket(c, t->slot, hash);
-	t->lru = NULL;
-	t->in_lru = t->spare = false;
 	if (!t->bucket)
 		return NULL;
 	record = flow_in(t->bucket, t->way, &p->key);
 	if (record)
 		return &record->value;
 	if (!c->flow_old && !t->bucket->record[0].value.spilled)
-		return NULL;
-	t->lru = bpf_map_lookup_elem(&flow_lru, &t->slot);
-	if (!t->lru)
 		return NULL;
 	return flow_return(c, t, p, hash);
 }
@@ -353,17 +348,18 @@ static __always_inline void flow_fill_budget(const struct control *c, struct flo
 }
 
 /* A record for a new flow, or NULL: it is counted as refused. flow_settle() ends it. Not inlined for the same reason. */
-static __noinline struct flow_record *flow_create(struct control *c, struct flow_table *t, const struct pkt *p)
+static __noinline struct flow_record *flow_create(struct control *c, struct flow_table *t, struct pkt *p)
 {
 	struct flow_record *record;
 	__u32 zero = 0;
+	void *lru;
 
 	if (!t->bucket)
 		return NULL;
-	t->lru = bpf_map_lookup_elem(&flow_lru, &t->slot);
-	if (!t->lru)
+	lru = bpf_map_lookup_elem(&flow_lru, &t->slot);
+	if (!lru)
 		return NULL;
-	record = flow_make_room(c, t);
+	record = flow_make_room(c, t, lru);
 	if (!record) {
 		flow_fill_budget(c, t->totals, t->now);
 		if (!t->totals->budget)
@@ -372,7 +368,7 @@ static __noinline struct flow_record *flow_create(struct control *c, struct flow
 		record = bpf_map_lookup_elem(&flow_spare, &zero);
 		if (!record)
 			return NULL;
-		t->spare = true;
+		p->flow_spare = 1;
 	}
 	flow_write(record, &p->key, NULL);
 	return record;
@@ -381,9 +377,14 @@ static __noinline struct flow_record *flow_create(struct control *c, struct flow
 /* A new flow's record is filled in: show it, or put it into the LRU map. */
 static __noinline void flow_settle(struct flow_table *t, struct flow_record *record, const struct pkt *p)
 {
+	void *lru;
+
 	flow_show(record, &p->key);
-	if (t->spare && t->lru && t->bucket)
-		flow_spill(t, record);
+	if (!p->flow_spare || !t->bucket)
+		return;
+	lru = bpf_map_lookup_elem(&flow_lru, &t->slot);
+	if (lru)
+		flow_spill(t, lru, record);
 }
 
 /* How many segments of a packet that begins `behind` before what was seen, and is `bytes` long, were seen already. */
@@ -484,7 +485,7 @@ static __always_inline void flow_state(struct flow_value *value, const struct pk
 
 static __always_inline void flow_count(struct flow_table *t, struct flow_value *value, const struct pkt *p)
 {
-	if (t->in_lru) { /* counted as if it had passed through the array */
+	if (p->flow_in_lru) { /* counted as if it had passed through the array */
 		__sync_fetch_and_add(&value->packets, p->segments);
 		__sync_fetch_and_add(&value->bytes, p->ip_bytes);
 		t->totals->spilled += p->segments;
@@ -498,7 +499,7 @@ static __always_inline void flow_count(struct flow_table *t, struct flow_value *
 }
 
 /* Count a packet that goes on its way, and remember what was found about its flow. value: what flow_find() gave. */
-static __always_inline void flow_account(ctx_t *ctx, struct control *c, struct flow_table *t, struct flow_value *value, const struct pkt *p,
+static __always_inline void flow_account(ctx_t *ctx, struct control *c, struct flow_table *t, struct flow_value *value, struct pkt *p,
 					 enum reason reason)
 {
 	struct flow_totals *totals = t->totals;

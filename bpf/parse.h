@@ -193,36 +193,16 @@ static __always_inline bool is_jumbo(void *data, void *data_end, struct pkt *p)
 static __always_inline bool is_jumbo(void *data, void *data_end, struct pkt *p) { return false; }
 #endif
 
-static __always_inline enum reason parse_ipv6(void *data, void *data_end, struct pkt *p)
+/* The extension headers of IPv6: what they carry and where it begins. Verified on its own, as parse_any() is: the ways through each of
+ * them would multiply with those by which a packet gets here. */
+__noinline int parse_extensions(ctx_t *ctx, struct pkt *p)
 {
-	struct ipv6_header *ip = header_at(data, p->l3);
-	__u32 off, length, size;
+	void *data = ctx_data(ctx), *data_end = ctx_data_end(ctx);
+	__u32 off, size;
 	__u8 next, *ext;
 
-	if ((void *)(ip + 1) > data_end)
+	if (!p)
 		return REASON_MALFORMED;
-	if ((bpf_ntohl(ip->be_flow) >> 28) != 6)
-		return REASON_MALFORMED;
-	length = sizeof(*ip) + bpf_ntohs(ip->be_length);
-	if (length == sizeof(*ip)) {
-#ifdef HOOK_TC
-		if (p->segments != 1)
-			length = p->frame_bytes - p->l3;
-#endif
-		if (ip->next == PROTO_HOPOPT && !is_jumbo(data, data_end, p)) /* a jumbogram of the wire, or nonsense */
-			return REASON_MALFORMED;
-	}
-	if (p->l3 + length > p->frame_bytes)
-		return REASON_MALFORMED;
-	p->family = FAMILY_V6;
-	p->length = length;
-	p->ttl = ip->hop_limit;
-	p->tos = bpf_ntohl(ip->be_flow) >> 20;
-	__builtin_memcpy(p->key.saddr, ip->saddr, 16);
-	__builtin_memcpy(p->key.daddr, ip->daddr, 16);
-	p->key.tag |= FLOW_V6 << 12;
-	p->key.proto = ip->next;
-	p->l4 = p->l3 + sizeof(*ip);
 	for (int i = 0; i < EXT_HEADERS; i++) {
 		/* From *p, about which the verifier knows nothing: what it knew of each header would multiply its ways through the next ones. */
 		next = READ_ONCE(p->key.proto);
@@ -254,6 +234,38 @@ static __always_inline enum reason parse_ipv6(void *data, void *data_end, struct
 		p->l4 = off;
 	}
 	return is_extension(p->key.proto) ? REASON_MALFORMED : REASON_NONE;
+}
+
+static __always_inline enum reason parse_ipv6(ctx_t *ctx, void *data, void *data_end, struct pkt *p)
+{
+	struct ipv6_header *ip = header_at(data, p->l3);
+	__u32 length;
+
+	if ((void *)(ip + 1) > data_end)
+		return REASON_MALFORMED;
+	if ((bpf_ntohl(ip->be_flow) >> 28) != 6)
+		return REASON_MALFORMED;
+	length = sizeof(*ip) + bpf_ntohs(ip->be_length);
+	if (length == sizeof(*ip)) {
+#ifdef HOOK_TC
+		if (p->segments != 1)
+			length = p->frame_bytes - p->l3;
+#endif
+		if (ip->next == PROTO_HOPOPT && !is_jumbo(data, data_end, p)) /* a jumbogram of the wire, or nonsense */
+			return REASON_MALFORMED;
+	}
+	if (p->l3 + length > p->frame_bytes)
+		return REASON_MALFORMED;
+	p->family = FAMILY_V6;
+	p->length = length;
+	p->ttl = ip->hop_limit;
+	p->tos = bpf_ntohl(ip->be_flow) >> 20;
+	__builtin_memcpy(p->key.saddr, ip->saddr, 16);
+	__builtin_memcpy(p->key.daddr, ip->daddr, 16);
+	p->key.tag |= FLOW_V6 << 12;
+	p->key.proto = ip->next;
+	p->l4 = p->l3 + sizeof(*ip);
+	return is_extension(p->key.proto) ? parse_extensions(ctx, p) : REASON_NONE;
 }
 
 /* Ports, ICMP type, TCP flags. room: bytes of IP payload from l4 on. *header: bytes of the L4 header. */
@@ -428,7 +440,7 @@ __noinline int parse_any(ctx_t *ctx, struct pkt *p)
 	if (p->be_type == bpf_htons(ETHERTYPE_IPV4))
 		reason = parse_ipv4(data, data_end, p);
 	else if (p->be_type == bpf_htons(ETHERTYPE_IPV6))
-		reason = parse_ipv6(data, data_end, p);
+		reason = parse_ipv6(ctx, data, data_end, p);
 	else
 		return REASON_NOT_IP;
 	if (reason)

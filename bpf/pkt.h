@@ -64,6 +64,9 @@ struct pkt {
 	__u8 captured;     /* it is kept, for who captures */
 	__u8 quic;         /* as its service's */
 	__u8 named;        /* its connection ID named the backend */
+	__u8 nothing;      /* always 0: see any_reason() */
+	__u8 flow_in_lru;  /* its flow's value is in the LRU map, which all CPUs share */
+	__u8 flow_spare;   /* its new flow's record is the spare one, which goes to the LRU map */
 	__u64 mirrors;     /* exits that get a copy, later: that got one; a bit each */
 	__u32 out_ifindex;
 	int action;        /* set by a step that sends the frame */

@@ -18,6 +18,10 @@ static __always_inline enum verdict verdict_of(enum reason reason)
 	return verdict_by_reason[i & (REASON_SLOTS - 1)];
 }
 
+/* The same reason, of which the verifier doesn't know any more by which way it was found: it would follow each of them through all that
+ * comes. */
+static __always_inline enum reason any_reason(const struct pkt *p, enum reason reason) { return (__u8)(reason ^ READ_ONCE(p->nothing)); }
+
 /* The counters of an interface; NULL cannot be. */
 static __always_inline struct interface_counter *counters_of(__u32 ifindex)
 {

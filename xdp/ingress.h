@@ -137,19 +137,21 @@ static __always_inline enum reason ingress_link(ctx_t *ctx, struct pkt *p)
 }
 
 /* A packet goes on its way: its connection and its flow know that. What a backend answers is to them what its client sees. */
-static __always_inline void note_passed(ctx_t *ctx, struct control *c, struct flow_table *table, struct flow_value *flow, struct pkt *p,
-					enum reason reason)
+static __always_inline enum reason note_passed(ctx_t *ctx, struct control *c, struct flow_table *table, struct flow_value *flow, struct pkt *p,
+					       enum reason reason)
 {
 	if (cfg_nat && p->translated == NAT_ANSWER)
 		nat_swap_key(p);
 	if (cfg_state && p->state_asked && (verdict_of(reason) != VERDICT_REDIRECT || reason == REASON_RULE_REDIRECT)) /* what is answered here gets no further */
 		state_passed(p);
-	if (reason == REASON_NAT_REPLY)
+	if (cfg_nat && reason == REASON_NAT_REPLY)
 		nat_name(p);
+	reason = any_reason(p, reason);
 	if (cfg_flows && !needs_no_record(p))
 		flow_account(ctx, c, table, flow, p, reason);
 	if (cfg_nat && p->translated == NAT_ANSWER)
 		nat_swap_key(p);
+	return reason;
 }
 
 static __always_inline enum reason tell_too_big(ctx_t *ctx, struct control *c, struct pkt *p)
@@ -221,9 +223,7 @@ static __always_inline enum reason ingress(ctx_t *ctx, struct control *c, struct
 	}
 	if (cfg_actions && reason == REASON_RULE_REDIRECT) {
 		reason = redirect(ctx, p);
-		if (reason == REASON_RULE_REDIRECT)
-			note_passed(ctx, c, &table, flow, p, reason);
-		return reason;
+		return reason == REASON_RULE_REDIRECT ? note_passed(ctx, c, &table, flow, p, reason) : reason;
 	}
 	if (verdict_of(reason) != VERDICT_PASS)
 		return reason;
@@ -273,6 +273,5 @@ static __always_inline enum reason ingress(ctx_t *ctx, struct control *c, struct
 		if (sent)
 			reason = sent;
 	}
-	note_passed(ctx, c, &table, flow, p, reason);
-	return reason;
+	return note_passed(ctx, c, &table, flow, p, reason);
 }
