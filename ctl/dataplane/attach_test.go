@@ -270,23 +270,25 @@ func TestProgramsAreLoadedOnceAndWhereTheySit(t *testing.T) {
 		t.Errorf("attached to XDP, and programs %v are loaded", got)
 	}
 	long := make([]abi.Line, 1000)
-	room := [abi.TableCount]int{abi.TableSets: len(long), abi.TableRules: len(long)}
-	if err := d.Prepare(compile.Features{Rules: true}, room); err != nil {
+	var tables Tables
+	for which := range abi.TableServices {
+		var err error
+		if tables[which], err = d.NewTable(which, long); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := d.Prepare(compile.Features{Rules: true}, tables); err != nil {
 		t.Fatal(err)
 	}
 	prepared := d.programs
 	if got := loaded(); !slices.Equal(got, []Hook{HookXDP}) {
 		t.Errorf("after a swap programs %v are loaded", got)
 	}
-	for which := range abi.TableServices {
-		table, err := d.NewTable(which, long)
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer closeIt(t, table)
+	if err := d.Commit(1, tables); err != nil {
+		t.Fatal(err)
 	}
 	if d.programs != prepared {
-		t.Error("programs were swapped once more for tables that there was room for")
+		t.Error("programs were swapped once more for tables that they were loaded with")
 	}
 
 	soon := w.openWith(t, Options{Dir: testDir(t), FlowsMax: 1000, Hooks: []Hook{HookIngress, HookCheck}})
@@ -295,7 +297,7 @@ func TestProgramsAreLoadedOnceAndWhereTheySit(t *testing.T) {
 	if !strings.Contains(names, "gardu_ingress") || !strings.Contains(names, "gardu_check") || strings.Contains(names, "gardu_xdp") || strings.Contains(names, "gardu_egress") {
 		t.Errorf("opened for tc ingress and checks, %s are loaded", names)
 	}
-	if err := soon.Prepare(compile.Features{Rules: true}, [abi.TableCount]int{}); err != nil {
+	if err := soon.Prepare(compile.Features{Rules: true}, Tables{}); err != nil {
 		t.Fatal(err)
 	}
 	if names := fmt.Sprint(soon.programs.loaded); strings.Contains(names, "gardu_") {

@@ -46,7 +46,7 @@ func (d *Dataplane) BeginCapture(filter *abi.CaptureFilter, ring int) error {
 	err := d.SetCapture(filter)
 	if features := d.programs.features; err == nil && !features.Capture {
 		features.Capture = true
-		err = d.swapPrograms(features)
+		err = d.swapPrograms(features, Tables{})
 	}
 	if err != nil && !d.programs.features.Capture {
 		d.capture.maps.close()
@@ -88,7 +88,7 @@ func (d *Dataplane) EndCapture() error {
 	}
 	features := d.programs.features
 	features.Capture = false
-	if err := d.swapPrograms(features); err != nil {
+	if err := d.swapPrograms(features, Tables{}); err != nil {
 		return err
 	}
 	d.setCapture(nil)

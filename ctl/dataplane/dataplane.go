@@ -142,10 +142,10 @@ func Open(opts Options) (_ *Dataplane, err error) {
 			return nil, err
 		}
 		features = d.inUse(features)
-		if err := d.setLengths(d.lengthsFor(opts.Room), features); err != nil {
+		if err := d.setLengths(d.lengthsFor(opts.Room), features, Tables{}); err != nil {
 			return nil, err
 		}
-		d.programs, err = d.loadPrograms(features)
+		d.programs, err = d.loadPrograms(features, Tables{})
 	}
 	if err != nil {
 		return nil, err
@@ -189,7 +189,7 @@ func OpenPrivate(features compile.Features, flowsMax int, options ...PrivateOpti
 		return nil, err
 	}
 	d.control.NatKey = 0 // which ports are chosen can be foretold
-	if d.programs, err = d.loadPrograms(features); err != nil {
+	if d.programs, err = d.loadPrograms(features, Tables{}); err != nil {
 		return nil, err
 	}
 	return d, nil
@@ -236,7 +236,7 @@ func (d *Dataplane) begin(opts Options) error {
 	loaded := func() (*programs, error) { return nil, nil }
 	err := d.create(opts.FlowsMax, min(flowStart, lruSize(opts.FlowsMax)), nil, func() {
 		d.lengths = d.lengthsFor(opts.Room)
-		loaded = d.startLoading(opts.Features)
+		loaded = d.startLoading(opts.Features, Tables{})
 	})
 	if err == nil {
 		err = d.makeRoom(opts.Features)

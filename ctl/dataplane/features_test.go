@@ -37,7 +37,7 @@ func matrix() []compile.Features {
 func TestVerifierTakesEveryCombination(t *testing.T) {
 	d := mapsOnly(t)
 	for _, features := range matrix() {
-		p, err := d.loadPrograms(features)
+		p, err := d.loadPrograms(features, Tables{})
 		if err == nil {
 			err = d.loadRest(p)
 		}

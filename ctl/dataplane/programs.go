@@ -10,7 +10,6 @@ import (
 
 	"github.com/cilium/ebpf"
 
-	"gardu/ctl/abi"
 	"gardu/ctl/compile"
 )
 
@@ -18,6 +17,7 @@ import (
 type programs struct {
 	features compile.Features
 	outers   mapSet // of the tables: they belong to this load
+	next     Tables // that outers hold where the next generation will be; nil until its commit where it isn't known
 
 	mu     sync.Mutex
 	loaded [hookCount]*ebpf.Program // nil: not asked for yet
@@ -34,8 +34,8 @@ var objects = []struct {
 
 // loadPrograms prepares programs with the constants that features ask for, on the maps and tables of d. The verifier takes long, and few
 // machines run all of them: those that sit on an interface are loaded here, each other when it is first asked for; see program.
-func (d *Dataplane) loadPrograms(features compile.Features) (*programs, error) {
-	loaded := d.startLoading(features)
+func (d *Dataplane) loadPrograms(features compile.Features, next Tables) (*programs, error) {
+	loaded := d.startLoading(features, next)
 	err := d.makeRoom(features)
 	p, failed := loaded()
 	if err = errors.Join(err, failed); err != nil && p != nil {
@@ -48,13 +48,14 @@ func (d *Dataplane) loadPrograms(features compile.Features) (*programs, error) {
 }
 
 // startLoading begins what loadPrograms does. Whoever calls it waits by calling what it returns.
-func (d *Dataplane) startLoading(features compile.Features) (wait func() (*programs, error)) {
-	p := &programs{features: features}
+func (d *Dataplane) startLoading(features compile.Features, next Tables) (wait func() (*programs, error)) {
+	p := &programs{features: features, next: next}
 	done := make(chan error, 1)
 	go func() {
+		var fill []func() error
 		var err error
-		if p.outers, err = d.newOuters(); err == nil {
-			err = d.loadUsed(p)
+		if p.outers, fill, err = d.newOuters(next); err == nil {
+			err = sideBySide(append(fill, func() error { return d.loadUsed(p) })...)
 		}
 		done <- err
 	}()
@@ -109,10 +110,11 @@ func (d *Dataplane) loadThose(p *programs, wanted func(Hook) bool) error {
 	var errs [hookCount]error
 	var running sync.WaitGroup
 	for _, object := range objects {
+		spec := sync.OnceValues(object.spec)
 		for hook, name := range object.programs {
 			if wanted(hook) && p.loaded[hook] == nil {
 				running.Go(func() {
-					p.loaded[hook], errs[hook] = d.load(p, object.spec, name)
+					p.loaded[hook], errs[hook] = d.load(p, spec, name)
 				})
 			}
 		}
@@ -175,10 +177,11 @@ func (p *programs) close() error {
 
 // load loads a program of an object.
 func (d *Dataplane) load(p *programs, from func() (*ebpf.CollectionSpec, error), name string) (*ebpf.Program, error) {
-	spec, err := from()
+	object, err := from()
 	if err != nil {
 		return nil, err
 	}
+	spec := object.Copy() // other programs may be loaded from it
 	maps.DeleteFunc(spec.Programs, func(other string, _ *ebpf.ProgramSpec) bool { return other != name })
 	collection, err := d.collect(spec, p, ebpf.ProgramOptions{})
 	if err != nil {
@@ -300,32 +303,41 @@ func setConstants(spec *ebpf.CollectionSpec, f compile.Features) error {
 func (d *Dataplane) Features() compile.Features {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	return d.programs.features
+	return d.features()
+}
+
+// features are those, or none before the first load.
+func (d *Dataplane) features() (f compile.Features) {
+	if d.programs != nil {
+		f = d.programs.features
+	}
+	return f
 }
 
 // SetFeatures loads programs made for features and swaps them in on every hook, each in one step. Before a generation
 // that needs more is committed, set the union of both; afterwards, what the new one needs. A capture that is on goes on. On error all
 // hooks run what they ran before.
 func (d *Dataplane) SetFeatures(features compile.Features) error {
-	return d.Prepare(features, [abi.TableCount]int{})
+	return d.Prepare(features, Tables{})
 }
 
-// Prepare does what SetFeatures does, and makes room for tables of so many lines (0: none comes) with the same swap of programs.
-func (d *Dataplane) Prepare(features compile.Features, lines [abi.TableCount]int) error {
+// Prepare does what SetFeatures does. With the same swap of programs all tables of a kind get the length of its next one, and the programs
+// get the next ones (nil: as it is now), so that Commit need not wait for these.
+func (d *Dataplane) Prepare(features compile.Features, next Tables) error {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	features.Capture = d.capture != nil
-	lengths := d.lengthsFor(lines)
+	lengths := d.lengthsOf(next)
 	if features == d.programs.features && lengths == d.lengths {
 		return nil
 	}
-	return d.setLengths(lengths, features)
+	return d.setLengths(lengths, features, next)
 }
 
-// swapPrograms loads programs made for features and for the tables as they are, and swaps them in on every hook. On error all
-// hooks run what they ran before.
-func (d *Dataplane) swapPrograms(features compile.Features) error {
-	next, err := d.loadPrograms(features)
+// swapPrograms loads programs made for features and for the tables as they are, and swaps them in on every hook. They find tables where
+// the next generation will be. On error all hooks run what they ran before.
+func (d *Dataplane) swapPrograms(features compile.Features, tables Tables) error {
+	next, err := d.loadPrograms(features, tables)
 	if err != nil {
 		return err
 	}

@@ -104,7 +104,7 @@ func (d *Dataplane) sibling(trial *Trial, a Assumption) (_ *Dataplane, err error
 		return nil, err
 	}
 	features.Trace, features.Capture = !alone, false
-	if s.programs, err = s.loadPrograms(features); err != nil {
+	if s.programs, err = s.loadPrograms(features, Tables{}); err != nil {
 		return nil, err
 	}
 	return s, nil
@@ -170,7 +170,6 @@ func (s *Dataplane) tryGeneration(d *Dataplane, trial *Trial) error {
 func (s *Dataplane) tryTable(d *Dataplane, which abi.Table, lines []abi.Line) (*Table, error) {
 	generation := d.control.generation()
 	if lines != nil || generation == 0 || d.slots[slot(generation)][which] == nil {
-		s.lengths[which] = s.nextLength(which, len(lines)) // no programs are there yet that were made for another one
 		return s.newTable(which, lines)
 	}
 	table := d.slots[slot(generation)][which]
@@ -178,7 +177,6 @@ func (s *Dataplane) tryTable(d *Dataplane, which abi.Table, lines []abi.Line) (*
 	if err != nil {
 		return nil, fmt.Errorf("copy a table of generation %d: %w", generation, err)
 	}
-	s.lengths[which] = d.lengths[which]
 	return &Table{array, table.lines}, nil
 }
 

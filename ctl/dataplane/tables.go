@@ -24,8 +24,7 @@ type Table struct {
 type Tables [abi.TableCount]*Table
 
 // NewTable puts lines into the kernel. Commit takes it over; one that is never committed is freed by Close. When the
-// tables of that kind have become too short for it, or far too long, all of them change their length, for which the programs
-// are loaded and swapped as by SetFeatures.
+// tables of that kind have become too short for it, or far too long, it has the length that Prepare or Commit will give all of them.
 func (d *Dataplane) NewTable(which abi.Table, lines []abi.Line) (*Table, error) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -33,14 +32,7 @@ func (d *Dataplane) NewTable(which abi.Table, lines []abi.Line) (*Table, error) 
 }
 
 func (d *Dataplane) newTable(which abi.Table, lines []abi.Line) (*Table, error) {
-	lengths := d.lengths
-	lengths[which] = d.nextLength(which, len(lines))
-	if lengths != d.lengths {
-		if err := d.setLengths(lengths, d.programs.features); err != nil {
-			return nil, fmt.Errorf("make tables of %d lines: %w", lengths[which], err)
-		}
-	}
-	array, err := newLines(d.tableSpec(which).InnerMap, d.lengths[which], lineBytes(lines))
+	array, err := newLines(d.specs[tableMaps[which]].InnerMap, d.nextLength(which, len(lines)), lineBytes(lines))
 	if err != nil {
 		return nil, fmt.Errorf("make a table of %d lines: %w", len(lines), err)
 	}
@@ -86,9 +78,20 @@ func (d *Dataplane) lengthsFor(lines [abi.TableCount]int) [abi.TableCount]uint32
 	return lengths
 }
 
-// setLengths copies the tables into arrays of other lengths and swaps in programs made for these and for features. On error all is as
-// it was.
-func (d *Dataplane) setLengths(lengths [abi.TableCount]uint32, features compile.Features) (err error) {
+// lengthsOf are the lengths that all kinds will have with these tables (nil: it stays).
+func (d *Dataplane) lengthsOf(tables Tables) [abi.TableCount]uint32 {
+	lengths := d.lengths
+	for which, table := range tables {
+		if table != nil {
+			lengths[which] = table.array.MaxEntries()
+		}
+	}
+	return lengths
+}
+
+// setLengths copies the tables into arrays of other lengths and swaps in programs made for these and for features, which find next where
+// the next generation will be. On error all is as it was.
+func (d *Dataplane) setLengths(lengths [abi.TableCount]uint32, features compile.Features, next Tables) (err error) {
 	before := map[*Table]*ebpf.Map{}
 	was := d.lengths
 	d.lengths = lengths
@@ -120,7 +123,7 @@ func (d *Dataplane) setLengths(lengths [abi.TableCount]uint32, features compile.
 	if d.programs == nil {
 		return nil // they are loaded next
 	}
-	if err := d.swapPrograms(features); err != nil {
+	if err := d.swapPrograms(features, next); err != nil {
 		return err
 	}
 	for slot, tables := range d.slots {
@@ -160,33 +163,37 @@ var tableMaps = [abi.TableCount]string{
 	abi.TableServices: abi.AbiMapTablesServices,
 }
 
-// newOuters makes the outer maps for one load of the programs, holding the tables of all slots.
-func (d *Dataplane) newOuters() (_ mapSet, err error) {
-	outers := mapSet{}
-	defer func() {
-		if err != nil {
-			outers.close()
+// newOuters makes the outer maps for one load of the programs. What fill does puts the tables of all slots into them, and next where the
+// next generation will be; none of it needs to wait for the other.
+func (d *Dataplane) newOuters(next Tables) (outers mapSet, fill []func() error, err error) {
+	outers = mapSet{}
+	slots := d.slots
+	for which, table := range next {
+		if table != nil {
+			slots[d.nextSlot()][which] = table
 		}
-	}()
-	var fill []func() error
+	}
 	for which, name := range tableMaps {
 		outer, err := ebpf.NewMap(d.tableSpec(abi.Table(which)))
 		if err != nil {
-			return nil, permission("create map "+name, err)
+			outers.close()
+			return nil, nil, permission("create map "+name, err)
 		}
 		outers[name] = outer
-		for slot, tables := range d.slots {
+		for slot, tables := range slots {
 			if table := tables[which]; table != nil {
-				fill = append(fill, func() error {
-					if err := outer.Put(uint32(slot), table.array); err != nil {
-						return fmt.Errorf("put table %d into slot %d: %w", which, slot, err)
-					}
-					return nil
-				})
+				fill = append(fill, func() error { return putTable(outer, uint32(slot), abi.Table(which), table) })
 			}
 		}
 	}
-	return outers, sideBySide(fill...)
+	return outers, fill, nil
+}
+
+func putTable(outer *ebpf.Map, slot uint32, which abi.Table, table *Table) error {
+	if err := outer.Put(slot, table.array); err != nil {
+		return fmt.Errorf("put table %d into slot %d: %w", which, slot, err)
+	}
+	return nil
 }
 
 // sideBySide does all at once, each of which puts a map into another one: the kernel then waits for the programs that run (an RCU grace period,
@@ -261,6 +268,9 @@ func (d *Dataplane) Previous() (generation uint32, tables Tables) {
 	return current - 1, tables
 }
 
+// nextSlot is where the next generation will be, if it is one more than the current one.
+func (d *Dataplane) nextSlot() uint32 { return slot(d.control.generation() + 1) }
+
 func slot(generation uint32) uint32 { return generation % uint32(abi.GenerationSlots) }
 
 // Lines reads a table of the generation in force back from the kernel; nil when there is none.
@@ -293,13 +303,18 @@ func (d *Dataplane) Commit(generation uint32, tables Tables) error {
 		return fmt.Errorf("commit generation %d: the current one is %d", generation, current)
 	}
 	slot := slot(generation)
-	for which := range abi.TableCount { // before the first goes into its slot: this may swap the programs, and the slots with them
+	for which := range abi.TableCount {
 		if tables[which] == nil {
 			absent, err := d.newTable(which, nil)
 			if err != nil {
 				return err
 			}
 			tables[which] = absent
+		}
+	}
+	if lengths := d.lengthsOf(tables); lengths != d.lengths {
+		if err := d.setLengths(lengths, d.features(), tables); err != nil {
+			return fmt.Errorf("commit generation %d: make tables of %d lines: %w", generation, lengths, err)
 		}
 	}
 	if err := d.fillSlot(slot, tables); err != nil {
@@ -311,20 +326,28 @@ func (d *Dataplane) Commit(generation uint32, tables Tables) error {
 	return errors.Join(d.dropTables(displaced), d.finishMigration())
 }
 
-// fillSlot gives tables to the programs and pins them, so that the next daemon finds them.
+// fillSlot gives tables to the programs and pins them, so that the next daemon finds them. What the programs were loaded with needs no wait:
+// who still looks into this slot runs the programs before them.
 func (d *Dataplane) fillSlot(slot uint32, tables Tables) error {
+	loadedWith := slot == d.nextSlot()
 	var fill []func() error
 	for which, table := range tables {
 		fill = append(fill, func() error {
-			if d.programs != nil { // else they find it when they are loaded
-				if err := d.programs.outers[tableMaps[which]].Put(slot, table.array); err != nil {
-					return fmt.Errorf("put table %d into slot %d: %w", which, slot, err)
+			if d.programs != nil && (!loadedWith || d.programs.next[which] != table) { // without programs: they find it when they are loaded
+				if err := putTable(d.programs.outers[tableMaps[which]], slot, abi.Table(which), table); err != nil {
+					return err
 				}
 			}
 			return d.pinTable(slot, abi.Table(which), table)
 		})
 	}
-	return sideBySide(fill...)
+	if err := sideBySide(fill...); err != nil {
+		return err
+	}
+	if d.programs != nil {
+		d.programs.next = Tables{}
+	}
+	return nil
 }
 
 func (d *Dataplane) pinTable(slot uint32, which abi.Table, table *Table) error {
@@ -374,7 +397,7 @@ func (d *Dataplane) openTables() error {
 	for which := range abi.TableCount {
 		lengths[which] = d.lengthFor(which, 0)
 	}
-	return d.setLengths(lengths, compile.Features{})
+	return d.setLengths(lengths, compile.Features{}, Tables{})
 }
 
 func (d *Dataplane) closeTables() error {

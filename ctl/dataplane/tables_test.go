@@ -27,7 +27,10 @@ func commit(t *testing.T, d *Dataplane, generation uint32, marks ...uint64) Tabl
 func marks(t *testing.T, d *Dataplane) (marks [abi.TableCount]uint64) {
 	t.Helper()
 	slot := slot(d.control.generation())
-	outers, err := d.newOuters()
+	outers, fill, err := d.newOuters(Tables{})
+	if err == nil {
+		err = sideBySide(fill...)
+	}
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -235,24 +238,80 @@ func TestCommitThatChangesLengths(t *testing.T) {
 		if err := d.Commit(generation, tables); err != nil {
 			t.Fatal(err)
 		}
-		for which, table := range tables {
-			if table == nil {
-				continue
-			}
-			var inner uint32
-			if err := d.programs.outers[tableMaps[which]].Lookup(slot(generation), &inner); err != nil {
-				t.Fatal(err)
-			}
-			info, err := table.array.Info()
-			if err != nil {
-				t.Fatal(err)
-			}
-			if id, _ := info.ID(); uint32(id) != inner {
-				t.Errorf("generation %d: the programs have map %d as table %d, not %d", generation, inner, which, id)
-			}
-		}
+		programsHave(t, d, tables)
 	}
 	if d.lengths[abi.TableServices] != minLength {
 		t.Errorf("lengths %v", d.lengths)
 	}
+}
+
+// programsHave fails when the programs don't find these tables (nil: any) in the generation in force.
+func programsHave(t *testing.T, d *Dataplane, tables Tables) {
+	t.Helper()
+	generation := d.control.generation()
+	for which, table := range tables {
+		if table == nil {
+			continue
+		}
+		var inner uint32
+		if err := d.programs.outers[tableMaps[which]].Lookup(slot(generation), &inner); err != nil {
+			t.Fatal(err)
+		}
+		info, err := table.array.Info()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if id, _ := info.ID(); uint32(id) != inner {
+			t.Errorf("generation %d: the programs have map %d as table %d, not %d", generation, inner, which, id)
+		}
+	}
+}
+
+// Programs that are loaded with the tables of the next generation find these once it is committed, and others when it never was.
+func TestPreparedTables(t *testing.T) {
+	d := private(t, allOff())
+	load := func(lines int) (tables Tables) {
+		t.Helper()
+		for which := range abi.TableCount {
+			var err error
+			if tables[which], err = d.NewTable(which, make([]abi.Line, lines)); err != nil {
+				t.Fatal(err)
+			}
+		}
+		return tables
+	}
+	prepare := func(features compile.Features, tables Tables) {
+		t.Helper()
+		if err := d.Prepare(features, tables); err != nil {
+			t.Fatal(err)
+		}
+	}
+	put := func(generation uint32, tables Tables) {
+		t.Helper()
+		if err := d.Commit(generation, tables); err != nil {
+			t.Fatal(err)
+		}
+		programsHave(t, d, tables)
+	}
+	commit(t, d, 1, 10, 20, 30)
+	first := load(100)
+	prepare(compile.Features{Rules: true}, first)
+	if got := marks(t, d); got != [...]uint64{10, 20, 30} {
+		t.Errorf("before the commit: %v", got)
+	}
+	put(2, first)
+	given := load(1000)
+	prepare(compile.Features{}, given)
+	for _, table := range given {
+		closeIt(t, table)
+	}
+	put(3, load(100))
+	put(4, first)
+	put(5, load(100))
+	put(6, load(100))
+	early := private(t, allOff())
+	d = early
+	third := load(100)
+	prepare(compile.Features{Rules: true}, third)
+	put(3, third) // the first may have any number
 }

@@ -47,7 +47,6 @@ type Op struct {
 	Kind     Kind
 	Reused   compile.Reused
 	Features compile.Features
-	Room     [abi.TableCount]int // lines of the tables that will be loaded
 	FlowsMax int
 	Table    abi.Table
 	Lines    []abi.Line
@@ -97,11 +96,10 @@ func Plan(have Have, want Want) []Op {
 		ops = append(ops, Op{Kind: ResizeFlows, FlowsMax: want.FlowsMax})
 	}
 	both := have.Features.Or(want.Tables.Features)
-	tables, room := planTables(have, want)
+	ops = append(ops, planTables(have, want)...)
 	if both != have.Features {
-		ops = append(ops, Op{Kind: WidenFeatures, Features: both, Room: room})
+		ops = append(ops, Op{Kind: WidenFeatures, Features: both})
 	}
-	ops = append(ops, tables...)
 	// After a daemon that may have died half-way, rings and backends are put again, which is the same or a repair.
 	inherited := have.Tables == nil
 	for _, ring := range want.Tables.Rings {
@@ -121,8 +119,8 @@ func Plan(have Have, want Want) []Op {
 	return append(ops, unusedRings(have, want)...)
 }
 
-// planTables loads the tables that change, and tells how long they are.
-func planTables(have Have, want Want) (ops []Op, room [abi.TableCount]int) {
+// planTables loads the tables that change.
+func planTables(have Have, want Want) (ops []Op) {
 	for t := range abi.TableCount {
 		lines := tableLines(want.Tables, t)
 		if have.Tables != nil && sameLines(lines, tableLines(have.Tables, t)) {
@@ -130,9 +128,8 @@ func planTables(have Have, want Want) (ops []Op, room [abi.TableCount]int) {
 			continue
 		}
 		ops = append(ops, Op{Kind: LoadTable, Table: t, Lines: lines})
-		room[t] = len(lines)
 	}
-	return ops, room
+	return ops
 }
 
 // sameLines compares tables, of which one often is the other.

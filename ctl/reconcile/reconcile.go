@@ -19,7 +19,7 @@ type Table interface {
 // Kernel is what a Reconciler changes: a *dataplane.Dataplane, where T is *dataplane.Table and Tables dataplane.Tables.
 type Kernel[T Table, Tables ~[abi.TableCount]T] interface {
 	SetFeatures(compile.Features) error
-	Prepare(compile.Features, [abi.TableCount]int) error // the same, and room for tables of so many lines
+	Prepare(compile.Features, Tables) error // the same, for the tables of the next generation too
 	ResizeFlows(max int) error
 	ResetRuleCounters(ids []uint32) error
 	ResetBackendCounters(ids []uint32) error
@@ -246,7 +246,7 @@ func (a *attempt[T, Tables]) do(op Op) error {
 			kernel.ResetExitCounters(wide(op.Reused.Exits)), kernel.ResetInterfaceCounters(wide(op.Reused.Interfaces)))
 	case WidenFeatures:
 		a.onFailure(func() error { return kernel.SetFeatures(have.Features) })
-		return kernel.Prepare(op.Features, op.Room)
+		return kernel.Prepare(op.Features, a.tables)
 	case ResizeFlows: // stays, whatever follows: a way back would lose the flows that are in the old table
 		err := kernel.ResizeFlows(op.FlowsMax)
 		if err == nil {

@@ -68,7 +68,7 @@ func (k *fakeKernel) SetFeatures(f compile.Features) error {
 	return err
 }
 
-func (k *fakeKernel) Prepare(f compile.Features, _ [abi.TableCount]int) error {
+func (k *fakeKernel) Prepare(f compile.Features, _ fakeTables) error {
 	return k.SetFeatures(f)
 }
 
@@ -264,12 +264,12 @@ func TestOrder(t *testing.T) {
 	kernel := newKernel()
 	r := started(t, kernel, 0, Have{})
 	mustApply(t, r, first())
-	wantLog(t, kernel, "flows 1000", "features services flows health", "table 1", "table 2", "table 3", "ring 1",
+	wantLog(t, kernel, "flows 1000", "table 1", "table 2", "table 3", "features services flows health", "ring 1",
 		"backend 1", "backend 2", "commit 1")
 	sets := kernel.tables[abi.TableSets]
 
 	mustApply(t, r, second())
-	wantLog(t, kernel, "reset [3]", "flows 2000", "features rules services flows health", "table 12", "table 13", "ring 2",
+	wantLog(t, kernel, "reset [3]", "flows 2000", "table 12", "table 13", "features rules services flows health", "ring 2",
 		"backend 3", "commit 2", "features rules services flows")
 	if kernel.tables[abi.TableSets] != sets {
 		t.Error("the table of sets is the same in both and isn't shared")
@@ -534,10 +534,10 @@ func TestPlanReads(t *testing.T) {
 	want := []string{
 		"reset counters of reused ids",
 		"resize flow table to 2000",
-		"swap in programs for both generations: rules services flows",
 		"load sets table of 1 lines",
 		"load rules table of 1 lines",
 		"load services table of 1 lines",
+		"swap in programs for both generations: rules services flows",
 		"put ring 2 of web",
 		"put backend 1, web/b1 at 10.0.0.1",
 		"put backend 3, web/b3 at 10.0.0.3",
