@@ -4,10 +4,13 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"strings"
 	"testing"
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"gardu/ctl/pkt"
 )
 
 // limitCase is a limit under a flood. Numbers are packets or, with size, bytes.
@@ -140,4 +143,64 @@ func largeBuffer(socket *net.UDPConn) error {
 		return err
 	}
 	return failed
+}
+
+// TestLimitsGetRoom: 60,000 flows owe their one packet for an hour, nearly as many as there are buckets at first. Within seconds nearly each has one of
+// its own, and none has had its packet twice.
+func TestLimitsGetRoom(t *testing.T) {
+	const flows = 60_000
+	w := newWorld(t, 0)
+	w.prepareXDP()
+	w.start(`
+interfaces: {client0: {path: xdp}}
+filter:
+  rules:
+    - {name: once, match: {proto: udp, dport: 9100}, limit: {rate: 1/h, burst: 1, per: flow}, action: drop}
+    - {name: sink, match: {proto: udp, dport: 9100}, action: drop}
+`)
+	wire := w.sender(w.client, "eth0")
+	frame, err := pkt.Parse("udp 198.51.100.10:1 > 198.51.100.1:9100 len 10")
+	w.must(err)
+	const sport = 14 + 20 // of the frame; a wrong checksum doesn't matter to who isn't reached
+	var sent, passed uint64
+	wave := func() {
+		w.onOneCPU(func() error {
+			for port := range uint16(flows) {
+				frame[sport], frame[sport+1] = byte((1000+port)>>8), byte(1000+port)
+				if err := unix.Send(wire, frame, 0); err != nil {
+					return err
+				}
+			}
+			return nil
+		})
+		sent += flows
+		w.until("all packets there", func() error {
+			once := w.rule("once")
+			if once.Packets < sent {
+				return fmt.Errorf("%d of %d", once.Packets, sent)
+			}
+			passed = once.Packets - once.Decided
+			return nil
+		})
+	}
+	wave()
+	first := passed
+	w.until("each flow had its packet", func() error {
+		if wave(); passed < flows*99/100 { // a few find no free one in their line
+			return fmt.Errorf("%d of %d", passed, flows)
+		}
+		return nil
+	})
+	wave()
+	status, err := w.api.Status(w.Context())
+	w.must(err)
+	t.Logf("%d of %d flows had their packet at first, then %d; %+v", first, flows, passed, status.Limits)
+	if passed > flows || first == flows || status.Limits.Shared == 0 {
+		t.Errorf("%d of %d packets passed at first, then %d; %+v", first, flows, passed, status.Limits)
+	}
+	for _, warning := range status.Warnings {
+		if strings.Contains(warning, "bucket") {
+			t.Errorf("there is room still: %s", warning)
+		}
+	}
 }
