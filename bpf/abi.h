@@ -634,18 +634,23 @@ struct nat_entry {
 	__be16 be_client_port, be_service_port;
 	__u8 proto, family;
 	__u16 pad0;
-	__u64 way[2];
-	__u16 backend;
+	__u8 pool[16];
 	__be16 be_pool_port, be_port;
+	__u16 backend;
 	__u16 vlan;          /* id of the tag of the client's first frame; 0: it had none, or two */
-	__u8 pool[16], address[16];
+};
+struct nat_more {
+	__u8 address[16];
 	__u64 hash;          /* of the ends towards the backend: says where the slot is that refers to this entry; 0: there is none */
 	__u8 macs[12];       /* of the client's first frame turned round: where answers go when there is no route */
 	__u32 ifindex;       /* likewise */
-	__u64 pad2;
+	__u64 pad0;
 };
+/* Words of all its translations are together: most of who looks into a bucket finds nothing there, and reads no more than a line. */
 struct nat_bucket {
+	__u64 way[NAT_ENTRIES][2];
 	struct nat_entry entry[NAT_ENTRIES];
+	struct nat_more more[NAT_ENTRIES];
 };
 /* The ends towards backends that are taken, by hash: a word is half of the hash << 32 | index of the entry + 1; 0: free. */
 struct nat_line {
@@ -849,7 +854,8 @@ ABI_SIZE(struct flow_key, 40);
 ABI_SIZE(struct flow_value, 88);
 ABI_SIZE(struct flow_record, 128);
 ABI_SIZE(struct state_entry, 64);
-ABI_SIZE(struct nat_entry, 128);
+ABI_SIZE(struct nat_entry, 64);
+ABI_SIZE(struct nat_bucket, 512);
 ABI_SIZE(struct nat_line, 64);
 ABI_SIZE(struct block_key, 20);
 ABI_SIZE(struct health_key, 40);

@@ -156,9 +156,10 @@ static __always_inline struct state_bucket *state_bucket_of(const struct control
 	return bpf_map_lookup_elem(table, &index);
 }
 
-static __always_inline bool same_ends(const struct state_entry *entry, const struct state_ends *ends)
+/* `entry` begins with ends. */
+static __always_inline bool same_ends(const void *entry, const struct state_ends *ends)
 {
-	const __u64 *x = (const __u64 *)entry, *y = (const __u64 *)ends;
+	const __u64 *x = entry, *y = (const __u64 *)ends;
 
 	return !((x[4] ^ y[4]) | (x[3] ^ y[3]) | (x[1] ^ y[1]) | (x[2] ^ y[2]) | (x[0] ^ y[0]));
 }

@@ -83,15 +83,14 @@ static __always_inline void *nat_slots(void)
 	return bpf_map_lookup_elem(&nat_lines, &zero);
 }
 
-static __always_inline struct nat_entry *nat_entry_at(void *table, __u32 index)
+/* The bucket of an entry, whose place there is *at. */
+static __always_inline struct nat_bucket *nat_bucket_of(void *table, __u32 index, __u32 *at)
 {
 	__u32 key = index / NAT_ENTRIES;
-	struct nat_bucket *bucket = bpf_map_lookup_elem(table, &key);
 
-	if (!bucket)
-		return NULL;
-	asm volatile("" : "+r"(index)); /* clang would add to the pointer before it is checked */
-	return &bucket->entry[index % NAT_ENTRIES];
+	*at = index % NAT_ENTRIES;
+	asm volatile("" : "+r"(*at)); /* clang would add to the pointer before it is checked */
+	return bpf_map_lookup_elem(table, &key);
 }
 
 static __always_inline struct nat_line *nat_line_at(const struct control *c, void *slots, __u64 hash)
@@ -144,17 +143,20 @@ static __always_inline void nat_age(struct nat_now *now, __u8 proto)
 static __always_inline bool nat_claimed(__u64 word) { return word >> STATE_FLAGS & STATE_CLAIMED; }
 
 /* Copy what a translation says. False: it became another one meanwhile. */
-static __always_inline bool nat_read(const struct nat_entry *entry, struct nat_now *now, __u32 index, __u64 word)
+static __always_inline bool nat_read(const struct nat_bucket *bucket, __u32 at, struct nat_now *now, __u32 index, __u64 word)
 {
+	const struct nat_entry *entry = &bucket->entry[at];
+
 	now->index = index + 1;
 	now->word[0] = word;
-	now->word[1] = READ_ONCE(entry->way[1]);
-	__builtin_memcpy(now->pool, entry->pool, 32);
+	now->word[1] = READ_ONCE(bucket->way[at][1]);
+	copy_address(now->pool, entry->pool);
+	copy_address(now->address, bucket->more[at].address);
 	now->be_pool_port = entry->be_pool_port;
 	now->be_port = entry->be_port;
 	now->backend = entry->backend;
 	barrier();
-	return word == READ_ONCE(entry->way[0]);
+	return word == READ_ONCE(bucket->way[at][0]);
 }
 
 static __always_inline __u32 nat_bucket(const struct control *c, __u64 hash, int n)
@@ -176,12 +178,11 @@ static __always_inline bool nat_in(void *table, __u32 number, const struct state
 #pragma unroll
 	for (int i = 0; i < NAT_ENTRIES; i++) {
 		__u32 at = nat_place_of(hash, i);
-		struct nat_entry *entry = &bucket->entry[at];
 
-		word = READ_ONCE(entry->way[0]);
-		if (word >> STATE_TAG << STATE_TAG != tag || nat_claimed(word) || !same_ends((struct state_entry *)entry, ends))
+		word = READ_ONCE(bucket->way[at][0]);
+		if (word >> STATE_TAG << STATE_TAG != tag || nat_claimed(word) || !same_ends(&bucket->entry[at], ends))
 			continue;
-		return nat_read(entry, now, number * NAT_ENTRIES + at, word);
+		return nat_read(bucket, at, now, number * NAT_ENTRIES + at, word);
 	}
 	return false;
 }
@@ -195,9 +196,10 @@ static __always_inline void nat_touch(const struct control *c, void *table, __u6
 
 	if (!bucket || !second)
 		return;
-	READ_ONCE(bucket->entry[nat_place_of(hash, 0)].way[0]);
+	READ_ONCE(bucket->way[0][0]);
 	READ_ONCE(bucket->entry[nat_place_of(hash, 0)].pool[0]);
-	READ_ONCE(second->entry[nat_place_of(hash, 0)].way[0]);
+	READ_ONCE(bucket->more[nat_place_of(hash, 0)].address[0]);
+	READ_ONCE(second->way[0][0]);
 }
 
 /* A client's packet is for p->backend, unless a translation that lives says that its flow is on another one: that outlives records of
@@ -276,9 +278,9 @@ static __always_inline void nat_heard(const struct nat_now *now, const struct pk
 {
 	__u64 word, old = now->word[answer], other = now->word[!answer], tag = now->word[0] >> STATE_TAG << STATE_TAG;
 	bool forget = other >> STATE_FLAGS & 0xff && !now->flags[!answer];
-	struct nat_entry *entry;
+	struct nat_bucket *bucket;
 	struct control *c;
-	__u32 zero = 0;
+	__u32 zero = 0, at;
 	void *table;
 
 	word = nat_word(p, now->flags[answer], now->flags[!answer], tag, now->clock);
@@ -288,12 +290,12 @@ static __always_inline void nat_heard(const struct nat_now *now, const struct pk
 	table = nat_table();
 	if (!c || !table || nat_frozen(c))
 		return;
-	entry = nat_entry_at(table, now->index - 1);
-	if (!entry)
+	bucket = nat_bucket_of(table, now->index - 1, &at);
+	if (!bucket)
 		return;
-	__sync_val_compare_and_swap(&entry->way[answer], old, word);
+	__sync_val_compare_and_swap(&bucket->way[at][answer], old, word);
 	if (forget)
-		__sync_val_compare_and_swap(&entry->way[!answer], other, other & ~(0xffull << STATE_FLAGS));
+		__sync_val_compare_and_swap(&bucket->way[at][!answer], other, other & ~(0xffull << STATE_FLAGS));
 }
 
 /* An address's bit among those that translations come from. */
@@ -345,56 +347,58 @@ static __always_inline void nat_leave_slot(const struct control *c, void *slots,
 			__sync_val_compare_and_swap(&line->slot[i], word, 0);
 }
 
-/* May a new translation have this place? It is free, or what is there has timed out. */
-__noinline int nat_expired(const struct nat_entry *entry, __u32 clock)
+/* Has a translation timed out, with these words? */
+__noinline int nat_timed_out(__u64 word, __u64 other, __u32 proto, __u32 clock)
 {
-	__u64 word, other;
-	__u32 timeout;
+	__u32 timeout = state_timeout(proto, word >> STATE_FLAGS & 0xff, other >> STATE_FLAGS & 0xff);
 
-	if (!entry)
-		return false;
-	word = READ_ONCE(entry->way[0]);
-	other = READ_ONCE(entry->way[1]);
-	if (nat_claimed(word))
-		return false;
-	if (!word)
-		return true;
-	timeout = state_timeout(entry->proto, word >> STATE_FLAGS & 0xff, other >> STATE_FLAGS & 0xff);
-	return !nat_seen_flags(word, clock, timeout) && !nat_seen_flags(other, clock, timeout);
+	return !nat_claimed(word) && !nat_seen_flags(word, clock, timeout) && !nat_seen_flags(other, clock, timeout);
+}
+
+/* May a new translation have this place? It is free, or what is there has timed out. */
+static __always_inline bool nat_expired(const struct nat_bucket *bucket, __u32 at, __u32 clock)
+{
+	__u64 word = READ_ONCE(bucket->way[at][0]);
+
+	return !word || nat_timed_out(word, READ_ONCE(bucket->way[at][1]), bucket->entry[at].proto, clock);
 }
 
 /* Make a place this CPU's, if it is free: nobody then finds anything there. */
-static __always_inline bool nat_claim(struct nat_entry *entry, __u64 word, __u32 clock)
+static __always_inline bool nat_claim(struct nat_bucket *bucket, __u32 at, __u64 word, __u32 clock)
 {
-	return __sync_val_compare_and_swap(&entry->way[0], word, (__u64)STATE_CLAIMED << STATE_FLAGS | clock) == word;
+	return __sync_val_compare_and_swap(&bucket->way[at][0], word, (__u64)STATE_CLAIMED << STATE_FLAGS | clock) == word;
 }
 
-static __always_inline void nat_free(struct nat_entry *entry)
+static __always_inline void nat_free(struct nat_bucket *bucket, __u32 at)
 {
-	WRITE_ONCE(entry->hash, 0);
-	__sync_lock_test_and_set(&entry->way[1], 0);
-	__sync_lock_test_and_set(&entry->way[0], 0);
+	at %= NAT_ENTRIES;
+	asm volatile("" : "+r"(at)); /* clang may have kept it where the verifier loses its bounds */
+	WRITE_ONCE(bucket->more[at].hash, 0);
+	WRITE_ONCE(bucket->way[at][1], 0);
+	__sync_lock_test_and_set(&bucket->way[at][0], 0); /* after the others, on any processor */
 }
 
 /* The slot of ends that a new translation would have: may it be taken from who has it, because that has timed out? */
 static __noinline bool nat_take_slot(struct nat_try *t, __u64 *slot, __u64 word)
 {
-	struct nat_entry *entry = nat_entry_at(t->table, (__u32)word - 1);
+	struct nat_bucket *bucket;
 	__u64 seen;
+	__u32 at;
 
-	if (!entry)
+	bucket = nat_bucket_of(t->table, (__u32)word - 1, &at);
+	if (!bucket)
 		return false;
-	seen = READ_ONCE(entry->way[0]);
+	seen = READ_ONCE(bucket->way[at][0]);
 	if (nat_frozen(t->c) && (__u32)word == t->now->index) /* its own, which it would have left */
 		return true;
-	if (!nat_expired(entry, t->now->clock))
+	if (!nat_expired(bucket, at, t->now->clock))
 		return false;
 	if (nat_frozen(t->c))
 		return true;
-	if (!nat_claim(entry, seen, t->now->clock))
+	if (!nat_claim(bucket, at, seen, t->now->clock))
 		return false;
 	__sync_val_compare_and_swap(slot, word, 0);
-	nat_free(entry);
+	nat_free(bucket, at);
 	return true;
 }
 
@@ -458,8 +462,8 @@ static long nat_try(__u64 i, void *arg)
 
 /* A place in a bucket, and how many it has. */
 struct nat_places {
-	struct nat_entry *entry; /* NULL: none */
-	__u32 index, free;
+	struct nat_bucket *bucket;
+	__u32 number, at, free; /* free 0: there is none */
 };
 
 static __always_inline void nat_places_in(struct nat_try *t, __u32 number, __u64 hash, struct nat_places *places)
@@ -469,44 +473,46 @@ static __always_inline void nat_places_in(struct nat_try *t, __u32 number, __u64
 
 	if (!bucket)
 		return;
+	places->bucket = bucket;
+	places->number = number;
 #pragma unroll
 	for (int i = NAT_ENTRIES - 1; i >= 0; i--) {
 		at = nat_place_of(hash, i);
-		if (!nat_expired(&bucket->entry[at], t->now->clock))
+		if (!nat_expired(bucket, at, t->now->clock))
 			continue;
-		places->entry = &bucket->entry[at];
-		places->index = number * NAT_ENTRIES + at;
+		places->at = at;
 		places->free++;
 	}
 }
 
-/* An entry for a new translation, claimed: the one that a former translation of the same ends has, or one of two
+/* The bucket with a place for a new translation, claimed, *at in it: the one that a former translation of the same ends has, or one of two
  * buckets: the first one if it is as good as empty, since it is looked at first, else the emptier one. NULL: there is none. */
-static __noinline struct nat_entry *nat_place(struct nat_try *t, __u64 hash)
+static __noinline struct nat_bucket *nat_place(struct nat_try *t, __u64 hash)
 {
 	struct nat_places first = {}, second = {};
-	struct nat_entry *entry;
 	__u64 word;
 
 	if (t->now->index) {
-		entry = nat_entry_at(t->table, t->now->index - 1);
+		first.bucket = nat_bucket_of(t->table, t->now->index - 1, &first.at);
+		if (!first.bucket)
+			return NULL;
 		word = t->now->word[0];
 	} else {
 		nat_places_in(t, nat_bucket(t->c, hash, 0), hash, &first);
-		nat_places_in(t, nat_bucket(t->c, hash, 1), hash, &second);
-		if (second.free > first.free && first.free < NAT_ENTRIES - 1)
+		if (first.free < NAT_ENTRIES - 1)
+			nat_places_in(t, nat_bucket(t->c, hash, 1), hash, &second);
+		if (second.free > first.free)
 			first = second;
-		entry = first.entry;
-		if (!entry)
+		if (!first.free || !first.bucket)
 			return NULL;
-		word = READ_ONCE(entry->way[0]);
-		if (!nat_expired(entry, t->now->clock))
+		word = READ_ONCE(first.bucket->way[first.at % NAT_ENTRIES][0]);
+		if (!nat_expired(first.bucket, first.at % NAT_ENTRIES, t->now->clock))
 			return NULL;
-		t->now->index = first.index + 1;
+		t->now->index = first.number * NAT_ENTRIES + first.at + 1;
 	}
-	if (!entry || nat_frozen(t->c))
-		return entry;
-	return nat_claim(entry, word, t->now->clock) ? entry : NULL;
+	if (nat_frozen(t->c))
+		return first.bucket;
+	return nat_claim(first.bucket, first.at % NAT_ENTRIES, word, t->now->clock) ? first.bucket : NULL;
 }
 
 /* The pool of the packet's service, which was asked for. False: the packet's generation has no such service. */
@@ -542,10 +548,12 @@ __noinline int nat_make(struct pkt *p)
 {
 	struct nat_now *now = nat_now();
 	struct nat_try t = {};
+	struct nat_bucket *bucket;
 	struct nat_entry *entry;
 	struct backend *backend;
+	struct nat_more *more;
 	__u32 key, zero = 0;
-	__u64 hash;
+	__u64 hash, *way;
 
 	t.c = bpf_map_lookup_elem(&control, &zero);
 	t.table = nat_table();
@@ -566,14 +574,25 @@ __noinline int nat_make(struct pkt *p)
 	now->backend = p->backend;
 	nat_ends(&now->ends, p);
 	hash = now->own;
-	entry = nat_place(&t, hash);
-	if (!entry)
+	bucket = nat_place(&t, hash);
+	if (!bucket)
 		return REASON_NAT_FULL;
+	key = (now->index - 1) % NAT_ENTRIES;
+	asm volatile("" : "+r"(key)); /* clang would add to the pointer before it is checked */
+	entry = &bucket->entry[key];
+	more = &bucket->more[key];
+	way = bucket->way[key];
 	if (!nat_frozen(t.c)) { /* nobody else sees it now */
-		if (entry->hash)
-			nat_leave_slot(t.c, t.slots, entry->hash, now->index - 1);
-		WRITE_ONCE(entry->hash, 0);
+		if (more->hash)
+			nat_leave_slot(t.c, t.slots, more->hash, now->index - 1);
+		WRITE_ONCE(more->hash, 0);
 		__builtin_memcpy(entry, &now->ends, sizeof(now->ends));
+		entry->backend = now->backend;
+		entry->be_port = now->be_port;
+		entry->vlan = now->vlan;
+		copy_address(more->address, now->address);
+		copy_macs(more->macs, now->macs);
+		more->ifindex = now->ifindex;
 	}
 	bpf_loop(NAT_TRIES, nat_try, &t, 0);
 	trace_step(STEP_NAT, t.done, bpf_ntohs(now->be_pool_port));
@@ -581,21 +600,16 @@ __noinline int nat_make(struct pkt *p)
 	if (nat_frozen(t.c))
 		return t.done ? REASON_NONE : REASON_NAT_PORTS;
 	if (!t.done) {
-		nat_free(entry);
+		nat_free(bucket, key);
 		return REASON_NAT_PORTS;
 	}
 	nat_tell_pool(t.c, now->pool);
-	__builtin_memcpy(entry->pool, now->pool, 32);
-	entry->backend = now->backend;
+	copy_address(entry->pool, now->pool);
 	entry->be_pool_port = now->be_pool_port;
-	entry->be_port = now->be_port;
-	copy_macs(entry->macs, now->macs);
-	entry->vlan = now->vlan;
-	entry->ifindex = now->ifindex;
-	entry->hash = now->hash;
-	barrier();
-	__sync_lock_test_and_set(&entry->way[1], 0);
-	__sync_lock_test_and_set(&entry->way[0], nat_word(p, 0, 0, state_tag(hash), now->clock));
+	more->hash = now->hash;
+	WRITE_ONCE(way[1], 0);
+	/* after all others, on any processor */
+	__sync_lock_test_and_set(&way[0], nat_word(p, 0, 0, state_tag(hash), now->clock));
 	return REASON_NONE;
 }
 
@@ -605,11 +619,13 @@ __noinline int nat_make(struct pkt *p)
 __noinline int nat_answers(struct pkt *p)
 {
 	struct nat_now *now = nat_now();
+	__u32 zero = 0, index = 0, at;
 	struct state_ends ends = {};
+	struct nat_bucket *bucket;
 	struct nat_entry *entry;
+	struct nat_more *more;
 	struct nat_line *line;
 	struct control *c;
-	__u32 zero = 0, index = 0;
 	void *table, *slots;
 	__u64 hash, there;
 
@@ -617,11 +633,12 @@ __noinline int nat_answers(struct pkt *p)
 	table = nat_table();
 	if (!p || !now || !c || !table || !nat_can(p) || !nat_ends(&ends, p))
 		return 0;
-	now->own = hash = state_hash(c, &ends);
+	now->own = state_hash(c, &ends);
 	if (!nat_from_pool(c, p->key.daddr)) {
-		nat_touch(c, table, hash);
+		nat_touch(c, table, now->own);
 		return 0;
 	}
+	hash = now->own;
 	slots = nat_slots();
 	line = slots ? nat_line_at(c, slots, hash) : NULL;
 	if (!line)
@@ -634,21 +651,23 @@ __noinline int nat_answers(struct pkt *p)
 	}
 	if (!index)
 		return 0;
-	entry = nat_entry_at(table, index - 1);
-	if (!entry)
+	bucket = nat_bucket_of(table, index - 1, &at);
+	if (!bucket)
 		return 0;
-	there = READ_ONCE(entry->way[0]);
-	if (!there || nat_claimed(there) || entry->hash != hash || entry->proto != ends.proto || entry->family != ends.family)
+	entry = &bucket->entry[at];
+	more = &bucket->more[at];
+	there = READ_ONCE(bucket->way[at][0]);
+	if (!there || nat_claimed(there) || more->hash != hash || entry->proto != ends.proto || entry->family != ends.family)
 		return 0;
 	now->clock = nat_clock(c);
 	copy_address(now->client.saddr, entry->service);
 	copy_address(now->client.daddr, entry->client);
 	now->client.be_sport = p->has & IS_LATER ? 0 : entry->be_service_port;
 	now->client.be_dport = p->has & IS_LATER ? 0 : entry->be_client_port;
-	copy_macs(now->macs, entry->macs);
+	copy_macs(now->macs, more->macs);
 	now->vlan = entry->vlan;
-	now->ifindex = entry->ifindex;
-	if (!nat_read(entry, now, index - 1, there))
+	now->ifindex = more->ifindex;
+	if (!nat_read(bucket, at, now, index - 1, there))
 		return 0;
 	nat_age(now, ends.proto);
 	if (!(now->flags[0] | now->flags[1]))

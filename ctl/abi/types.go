@@ -577,7 +577,9 @@ const (
 
 type NatBucket struct {
 	_     structs.HostLayout
+	Way   [4][2]uint64
 	Entry [4]NatEntry
+	More  [4]NatMore
 }
 
 type NatEntry struct {
@@ -589,22 +591,25 @@ type NatEntry struct {
 	Proto         uint8
 	Family        uint8
 	Pad0          uint16
-	Way           [2]uint64
-	Backend       uint16
+	Pool          [16]uint8
 	BePoolPort    uint16
 	BePort        uint16
+	Backend       uint16
 	Vlan          uint16
-	Pool          [16]uint8
-	Address       [16]uint8
-	Hash          uint64
-	Macs          [12]uint8
-	Ifindex       uint32
-	Pad2          uint64
 }
 
 type NatLine struct {
 	_    structs.HostLayout
 	Slot [8]uint64
+}
+
+type NatMore struct {
+	_       structs.HostLayout
+	Address [16]uint8
+	Hash    uint64
+	Macs    [12]uint8
+	Ifindex uint32
+	Pad0    uint64
 }
 
 type NoteKind uint32

@@ -50,7 +50,7 @@ func pinnedLayouts() []layout {
 		{name: "flows", version: 2, maps: []string{abi.AbiMapFlowTables, abi.AbiMapFlowLru, abi.AbiMapFlowDropped, abi.AbiMapFlowTotals},
 			tables: []string{"0-table", "0-lru", "1-table", "1-lru", "dropped", "ledger"}},
 		{name: "connections", version: 1, maps: []string{abi.AbiMapStates}, tables: []string{"states"}},
-		{name: "translations", version: 1, maps: []string{abi.AbiMapNatEntries, abi.AbiMapNatLines}, tables: []string{abi.AbiMapNatEntries, abi.AbiMapNatLines}},
+		{name: "translations", version: 2, maps: []string{abi.AbiMapNatEntries, abi.AbiMapNatLines}, tables: []string{abi.AbiMapNatEntries, abi.AbiMapNatLines}},
 	}
 }
 

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"flag"
 	"fmt"
-	"math"
 	"os"
 	"path/filepath"
 	"reflect"
@@ -338,7 +337,7 @@ func asVersion8(t *testing.T, dir string) {
 	}
 }
 
-// What the versions before these left loses its flows, which it names, and nothing else: secrets, blocks, counters, connections, translations.
+// What the versions before these left loses its flows and translations, which it names, and nothing else: secrets, blocks, counters, connections.
 func TestVersion8IsTakenOver(t *testing.T) {
 	w := newWires(t)
 	dir := testDir(t)
@@ -364,28 +363,24 @@ func TestVersion8IsTakenOver(t *testing.T) {
 	was := *d.control.Control
 	closeIt(t, d)
 	asVersion8(t, dir)
-	tables := map[string]ebpf.MapID{}
-	for _, name := range []string{"states", abi.AbiMapNatEntries, abi.AbiMapNatLines} {
-		tables[name] = pinnedID(t, filepath.Join(dir, flowsDir, name))
-	}
+	states := pinnedID(t, filepath.Join(dir, flowsDir, "states"))
 
 	before := files(t, dir)
 	_, err := Open(Options{Dir: dir, Netlink: w.netlink})
-	if version, ok := errors.AsType[*VersionError](err); !ok || strings.Join(version.Lost, ",") != "flows" || !strings.Contains(err.Error(), "--fresh=flows") {
+	if version, ok := errors.AsType[*VersionError](err); !ok || strings.Join(version.Lost, ",") != "flows,translations" || !strings.Contains(err.Error(), "--fresh=flows,translations") {
 		t.Fatalf("Open: %v", err)
 	}
 	if after := files(t, dir); after != before {
 		t.Errorf("changed from\n%s\nto\n%s", before, after)
 	}
-	d = w.openWith(t, Options{Dir: dir, FlowsMax: 1000, Features: features, Fresh: []string{"flows"}})
+	d = w.openWith(t, Options{Dir: dir, FlowsMax: 1000, Features: features, Fresh: []string{"flows", "translations"}})
 	commit(t, d, 2, 4, 5, 6)
-	if lost := d.Lost(); !slices.Equal(lost, []string{"flows"}) {
+	if lost := d.Lost(); !slices.Equal(lost, []string{"flows", "translations"}) {
 		t.Errorf("lost: %q", lost)
 	}
 	now := *d.control.Control
 	if now.HashKey != was.HashKey || now.NatKey != was.NatKey || now.NatMask != was.NatMask || now.StateMask != was.StateMask || now.BlockLens4 != was.BlockLens4 ||
-		now.AbiVersion != uint32(abi.AbiVersion) || now.FlowMax[now.FlowSlot] != 1000 ||
-		now.NatPools[0] != math.MaxUint64 {
+		now.AbiVersion != uint32(abi.AbiVersion) || now.FlowMax[now.FlowSlot] != 1000 {
 		t.Errorf("control was %+v, is %+v", was, now)
 	}
 	if got := decided(t, d, abi.DeciderBlock); got != blocked || len(blocksOf(t, d)) != 1 {
@@ -394,10 +389,8 @@ func TestVersion8IsTakenOver(t *testing.T) {
 	if got, err := d.BackendCounters([]uint32{5}); err != nil || got[0] != parts[0] {
 		t.Errorf("backend 5 counts %+v, %v", got, err)
 	}
-	for name, id := range tables {
-		if got := pinnedID(t, filepath.Join(dir, flowsDir, name)); got != id {
-			t.Errorf("%s was map %d, is %d", name, id, got)
-		}
+	if got := pinnedID(t, filepath.Join(dir, flowsDir, "states")); got != states {
+		t.Errorf("the table of connections was map %d, is %d", states, got)
 	}
 	w.send(t, 3)
 	if got := decided(t, d, abi.DeciderBlock); got != blocked+3 {

@@ -174,18 +174,21 @@ func (d *Dataplane) Translations() (Translations, error) {
 	if err != nil {
 		return Translations{}, err
 	}
-	entries := d.nats.all()
-	t := Translations{Max: uint64(len(entries))}
-	for i := range entries {
-		if way := &entries[i].Way; stateLive(atomic.LoadUint64(&way[0]), atomic.LoadUint64(&way[1]), entries[i].Proto, now) {
-			t.Live++
+	buckets := d.nats.all()
+	t := Translations{Max: uint64(len(buckets)) * uint64(abi.NatEntries)}
+	for i := range buckets {
+		for at := range buckets[i].Way {
+			way := &buckets[i].Way[at]
+			if stateLive(atomic.LoadUint64(&way[0]), atomic.LoadUint64(&way[1]), buckets[i].Entry[at].Proto, now) {
+				t.Live++
+			}
 		}
 	}
 	return t, nil
 }
 
-// all are the table's entries, written by programs at any time.
-func (t *natTable) all() []abi.NatEntry {
-	first := (*abi.NatEntry)(unsafe.Pointer(unsafe.SliceData(t.memory)))
+// all are the table's buckets, written by programs at any time.
+func (t *natTable) all() []abi.NatBucket {
+	first := (*abi.NatBucket)(unsafe.Pointer(unsafe.SliceData(t.memory)))
 	return unsafe.Slice(first, len(t.memory)/int(unsafe.Sizeof(*first)))
 }
