@@ -348,12 +348,15 @@ static __always_inline void nat_leave_slot(const struct control *c, void *slots,
 }
 
 /* Has a translation timed out, with these words? */
-__noinline int nat_timed_out(__u64 word, __u64 other, __u32 proto, __u32 clock)
+static __always_inline bool nat_is_over(__u64 word, __u64 other, __u8 proto, __u32 clock)
 {
 	__u32 timeout = state_timeout(proto, word >> STATE_FLAGS & 0xff, other >> STATE_FLAGS & 0xff);
 
 	return !nat_claimed(word) && !nat_seen_flags(word, clock, timeout) && !nat_seen_flags(other, clock, timeout);
 }
+
+/* Verified on its own: see parse_any(). */
+__noinline int nat_timed_out(__u64 word, __u64 other, __u32 proto, __u32 clock) { return nat_is_over(word, other, proto, clock); }
 
 /* May a new translation have this place? It is free, or what is there has timed out. */
 static __always_inline bool nat_expired(const struct nat_bucket *bucket, __u32 at, __u32 clock)
@@ -391,7 +394,7 @@ static __noinline bool nat_take_slot(struct nat_try *t, __u64 *slot, __u64 word)
 	seen = READ_ONCE(bucket->way[at][0]);
 	if (nat_frozen(t->c) && (__u32)word == t->now->index) /* its own, which it would have left */
 		return true;
-	if (!nat_expired(bucket, at, t->now->clock))
+	if (seen && !nat_is_over(seen, READ_ONCE(bucket->way[at][1]), bucket->entry[at].proto, t->now->clock)) /* no call, for the stack's sake */
 		return false;
 	if (nat_frozen(t->c))
 		return true;
@@ -542,6 +545,52 @@ static __noinline bool nat_pool(struct nat_try *t, struct pkt *p)
 	return true;
 }
 
+/* The place in its bucket of the translation in hand. */
+static __always_inline __u32 nat_place_in_hand(const struct nat_now *now)
+{
+	__u32 at = (now->index - 1) % NAT_ENTRIES;
+
+	asm volatile("" : "+r"(at)); /* clang would add to a pointer before it is checked */
+	return at;
+}
+
+/* Write what is known of a new translation before it has a port. Nobody else sees it now. A function of its own, as the next one, so that what it
+ * has on the stack is gone when the port is looked for. */
+static __noinline void nat_fill(struct nat_try *t, struct nat_bucket *bucket)
+{
+	struct nat_now *now = t->now;
+	__u32 at = nat_place_in_hand(now);
+	struct nat_entry *entry = &bucket->entry[at];
+	struct nat_more *more = &bucket->more[at];
+
+	if (more->hash)
+		nat_leave_slot(t->c, t->slots, more->hash, now->index - 1);
+	WRITE_ONCE(more->hash, 0);
+	__builtin_memcpy(entry, &now->ends, sizeof(now->ends));
+	entry->backend = now->backend;
+	entry->be_port = now->be_port;
+	entry->vlan = now->vlan;
+	copy_address(more->address, now->address);
+	copy_macs(more->macs, now->macs);
+	more->ifindex = now->ifindex;
+}
+
+/* It has a port: let others see it. */
+static __noinline void nat_show(struct nat_try *t, struct nat_bucket *bucket, const struct pkt *p)
+{
+	struct nat_now *now = t->now;
+	__u32 at = nat_place_in_hand(now);
+	__u64 *way = bucket->way[at];
+
+	nat_tell_pool(t->c, now->pool);
+	copy_address(bucket->entry[at].pool, now->pool);
+	bucket->entry[at].be_pool_port = now->be_pool_port;
+	bucket->more[at].hash = now->hash;
+	WRITE_ONCE(way[1], 0);
+	/* after all others, on any processor */
+	__sync_lock_test_and_set(&way[0], nat_word(p, 0, 0, state_tag(now->own), now->clock));
+}
+
 /* A new translation of a client's packet to p->backend. now->pool has the default address, now->macs where the client is. Gives the reason
  * why there is none, or REASON_NONE. */
 __noinline int nat_make(struct pkt *p)
@@ -549,11 +598,8 @@ __noinline int nat_make(struct pkt *p)
 	struct nat_now *now = nat_now();
 	struct nat_try t = {};
 	struct nat_bucket *bucket;
-	struct nat_entry *entry;
 	struct backend *backend;
-	struct nat_more *more;
 	__u32 key, zero = 0;
-	__u64 hash, *way;
 
 	t.c = bpf_map_lookup_elem(&control, &zero);
 	t.table = nat_table();
@@ -573,43 +619,21 @@ __noinline int nat_make(struct pkt *p)
 	now->be_port = backend->be_port ? backend->be_port : p->key.be_dport;
 	now->backend = p->backend;
 	nat_ends(&now->ends, p);
-	hash = now->own;
-	bucket = nat_place(&t, hash);
+	bucket = nat_place(&t, now->own);
 	if (!bucket)
 		return REASON_NAT_FULL;
-	key = (now->index - 1) % NAT_ENTRIES;
-	asm volatile("" : "+r"(key)); /* clang would add to the pointer before it is checked */
-	entry = &bucket->entry[key];
-	more = &bucket->more[key];
-	way = bucket->way[key];
-	if (!nat_frozen(t.c)) { /* nobody else sees it now */
-		if (more->hash)
-			nat_leave_slot(t.c, t.slots, more->hash, now->index - 1);
-		WRITE_ONCE(more->hash, 0);
-		__builtin_memcpy(entry, &now->ends, sizeof(now->ends));
-		entry->backend = now->backend;
-		entry->be_port = now->be_port;
-		entry->vlan = now->vlan;
-		copy_address(more->address, now->address);
-		copy_macs(more->macs, now->macs);
-		more->ifindex = now->ifindex;
-	}
+	if (!nat_frozen(t.c))
+		nat_fill(&t, bucket);
 	bpf_loop(NAT_TRIES, nat_try, &t, 0);
 	trace_step(STEP_NAT, t.done, bpf_ntohs(now->be_pool_port));
 	now->live = p->translated = NAT_MADE;
 	if (nat_frozen(t.c))
 		return t.done ? REASON_NONE : REASON_NAT_PORTS;
 	if (!t.done) {
-		nat_free(bucket, key);
+		nat_free(bucket, nat_place_in_hand(now));
 		return REASON_NAT_PORTS;
 	}
-	nat_tell_pool(t.c, now->pool);
-	copy_address(entry->pool, now->pool);
-	entry->be_pool_port = now->be_pool_port;
-	more->hash = now->hash;
-	WRITE_ONCE(way[1], 0);
-	/* after all others, on any processor */
-	__sync_lock_test_and_set(&way[0], nat_word(p, 0, 0, state_tag(hash), now->clock));
+	nat_show(&t, bucket, p);
 	return REASON_NONE;
 }
 
