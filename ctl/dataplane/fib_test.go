@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"net/netip"
 	"os"
+	"regexp"
 	"testing"
 
 	"gardu/ctl/abi"
@@ -13,7 +14,15 @@ import (
 // sends from: what comes from nowhere is lost on the way, although it was counted as forwarded.
 func TestWayByTheKernelsRoutes(t *testing.T) {
 	w := newWires(t)
-	w.send(t, 1) // so that both know their neighbour
+	w.send(t, 1)
+	eventually(t, "both know their neighbour", func() (known bool) {
+		w.do(t, func() error {
+			table, err := os.ReadFile("/proc/thread-self/net/arp")
+			known = regexp.MustCompile(`(?m)^198\.51\.100\.1 +0x1 +0x2 `).Match(table) // complete
+			return err
+		})
+		return known
+	})
 	w.do(t, func() error { return os.WriteFile("/proc/sys/net/ipv4/ip_forward", []byte("1"), 0) })
 	r := newRig(t, 100)
 	words := packet{flow: 1}.frame()
