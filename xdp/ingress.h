@@ -6,6 +6,7 @@
 #include "errors.h"
 #include "filter.h"
 #include "lb.h"
+#include "nat_make.h"
 #include "quic.h"
 #include "reject.h"
 

@@ -6,8 +6,9 @@
  * A bucket is a word, a tag of the hash of its key and a time, so that one compare and swap changes both and no packet on another CPU is
  * counted twice or not at all. A line has eight. A time that is past says nothing: the bucket is full, as one is that was never used (time
  * 0), and its word is free to take. So a flood of sources leaves nothing behind but what it still owes. The word to take is the one whose
- * time is the oldest: words only ever grow, so two CPUs that bring the same key take the same word, and one of them tries again. When none
- * is free the packet shares the bucket that has most tokens: counted.
+ * time is the oldest: words only ever grow, so two CPUs that bring the same key take the same word, and one of them tries again (unless the
+ * daemon clears one in that moment: then a key may have two, once). When none is free the packet shares the bucket that has most tokens:
+ * counted.
  *
  * Few lines are used at first, so that caches hold them; while buckets are shared the daemon sees to it that there are twice as many as owe
  * something. The tag has the bits that will number the lines then. The daemon also clears what is past before its time can seem to be ahead
@@ -105,7 +106,7 @@ __noinline int over_limit(const struct pkt *p, const struct rule_effect *effect)
 	need = tokens * effect->cost >> (16 - LIMIT_TICK_BITS);
 	now = clock_now() << LIMIT_TICK_BITS & LIMIT_TIME;
 	hash = limit_hash(c, p, effect);
-	key = hash & (LIMIT_LINES - 1) >> (READ_ONCE(c->limit_spare) & LIMIT_FEWER_BITS);
+	key = hash & (LIMIT_LINES - 1) >> (READ_ONCE(c->limit_spare) & 31);
 	tag = limit_tag(hash);
 	line = bpf_map_lookup_elem(&limits, &key);
 	if (!line)
