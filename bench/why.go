@@ -44,23 +44,23 @@ func whyNoService(f *facts) string {
 func whyNewFlow(f *facts) string {
 	known, remember := f.of("raw all, 1 flow"), f.of("net flows, all new")-f.of("net flows, 1 flow")
 	return fmt.Sprintf("A packet of one known flow takes %.0f ns raw. To remember an ever-new one in a full table takes %.0f more (\"flows, all new\" less \"flows, 1 flow\"), of "+
-		"which the least there can be, one record written that no cache holds, takes %.0f (%q). The other %.0f are the choice of its backend and the rules' lines, which caches "+
-		"don't hold either while the records of flows pass through them.",
-		known, remember, f.of("net "+floorWaits1M), floorWaits1M, f.of("raw all, new")-known-remember)
+		"which the least there can be, one record written that no cache holds, takes %.0f (%q). The other %.0f are what is not asked for a known flow: the rules, which take %.0f by "+
+		"themselves (\"two fields, 10,000\" less \"pass\"), its service and the choice of a backend.",
+		known, remember, f.of("net "+floorWaits1M), floorWaits1M, f.of("raw all, new")-known-remember, f.of("net two fields, 10,000")-f.of("net pass"))
 }
 
 // whyNewTranslation says how many lines of memory are waited for.
 func whyNewTranslation(f *facts) string {
 	line, more := f.of("net "+floorWaits1M), f.of("raw nat, new")-f.of("raw all, new")
 	return fmt.Sprintf("That is %.0f ns more than a new flow takes without a translation. One line of memory that no cache holds takes %.0f to change here (%q), and a translation needs "+
-		"the two buckets where it may be, in a table of 512 MB, and the line of slots of each of its two ends, in one of 64 MB; when a port is taken already, another such line and "+
-		"its owner's entry. %.0f ns are %.1f lines, of those that don't overlap.", more, line, floorWaits1M, more, more/line)
+		"the two buckets where it may be, its entry there, and the line of slots of its port; for each port that is taken already, another line of slots and its owner's entry. "+
+		"%.0f ns are %.1f lines, of those that don't overlap.", more, line, floorWaits1M, more, more/line)
 }
 
 // whyApply says what of it doesn't depend on the rules.
 func whyApply(f *facts) string {
 	few, all := f.of("control apply of 10 rules"), f.of("control apply of 10,000 rules")
 	return fmt.Sprintf("An apply of 10 rules to a daemon without any takes %.0f ms: it verifies and swaps the programs of three hooks, which had nothing to look for rules with, and waits "+
-		"for the kernel's grace periods. 10,000 rules take %.0f more: to read, check, compile and write them. nft reads as many in %.0f. Where programs stay, one of 10,000 rules is "+
+		"for the kernel's grace periods. 10,000 rules take %.0f more: to read, check, compile and write them. nft loads as many in %.0f. Where programs stay, one of 10,000 rules is "+
 		"changed in %.0f.", few, all-few, f.of("control nft -f, 10,000 rules"), f.of("control change of one rule of 10,000"))
 }
