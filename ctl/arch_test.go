@@ -37,8 +37,9 @@ var allowed = map[string]string{
 	"lb":      "abi model",
 	"config":  "abi lb model rule yaml",
 	"compile": "abi lb model rule",
+	"fold":    "",
 	// The kernel.
-	"dataplane":    "abi compile model",
+	"dataplane":    "abi compile fold model",
 	"netdev":       "model",
 	"flow":         "abi",
 	"flow/history": "expr flow",
@@ -79,7 +80,7 @@ var allowed = map[string]string{
 
 // confined says which packages may use a library, tests included.
 var confined = map[string]string{
-	"github.com/cilium/ebpf":           "abi abi/gen capture dataplane flow event inspect ring",
+	"github.com/cilium/ebpf":           "abi abi/gen capture dataplane flow fold event inspect ring",
 	"github.com/vishvananda/netlink":   "netdev testnet",
 	"github.com/vishvananda/netns":     "testnet",
 	"github.com/google/gopacket":       "pkt pkt/verify", // only to test

@@ -1,6 +1,7 @@
 package dataplane
 
 import (
+	"errors"
 	"fmt"
 	"reflect"
 	"testing"
@@ -8,6 +9,7 @@ import (
 	"github.com/cilium/ebpf"
 
 	"gardu/ctl/compile"
+	"gardu/ctl/fold"
 )
 
 // matrix is all features off, each alone, each two (not with -short), and all on. What captures is verified on its own, so it is left
@@ -72,4 +74,40 @@ func cost(t *testing.T, program *ebpf.Program) string {
 	}
 	verified, _ := info.VerifiedInstructions()
 	return fmt.Sprintf("%5d insns %6d verified %6d bytes", translated/8, verified, jited)
+}
+
+// TestNothingOfConstantsIsLeft: whatever is on, what the constants are makes no difference to the folded programs.
+func TestNothingOfConstantsIsLeft(t *testing.T) {
+	for _, features := range matrix() {
+		for _, object := range objects {
+			spec, err := object.spec()
+			if err != nil {
+				t.Fatal(err)
+			}
+			if err := setConstants(spec, features); err != nil {
+				t.Fatal(err)
+			}
+			if err := fold.Constants(spec); err != nil {
+				t.Fatal(err)
+			}
+			inverted, err := object.spec()
+			if err != nil {
+				t.Fatal(err)
+			}
+			for name, variable := range spec.Variables {
+				inverted.Variables[name].Value = []byte{1 ^ variable.Value[0]}
+			}
+			for name, program := range spec.Programs {
+				inverted.Programs[name].Instructions = program.Instructions
+			}
+			if err := errors.Join(fold.Constants(spec), fold.Constants(inverted)); err != nil {
+				t.Fatal(err)
+			}
+			for name, program := range spec.Programs {
+				if fmt.Sprint(program.Instructions) != fmt.Sprint(inverted.Programs[name].Instructions) {
+					t.Errorf("%s with %s: a constant is still read", name, features)
+				}
+			}
+		}
+	}
 }

@@ -11,6 +11,7 @@ import (
 	"github.com/cilium/ebpf"
 
 	"gardu/ctl/compile"
+	"gardu/ctl/fold"
 )
 
 // programs are all that run on interfaces, made for the same features.
@@ -218,7 +219,7 @@ func (d *Dataplane) collect(spec *ebpf.CollectionSpec, p *programs, options ebpf
 			mapSpec.InnerMap.MaxEntries = d.lengths[which]
 		}
 	}
-	if err := foldConstants(spec); err != nil {
+	if err := fold.Constants(spec); err != nil {
 		return nil, err
 	}
 	return ebpf.NewCollectionWithOptions(spec, ebpf.CollectionOptions{MapReplacements: replacements, Programs: options})

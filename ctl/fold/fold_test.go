@@ -1,7 +1,6 @@
-package dataplane
+package fold
 
 import (
-	"errors"
 	"fmt"
 	"strings"
 	"testing"
@@ -165,42 +164,6 @@ func TestFoldRefuses(t *testing.T) {
 	} {
 		if _, err := fold(code, known{}); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("got %v, want an error that says %s", err, want)
-		}
-	}
-}
-
-// TestNothingOfConstantsIsLeft: whatever is on, what the constants are makes no difference to the folded programs.
-func TestNothingOfConstantsIsLeft(t *testing.T) {
-	for _, features := range matrix() {
-		for _, object := range objects {
-			spec, err := object.spec()
-			if err != nil {
-				t.Fatal(err)
-			}
-			if err := setConstants(spec, features); err != nil {
-				t.Fatal(err)
-			}
-			if err := foldConstants(spec); err != nil {
-				t.Fatal(err)
-			}
-			inverted, err := object.spec()
-			if err != nil {
-				t.Fatal(err)
-			}
-			for name, variable := range spec.Variables {
-				inverted.Variables[name].Value = []byte{1 ^ variable.Value[0]}
-			}
-			for name, program := range spec.Programs {
-				inverted.Programs[name].Instructions = program.Instructions
-			}
-			if err := errors.Join(foldConstants(spec), foldConstants(inverted)); err != nil {
-				t.Fatal(err)
-			}
-			for name, program := range spec.Programs {
-				if fmt.Sprint(program.Instructions) != fmt.Sprint(inverted.Programs[name].Instructions) {
-					t.Errorf("%s with %s: a constant is still read", name, features)
-				}
-			}
 		}
 	}
 }

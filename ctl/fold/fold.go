@@ -1,4 +1,4 @@
-package dataplane
+package fold
 
 import (
 	"fmt"
@@ -12,10 +12,9 @@ import (
 // constantSection is where bpf/config.h puts the load-time constants.
 const constantSection = ".rodata.config"
 
-// foldConstants puts the values of the load-time constants into the programs of an object, and the places of entries that are the only
-// ones of their map; then it takes out what can't be reached or has no effect. The kernel's own pass leaves the loads of the constants where
-// they are, some forty a packet, and takes long over an object most of which is off.
-func foldConstants(spec *ebpf.CollectionSpec) error {
+// Constants puts the values of the load-time constants into the programs of an object, and the places of entries that are the only
+// ones of their map; then it takes out what can't be reached or has no effect.
+func Constants(spec *ebpf.CollectionSpec) error {
 	k := known{constants: map[uint32]uint8{}}
 	for _, variable := range spec.Variables {
 		if variable.SectionName == constantSection && len(variable.Value) == 1 {
