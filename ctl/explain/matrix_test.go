@@ -7,6 +7,7 @@ import (
 	"testing"
 
 	"gardu/ctl/config"
+	"gardu/ctl/dataplane"
 	"gardu/ctl/explain"
 	"gardu/ctl/model"
 	"gardu/ctl/pkt"
@@ -24,7 +25,7 @@ const (
 	fragments              // its values are about fragments
 )
 
-// fieldRow is what TestFieldMatrix knows of a field. A packet comes in on eth0 unless it begins with eth1.
+// fieldRow is what TestFieldMatrix knows of a field. A packet comes in on eth0, or leaves by it, unless it begins with eth1.
 type fieldRow struct {
 	field string
 	layer layer
@@ -190,8 +191,8 @@ var fieldRows = []fieldRow{
 // elsewhere are fields with a test of their own kind.
 var elsewhere = map[model.Field]string{"state": "what passed before decides: testdata/match-state.txtar, testdata/state-tcp.txtar and its neighbours"}
 
-// TestFieldMatrix holds each field, plain and negated, against packets that have the value, another one, or none, on each hook:
-// whole, as first and later fragment, behind options, extension headers and two tags, and cut off at each byte. The reference model
+// TestFieldMatrix holds each field, plain and negated, against packets that have the value, another one, or none, received at each hook and
+// sent: whole, as first and later fragment, behind options, extension headers and two tags, and cut off at each byte. The reference model
 // and the programs must both say what the row says.
 func TestFieldMatrix(t *testing.T) {
 	if testing.Short() {
@@ -206,19 +207,34 @@ func TestFieldMatrix(t *testing.T) {
 			t.Errorf("the field %s has no row", info.Name)
 		}
 	}
-	t.Run("model", func(t *testing.T) { playMatrix(t, newModelPath(), "") })
-	for name, hook := range hooks {
+	t.Run("model", func(t *testing.T) { matrix{t: t, path: newModelPath()}.play() })
+	t.Run("model, sent", func(t *testing.T) { matrix{t: t, path: newModelPath(), sent: true}.play() })
+	box := func(name string, hook dataplane.Hook, sent bool) {
 		t.Run(name, func(t *testing.T) {
 			if os.Geteuid() != 0 {
 				t.Skip("needs root: loads BPF programs")
 			}
-			playMatrix(t, newBoxPath(t, hook, allFeatures), name)
+			matrix{t: t, path: newBoxPath(t, hook, allFeatures), sent: sent, atTC: hook != dataplane.HookXDP || sent}.play()
 		})
 	}
+	for name, hook := range hooks {
+		box(name, hook, false)
+	}
+	box("sent", dataplane.HookXDP, true)
 }
 
-func playMatrix(t *testing.T, p path, hook string) {
-	m := matrix{t: t, path: p, hook: hook}
+// matrix is a row being played.
+type matrix struct {
+	t    *testing.T
+	path path
+	sent bool // the kernel sends the packets, and the rule is about such
+	atTC bool // by test runs, which refuse some frames there
+	row  fieldRow
+	key  string
+	id   int // of the packet that is fragmented next
+}
+
+func (m matrix) play() {
 	for _, row := range fieldRows {
 		for _, negated := range []bool{false, true} {
 			m.row = row
@@ -242,25 +258,19 @@ func playMatrix(t *testing.T, p path, hook string) {
 	}
 }
 
-// matrix is a row being played.
-type matrix struct {
-	t    *testing.T
-	path path
-	hook string
-	row  fieldRow
-	key  string
-	id   int // of the packet that is fragmented next
-}
-
 func (m *matrix) apply() {
 	m.t.Helper()
+	direction := "in"
+	if m.sent {
+		direction = "out"
+	}
 	text := fmt.Sprintf(`interfaces: {eth0: {path: tc}, eth1: {path: tc}}
 filter:
-  rules: [{name: r, match: {%s: %s}, action: drop}]
+  rules: [{name: r, direction: %s, match: {%s: %s}, action: drop}]
 services:
   web: {address: 192.0.2.10, port: 443, proto: tcp, forward: dsr, backends: [{name: b1, address: 10.0.0.11}]}
   high6: {address: "2001:db8::10", port: 8000-8099, proto: udp, forward: ipip, backends: [{name: b1, address: 10.0.0.11}]}
-`, m.key, m.row.match)
+`, direction, m.key, m.row.match)
 	snapshot, _, err := config.Parse("matrix.yaml", []byte(text), ".")
 	if err != nil {
 		m.t.Fatal(err)
@@ -288,10 +298,14 @@ func (m *matrix) vary(packet string, hits bool) {
 		m.fragment(packet, hits)
 	}
 	_, frame := m.parse(packet)
+	refused := "malformed"
+	if m.sent {
+		refused = "none" // what the kernel sends is dropped by rules alone
+	}
 	for n := 14; n < len(frame); n++ {
 		cut := fmt.Sprintf("%s truncate %d", packet, n)
-		if on, frame := m.parse(cut); m.hook != "tc" || !refusedAtTC(frame) {
-			if out := m.judge(on, frame); out.Reason != "malformed" {
+		if on, frame := m.parse(cut); !m.atTC || !refusedAtTC(frame) {
+			if out := m.judge(on, frame); out.Reason != refused {
 				m.t.Errorf("%s: %s: %s: %s", m.key, m.row.match, cut, outcomeText(out))
 			}
 		}
@@ -326,7 +340,11 @@ func (m *matrix) parse(packet string) (on int, frame []byte) {
 
 func (m *matrix) judge(on int, frame []byte) explain.Outcome {
 	m.t.Helper()
-	out, err := m.path.Judge(on, frame)
+	judge := m.path.Judge
+	if m.sent {
+		judge = m.path.JudgeSent
+	}
+	out, err := judge(on, frame)
 	if err != nil {
 		m.t.Fatalf("%s: %s: %s: %v", m.key, m.row.match, pkt.Describe(frame), err)
 	}
@@ -335,7 +353,11 @@ func (m *matrix) judge(on int, frame []byte) explain.Outcome {
 
 func (m *matrix) expect(packet string, hits bool) {
 	m.t.Helper()
-	out := m.judge(m.parse(packet))
+	on, frame := m.parse(packet)
+	if at, _ := ipAt(frame); m.sent && at == 0 {
+		hits = false // what isn't IP is judged where it is received
+	}
+	out := m.judge(on, frame)
 	if got := out.Rule == "r"; got != hits || out.Reason == "malformed" {
 		m.t.Errorf("%s: %s: %s: the rule must match: %t\n%s", m.key, m.row.match, packet, hits, outcomeText(out))
 	}
