@@ -41,8 +41,9 @@ type Options struct {
 	Log          *slog.Logger   // slog.Default when nil
 	LogLevel     *slog.LevelVar // of Log; nil: nobody can change it
 
-	sinks []sinkWish   // tests: besides those of the configuration
-	step  func(string) // tests: is told how far a change has come; nil: nobody is
+	sinks []sinkWish       // tests: besides those of the configuration
+	step  func(string)     // tests: is told how far a change has come; nil: nobody is
+	now   func() time.Time // tests: see timeOfDay; nil: the machine's
 }
 
 type reconciler = reconcile.Reconciler[*dataplane.Table, dataplane.Tables]

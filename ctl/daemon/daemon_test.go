@@ -50,6 +50,9 @@ func runDaemon(text string) int {
 			select {} // it is on its way
 		}
 	}
+	if path := os.Getenv(clockEnv); path != "" {
+		options.now = func() time.Time { return clockOf(path) }
+	}
 	options.Log = slog.New(slog.NewTextHandler(os.Stderr, nil))
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM)
 	defer stop()

@@ -113,7 +113,7 @@ func (d *Daemon) clock() (flow.Clock, error) {
 	if err != nil {
 		return flow.Clock{}, err
 	}
-	now := flow.NewClock(kernel, hz, time.Now())
+	now := flow.NewClock(kernel, hz, d.timeOfDay())
 	for {
 		kept := d.flowClock.Load()
 		if kept != nil && kept.Agrees(now) {
@@ -123,6 +123,14 @@ func (d *Daemon) clock() (flow.Clock, error) {
 			return now, nil
 		}
 	}
+}
+
+// timeOfDay is when flows did what they did, by a clock that anybody may set. How many packets they had doesn't depend on it.
+func (d *Daemon) timeOfDay() time.Time {
+	if d.options.now != nil {
+		return d.options.now()
+	}
+	return time.Now()
 }
 
 // flowNames are what the ids in flow records mean, as far as that is known.

@@ -40,7 +40,7 @@ type historySink struct {
 
 func (d *Daemon) openHistory(options history.Options) *historySink {
 	ctx, stop := context.WithCancel(context.Background())
-	h := history.New(options, d.log)
+	h := history.New(options, d.timeOfDay, d.log)
 	s := &historySink{h, stop, make(chan struct{}), func() { d.history.CompareAndSwap(h, nil) }}
 	go func() {
 		defer close(s.ended)

@@ -149,6 +149,68 @@ func TestReports(t *testing.T) {
 	}
 }
 
+// clockEnv names a file that says how far the time of day of a daemon under test is from ours.
+const clockEnv = "GARDU_TEST_CLOCK"
+
+// clockOf is what a clock that was set says: it has no monotonic reading that would know better.
+func clockOf(path string) time.Time {
+	text, err := os.ReadFile(path)
+	if err != nil {
+		panic(err)
+	}
+	ahead, err := time.ParseDuration(string(text))
+	if err != nil {
+		panic(err)
+	}
+	return time.Now().Round(0).Add(ahead)
+}
+
+// The clock of the machine is set, forth and back by days, while flows go on: totals, reports and the history have each packet once, under the
+// time that it was.
+func TestClockIsSet(t *testing.T) {
+	w := newWorld(t)
+	w.reportTo(keeping)
+	w.write("clock", "0s")
+	w.env = append(w.env, clockEnv+"="+w.path("clock"))
+	w.start()
+	seen := map[uint16]bool{} // source ports: each time another one
+	for _, ahead := range []time.Duration{0, 26 * time.Hour, -50 * time.Hour, 0} {
+		w.write("clock", ahead.String())
+		if !w.passes() {
+			t.Fatal("nothing passes")
+		}
+		now := time.Now()
+		w.until("the flow is reported", func() error {
+			for _, r := range w.reports() {
+				if r.Dst.Port() != 7777 || seen[r.Src.Port()] {
+					continue
+				}
+				seen[r.Src.Port()] = true
+				if r.Last.Sub(now.Add(ahead)).Abs() > patience || r.Until.Before(r.Since) {
+					t.Errorf("the clock was %s ahead: %+v", ahead, r)
+				}
+				return nil
+			}
+			return errors.New("it isn't")
+		})
+		w.everythingReported()
+		w.until("the history has it all", func() error {
+			history, err := w.api.History(t.Context(), api.HistoryQuery{Since: now.Add(-100 * time.Hour), Until: now.Add(100 * time.Hour), Group: "proto"})
+			w.must(err)
+			var kept flow.Count
+			for _, g := range history.Groups {
+				kept = kept.Plus(flow.Count{Packets: g.Packets + g.PacketsReply, Bytes: g.Bytes + g.BytesReply})
+			}
+			status := w.status()
+			if f := status.Flows; kept != (flow.Count{Packets: f.Accounted, Bytes: f.AccountedBytes}) || status.History.Lost != (api.HistoryCounts{}) {
+				return fmt.Errorf("the clock was %s ahead: it has %+v and lost %+v, accounted are %d packets and %d bytes",
+					ahead, kept, status.History.Lost, f.Accounted, f.AccountedBytes)
+			}
+			return nil
+		})
+	}
+}
+
 // idleSink counts what it is given.
 type idleSink struct {
 	reports int

@@ -22,6 +22,7 @@ const (
 // History keeps what it is told of flows. It never stops its caller for longer than a look into memory, except in Query and Close.
 type History struct {
 	log     *slog.Logger
+	now     func() time.Time
 	queries chan struct{}
 
 	adding sync.Mutex // guards what follows
@@ -56,9 +57,9 @@ type Status struct {
 	Problem error                 // what was wrong with a file that was set aside since the start
 }
 
-// New opens a history. When the file can't be opened it goes on trying, and Status tells.
-func New(options Options, log *slog.Logger) *History {
-	h := &History{log: log, queries: make(chan struct{}, queryMax), roller: NewRoller(options.Top), options: options}
+// New opens a history by a clock of the time of day. When the file can't be opened it goes on trying, and Status tells.
+func New(options Options, now func() time.Time, log *slog.Logger) *History {
+	h := &History{log: log, now: now, queries: make(chan struct{}, queryMax), roller: NewRoller(options.Top), options: options}
 	h.writing.Lock()
 	defer h.writing.Unlock()
 	h.tell(h.open())
@@ -70,7 +71,7 @@ func (h *History) open() error {
 	if h.store != nil {
 		return nil
 	}
-	store, problem, err := Open(h.options, time.Now())
+	store, problem, err := Open(h.options, h.now())
 	if err != nil {
 		return err
 	}
@@ -102,7 +103,7 @@ func (h *History) Consume(reports []flow.Report, names flow.Names) {
 	for i := range reports {
 		h.counts.Reported = h.counts.Reported.Plus(countsOf(&reports[i]))
 	}
-	h.roller.Add(reports, names, time.Now())
+	h.roller.Add(reports, names, h.now())
 }
 
 // Run writes once a minute until ctx ends, and then once more.
@@ -137,7 +138,7 @@ func (h *History) write() error {
 	batch := h.roller.Take()
 	h.taken = batch.Sum()
 	h.adding.Unlock()
-	now := time.Now()
+	now := h.now()
 	late, err := h.store.Write(&batch, now)
 	if corrupt(err) {
 		if err = h.replace(err, now); err == nil {
@@ -224,7 +225,7 @@ func (h *History) Query(ctx context.Context, q Query) (Answer, error) {
 	h.writing.Lock()
 	defer h.writing.Unlock()
 	if h.store == store {
-		err = errors.Join(err, h.replace(err, time.Now()))
+		err = errors.Join(err, h.replace(err, h.now()))
 	}
 	return Answer{}, err
 }

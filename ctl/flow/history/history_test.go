@@ -19,7 +19,7 @@ import (
 
 func openHistory(t *testing.T, o Options) *History {
 	t.Helper()
-	h := New(o, slog.New(slog.DiscardHandler))
+	h := New(o, time.Now, slog.New(slog.DiscardHandler))
 	t.Cleanup(func() { h.Close() })
 	return h
 }
