@@ -93,20 +93,20 @@ type Daemon struct {
 	followers  followers
 	captures   captures
 
-	links       interfaces
-	overruns    atomic.Uint64 // of what the kernel tells of the network
-	hops        hops
-	lists       lists
-	counted     setCountsCache
-	totals      totalsCache
-	flowClock   atomic.Pointer[flow.Clock]
-	dropped     atomic.Pointer[flow.Count] // packets of flow tables that others replaced
-	droppedLost atomic.Pointer[flow.Count] // likewise of tables of dropped flows
-	faults      faults
-	lostBefore  abi.EffectTotals // events lost before this daemon served
-	pulses      pulses
-	confined    confinement
-	logLevel    logLevel
+	links         interfaces
+	overruns      atomic.Uint64 // of what the kernel tells of the network
+	hops          hops
+	lists         lists
+	counted       setCountsCache
+	totals        totalsCache
+	flowClock     atomic.Pointer[flow.Clock]
+	dropped       atomic.Pointer[flow.Count] // packets of flow tables that others replaced
+	droppedLost   atomic.Pointer[flow.Count] // likewise of tables of dropped flows
+	faults        faults
+	effectsBefore abi.EffectTotals // what was lost before this daemon served
+	pulses        pulses
+	confined      confinement
+	logLevel      logLevel
 
 	watchers chan struct{} // as many as there are clients that watch the flows
 	ending   chan struct{} // closed when clients that wait should go
@@ -299,7 +299,7 @@ func (d *Daemon) serve(ctx context.Context, stop context.CancelFunc, reload <-ch
 		func(ctx context.Context) error { return api.Serve(ctx, d.listener, d, d.log) },
 		d.serveTCP,
 		d.readEvents,
-		d.tellLost,
+		d.tendEffects,
 		d.sendAway,
 		d.health.Run,
 		func(ctx context.Context) error { return d.watchConfig(ctx, reload) },
@@ -310,7 +310,7 @@ func (d *Daemon) serve(ctx context.Context, stop context.CancelFunc, reload <-ch
 		d.feedWatchdog,
 	}
 	var err error
-	if d.lostBefore, err = d.plane.EffectTotals(); err != nil { // before anybody can follow events
+	if d.effectsBefore, err = d.plane.EffectTotals(); err != nil { // before anybody can follow events
 		return err
 	}
 	var running sync.WaitGroup

@@ -20,11 +20,9 @@ import (
 )
 
 const (
-	keptEvents   = 4096 // for who comes later
-	eventsAhead  = 4096 // that a reader may be behind before it loses some
-	lookAgain    = time.Second
-	lostInterval = time.Second
-	tendInterval = time.Hour // of limits whose buckets nobody shares; the data plane asks for one in 38
+	keptEvents  = 4096 // for who comes later
+	eventsAhead = 4096 // that a reader may be behind before it loses some
+	lookAgain   = time.Second
 )
 
 // happening is an event whose packet isn't text yet: that takes longer than all the rest, and perhaps nobody asks.
@@ -134,39 +132,6 @@ func (d *Daemon) readEvents(ctx context.Context) error {
 			} else {
 				d.happenings.Add(h)
 			}
-		}
-	}
-}
-
-// tellLost tells of events that the ring had no room for, and of dropped packets that were too many to be told of, until ctx ends. Limits
-// whose buckets are shared get more room, and old ones are cleared.
-func (d *Daemon) tellLost(ctx context.Context) error {
-	ticker := time.NewTicker(lostInterval)
-	defer ticker.Stop()
-	told, unwatched, shared := d.lostBefore.Lost, d.lostBefore.Unwatched, d.lostBefore.Shared
-	var tended time.Time
-	for {
-		totals, err := d.plane.EffectTotals()
-		d.fault("count lost events", err)
-		if err == nil && totals.Lost > told {
-			lost := totals.Lost - told
-			d.happened(api.Event{Kind: api.EventLost, Count: lost, Text: fmt.Sprintf("%d events: the ring was full", lost)})
-		}
-		if more := totals.Unwatched - unwatched; err == nil && totals.Unwatched > unwatched {
-			text := fmt.Sprintf("%d more packets were dropped: at most %d a second are told of", more, abi.WatchDrops)
-			d.happenings.Pass(happening{Event: api.Event{Time: time.Now(), Kind: api.EventLost, Count: more, Text: text}, aboutDrops: true})
-		}
-		if totals.Shared > shared || time.Since(tended) > tendInterval {
-			_, err := d.plane.TendLimits()
-			d.fault("tend the limits", err)
-			tended = time.Now()
-		}
-		told, unwatched, shared = max(told, totals.Lost), max(unwatched, totals.Unwatched), max(shared, totals.Shared)
-		d.watch(0)
-		select {
-		case <-ctx.Done():
-			return nil
-		case <-ticker.C:
 		}
 	}
 }
