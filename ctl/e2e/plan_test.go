@@ -101,10 +101,12 @@ func TestPlan(t *testing.T) {
 	transfer.Kill()
 }
 
-// Counters and tables are the same before a plan and after it.
+// Counters, tables and the tokens that flows have left are the same before a plan and after it.
 func TestPlanChangesNothing(t *testing.T) {
+	const pace = "rules: [{name: pace, match: {proto: tcp}, limit: {rate: 1000/h, burst: 1000, per: src}, action: drop}, "
+	limited := func(filter string) string { return strings.Replace(filter, "rules: [", pace, 1) }
 	w := newWorld(t, 3)
-	w.start(planWorld(twoOfThem))
+	w.start(planWorld(twoOfThem) + limited("filter: {rules: []}\n"))
 	w.ready()
 	s, _ := w.echo()
 	w.must(s.says("hello", patience))
@@ -123,10 +125,18 @@ func TestPlanChangesNothing(t *testing.T) {
 		}
 		return text
 	}
+	tokens := func() string {
+		out, err := w.gardu("bpf", "dump", "limits", "--bpffs", w.bpffs)
+		w.must(err)
+		return out
+	}
 	w.until("counters and tables are the same before and after", func() error { // neighbours may ask for each other meanwhile
-		before := all()
-		if _, p := w.plan("", planWorld(threeOfThem)+closing, "-o", "json", "--no-price"); p.Flows.Judged == 0 || p.Flows.Cut == 0 {
+		before, met, had := all(), w.rule("pace").Packets, tokens()
+		if _, p := w.plan("", planWorld(threeOfThem)+limited(closing), "-o", "json", "--no-price"); p.Flows.Judged == 0 || p.Flows.Cut == 0 {
 			t.Fatalf("%+v", p.Flows)
+		}
+		if has := tokens(); has != had && w.rule("pace").Packets == met || met == 0 {
+			t.Fatalf("%d packets have taken tokens:\n%safter a plan:\n%s", met, had, has)
 		}
 		if after := all(); after != before {
 			return fmt.Errorf("before:\n%s\nafter:\n%s", before, after)

@@ -228,9 +228,11 @@ func (g generator) rich() (best configText) {
 	return best
 }
 
-// configure puts a random configuration in force, with limits that nobody exceeds: what they have left explain says that it doesn't know.
-func (w *wire) configure(g generator) error {
+// configure puts a random configuration in force, behind some rules, with limits that nobody exceeds: what they have left explain says that it
+// doesn't know.
+func (w *wire) configure(g generator, first ...string) error {
 	c := g.rich()
+	c.rules = slices.Concat(first, c.rules)
 	for i := range c.rules {
 		c.rules[i] = anyLimit.ReplaceAllString(c.rules[i], ", limit: {rate: 1000000/s, burst: 1000000$1}")
 	}
@@ -326,16 +328,26 @@ func (w *wire) round(g generator, packets int, met map[string]int) error {
 }
 
 // untouched explains packets with all that is known by now, in each way that one can ask, and sends none: every live counter and table
-// must be, entry by entry, what it was.
+// must be, entry by entry, what it was. Nearly all packets take a token.
 func (w *wire) untouched(g generator, packets int) error {
+	const limit = "limit: {rate: 1/s, per: src}, action: drop}"
+	if err := w.configure(g, "    - {name: in, match: {}, "+limit, "    - {name: out, direction: out, match: {}, "+limit); err != nil {
+		return err
+	}
 	before, err := w.dump()
 	if err != nil {
 		return err
 	}
+	limited := 0
 	for _, a := range []dataplane.Assumption{{}, {NoFlows: true, Later: time.Hour}} {
-		if err := w.explained(g, a, packets/2); err != nil {
+		n, err := w.explained(g, a, packets/2)
+		if err != nil {
 			return err
 		}
+		limited += n
+	}
+	if limited < packets {
+		return fmt.Errorf("only %d of %d packets at three hooks met a limit", limited, packets)
 	}
 	after, err := w.dump()
 	if err != nil {
@@ -357,11 +369,11 @@ func (w *wire) untouched(g generator, packets int) error {
 	return nil
 }
 
-// explained explains so many packets at each hook.
-func (w *wire) explained(g generator, a dataplane.Assumption, packets int) error {
+// explained explains so many packets at each hook, and says of how many limits were asked.
+func (w *wire) explained(g generator, a dataplane.Assumption, packets int) (limited int, err error) {
 	sibling, err := w.plane.SiblingIf(a)
 	if err != nil {
-		return err
+		return 0, err
 	}
 	defer sibling.Close()
 	for range packets {
@@ -371,12 +383,16 @@ func (w *wire) explained(g generator, a dataplane.Assumption, packets int) error
 				continue
 			}
 			q := explain.Question{Hook: hook, Frame: frame, Ifindex: w.index[on], Later: a.Later}
-			if _, err := explain.Ask(sibling, q, w.live.Names(), w.live.Backends()); err != nil {
-				return fmt.Errorf("%s: %w", pkt.Describe(frame), err)
+			answer, err := explain.Ask(sibling, q, w.live.Names(), w.live.Backends())
+			if err != nil {
+				return limited, fmt.Errorf("%s: %w", pkt.Describe(frame), err)
+			}
+			if slices.ContainsFunc(answer.Trace.Step[:], func(s abi.TraceStep) bool { return abi.Step(s.Step) == abi.StepLimit }) {
+				limited++
 			}
 		}
 	}
-	return nil
+	return limited, nil
 }
 
 // dump is what each live map holds.
