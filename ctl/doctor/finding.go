@@ -11,8 +11,8 @@ const (
 
 // Finding is one thing that was looked at.
 type Finding struct {
-	Area    string `json:"area"`    // machine, interface, backend
-	Subject string `json:"subject"` // which of them: eth0, web/b1; or what of the machine: jit, btf
+	Area    string `json:"area"`    // machine, interface, backend, configuration
+	Subject string `json:"subject"` // which of them: eth0, web/b1, line 7; or what of the machine: jit, btf
 	Result  Result `json:"result"`
 	Found   string `json:"found"`
 	Advice  string `json:"advice,omitempty"` // what to do; empty when it is ok

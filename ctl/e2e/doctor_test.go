@@ -105,6 +105,28 @@ services:
 	w.checkGone()
 }
 
+// TestDoctorAtOdds: a filter that cuts off the session that doctor is run from, and translations with ports of the kernel's own.
+func TestDoctorAtOdds(t *testing.T) {
+	t.Setenv("SSH_CONNECTION", "198.51.100.10 40001 198.51.100.1 22")
+	w := newWorld(t, 1)
+	w.startWeb()
+	w.must(w.box.SetSysctl("net.ipv4.ip_local_port_range", "32768 60999"))
+	w.diagnosis(`interfaces:
+  client0: {path: tc}
+  b1: {path: tc}
+filter:
+  rules:
+    - {name: no-ssh, match: {proto: tcp, dport: 22}, action: drop}
+services:
+  web: {address: 192.0.2.15, port: 80, proto: tcp, forward: nat, nat: {ports: 20000-40000}, backends: [{name: gone, address: 10.0.1.99}]}
+`, map[string]string{
+		"web/gone": "fail leg to the next hop: 10.0.1.99 doesn't answer ARP",
+		"line 6":   "warn the SSH connection that you work on, from 198.51.100.10:40001 to port 22, would be cut off: its packets meet the rule no-ssh, which drops them",
+		"line 8":   "warn nat.ports 20000-40000 of web overlap 32768-60999, which this machine takes for its own connections",
+	})
+	w.checkGone()
+}
+
 // diagnosis asks about a configuration: everything that is wrong is told, and nothing else.
 func (w *world) diagnosis(config string, want map[string]string) {
 	w.Helper()

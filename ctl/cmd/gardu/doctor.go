@@ -11,7 +11,9 @@ import (
 	"gardu/ctl/api/client"
 	"gardu/ctl/config"
 	"gardu/ctl/doctor"
+	"gardu/ctl/lint"
 	"gardu/ctl/model"
+	"gardu/ctl/netdev"
 )
 
 func (a *app) doctorCommand() *cobra.Command {
@@ -23,8 +25,10 @@ FILE needs; at its interfaces and what auto chooses for each; at the settings of
 network stack that get in the way; and at the way to each backend, leg by leg: a probe
 goes through the service's path, wrapped as packets of clients would be, and its answer
 is awaited; where none comes, others tell how far one gets. If a gardu runs here it is
-asked what its health checks say. Without FILE it looks for what any configuration
-needs, at all interfaces that are up.
+asked what its health checks say. It warns of translations with ports that the kernel
+takes for itself, and of a filter that would cut off name servers or the SSH connection
+that the command is given on. Without FILE it looks for what any configuration needs, at
+all interfaces that are up.
 
 Nothing is attached and nothing is left behind. The exit code is 1 when something
 fails.`,
@@ -33,9 +37,11 @@ fails.`,
 		Args: cobra.MaximumNArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			var snapshot *model.Snapshot
+			var text []byte
 			if len(args) == 1 {
-				text, name, dir, err := a.readConfig(args[0])
-				if err != nil {
+				var name, dir string
+				var err error
+				if text, name, dir, err = a.readConfig(args[0]); err != nil {
 					return err
 				}
 				if snapshot, _, err = config.Parse(name, text, dir); err != nil {
@@ -51,6 +57,9 @@ fails.`,
 			}
 			a.askHealth(cmd, facts.Backends)
 			findings := doctor.Judge(facts)
+			if snapshot != nil {
+				findings = append(findings, atOdds(snapshot, text)...)
+			}
 			if a.format.human() {
 				a.printFindings(findings)
 			} else if err := printRows(a, "findings", findings, findingColumns()); err != nil {
@@ -62,6 +71,21 @@ fails.`,
 			return nil
 		},
 	})
+}
+
+// atOdds finds what a configuration would do to what this machine does already.
+func atOdds(snapshot *model.Snapshot, text []byte) (findings []doctor.Finding) {
+	add := func(warnings []config.Warning, advice string) {
+		for _, w := range warnings {
+			findings = append(findings, doctor.Finding{Area: "configuration", Subject: fmt.Sprintf("line %d", w.Pos.Line), Result: doctor.Warn, Found: w.Msg, Advice: advice})
+		}
+	}
+	add(lint.SharedPorts(snapshot, lint.LocalPorts(), text), "choose other ports, or leave these out of net.ipv4.ip_local_port_range")
+	if links, err := netdev.Open(); err == nil {
+		defer links.Close()
+		add(lint.CutOff(snapshot, lint.Around(sshConnection(), links), text), "name it in filter.allow, or in a rule with action: pass before")
+	}
+	return findings
 }
 
 // askHealth adds what a running gardu knows of the same backends; none need be running.
