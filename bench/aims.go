@@ -62,6 +62,7 @@ var aims = []aim{
 	{area: "balancer", says: "balancer alone, not for a service (raw)", value: "raw no service", limit: 55, unit: "ns", why: whyNoService},
 	{area: "balancer", says: "ring of 1,000 backends built", value: "control ring of 1,000 backends", limit: 20, unit: "ms"},
 	{area: "balancer", says: "1,000 backends checked each second by the way of packets, on one core", value: "control checks made, via service", limit: 99, unit: "%", least: true},
+	{area: "balancer", says: "a backend that is found dead gets no more", value: "control backend found dead to last misrouted", limit: 10, unit: "ms"},
 	{area: "balancer", says: "a backend added to a service of 1,000 is live", value: "control backend added to 1,000", limit: 50, unit: "ms"},
 
 	{area: "flows", says: "accounting alone, 1 flow", value: "net flows, 1 flow", limit: 60, unit: "ns"},
@@ -120,7 +121,7 @@ func judge(aims []aim, values map[string]float64) []verdict {
 				measured /= base
 			}
 		}
-		none := a.unit == "%" && !a.least // of something is a result, too
+		none := (a.unit == "%" || a.unit == "ms") && !a.least // of something is a result, too
 		if v.Known = ok && (measured > 0 || none); v.Known {
 			v.Measured, v.Factor = measured, measured/a.limit
 			if a.least {

@@ -377,3 +377,12 @@ func TestCheckTellsNoiseFromEffect(t *testing.T) {
 		t.Errorf("of %d checks %d failed without reason, and %d with", trials, alarms, found)
 	}
 }
+
+func TestCheckSaysWhatIsNotMeasured(t *testing.T) {
+	runs := make([]float64, checkRuns)
+	old := map[string][]float64{"both": runs, "once less": runs, "gone": runs, "seldom": runs[1:]}
+	now := map[string][]float64{"both": runs, "once less": runs[1:], "new": runs}
+	if got := notMeasured(old, now); !slices.Equal(got, []string{"gone", "once less"}) {
+		t.Errorf("%q", got)
+	}
+}

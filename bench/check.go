@@ -66,6 +66,9 @@ func check(base string) (slower bool, err error) {
 			}
 		}
 	}
+	if lost := notMeasured(old.costs, now.costs); len(lost) > 0 {
+		return false, fmt.Errorf("%s measures what this tree doesn't: %s", base, strings.Join(lost, "; "))
+	}
 	list := compare(old.costs, now.costs)
 	if len(list) == 0 {
 		return false, fmt.Errorf("%s and this tree have no case in common", base)
@@ -121,6 +124,17 @@ type comparison struct {
 	old, now float64 // medians of the runs, ns
 	p        float64 // how likely so many of the slow runs are of the new side, were there no difference
 	slower   bool
+}
+
+// notMeasured are the cases that the old side measured in every run and the new one didn't: a program that gives wrong verdicts has no cost.
+func notMeasured(old, now map[string][]float64) (names []string) {
+	for name, before := range old {
+		if len(before) == checkRuns && len(now[name]) < checkRuns {
+			names = append(names, name)
+		}
+	}
+	slices.Sort(names)
+	return names
 }
 
 // compare judges the cases that both have measured in every run.

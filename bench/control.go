@@ -20,6 +20,7 @@ import (
 	"time"
 
 	"gardu/ctl/abi"
+	"gardu/ctl/api"
 	"gardu/ctl/dataplane"
 	"gardu/ctl/flow"
 	"gardu/ctl/lb"
@@ -123,8 +124,15 @@ func tasks() []task {
 			lb.Ring(members, lb.RingSize)
 			return ms(time.Since(begin)), nil
 		}},
-		task{name: "backend dead to last misrouted", about: "a TCP check every 100 ms, down after 1; connections each ms, the last that met the dead backend", unit: "ms",
-			sample: (*manager).death},
+		task{name: "backend dead to last misrouted", about: "a TCP check every 100 ms, down after 1; one connection after the other, the last that met the dead backend", unit: "ms",
+			sample: func(m *manager) (float64, error) {
+				d, err := m.death()
+				return ms(d.last.Sub(d.died)), err
+			}},
+		task{name: "backend found dead to last misrouted", about: "the same, from the daemon's decision on", unit: "ms", sample: func(m *manager) (float64, error) {
+			d, err := m.death()
+			return ms(max(0, d.last.Sub(d.decided))), err
+		}},
 		task{name: "sweep of 1M flows", about: "all records of a table that holds 1M flows, packets and bytes added up", unit: "ms", sample: sweepMillion()},
 		task{name: "kernel memory a flow", about: "records and the LRU map behind them, for 1M flows", unit: "bytes", once: true, sample: func(*manager) (float64, error) {
 			memory, err := dataplane.FlowMemory(1_000_000)
@@ -196,6 +204,9 @@ func benchControl(s settings, r *result) error {
 		if len(samples) == 0 {
 			row.Failed = cmp.Or(firstLine(err), "nothing was measured")
 		} else {
+			if err != nil {
+				r.fail(t.name, fmt.Errorf("only %d of %d times: %w", len(samples), repeats, err))
+			}
 			row.Figure = figureOf(samples)
 			median[t.name] = row.Figure.Median
 			if base := median[t.of]; base > 0 {
@@ -282,8 +293,11 @@ func (m *manager) ipset(list []byte) (float64, error) {
 	return ms(took), err
 }
 
-// death kills one of two backends and returns the time until the last connection that met it.
-func (m *manager) death() (float64, error) {
+// death is when a backend died, when the daemon found that it is dead, and when the last connection that met it began.
+type death struct{ died, decided, last time.Time }
+
+// death kills one of two backends.
+func (m *manager) death() (d death, err error) {
 	const config = `interfaces: {client0: {path: xdp}, b1: {path: xdp}, b2: {path: xdp}}
 flows: {max: 10000}
 services:
@@ -299,7 +313,7 @@ services:
 	for _, node := range m.backends {
 		listener, err := node.Listen("tcp", ":80")
 		if err != nil {
-			return 0, err
+			return d, err
 		}
 		defer listener.Close()
 		listeners = append(listeners, listener)
@@ -314,28 +328,39 @@ services:
 		}()
 	}
 	if _, err := m.apply(config); err != nil {
-		return 0, err
+		return d, err
 	}
 	if err := m.ready(); err != nil {
-		return 0, err
+		return d, err
 	}
 	address := netip.AddrPortFrom(serviceAddress, 80).String()
-	var died time.Time
-	var last time.Duration
-	for begin := time.Now(); died.IsZero() || time.Since(died) < time.Second; {
-		if died.IsZero() && time.Since(begin) > 300*time.Millisecond {
+	if err := m.until("clients are answered", func(context.Context) error { return connect(m.client, address) }); err != nil {
+		return d, err
+	}
+	begin := time.Now()
+	for d.died.IsZero() || time.Since(d.died) < time.Second {
+		if d.died.IsZero() && time.Since(begin) > 300*time.Millisecond {
 			listeners[0].Close()
-			died = time.Now()
+			d.died = time.Now()
 		}
 		at := time.Now()
 		if err := connect(m.client, address); err != nil {
-			if died.IsZero() {
-				return 0, fmt.Errorf("connect before anything died: %w", err)
+			if d.died.IsZero() {
+				return d, fmt.Errorf("connect before anything died: %w", err)
 			}
-			last = at.Sub(died)
+			d.last = at
 		}
 	}
-	return ms(last), nil
+	err = m.api.Events(context.Background(), api.EventQuery{Filter: "kind down and backend b1"}, func(e api.Event) error {
+		if e.Time.After(d.died) && d.decided.IsZero() {
+			d.decided = e.Time
+		}
+		return nil
+	})
+	if err == nil && (d.decided.IsZero() || d.last.IsZero()) {
+		err = errors.New("nobody noticed that the backend was dead")
+	}
+	return d, err
 }
 
 func connect(from *testnet.Node, address string) error {
@@ -346,6 +371,11 @@ func connect(from *testnet.Node, address string) error {
 		return err
 	}
 	defer conn.Close()
+	if deadline, ok := ctx.Deadline(); ok {
+		if err := conn.SetDeadline(deadline); err != nil {
+			return err
+		}
+	}
 	if _, err := conn.Read(make([]byte, 1)); !errors.Is(err, io.EOF) { // until the other side has closed: it waits, not we
 		return err
 	}

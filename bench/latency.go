@@ -287,40 +287,42 @@ func (l *latencyNet) pings() (trips []time.Duration, lost int, err error) {
 	return trips, lost, nil
 }
 
-// loaded keeps a CPU busy with packets for half of the time, and notes for how much it really was.
+// loaded keeps a CPU busy with packets for half of the time, and notes for how much it really was since began. Before that it finds out how
+// many packets that takes: a run lasts a while even when there is little to send.
 func (l *latencyNet) loaded(ctx context.Context, c *latencyCase, began chan struct{}) error {
 	return l.client.Do(func() error {
 		if err := stay(l.loadCPU); err != nil {
 			return err
 		}
-		start, err := threadTime()
-		if err != nil {
-			return err
-		}
-		begin, n := time.Now(), 10_000
-		var busy time.Duration
-		for first := true; ctx.Err() == nil; first = false {
+		var since time.Time
+		var start, now time.Duration // of the thread's time
+		enough := false
+		for n := 10_000; ctx.Err() == nil; {
+			begin := time.Now()
+			before, err := threadTime()
+			if err != nil {
+				return err
+			}
 			options := &ebpf.RunOptions{Data: l.load.frame, Repeat: uint32(n), Flags: liveFrames, BatchSize: liveBatch}
 			if _, err := l.load.entry.Run(options); err != nil {
 				return fmt.Errorf("send a load: %w", err)
 			}
-			if first {
-				close(began)
-			}
-			now, err := threadTime()
-			if err != nil {
+			if now, err = threadTime(); err != nil {
 				return err
 			}
-			busy = now - start
-			wall := time.Since(begin)
-			switch {
-			case 2*busy > wall:
-				time.Sleep(2*busy - wall)
-			case n < 1_000_000: // a run takes a while even when there is little to send
-				n += n / 4
+			if !enough {
+				if enough = 2*(now-before) >= time.Since(begin) || n > 1_000_000; !enough {
+					n += n / 2
+					continue
+				}
+				close(began)
+				since, start = begin, before
 			}
+			time.Sleep(2*(now-start) - time.Since(since))
 		}
-		c.shares = append(c.shares, float64(busy)/float64(time.Since(begin)))
+		if enough {
+			c.shares = append(c.shares, float64(now-start)/float64(time.Since(since)))
+		}
 		return nil
 	})
 }
