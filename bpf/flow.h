@@ -29,11 +29,16 @@ struct flow_table {
  * of flows that are all marked drives out those that live. Programs only. */
 MAP(flow_spare, BPF_MAP_TYPE_PERCPU_ARRAY, __u32, struct flow_record, 1);
 
+/* What lies where words do: clang copies byte by byte what may lie anywhere. */
+#define by_words(p) __builtin_assume_aligned(p, sizeof(__u64))
+
 static __always_inline bool same_key(const struct flow_key *a, const struct flow_key *b)
 {
 	const __u64 *x = (const __u64 *)a, *y = (const __u64 *)b;
 
-	return !((x[4] ^ y[4]) | (x[3] ^ y[3]) | (x[1] ^ y[1]) | (x[2] ^ y[2]) | (x[0] ^ y[0]));
+	if (x[1] != y[1] || x[4] != y[4]) /* source, ports: in one of these most differ */
+		return false;
+	return !((x[3] ^ y[3]) | (x[2] ^ y[2]) | (x[0] ^ y[0]));
 }
 
 static __always_inline __u64 flow_hash(struct control *c, const struct pkt *p)
@@ -81,11 +86,13 @@ static __always_inline struct flow_record *flow_in(struct flow_bucket *bucket, _
 }
 
 /* Put a flow that has or gets no record into the LRU map, adding to what another CPU may have put there. */
-static __always_inline void flow_spill(struct flow_table *t, void *lru, struct flow_record *record)
+static __noinline void flow_spill(struct flow_table *t, struct flow_record *record)
 {
-	struct flow_value *there;
+	void *lru = bpf_map_lookup_elem(&flow_lru, &t->slot);
+	struct flow_value *there = NULL;
 
-	there = bpf_map_lookup_elem(lru, &record->key);
+	if (lru)
+		there = bpf_map_lookup_elem(lru, &record->key);
 	if (there) {
 		__sync_fetch_and_add(&there->packets, record->value.packets);
 		__sync_fetch_and_add(&there->bytes, record->value.bytes);
@@ -104,7 +111,7 @@ static __always_inline void flow_spill(struct flow_table *t, void *lru, struct f
 			there->exit = record->value.exit;
 			there->quic = record->value.quic;
 		}
-	} else if (bpf_map_update_elem(lru, &record->key, &record->value, BPF_NOEXIST)) {
+	} else if (!lru || bpf_map_update_elem(lru, &record->key, &record->value, BPF_NOEXIST)) {
 		t->totals->refused += record->value.packets;
 		t->totals->refused_bytes += record->value.bytes;
 		return;
@@ -129,7 +136,7 @@ static __always_inline void flow_show(struct flow_record *record, const struct f
 }
 
 /* A record for a new flow, its tag 0; NULL when every record of the bucket is in use. */
-static __always_inline struct flow_record *flow_make_room(struct control *c, struct flow_table *t, void *lru)
+static __always_inline struct flow_record *flow_make_room(struct control *c, struct flow_table *t)
 {
 	struct flow_record *single = NULL, *idle = NULL, *record;
 	__u32 single_age = 0, idle_age = c->flow_guard, age;
@@ -156,23 +163,31 @@ static __always_inline struct flow_record *flow_make_room(struct control *c, str
 		return single;
 	}
 	if (idle) {
-		flow_spill(t, lru, idle);
+		flow_spill(t, idle);
 		flow_clear(idle);
 	}
 	return idle;
 }
 
-/* Fill a free record; flow_show() ends it, so that a reader never takes a half-written one for whole. `value` NULL: zeros. */
+/* Fill a free record; flow_show() ends it, so that a reader never takes a half-written one for whole. `value` NULL: zeros, but for what only
+ * the caller can know. `spilled`, which is the bucket's, stays, unread: its line of memory need not have come to be written. */
 static __always_inline void flow_write(struct flow_record *record, const struct flow_key *key, const struct flow_value *value)
 {
-	__u8 spilled = record->value.spilled;
+	const __u32 before = offsetof(struct flow_value, ifindex), behind = offsetof(struct flow_value, asked);
+	struct flow_value *to = &record->value;
 
-	if (value)
-		__builtin_memcpy(&record->value, value, sizeof(*value));
-	else
-		__builtin_memset(&record->value, 0, sizeof(record->value));
-	record->value.spilled = spilled;
-	__builtin_memcpy(&record->key, key, offsetof(struct flow_key, tag));
+	if (value) {
+		__builtin_memcpy(to, value, before);
+		to->ifindex = value->ifindex;
+		to->ttl_min = value->ttl_min;
+		to->ttl_max = value->ttl_max;
+		to->dscp = value->dscp;
+		__builtin_memcpy(by_words(&to->asked), by_words(&value->asked), sizeof(*to) - behind);
+	} else {
+		__builtin_memset(to, 0, before);
+		__builtin_memset(by_words(&to->asked), 0, sizeof(*to) - behind);
+	}
+	__builtin_memcpy(by_words(&record->key), by_words(key), offsetof(struct flow_key, tag));
 }
 
 /* A flow that has no record here: in the table that flows.max replaced, or in an LRU map. Brings it into the array, or, from a
@@ -206,7 +221,11 @@ static __noinline struct flow_value *flow_return(struct control *c, struct flow_
 	}
 	if (!old && (!value || !from))
 		return NULL;
-	record = flow_make_room(c, t, lru);
+	record = flow_make_room(c, t);
+	if (!record && value && !elsewhere) { /* it stays there */
+		p->flow_in_lru = 1;
+		return value;
+	}
 	if (old) {
 		if (record) {
 			flow_write(record, &p->key, &old->value);
@@ -214,7 +233,7 @@ static __noinline struct flow_value *flow_return(struct control *c, struct flow_
 			flow_clear(old);
 			return &record->value;
 		}
-		flow_spill(t, lru, old);
+		flow_spill(t, old);
 		flow_clear(old);
 	} else {
 		value = bpf_map_lookup_elem(from, &p->key); /* again: making room may have thrown it out */
@@ -229,11 +248,9 @@ static __noinline struct flow_value *flow_return(struct control *c, struct flow_
 			flow_show(record, &p->key);
 			return &record->value;
 		}
-		if (elsewhere) {
-			bpf_map_update_elem(lru, &p->key, value, BPF_NOEXIST);
-			bpf_map_delete_elem(from, &p->key);
-			t->bucket->record[0].value.spilled = 1;
-		}
+		bpf_map_update_elem(lru, &p->key, value, BPF_NOEXIST);
+		bpf_map_delete_elem(from, &p->key);
+		t->bucket->record[0].value.spilled = 1;
 	}
 	p->flow_in_lru = 1;
 	return bpf_map_lookup_elem(lru, &p->key);
@@ -347,19 +364,15 @@ static __always_inline void flow_fill_budget(const struct control *c, struct flo
 		totals->budget = most;
 }
 
-/* A record for a new flow, or NULL: it is counted as refused. flow_settle() ends it. Not inlined for the same reason. */
+/* A record for a new flow, or NULL: it is counted as refused. flow_show() ends it. Not inlined for the same reason. */
 static __noinline struct flow_record *flow_create(struct control *c, struct flow_table *t, struct pkt *p)
 {
 	struct flow_record *record;
 	__u32 zero = 0;
-	void *lru;
 
 	if (!t->bucket)
 		return NULL;
-	lru = bpf_map_lookup_elem(&flow_lru, &t->slot);
-	if (!lru)
-		return NULL;
-	record = flow_make_room(c, t, lru);
+	record = flow_make_room(c, t);
 	if (!record) {
 		flow_fill_budget(c, t->totals, t->now);
 		if (!t->totals->budget)
@@ -374,19 +387,6 @@ static __noinline struct flow_record *flow_create(struct control *c, struct flow
 	return record;
 }
 
-/* A new flow's record is filled in: show it, or put it into the LRU map. */
-static __noinline void flow_settle(struct flow_table *t, struct flow_record *record, const struct pkt *p)
-{
-	void *lru;
-
-	flow_show(record, &p->key);
-	if (!p->flow_spare || !t->bucket)
-		return;
-	lru = bpf_map_lookup_elem(&flow_lru, &t->slot);
-	if (lru)
-		flow_spill(t, lru, record);
-}
-
 /* How many segments of a packet that begins `behind` before what was seen, and is `bytes` long, were seen already. */
 static __always_inline __u32 flow_seen_again(const struct pkt *p, __u32 behind, __u32 bytes)
 {
@@ -397,7 +397,7 @@ static __always_inline __u32 flow_seen_again(const struct pkt *p, __u32 behind, 
 
 /* When this side shook hands, and what it sent again. That is an estimate: what was overtaken on its way here looks the same, and
  * each CPU knows only the segments that it saw. */
-static __always_inline void flow_tcp(struct flow_value *value, const struct pkt *p)
+static __always_inline void flow_tcp(struct flow_value *value, const struct pkt *p, bool created)
 {
 	__u32 end = p->seq + p->payload, behind = value->seq - p->seq;
 
@@ -405,7 +405,7 @@ static __always_inline void flow_tcp(struct flow_value *value, const struct pkt 
 		end++; /* they take a number as a byte does */
 	if (p->tcp_flags & TCP_SYN) {
 		if (!value->acked)
-			value->syn = bpf_ktime_get_ns();
+			value->syn = created ? value->first : bpf_ktime_get_ns(); /* to ask twice would take longer than all else here */
 		if (p->tcp_flags & TCP_ACK)
 			value->state |= FLOW_STATE_ANSWERED;
 		if (value->seq == end)
@@ -462,7 +462,7 @@ static __always_inline void flow_goes_on(struct flow_value *value, const struct 
 		value->state |= FLOW_STATE_CLOSED;
 }
 
-static __always_inline void flow_state(struct flow_value *value, const struct pkt *p)
+static __always_inline void flow_state(struct flow_value *value, const struct pkt *p, bool created)
 {
 	if (p->tcp_flags & TCP_SYN && value->state & FLOW_STATE_CLOSED) { /* a new flow with an old name */
 		if (p->has & IS_SYN) /* what else may take a client to another backend */
@@ -480,10 +480,10 @@ static __always_inline void flow_state(struct flow_value *value, const struct pk
 	if (p->ttl > value->ttl_max)
 		value->ttl_max = p->ttl;
 	if (!(cfg_sample && p->sample == SAMPLE_IN) && has_tcp_flags(p)) /* what passed between two samples is not known */
-		flow_tcp(value, p);
+		flow_tcp(value, p, created);
 }
 
-static __always_inline void flow_count(struct flow_table *t, struct flow_value *value, const struct pkt *p)
+static __always_inline void flow_count(struct flow_table *t, struct flow_value *value, const struct pkt *p, bool created)
 {
 	if (p->flow_in_lru) { /* counted as if it had passed through the array */
 		__sync_fetch_and_add(&value->packets, p->segments);
@@ -495,7 +495,7 @@ static __always_inline void flow_count(struct flow_table *t, struct flow_value *
 		value->bytes += p->ip_bytes;
 	}
 	value->last = t->now;
-	flow_state(value, p);
+	flow_state(value, p, created);
 }
 
 /* Count a packet that goes on its way, and remember what was found about its flow. value: what flow_find() gave. */
@@ -530,7 +530,7 @@ static __always_inline void flow_account(ctx_t *ctx, struct control *c, struct f
 	if (is_left_out(p))
 		flow_goes_on(value, p, t->now);
 	else
-		flow_count(t, value, p);
+		flow_count(t, value, p, created);
 	if (!p->remembered) {
 		if (cfg_interfaces)
 			value->ifindex = ctx_ifindex(ctx); /* where the verdict holds */
@@ -550,8 +550,11 @@ static __always_inline void flow_account(ctx_t *ctx, struct control *c, struct f
 		/* After a reset the next packet is asked about: it may take the reset back. */
 		value->seen = has_tcp_flags(p) && p->tcp_flags & TCP_RST ? STATE_NONE : p->state;
 	}
-	if (created)
-		flow_settle(t, created, p);
+	if (!created)
+		return;
+	flow_show(created, &p->key);
+	if (p->flow_spare)
+		flow_spill(t, created);
 }
 
 /* A packet's state. Of a flow that was established less than a second ago its record knows it; what opens, closes or resets a
