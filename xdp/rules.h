@@ -16,10 +16,12 @@ enum {
  * verifies one step instead of every sequence of steps. */
 struct rule_search {
 	__u64 src[2], dst[2];  /* host order; v4: [1] */
+	__u64 mac[2];          /* source, destination */
 	__u64 all_groups;      /* that can match */
+	__u32 ports;           /* sport << 16 | dport */
+	/* from here on zeroed when there is something to search */
 	__u64 groups;          /* of these, the ones not looked at */
 	__u64 hash;            /* of the packet in the group being looked at */
-	__u32 ports;           /* sport << 16 | dport */
 	__u32 bucket, hops;    /* bucket to look at next, how many more at most; 0: take the next group */
 	__u32 at, slots;       /* bucket that was looked at, slots of it whose tag fits */
 	__u32 chain, left;     /* chain being walked, records left in it */
@@ -29,7 +31,6 @@ struct rule_search {
 	__u32 best;            /* smallest record that matched, or NO_RECORD */
 	__u32 unsure;          /* smallest record that fits the flow's key and needs more than that, or NO_RECORD */
 	__u32 effects;         /* rules that were met and do more than decide */
-	__u64 mac[2];          /* source, destination */
 };
 
 /* Programs only. */
@@ -324,24 +325,22 @@ static __always_inline __u64 candidates(struct find_rule *f, __u32 off, __u8 bit
 	return word_at(f->rules, off, index);
 }
 
-/* Ask the index. */
-static __always_inline void look_up(struct find_rule *f)
+/* The groups that can match the packet. */
+static __always_inline __u64 groups_for(struct find_rule *f)
 {
 	struct rule_search *search = f->s;
 	struct rules_head *head = f->head;
+	__u64 groups = head->groups >= 64 ? ~0ull : (1ull << (head->groups & 63)) - 1;
 
-	search->all_groups = head->groups >= 64 ? ~0ull : (1ull << (head->groups & 63)) - 1;
-	search->all_groups &= candidates(f, head->cand_src_off, head->cand_src_bits, head->cand_src_shift, search->src);
-	search->all_groups &= candidates(f, head->cand_dst_off, head->cand_dst_bits, head->cand_dst_shift, search->dst);
+	groups &= candidates(f, head->cand_src_off, head->cand_src_bits, head->cand_src_shift, search->src);
+	groups &= candidates(f, head->cand_dst_off, head->cand_dst_bits, head->cand_dst_shift, search->dst);
 	if (head->cand_proto_off)
-		search->all_groups &= word_at(f->rules, head->cand_proto_off, f->p->key.proto);
+		groups &= word_at(f->rules, head->cand_proto_off, f->p->key.proto);
 	if (head->cand_dport_off)
-		search->all_groups &= word_at(f->rules, head->cand_dport_off, search->ports & 0xffff);
+		groups &= word_at(f->rules, head->cand_dport_off, search->ports & 0xffff);
 	if (head->cand_sport_off)
-		search->all_groups &= word_at(f->rules, head->cand_sport_off, search->ports >> 16);
-	search->groups = search->all_groups;
-	if (search->groups)
-		bpf_loop(MAX_STEPS, rule_step, f, 0);
+		groups &= word_at(f->rules, head->cand_sport_off, search->ports >> 16);
+	return groups;
 }
 
 /* The record of the rule that decides, or NULL. What rules before it do is done; p->remember says whether it can be remembered. */
@@ -365,10 +364,7 @@ static __always_inline struct rule_record *deciding_rule(ctx_t *ctx, struct pkt 
 	if (!search)
 		return NULL;
 	f.s = search;
-	__builtin_memset(search, 0, sizeof(*search));
-	search->pending = search->best = search->unsure = NO_RECORD;
-	if (p->has & HAS_PORTS)
-		search->ports = (__u32)bpf_ntohs(p->key.be_sport) << 16 | bpf_ntohs(p->key.be_dport);
+	search->ports = p->has & HAS_PORTS ? (__u32)bpf_ntohs(p->key.be_sport) << 16 | bpf_ntohs(p->key.be_dport) : 0;
 	search->src[1] = addr_lo(p->key.saddr);
 	search->dst[1] = addr_lo(p->key.daddr);
 	if (p->family == FAMILY_V4) {
@@ -386,11 +382,19 @@ static __always_inline struct rule_record *deciding_rule(ctx_t *ctx, struct pkt 
 			search->mac[1] = mac_number(eth->dst);
 		}
 	}
+	if (!(head->flags & RULES_SCAN)) {
+		search->all_groups = groups_for(&f);
+		if (!search->all_groups)
+			return NULL;
+	}
+	__builtin_memset(&search->groups, 0, sizeof(*search) - offsetof(struct rule_search, groups));
+	search->pending = search->best = search->unsure = NO_RECORD;
 	if (head->flags & RULES_SCAN) {
 		bpf_loop(MAX_STEPS, scan_step, &f, 0);
 		asm volatile("" : "+r"(search)); /* else clang makes one call of both, and the verifier can't make it a loop without indirect calls */
 	} else {
-		look_up(&f);
+		search->groups = search->all_groups;
+		bpf_loop(MAX_STEPS, rule_step, &f, 0);
 	}
 	p->remember = !search->effects && (search->unsure == NO_RECORD || search->unsure > search->best);
 	return search->best == NO_RECORD ? NULL : line_at(rules, head->record_off + search->best);
