@@ -17,8 +17,7 @@ static __always_inline __u16 ring_choose(struct service_record *service, const s
 {
 	__u32 ring_id = service->ring, slot;
 	void *ring = bpf_map_lookup_elem(&rings, &ring_id);
-	struct backend *backend;
-	__u32 id = 0;
+	__u16 id;
 	__u64 h;
 
 	if (!ring)
@@ -30,8 +29,7 @@ static __always_inline __u16 ring_choose(struct service_record *service, const s
 	for (int i = 0; i < RING_TRIES; i++) {
 		slot = (h >> 32) * service->ring_size >> 32;
 		id = u16_at(ring, 0, slot);
-		backend = bpf_map_lookup_elem(&backends, &id);
-		if (id && backend && backend->state & BACKEND_UP)
+		if (backend_of(id, service->id))
 			return id;
 		h = mix(h, i);
 	}
@@ -126,32 +124,23 @@ static __always_inline enum reason lost_with(struct pkt *p, __u16 id, __u16 serv
 
 static __always_inline enum reason choose_backend(struct pkt *p, struct flow_value *flow, struct service_record *service)
 {
-	struct backend *backend = NULL;
 	enum reason lost;
 
 	p->service = service->id;
 	p->quic = service->quic;
 	trace_step(STEP_SERVICE, 1, service->id);
 	/* A SYN on a flow that was closed is a new flow with an old name. */
-	if (flow && !(p->has & IS_SYN && flow->state & FLOW_STATE_CLOSED))
-		backend = backend_of(flow->backend, service->id);
-	if (backend) {
+	if (flow && !(p->has & IS_SYN && flow->state & FLOW_STATE_CLOSED) && backend_of(flow->backend, service->id)) {
 		p->backend = flow->backend;
 	} else {
 		lost = flow ? lost_with(p, flow->backend, service->id) : REASON_NONE;
 		if (lost)
 			return lost;
 		p->backend = ring_choose(service, p);
-		p->new_flow = 1;
-		backend = backend_of(p->backend, service->id);
+		p->new_flow = p->backend != 0;
 	}
-	trace_step(STEP_BACKEND, !!backend, p->backend);
-	if (!backend) {
-		p->backend = 0;
-		p->new_flow = 0;
-		return REASON_NO_BACKEND;
-	}
-	return REASON_FORWARD;
+	trace_step(STEP_BACKEND, p->backend != 0, p->backend);
+	return p->backend ? REASON_FORWARD : REASON_NO_BACKEND;
 }
 
 /* A packet that the filter passed: its service's (REASON_FORWARD, with p->backend), ours to answer, or the kernel's (REASON_NONE). */
