@@ -33,7 +33,7 @@ enum family { FAMILY_V4, FAMILY_V6, FAMILY_COUNT };
 
 /* Sizes that both sides must agree on. */
 enum limits {
-	ABI_VERSION = 10,     /* of struct control. What else is pinned has versions of its own: ctl/dataplane/layout.go */
+	ABI_VERSION = 11,     /* of struct control. What else is pinned has versions of its own: ctl/dataplane/layout.go */
 	GENERATION_SLOTS = 3, /* current, previous, being built: slot = generation % 3 */
 	RULE_IDS = 131072,    /* counters; ids below FIRST_RULE_ID are reserved, see enum decider */
 	SERVICE_IDS = 4096,   /* id 0: none */
@@ -55,6 +55,7 @@ enum limits {
 	NAT_TRIES = 64,       /* ports that are tried for a new translation */
 	NAT_POOL = 256,       /* addresses of a service's pool */
 	NAT_POOL_BITS = 512,      /* bits that say what can be an address of some pool */
+	HINT_BITS = 11,       /* of address_hint() */
 	SERVICE_LEVELS = 32,  /* lengths of prefixes that are addresses of services, of both families */
 	PROTO_ANY = 255,      /* of a service; no packet has it (IANA) */
 	EXITS = 64,           /* interfaces that rules redirect or mirror to: one bit each; 0: none */
@@ -426,6 +427,7 @@ struct control {
 	__u64 still;         /* jiffies at which the clock stands (private instances, with cfg_trace); 0: it runs */
 	__u64 nat_pools[NAT_POOL_BITS / 64]; /* a bit each by hash: addresses that translations came from since their table was made. Programs
 	                      * set them */
+	__u8 service_hints[1 << HINT_BITS]; /* by address_hint(): 0: no service of a generation that a slot holds has such an address */
 };
 
 struct block_key {
@@ -847,7 +849,7 @@ ABI_SIZE(struct services_head, 64);
 ABI_SIZE(struct service_record, 64);
 ABI_SIZE(struct service_level, 64);
 ABI_SIZE(struct server_id, 64);
-ABI_SIZE(struct control, 232);
+ABI_SIZE(struct control, 2280);
 ABI_SIZE(struct backend, 64);
 ABI_SIZE(struct backend_note, 24);
 ABI_SIZE(struct flow_key, 40);

@@ -9,3 +9,11 @@ static __always_inline __u64 mix(__u64 h, __u64 word)
 	h = (h ^ word) * 0x9E3779B97F4A7C15ull;
 	return h ^ h >> 32;
 }
+
+/* Some bits of an address for a first guess, by one multiplication: HINT_BITS of them. `addr`: as in memory, a multiple of 8. */
+static __always_inline __u32 address_hint(const __u8 *addr)
+{
+	const __u64 *word = (const __u64 *)addr;
+
+	return (word[0] ^ word[1]) * 0x9E3779B97F4A7C15ull >> (64 - HINT_BITS);
+}

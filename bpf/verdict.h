@@ -105,6 +105,7 @@ static __always_inline void trace_leave(const struct pkt *p, enum reason reason)
 static __always_inline int leave(ctx_t *ctx, const struct control *c, struct pkt *p, enum reason reason)
 {
 	struct interface_counter *counters = counters_of(ctx_ifindex(ctx));
+	enum verdict verdict = verdict_of(reason);
 	struct counter *counter;
 
 	if (counters) {
@@ -112,7 +113,7 @@ static __always_inline int leave(ctx_t *ctx, const struct control *c, struct pkt
 		counter->packets += p->segments;
 		counter->bytes += p->frame_bytes;
 	}
-	if (p->out_ifindex && verdict_of(reason) != VERDICT_DROP)
+	if (p->out_ifindex && verdict != VERDICT_DROP)
 		count_own(ctx, p, reason);
 	if (p->filtered)
 		count_rule(p);
@@ -120,12 +121,12 @@ static __always_inline int leave(ctx_t *ctx, const struct control *c, struct pkt
 		count_backend(p);
 	trace_leave(p, reason);
 	if (cfg_capture && p->captured)
-		capture_after(ctx, p, reason, verdict_of(reason));
-	if (verdict_of(reason) == VERDICT_DROP && c && c->watch_until)
+		capture_after(ctx, p, reason, verdict);
+	if (verdict == VERDICT_DROP && c && c->watch_until)
 		watch_drop(ctx, p);
 	if (p->notes)
 		send_event(p, reason);
-	switch (verdict_of(reason)) {
+	switch (verdict) {
 	case VERDICT_PASS:
 		return ACTION_PASS;
 	case VERDICT_REJECT:

@@ -150,7 +150,8 @@ __noinline int filter(ctx_t *ctx, struct pkt *p)
 	return reason;
 }
 
-/* filter(), with what it needs to know besides the packet's own facts. Not in it, for the stack's sake. */
+/* filter(), with what it needs to know besides the packet's own facts. Not in it, for the stack's sake. Without rules, and until there has
+ * been a block, there is nothing to ask. */
 static __always_inline enum reason judge(ctx_t *ctx, struct pkt *p)
 {
 	enum reason reason;
@@ -159,7 +160,7 @@ static __always_inline enum reason judge(ctx_t *ctx, struct pkt *p)
 		borrow_ports(p);
 	if (cfg_asked)
 		ask_service(p);
-	if (cfg_rules || cfg_blocks) {
+	if (cfg_rules || (cfg_blocks && p->block_epoch)) {
 		reason = filter(ctx, p);
 	} else {
 		reason = REASON_DEFAULT_PASS;

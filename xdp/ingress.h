@@ -243,8 +243,10 @@ static __always_inline enum reason ingress(ctx_t *ctx, struct control *c, struct
 			p->remembered = 0;
 			if (p->has & IS_LATER)
 				sent = balance_later(ctx, p, flow);
-			else
-				sent = is_whole_error(p) ? balance_error(ctx, p) : balance(ctx, p, flow);
+			else if (is_whole_error(p))
+				sent = balance_error(ctx, p);
+			else if (may_be_for_service(c, p))
+				sent = balance(ctx, p, flow);
 		}
 		if (cfg_quic && p->quic)
 			sent = quic_route(ctx, p, sent);

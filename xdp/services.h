@@ -173,6 +173,12 @@ static __always_inline bool services_open(struct find_service *f, const struct p
 	return f->head && f->head->services;
 }
 
+/* Can a packet be for a service? Mostly not, if it is for none: then no table is asked. What has no ports is for balance() to tell. */
+static __always_inline bool may_be_for_service(const struct control *c, const struct pkt *p)
+{
+	return (p->has & (HAS_PORTS | IS_FRAGMENT)) != HAS_PORTS || c->service_hints[address_hint(p->key.daddr)];
+}
+
 /* A backend that a flow is on, while it lives and still belongs to the service. */
 static __always_inline struct backend *backend_of(__u16 id, __u16 service)
 {

@@ -184,36 +184,37 @@ type Clock struct {
 }
 
 type Control struct {
-	_           structs.HostLayout
-	Generation  uint32
-	BlockEpoch  uint32
-	FlowSlot    uint32
-	FlowBuckets [2]uint32
-	FlowOld     uint32
-	AbiVersion  uint32
-	Health      uint32
-	HashKey     [2]uint64
-	BlockLens4  uint64
-	BlockLens6  [3]uint64
-	FlowGuard   uint32
-	FlowBudget  uint32
-	FlowCpus    uint32
-	RingChanges uint32
-	Features    uint64
-	WideEpoch   uint32
-	Hz          uint32
-	StateMask   uint32
-	StateFrozen uint32
-	WatchUntil  uint32
-	DroppedMask uint32
-	FlowSample  uint32
-	NatMask     uint32
-	NatSlotMask uint32
-	FlowMax     [2]uint32
-	LimitSpare  uint32
-	NatKey      uint64
-	Still       uint64
-	NatPools    [8]uint64
+	_            structs.HostLayout
+	Generation   uint32
+	BlockEpoch   uint32
+	FlowSlot     uint32
+	FlowBuckets  [2]uint32
+	FlowOld      uint32
+	AbiVersion   uint32
+	Health       uint32
+	HashKey      [2]uint64
+	BlockLens4   uint64
+	BlockLens6   [3]uint64
+	FlowGuard    uint32
+	FlowBudget   uint32
+	FlowCpus     uint32
+	RingChanges  uint32
+	Features     uint64
+	WideEpoch    uint32
+	Hz           uint32
+	StateMask    uint32
+	StateFrozen  uint32
+	WatchUntil   uint32
+	DroppedMask  uint32
+	FlowSample   uint32
+	NatMask      uint32
+	NatSlotMask  uint32
+	FlowMax      [2]uint32
+	LimitSpare   uint32
+	NatKey       uint64
+	Still        uint64
+	NatPools     [8]uint64
+	ServiceHints [2048]uint8
 }
 
 type Counter struct {
@@ -504,7 +505,7 @@ const (
 type Limits uint32
 
 const (
-	AbiVersion      Limits = 10
+	AbiVersion      Limits = 11
 	GenerationSlots Limits = 3
 	RuleIds         Limits = 131072
 	ServiceIds      Limits = 4096
@@ -526,6 +527,7 @@ const (
 	NatTries        Limits = 64
 	NatPool         Limits = 256
 	NatPoolBits     Limits = 512
+	HintBits        Limits = 11
 	ServiceLevels   Limits = 32
 	ProtoAny        Limits = 255
 	Exits           Limits = 64

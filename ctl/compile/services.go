@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"encoding/binary"
 	"fmt"
+	"math/bits"
 	"slices"
 
 	"gardu/ctl/abi"
@@ -75,6 +76,23 @@ func servicesTable(services []model.Service, ids IDs) ([]abi.Line, error) {
 		return nil, err
 	}
 	return t.finish(abi.ToLine(head)), nil
+}
+
+// ServiceHints says which hints (abi.Control.ServiceHints) addresses of the services in a table have: all of them, if a service's address is a
+// prefix.
+func ServiceHints(lines []abi.Line) (hints [1 << abi.HintBits]bool) {
+	if len(lines) == 0 {
+		return hints
+	}
+	head := abi.FromLine[abi.ServicesHead](lines[0])
+	for _, line := range lines[head.ServiceOff:][:head.Services] {
+		r := abi.FromLine[abi.ServiceRecord](line)
+		hints[bits.ReverseBytes64(r.Addr[0]^r.Addr[1])*mixPrime>>(64-abi.HintBits)] = true
+	}
+	for i := range hints {
+		hints[i] = hints[i] || head.Levels != 0
+	}
+	return hints
 }
 
 // serviceAddress is a service's address as the table has it.

@@ -1,7 +1,9 @@
 package compile
 
 import (
+	"encoding/binary"
 	"fmt"
+	"net/netip"
 	"testing"
 
 	"gardu/ctl/abi"
@@ -49,6 +51,7 @@ func TestServicesAgreeWithNaive(t *testing.T) {
 		snapshot := &model.Snapshot{Services: s.services(1 << s.IntN(8))}
 		tables, ids := compiled(t, snapshot)
 		m := &mirror{Tables: tables}
+		hints := ServiceHints(tables.Services)
 		for range 1000 {
 			p := s.packet()
 			if s.chance(60) {
@@ -91,9 +94,39 @@ func TestServicesAgreeWithNaive(t *testing.T) {
 				t.Fatalf("seed %d, %+v: service %d, address %t, flags %d; want %d, %t, %d",
 					seed, *p, got, address, flags, want, wantAddress, wantFlags)
 			}
+			if wantAddress && !hints[hint(p.dst)] {
+				t.Fatalf("seed %d, %+v: a service has the address, and its hint says no", seed, *p)
+			}
 		}
 	}
 	t.Logf("%d packets for a service", hits)
+}
+
+// hint is address_hint() of bpf/hash.h.
+func hint(addr netip.Addr) uint64 {
+	bytes := addr.As16()
+	return (binary.LittleEndian.Uint64(bytes[:]) ^ binary.LittleEndian.Uint64(bytes[8:])) * mixPrime >> (64 - abi.HintBits)
+}
+
+// Most addresses have no hint that a service has, unless services are prefixes: then all may be.
+func TestServiceHints(t *testing.T) {
+	count := func(services ...model.Service) (set int) {
+		tables, _ := compiled(t, &model.Snapshot{Services: services})
+		for _, has := range ServiceHints(tables.Services) {
+			if has {
+				set++
+			}
+		}
+		return set
+	}
+	one := model.Service{Name: "web", Address: netip.MustParseAddr("192.0.2.1"), Proto: model.ProtoTCP, Port: model.Range{Lo: 80, Hi: 80}, Forward: "ipip"}
+	six, wide := one, one
+	six.Name, six.Address = "six", netip.MustParseAddr("2001:db8::1")
+	wide.Name, wide.Prefix = "wide", netip.MustParsePrefix("198.51.100.0/24")
+	wide.Address = wide.Prefix.Addr()
+	if got := [...]int{count(), count(one), count(one, six), count(one, wide)}; got != [...]int{0, 1, 2, 1 << abi.HintBits} {
+		t.Errorf("hints set without services, with one, two, a prefix: %d", got)
+	}
 }
 
 // goesBefore says whether a service takes a packet that another one would take, too.

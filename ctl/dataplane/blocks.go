@@ -333,8 +333,11 @@ func (d *Dataplane) countLengths(keys []abi.BlockKey, add int) {
 	}
 }
 
-// newEpoch has the flows that blocks may concern asked again.
+// newEpoch has the flows that blocks may concern asked again. Until there is a block the epoch is 0, and programs ask nobody.
 func (d *Dataplane) newEpoch(groups ...[]abi.BlockKey) {
+	if !slices.ContainsFunc(groups, func(keys []abi.BlockKey) bool { return len(keys) > 0 }) {
+		return
+	}
 	epoch := atomic.LoadUint32(&d.control.BlockEpoch) + 1
 	if epoch == 0 {
 		epoch = 1

@@ -39,7 +39,7 @@ const layoutControl = "control"
 // pinnedLayouts are all of them. Their versions are pinned as well, so that the next gardu knows what it finds.
 func pinnedLayouts() []layout {
 	return []layout{
-		{name: layoutControl, version: uint32(abi.AbiVersion), maps: []string{abi.AbiMapControl}, older: map[uint32]converter{8: controlOf8, 9: controlOf9}},
+		{name: layoutControl, version: uint32(abi.AbiVersion), maps: []string{abi.AbiMapControl}, older: map[uint32]converter{8: controlOf8, 9: controlOf9, 10: controlOf10}},
 		{name: "tables", version: 2, rebuilt: true, maps: []string{abi.AbiMapRings, abi.AbiMapBackends, abi.AbiMapInterfaces, abi.AbiMapInterfacePlaces,
 			abi.AbiMapExits, abi.AbiMapHealthFlows, abi.AbiMapFragments, abi.AbiMapRejectLimit, abi.AbiMapRejectSources, abi.AbiMapLimits,
 			abi.AbiMapEvents, abi.AbiMapTrace}},
@@ -54,25 +54,34 @@ func pinnedLayouts() []layout {
 	}
 }
 
-// controlOf9 adds nat_pools, where any address may be one that translations came from.
-func controlOf9(old, next *ebpf.Map) error {
+// controlOf10 adds service_hints, where any address may be a service's until the next commit.
+func controlOf10(old, next *ebpf.Map) error {
 	return lengthenControl(old, next, func(was []byte) []byte { return was })
+}
+
+// controlOf9 adds nat_pools as well, where any address may be one that translations came from.
+func controlOf9(old, next *ebpf.Map) error {
+	return lengthenControl(old, next, withPools)
 }
 
 // controlOf8 makes room for flow_max as well. Tables of flows were found by another part of the hash then, and begin anew.
 func controlOf8(old, next *ebpf.Map) error {
 	return lengthenControl(old, next, func(was []byte) []byte {
-		return slices.Insert(was, int(unsafe.Offsetof(abi.Control{}.FlowMax)), make([]byte, unsafe.Sizeof(abi.Control{}.FlowMax))...)
+		return withPools(slices.Insert(was, int(unsafe.Offsetof(abi.Control{}.FlowMax)), make([]byte, unsafe.Sizeof(abi.Control{}.FlowMax))...))
 	})
 }
 
-// lengthenControl brings an older control map to version 9, and then to this one.
-func lengthenControl(old, next *ebpf.Map, to9 func([]byte) []byte) error {
+func withPools(was []byte) []byte {
+	return append(was, bytes.Repeat([]byte{0xff}, int(unsafe.Sizeof(abi.Control{}.NatPools)))...)
+}
+
+// lengthenControl brings an older control map to version 10, and then to this one.
+func lengthenControl(old, next *ebpf.Map, to10 func([]byte) []byte) error {
 	was, err := old.LookupBytes(uint32(0))
 	if err != nil {
 		return err
 	}
-	now := append(to9(was), bytes.Repeat([]byte{0xff}, int(unsafe.Sizeof(abi.Control{}.NatPools)))...)
+	now := append(to10(was), bytes.Repeat([]byte{1}, int(unsafe.Sizeof(abi.Control{}.ServiceHints)))...)
 	if len(now) != int(next.ValueSize()) {
 		return errors.New("its size is another one")
 	}

@@ -401,6 +401,42 @@ func TestVersion8IsTakenOver(t *testing.T) {
 	closeIt(t, d)
 }
 
+// What the version before this one left is taken over whole; until the first commit any address may be a service's.
+func TestVersion10IsTakenOver(t *testing.T) {
+	w := newWires(t)
+	dir := testDir(t)
+	d := w.open(t, dir, compile.Features{Blocks: true, Flows: true})
+	commit(t, d, 1, 1, 2, 3)
+	was := *d.control.Control
+	closeIt(t, d)
+	path := filepath.Join(dir, abi.AbiMapControl)
+	shorten(t, dir, abi.AbiMapControl, 232) // without service_hints
+	record, err := ebpf.LoadPinnedMap(filepath.Join(dir, layoutRecord), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer record.Close()
+	var key [layoutName]byte
+	copy(key[:], layoutControl)
+	if err := record.Put(key, uint32(10)); err != nil {
+		t.Fatal(err)
+	}
+	old := pinnedID(t, path)
+	d = w.open(t, dir, compile.Features{Blocks: true, Flows: true})
+	defer closeIt(t, d)
+	now := *d.control.Control
+	if now.HashKey != was.HashKey || now.Generation != was.Generation || now.FlowMax != was.FlowMax || d.Lost() != nil {
+		t.Errorf("control was %+v, is %+v, lost: %q", was, now, d.Lost())
+	}
+	if slices.Contains(now.ServiceHints[:], 0) {
+		t.Error("an address is taken for no service's, and nobody knows that yet")
+	}
+	commit(t, d, 2, 4, 5, 6)
+	if slices.Contains(d.control.ServiceHints[:], 1) || pinnedID(t, path) == old {
+		t.Error("after the commit: the generation has no service and an address has a hint, or control is still the old map")
+	}
+}
+
 // pinnedID is the kernel's number of a pinned map.
 func pinnedID(t *testing.T, path string) ebpf.MapID {
 	t.Helper()

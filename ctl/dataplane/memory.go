@@ -24,6 +24,11 @@ func mapMemory(m *ebpf.Map) ([]byte, error) {
 	return memory, nil
 }
 
+// linesOf shows memory of a table as its lines.
+func linesOf(memory []byte) []abi.Line {
+	return unsafe.Slice((*abi.Line)(unsafe.Pointer(unsafe.SliceData(memory))), len(memory)/int(unsafe.Sizeof(abi.Line{})))
+}
+
 // lineBytes shows lines as the bytes they are.
 func lineBytes(lines []abi.Line) []byte {
 	return unsafe.Slice((*byte)(unsafe.Pointer(unsafe.SliceData(lines))), len(lines)*int(unsafe.Sizeof(abi.Line{})))

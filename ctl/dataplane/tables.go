@@ -322,8 +322,40 @@ func (d *Dataplane) Commit(generation uint32, tables Tables) error {
 	}
 	displaced := d.slots[slot]
 	d.slots[slot] = tables
+	if err := d.hintServices(); err != nil {
+		d.slots[slot] = displaced
+		return fmt.Errorf("commit generation %d: %w", generation, err)
+	}
 	d.control.flip(generation)
 	return errors.Join(d.dropTables(displaced), d.finishMigration())
+}
+
+// hintServices tells the programs which addresses can be a service's, in any generation that a slot holds: a packet may be on its way by the one
+// in force as long.
+func (d *Dataplane) hintServices() error {
+	var hints [len(d.control.ServiceHints)]uint8
+	seen := map[*Table]bool{nil: true}
+	for _, tables := range d.slots {
+		table := tables[abi.TableServices]
+		if seen[table] {
+			continue
+		}
+		seen[table] = true
+		memory, err := mapMemory(table.array)
+		if err != nil {
+			return err
+		}
+		for i, has := range compile.ServiceHints(linesOf(memory)[:table.lines]) {
+			if has {
+				hints[i] = 1
+			}
+		}
+		if err := unix.Munmap(memory); err != nil {
+			return err
+		}
+	}
+	d.control.ServiceHints = hints
+	return nil
 }
 
 // fillSlot gives tables to the programs and pins them, so that the next daemon finds them. What the programs were loaded with needs no wait:

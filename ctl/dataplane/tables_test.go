@@ -1,6 +1,7 @@
 package dataplane
 
 import (
+	"slices"
 	"testing"
 
 	"gardu/ctl/abi"
@@ -54,6 +55,51 @@ func marks(t *testing.T, d *Dataplane) (marks [abi.TableCount]uint64) {
 		}
 	}
 	return marks
+}
+
+// An address is known as one of services for as long as a slot holds a generation that has it.
+func TestServiceHintsFollowSlots(t *testing.T) {
+	d := mapsOnly(t)
+	with := func(lo uint64) []abi.Line {
+		return []abi.Line{abi.ToLine(abi.ServicesHead{Services: 1, ServiceOff: 1}), abi.ToLine(abi.ServiceRecord{Addr: [2]uint64{0, lo}})}
+	}
+	first, second := with(0xffff_c000_0201), with(0xffff_c000_0202)
+	hintOf := func(lines []abi.Line) int {
+		hints := compile.ServiceHints(lines)
+		return slices.Index(hints[:], true)
+	}
+	for generation, step := range []struct {
+		lines []abi.Line
+		want  []int
+	}{
+		{nil, nil},
+		{first, []int{hintOf(first)}},
+		{second, []int{hintOf(first), hintOf(second)}},
+		{nil, []int{hintOf(first), hintOf(second)}},
+		{nil, []int{hintOf(second)}},
+		{nil, nil},
+	} {
+		var tables Tables
+		if step.lines != nil {
+			var err error
+			if tables[abi.TableServices], err = d.NewTable(abi.TableServices, step.lines); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if err := d.Commit(uint32(generation+1), tables); err != nil {
+			t.Fatal(err)
+		}
+		var got []int
+		for hint, has := range d.control.ServiceHints {
+			if has != 0 {
+				got = append(got, hint)
+			}
+		}
+		slices.Sort(step.want)
+		if !slices.Equal(got, step.want) {
+			t.Errorf("generation %d: hints %d, want %d", generation+1, got, step.want)
+		}
+	}
 }
 
 func TestCommitSharesAndReturns(t *testing.T) {
