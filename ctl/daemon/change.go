@@ -298,6 +298,9 @@ func problem(err error) error {
 
 // commit puts a candidate in force, all or nothing. changing is held, or nobody else is there yet.
 func (d *Daemon) commit(next candidate, c compiled, how change) (err error) {
+	want := reconcile.Want{Tables: c.tables, FlowsMax: c.flowsMax(), Reused: c.reused}
+	forget := d.reconciler.Foresee(want) // the verifier takes its time
+	defer func() { d.fault("give up programs that were loaded for nothing", forget()) }()
 	d.lookAtPins() // without them it goes on unpinned
 	door, err := d.prepareDoor(next)
 	if err != nil {
@@ -314,7 +317,7 @@ func (d *Daemon) commit(next candidate, c compiled, how change) (err error) {
 		return err
 	}
 	hopsFound := make(chan struct{})
-	go func() { // neighbours may take their time to answer, and so does the verifier
+	go func() { // neighbours may take their time to answer
 		defer close(hopsFound)
 		d.resolveHops(c.tables.Backends)
 	}()
@@ -333,9 +336,9 @@ func (d *Daemon) commit(next candidate, c compiled, how change) (err error) {
 	if how.confirm != 0 {
 		promise.Waiting = d.wait(entry, how)
 	}
-	forget, err := d.writeDown(entry, next, promise, how)
+	unwrite, err := d.writeDown(entry, next, promise, how)
 	if err != nil {
-		return errors.Join(err, forget(), restore())
+		return errors.Join(err, unwrite(), restore())
 	}
 	d.step("promised")
 	was := d.plane.FlowsSampled()
@@ -344,11 +347,11 @@ func (d *Daemon) commit(next candidate, c compiled, how change) (err error) {
 	}
 	d.plane.WantDropped(next.snapshot.Flows.Dropped)
 	d.plane.RoomForTranslations(next.snapshot.NAT.Max)
-	err = d.reconciler.Apply(reconcile.Want{Tables: c.tables, FlowsMax: c.flowsMax(), Reused: c.reused}, d.startState)
+	err = d.reconciler.Apply(want, d.startState)
 	untidy, _ := errors.AsType[*reconcile.UntidyError](err)
 	if err != nil && untidy == nil {
 		d.sampleFlows(was)
-		return errors.Join(err, restore(), saved.save(d.options.StateDir), forget())
+		return errors.Join(err, restore(), saved.save(d.options.StateDir), unwrite())
 	}
 	d.step("in force")
 	if d.inherited != nil {
@@ -365,25 +368,25 @@ func (d *Daemon) commit(next candidate, c compiled, how change) (err error) {
 	return nil
 }
 
-// writeDown keeps what is about to come into force, before anything changes. forget, never nil, takes the revision back. A disk that syncs
+// writeDown keeps what is about to come into force, before anything changes. unwrite, never nil, takes the revision back. A disk that syncs
 // slowly is most of what a small change takes: the two files are written side by side, and directories synced when all is done, since the tables
 // that this is about don't outlive the machine. What waits for confirmation does.
-func (d *Daemon) writeDown(entry revision, next candidate, promise state, how change) (forget func() error, err error) {
+func (d *Daemon) writeDown(entry revision, next candidate, promise state, how change) (unwrite func() error, err error) {
 	// What the file says already needs no room on disk: a machine whose disk is full starts with what was applied last.
 	if how.confirm == 0 && d.onDisk != nil && promise.names(*d.onDisk) {
 		return d.record(entry, next)
 	}
 	d.onDisk = nil
 	if how.confirm != 0 {
-		if forget, err = d.record(entry, next); err != nil {
-			return forget, err
+		if unwrite, err = d.record(entry, next); err != nil {
+			return unwrite, err
 		}
-		return forget, promise.save(d.options.StateDir)
+		return unwrite, promise.save(d.options.StateDir)
 	}
 	promised := make(chan error, 1)
 	go func() { promised <- promise.write(d.options.StateDir) }()
-	forget, err = d.record(entry, next)
-	return forget, errors.Join(err, <-promised)
+	unwrite, err = d.record(entry, next)
+	return unwrite, errors.Join(err, <-promised)
 }
 
 // tellLostLayouts tells what began anew with the take-over of another version's data plane.

@@ -169,7 +169,7 @@ func (d *Dataplane) takeOverLinks() error {
 		}
 		a.hooks = append(a.hooks, h)
 	}
-	if err := d.loadUsed(d.programs); err != nil {
+	if err := d.loadThose(d.programs, d.used()); err != nil {
 		return err
 	}
 	for _, a := range d.attachments {

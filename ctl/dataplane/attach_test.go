@@ -305,6 +305,111 @@ func TestProgramsAreLoadedOnceAndWhereTheySit(t *testing.T) {
 	}
 }
 
+// Programs that were begun before somebody asked for them are those that run, or leave no trace.
+func TestForesee(t *testing.T) {
+	w := newWires(t)
+	d := w.open(t, testDir(t), allOff())
+	defer closeIt(t, d)
+	w.attach(t, d, AttachOptions{Path: model.PathXDP, Egress: true})
+	rules := compile.Features{Rules: true}
+	foresee := func(features compile.Features, lines int) *programs {
+		t.Helper()
+		d.Foresee(features, [abi.TableCount]int{abi.TableRules: lines})
+		return d.foreseen
+	}
+	// gone tells that a load was given up; begun is over then.
+	gone := func(p *programs) {
+		t.Helper()
+		if d.foreseen != nil {
+			t.Error("it is still foreseen")
+		}
+		for hook, program := range p.loaded {
+			if program == nil {
+				continue
+			}
+			if _, err := program.Info(); err == nil {
+				t.Errorf("hook %d: the program is still there", hook)
+			}
+		}
+		for name, outer := range p.outers {
+			if _, err := outer.Info(); err == nil {
+				t.Errorf("map %s is still there", name)
+			}
+		}
+	}
+	prepare := func(features compile.Features, lines int) (tables Tables, err error) {
+		t.Helper()
+		if tables[abi.TableRules], err = d.NewTable(abi.TableRules, make([]abi.Line, lines)); err != nil {
+			t.Fatal(err)
+		}
+		return tables, d.Prepare(features, tables)
+	}
+
+	if p := foresee(allOff(), 10); p != nil {
+		t.Error("programs are loaded that nobody will ask for")
+	}
+	p := foresee(rules, 1000)
+	if d.Features() != allOff() {
+		t.Errorf("what is foreseen is in force: %s", d.Features())
+	}
+	tables, err := prepare(rules, 1000)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if d.programs != p || d.foreseen != nil {
+		t.Error("what was foreseen doesn't run")
+	}
+	info, err := p.loaded[HookXDP].Info()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if id, _ := info.ID(); id != xdpLink(t, d, "eth0").Program || p.loaded[HookEgress] == nil || p.loaded[HookIngress] != nil {
+		t.Errorf("programs %v", p.loaded)
+	}
+	if err := d.Commit(1, tables); err != nil {
+		t.Fatal(err)
+	}
+	programsHave(t, d, tables)
+
+	for name, other := range map[string]func() error{
+		"forgotten":      d.Forget,
+		"other features": func() error { return d.SetFeatures(allOff()) },
+		"other lengths": func() error {
+			tables, err := prepare(compile.Features{Rules: true, Sets: true}, 100_000)
+			closeIt(t, tables[abi.TableRules]) // it is for the next generation, which doesn't come
+			return err
+		},
+		"a capture began": func() error { return errors.Join(d.BeginCapture(&abi.CaptureFilter{}, 1), d.EndCapture()) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			if err := d.SetFeatures(rules); err != nil {
+				t.Fatal(err)
+			}
+			p := foresee(compile.Features{Rules: true, Sets: true}, 10)
+			if err := other(); err != nil {
+				t.Fatal(err)
+			}
+			gone(p)
+			count := packets(t, d)
+			w.send(t, 10)
+			eventually(t, "packets counted", func() bool { return packets(t, d) >= count+10 })
+		})
+	}
+
+	failed := foresee(allOff(), 0)
+	<-failed.begun
+	failed.begun <- errors.New("broken")
+	before := d.programs
+	if err := d.SetFeatures(allOff()); err == nil || !strings.Contains(err.Error(), "broken") || d.programs != before {
+		t.Errorf("what went wrong with what was foreseen is not told: %v", err)
+	}
+	gone(failed)
+	if err := d.SetFeatures(allOff()); err != nil {
+		t.Error(err)
+	}
+	foresee(rules, 0) // Close is to follow
+}
+
 func TestPinNames(t *testing.T) {
 	for _, name := range []string{"eth0", "eth0.100", "a-xdp", "wg-clsact_egress"} {
 		for _, k := range []kind{kindXDP, kindGeneric, kindFallback, kindIngress, kindEgress, kindClsactIngress, kindClsactEgress} {

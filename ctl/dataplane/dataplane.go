@@ -71,6 +71,7 @@ type Dataplane struct {
 
 	mu          sync.Mutex // guards what follows, and orders changes
 	programs    *programs
+	foreseen    *programs              // that may be asked for next; nil: none are
 	soon        []Hook                 // Options.Hooks, while Open is under way
 	attachments map[string]*attachment // by interface name
 	slots       [abi.GenerationSlots]Tables
@@ -185,7 +186,7 @@ func OpenPrivate(features compile.Features, flowsMax int, options ...PrivateOpti
 	for _, option := range options {
 		option(d)
 	}
-	if err := d.create(flowsMax, lruSize(flowsMax), nil, func() {}); err != nil {
+	if err := d.create(flowsMax, lruSize(flowsMax), nil, func() error { return nil }); err != nil {
 		return nil, err
 	}
 	d.control.NatKey = 0 // which ports are chosen can be foretold
@@ -233,22 +234,21 @@ func prepare(opts Options) (*Dataplane, error) {
 
 // begin makes everything anew. Programs are verified while the rest is made: each takes a CPU for about as long.
 func (d *Dataplane) begin(opts Options) error {
-	loaded := func() (*programs, error) { return nil, nil }
-	err := d.create(opts.FlowsMax, min(flowStart, lruSize(opts.FlowsMax)), nil, func() {
+	err := d.create(opts.FlowsMax, min(flowStart, lruSize(opts.FlowsMax)), nil, func() (err error) {
 		d.lengths = d.lengthsFor(opts.Room)
-		loaded = d.startLoading(opts.Features, Tables{})
+		d.foreseen, err = d.startLoading(opts.Features, d.lengths)
+		return err
 	})
-	if err == nil {
-		err = d.makeRoom(opts.Features)
+	if err != nil {
+		return err
 	}
-	var failed error
-	d.programs, failed = loaded()
-	return errors.Join(err, failed)
+	d.programs, err = d.loadPrograms(opts.Features, Tables{})
+	return err
 }
 
 // create makes all maps but the shared ones, the LRU map of flows of that size, and pins them if there is a directory. made is called when
 // those are there that programs are loaded with.
-func (d *Dataplane) create(flowsMax int, lru uint32, shared mapSet, made func()) (err error) {
+func (d *Dataplane) create(flowsMax int, lru uint32, shared mapSet, made func() error) (err error) {
 	var table *FlowTable
 	flows := make(chan error, 1)
 	go func() {
@@ -263,7 +263,7 @@ func (d *Dataplane) create(flowsMax int, lru uint32, shared mapSet, made func())
 		err = d.control.initialise()
 	}
 	if err == nil {
-		made()
+		err = made()
 	}
 	if err = errors.Join(err, <-flows); err != nil {
 		if table != nil {
@@ -346,6 +346,7 @@ func (d *Dataplane) Close() error {
 	if d.capture != nil {
 		d.capture.maps.close()
 	}
+	errs = append(errs, d.forget())
 	if d.programs != nil {
 		errs = append(errs, d.programs.close())
 	}

@@ -92,7 +92,7 @@ func mapsOnly(t *testing.T) *Dataplane {
 	}
 	t.Cleanup(func() { closeIt(t, d) })
 	d.specs[abi.AbiMapBlocks].MaxEntries = privateBlocks
-	if err := d.create(1000, 1000, nil, func() {}); err != nil {
+	if err := d.create(1000, 1000, nil, func() error { return nil }); err != nil {
 		t.Fatal(err)
 	}
 	return d

@@ -10,15 +10,19 @@ import (
 
 	"github.com/cilium/ebpf"
 
+	"gardu/ctl/abi"
 	"gardu/ctl/compile"
 	"gardu/ctl/fold"
 )
 
-// programs are all that run on interfaces, made for the same features.
+// programs are all that run on interfaces, made for the same features and lengths of tables.
 type programs struct {
 	features compile.Features
-	outers   mapSet // of the tables: they belong to this load
-	next     Tables // that outers hold where the next generation will be; nil until its commit where it isn't known
+	lengths  [abi.TableCount]uint32
+	outers   mapSet     // of the tables: they belong to this load
+	shared   mapSet     // all maps that aren't made by the load
+	next     Tables     // that outers hold where the next generation will be; nil until its commit where it isn't known
+	begun    chan error // tells how the load that startLoading began went, once
 
 	mu     sync.Mutex
 	loaded [hookCount]*ebpf.Program // nil: not asked for yet
@@ -36,36 +40,80 @@ var objects = []struct {
 // loadPrograms prepares programs with the constants that features ask for, on the maps and tables of d. The verifier takes long, and few
 // machines run all of them: those that sit on an interface are loaded here, each other when it is first asked for; see program.
 func (d *Dataplane) loadPrograms(features compile.Features, next Tables) (*programs, error) {
-	loaded := d.startLoading(features, next)
-	err := d.makeRoom(features)
-	p, failed := loaded()
-	if err = errors.Join(err, failed); err != nil && p != nil {
-		err = errors.Join(err, p.close())
+	p := d.foreseen
+	if p != nil && p.features == features && p.lengths == d.lengths {
+		d.foreseen = nil
+	} else {
+		err := d.forget()
+		if err == nil {
+			p, err = d.startLoading(features, d.lengths)
+		}
+		if err != nil {
+			return nil, err
+		}
+	}
+	return d.finishLoading(p, next)
+}
+
+// startLoading begins what loadPrograms does. finishLoading, or close, is to follow.
+func (d *Dataplane) startLoading(features compile.Features, lengths [abi.TableCount]uint32) (*programs, error) {
+	p := &programs{features: features, lengths: lengths, shared: maps.Clone(d.maps), begun: make(chan error, 1)}
+	var err error
+	if p.outers, err = d.newOuters(lengths); err != nil {
+		return nil, err
+	}
+	maps.Copy(p.shared, p.outers)
+	if features.Capture && d.capture != nil {
+		maps.Copy(p.shared, d.capture.maps)
+	}
+	used := d.used()
+	go func() { p.begun <- d.loadThose(p, used) }()
+	return p, nil
+}
+
+// finishLoading gives programs that are loaded, or still being loaded, the tables of all slots, and next where the next generation will be.
+func (d *Dataplane) finishLoading(p *programs, next Tables) (*programs, error) {
+	p.next = next
+	begun := func() error { return <-p.begun }
+	room := func() error { return d.makeRoom(p.features) }
+	err := sideBySide(append(d.fillOuters(p.outers, next), begun, room)...)
+	if err == nil {
+		err = d.loadThose(p, d.used()) // who came meanwhile
 	}
 	if err != nil {
-		return nil, err
+		return nil, errors.Join(err, p.close())
 	}
 	return p, nil
 }
 
-// startLoading begins what loadPrograms does. Whoever calls it waits by calling what it returns.
-func (d *Dataplane) startLoading(features compile.Features, next Tables) (wait func() (*programs, error)) {
-	p := &programs{features: features, next: next}
-	done := make(chan error, 1)
-	go func() {
-		var fill []func() error
-		var err error
-		if p.outers, fill, err = d.newOuters(next); err == nil {
-			err = sideBySide(append(fill, func() error { return d.loadUsed(p) })...)
-		}
-		done <- err
-	}()
-	return func() (*programs, error) {
-		if err := <-done; err != nil {
-			return nil, errors.Join(err, p.close())
-		}
-		return p, nil
+// Foresee begins to load the programs that a Prepare or a Commit needs which is about to follow, for these features and for tables of so
+// many lines (0: it stays): the verifier takes long, and whoever is about to ask for programs may have other things to do first. Whatever
+// is wrong shows there. Forget is to follow, whether they were asked for or not.
+func (d *Dataplane) Foresee(features compile.Features, lines [abi.TableCount]int) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	features.Capture = d.capture != nil
+	lengths := d.lengthsFor(lines)
+	if d.foreseen == nil && (features != d.programs.features || lengths != d.lengths) {
+		d.foreseen, _ = d.startLoading(features, lengths)
 	}
+}
+
+// Forget gives up what Foresee began and nobody asked for.
+func (d *Dataplane) Forget() error {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.forget()
+}
+
+func (d *Dataplane) forget() error {
+	p := d.foreseen
+	if p == nil {
+		return nil
+	}
+	d.foreseen = nil
+	<-p.begun // what failed would have been told to who asked for it
+	return p.close()
 }
 
 // makeRoom makes the tables that only programs with these features use.
@@ -86,25 +134,28 @@ func (d *Dataplane) makeRoom(features compile.Features) error {
 	return nil
 }
 
-// loadUsed loads the programs that sit on an interface, or soon will.
-func (d *Dataplane) loadUsed(p *programs) error {
-	used := map[Hook]bool{}
+// used are the hooks where programs sit, or soon will.
+func (d *Dataplane) used() (used [hookCount]bool) {
 	for _, h := range d.hooks() {
 		used[h.kind.hook()] = true
 	}
 	for _, hook := range d.soon {
 		used[hook] = true
 	}
-	return d.loadThose(p, func(hook Hook) bool { return used[hook] })
+	return used
 }
 
 // loadRest loads the programs that aren't yet.
 func (d *Dataplane) loadRest(p *programs) error {
-	return d.loadThose(p, func(Hook) bool { return true })
+	var all [hookCount]bool
+	for hook := range all {
+		all[hook] = true
+	}
+	return d.loadThose(p, all)
 }
 
-// loadThose loads some programs, if they aren't yet.
-func (d *Dataplane) loadThose(p *programs, wanted func(Hook) bool) error {
+// loadThose loads the programs of some hooks, if they aren't yet.
+func (d *Dataplane) loadThose(p *programs, wanted [hookCount]bool) error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	// Side by side: what takes long is the kernel's verifier, which has no lock.
@@ -113,7 +164,7 @@ func (d *Dataplane) loadThose(p *programs, wanted func(Hook) bool) error {
 	for _, object := range objects {
 		spec := sync.OnceValues(object.spec)
 		for hook, name := range object.programs {
-			if wanted(hook) && p.loaded[hook] == nil {
+			if wanted[hook] && p.loaded[hook] == nil {
 				running.Go(func() {
 					p.loaded[hook], errs[hook] = d.load(p, spec, name)
 				})
@@ -202,21 +253,16 @@ func (d *Dataplane) collect(spec *ebpf.CollectionSpec, p *programs, options ebpf
 		return nil, err
 	}
 	d.captureSizes(spec.Maps, p.features)
-	shared := maps.Clone(d.maps)
-	maps.Copy(shared, p.outers)
-	if p.features.Capture && d.capture != nil {
-		maps.Copy(shared, d.capture.maps)
-	}
 	replacements := map[string]*ebpf.Map{}
 	for name, mapSpec := range spec.Maps {
-		if m, ok := shared[name]; ok {
+		if m, ok := p.shared[name]; ok {
 			mapSpec.MaxEntries = m.MaxEntries() // a private instance has a smaller map of blocks
 			replacements[name] = m
 		}
 	}
 	for which, name := range tableMaps {
 		if mapSpec, ok := spec.Maps[name]; ok {
-			mapSpec.InnerMap.MaxEntries = d.lengths[which]
+			mapSpec.InnerMap.MaxEntries = p.lengths[which]
 		}
 	}
 	if err := fold.Constants(spec); err != nil {

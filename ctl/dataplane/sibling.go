@@ -69,7 +69,7 @@ func (d *Dataplane) sibling(trial *Trial, a Assumption) (_ *Dataplane, err error
 			delete(shared, name)
 		}
 	}
-	if err := s.create(siblingFlows, lruSize(siblingFlows), shared, func() {}); err != nil {
+	if err := s.create(siblingFlows, lruSize(siblingFlows), shared, func() error { return nil }); err != nil {
 		return nil, err
 	}
 	s.control.HashKey = d.control.HashKey

@@ -145,15 +145,8 @@ func (d *Dataplane) copyLines(which abi.Table, table *Table) (*ebpf.Map, error) 
 	if err != nil {
 		return nil, err
 	}
-	array, err := newLines(d.tableSpec(which).InnerMap, d.lengths[which], memory[:table.lines*int(table.array.ValueSize())])
+	array, err := newLines(d.specs[tableMaps[which]].InnerMap, d.lengths[which], memory[:table.lines*int(table.array.ValueSize())])
 	return array, errors.Join(err, unix.Munmap(memory))
-}
-
-// tableSpec is the outer map of a kind of table, with inner maps of the length in force.
-func (d *Dataplane) tableSpec(which abi.Table) *ebpf.MapSpec {
-	spec := d.specs[tableMaps[which]].Copy()
-	spec.InnerMap.MaxEntries = d.lengths[which]
-	return spec
 }
 
 // tableMaps names the outer map of each kind of table.
@@ -163,30 +156,39 @@ var tableMaps = [abi.TableCount]string{
 	abi.TableServices: abi.AbiMapTablesServices,
 }
 
-// newOuters makes the outer maps for one load of the programs. What fill does puts the tables of all slots into them, and next where the
-// next generation will be; none of it needs to wait for the other.
-func (d *Dataplane) newOuters(next Tables) (outers mapSet, fill []func() error, err error) {
-	outers = mapSet{}
+// newOuters makes the outer maps for one load of the programs, for tables of these lengths.
+func (d *Dataplane) newOuters(lengths [abi.TableCount]uint32) (mapSet, error) {
+	outers := mapSet{}
+	for which, name := range tableMaps {
+		spec := d.specs[name].Copy()
+		spec.InnerMap.MaxEntries = lengths[which]
+		outer, err := ebpf.NewMap(spec)
+		if err != nil {
+			outers.close()
+			return nil, permission("create map "+name, err)
+		}
+		outers[name] = outer
+	}
+	return outers, nil
+}
+
+// fillOuters puts the tables of all slots into outer maps, and next where the next generation will be; none of it needs to wait for the
+// other.
+func (d *Dataplane) fillOuters(outers mapSet, next Tables) (fill []func() error) {
 	slots := d.slots
 	for which, table := range next {
 		if table != nil {
 			slots[d.nextSlot()][which] = table
 		}
 	}
-	for which, name := range tableMaps {
-		outer, err := ebpf.NewMap(d.tableSpec(abi.Table(which)))
-		if err != nil {
-			outers.close()
-			return nil, nil, permission("create map "+name, err)
-		}
-		outers[name] = outer
-		for slot, tables := range slots {
-			if table := tables[which]; table != nil {
-				fill = append(fill, func() error { return putTable(outer, uint32(slot), abi.Table(which), table) })
+	for slot, tables := range slots {
+		for which, table := range tables {
+			if table != nil {
+				fill = append(fill, func() error { return putTable(outers[tableMaps[which]], uint32(slot), abi.Table(which), table) })
 			}
 		}
 	}
-	return outers, fill, nil
+	return fill
 }
 
 func putTable(outer *ebpf.Map, slot uint32, which abi.Table, table *Table) error {

@@ -28,9 +28,9 @@ func commit(t *testing.T, d *Dataplane, generation uint32, marks ...uint64) Tabl
 func marks(t *testing.T, d *Dataplane) (marks [abi.TableCount]uint64) {
 	t.Helper()
 	slot := slot(d.control.generation())
-	outers, fill, err := d.newOuters(Tables{})
+	outers, err := d.newOuters(d.lengths)
 	if err == nil {
-		err = sideBySide(fill...)
+		err = sideBySide(d.fillOuters(outers, Tables{})...)
 	}
 	if err != nil {
 		t.Fatal(err)

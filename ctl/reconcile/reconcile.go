@@ -20,6 +20,8 @@ type Table interface {
 type Kernel[T Table, Tables ~[abi.TableCount]T] interface {
 	SetFeatures(compile.Features) error
 	Prepare(compile.Features, Tables) error // the same, for the tables of the next generation too
+	Foresee(features compile.Features, lines [abi.TableCount]int)
+	Forget() error
 	ResizeFlows(max int) error
 	ResetRuleCounters(ids []uint32) error
 	ResetBackendCounters(ids []uint32) error
@@ -100,6 +102,19 @@ type UntidyError struct {
 
 func (e *UntidyError) Error() string { return fmt.Sprintf("tidy up after the commit: %v", e.Err) }
 func (e *UntidyError) Unwrap() error { return e.Err }
+
+// Foresee says what Apply will be asked for next: programs that it needs are loaded while other things are done. forget is to follow, which
+// gives up what was loaded for nothing.
+func (r *Reconciler[T, Tables]) Foresee(want Want) (forget func() error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	var lines [abi.TableCount]int
+	for _, op := range planTables(r.have, want) {
+		lines[op.Table] = len(op.Lines)
+	}
+	r.kernel.Foresee(r.have.Features.Or(want.Tables.Features), lines)
+	return r.kernel.Forget
+}
 
 // Apply puts a generation in force, all or nothing. start gives the state of a backend that is new, or has a new
 // address; it may call the Reconciler, and wait for who does. After an error, the generation before is in force as it was,

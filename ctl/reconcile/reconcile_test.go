@@ -72,6 +72,12 @@ func (k *fakeKernel) Prepare(f compile.Features, _ fakeTables) error {
 	return k.SetFeatures(f)
 }
 
+func (k *fakeKernel) Foresee(f compile.Features, lines [abi.TableCount]int) {
+	k.call("foresee %s, %v", f, lines)
+}
+
+func (k *fakeKernel) Forget() error { return k.call("forget") }
+
 func (k *fakeKernel) ResizeFlows(max int) error {
 	err := k.call("flows %d", max)
 	if err == nil {
@@ -280,6 +286,21 @@ func TestOrder(t *testing.T) {
 
 	mustApply(t, r, third())
 	wantLog(t, kernel, "table 22", "commit 3", "delete ring 1") // two generations later nobody needs it
+}
+
+// What is foreseen is what Apply asks for: programs for both generations, and room for those tables that it loads.
+func TestForesee(t *testing.T) {
+	kernel := newKernel()
+	r := started(t, kernel, 0, Have{})
+	mustApply(t, r, first())
+	kernel.log = nil
+	forget := r.Foresee(second())
+	if err := forget(); err != nil {
+		t.Fatal(err)
+	}
+	var lines [abi.TableCount]int
+	lines[abi.TableRules], lines[abi.TableServices] = 1, 1 // sets stay
+	wantLog(t, kernel, fmt.Sprintf("foresee rules services flows health, %v", lines), "forget")
 }
 
 func TestNothingClosedThatIsUsed(t *testing.T) {
