@@ -161,7 +161,7 @@ type change struct {
 }
 
 func (d *Daemon) apply(request api.ApplyRequest, how change) (api.ApplyResult, error) {
-	debug.SetGCPercent(hurriedGC)
+	hurry()
 	defer debug.SetGCPercent(quietGC)
 	next, err := d.parse(request.Name, []byte(request.YAML), request.Dir)
 	if err != nil {

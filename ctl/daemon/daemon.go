@@ -10,6 +10,7 @@ import (
 	"os/signal"
 	"path/filepath"
 	"runtime/debug"
+	"runtime/metrics"
 	"sync"
 	"sync/atomic"
 	"syscall"
@@ -442,6 +443,17 @@ func (d *Daemon) housekeep(ctx context.Context) error {
 // How much the heap may grow, in percent of what is in use, before it is collected: while a configuration is applied, which is to be
 // quick, and else, when it is to be small.
 const hurriedGC, quietGC = 100, 50
+
+// hurriedHeap is how many bytes the heap may grow while a configuration is applied, where hurriedGC percent are less. It is given back with
+// the rest; see tidyAfter.
+const hurriedHeap = 48 << 20
+
+// hurry lets the heap grow as far as it may while a configuration is applied.
+func hurry() {
+	live := []metrics.Sample{{Name: "/gc/heap/live:bytes"}}
+	metrics.Read(live)
+	debug.SetGCPercent(max(hurriedGC, int(hurriedHeap*100/max(live[0].Value.Uint64(), 1<<20))))
+}
 
 // summary is an error in one line: of a wrong configuration, the first mistake.
 func summary(err error) string {
