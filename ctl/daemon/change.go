@@ -220,11 +220,14 @@ func (d *Daemon) apply(request api.ApplyRequest, how change) (api.ApplyResult, e
 			return api.ApplyResult{}, err
 		}
 	}
-	if err := d.commit(next, tables, how); err != nil {
+	brief := make(chan []string, 1)
+	go func() { brief <- plan.Brief(now.snapshot, next.snapshot) }()
+	err = d.commit(next, tables, how)
+	result.Changes = <-brief
+	if err != nil {
 		return api.ApplyResult{}, problem(err)
 	}
 	result.Tag = d.current.Load().tag()
-	result.Changes = plan.Brief(now.snapshot, next.snapshot)
 	d.fault(startFault, nil)
 	result.Waiting = d.waitingStatus()
 	return result, nil
