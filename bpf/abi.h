@@ -283,7 +283,7 @@ enum ext_flags {
  *     Every slot of a /24 is in the same bucket or the ones it overflows into; UNIFORM of a /24 is the class of the addresses
  *     that no HOST slot of that /24 names; DENSE alone decides its /24.
  *     Before the code: a bit a /23, u64 word (a >> 9) / 64, bit (a >> 9) % 64: 0 means that both codes are 0.
- *     No code table: the sets are small, and every /24 that they touch is in the buckets.
+ *     No code table: few /24s are of one class, and every /24 that sets touch is in the buckets. No such bits: the sets are small.
  * v6: for each used prefix length, longest first: h = mix3(hi & mask, lo & mask, 6 | len << 8); bloom word (h >> 40) & bloom_mask must have the
  *     bits 1 << (h & 63), 1 << (h >> 6 & 63), 1 << (h >> 12 & 63); then bucket (h >> 18) & mask. The first hit decides (its class holds
  *     what shorter prefixes add).

@@ -63,9 +63,12 @@ const (
 	// slotsPerBucket is how many slots a bucket has in use at most, on average.
 	slotsPerBucket = 4
 
-	// directBlocks is up to how many /24s go without the code table: as many buckets stay in a CPU's nearer caches, where
-	// the code table, of 4 MB, doesn't.
+	// directBlocks is up to how many /24s go without the bits that tell whether anything touches one: as many buckets stay in a CPU's nearer
+	// caches.
 	directBlocks = 1 << 14
+	// uncodedBlocks is up to how many /24s of one class go without the code table, of 4 MB, which says that without a bucket. Lists of
+	// addresses have none: a packet that is on one then looks at one line less.
+	uncodedBlocks = 1 << 17
 )
 
 // uniform16 is the code line of a /16 of one class: codeUniform16 for each of its /24s.
@@ -78,7 +81,7 @@ func uniform16() (line abi.Line) {
 
 // sets4 is the IPv4 part of the table under construction.
 type sets4 struct {
-	codes, l16 array    // nil: none, everything is in the buckets
+	codes, l16 array    // nil: none, every /24 is in the buckets
 	slots      []uint64 // those of a /24 next to each other
 	dense      []abi.Line
 	denseIndex map[[256]class]int // equal ones are stored once: most come from a prefix at some place in its /24
@@ -95,13 +98,17 @@ func (t *flat) addSets4(head *abi.SetsHead, spans []span) {
 		return
 	}
 	s := &sets4{slots: make([]uint64, 0, len(spans)), denseIndex: map[[256]class]int{}}
-	if touched24(spans) > directBlocks {
-		codes, l16, touched := len(newArray(1<<24, 2)), len(newArray(1<<16, 16)), len(newArray(1<<23, 1))
-		head.V4CodeOff = t.reserve(codes + l16 + touched)
-		head.V4L16Off = head.V4CodeOff + uint32(codes)
-		head.V4TouchedOff = head.V4L16Off + uint32(l16)
-		s.codes, s.l16 = t.array(head.V4CodeOff, codes), t.array(head.V4L16Off, l16)
+	blocks, uniform := count24(spans)
+	if blocks > directBlocks {
+		touched := len(newArray(1<<23, 1))
+		head.V4TouchedOff = t.reserve(touched)
 		touch23(t.array(head.V4TouchedOff, touched), spans)
+	}
+	if uniform > uncodedBlocks {
+		codes, l16 := len(newArray(1<<24, 2)), len(newArray(1<<16, 16))
+		head.V4CodeOff = t.reserve(codes + l16)
+		head.V4L16Off = head.V4CodeOff + uint32(codes)
+		s.codes, s.l16 = t.array(head.V4CodeOff, codes), t.array(head.V4L16Off, l16)
 	}
 	s.block = spans[0].first >> 16
 	for _, sp := range spans {
@@ -113,12 +120,13 @@ func (t *flat) addSets4(head *abi.SetsHead, spans []span) {
 	copy(t.lines[head.V4DenseOff:], s.dense)
 }
 
-// touched24 counts the /24s that spans touch.
-func touched24(spans []span) (n uint64) {
+// count24 counts the /24s that spans touch, and those of one class.
+func count24(spans []span) (touched, uniform int64) {
 	for _, sp := range spans {
-		n += uint64(sp.last>>8) - uint64(sp.first>>8) + 1
+		touched += int64(sp.last>>8) - int64(sp.first>>8) + 1
+		uniform += max(0, (int64(sp.last)+1)>>8-(int64(sp.first)+255)>>8)
 	}
-	return n
+	return touched, uniform
 }
 
 // touch23 sets the bit of each /23 that spans touch.
