@@ -9,6 +9,7 @@ import (
 	"runtime"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -90,7 +91,8 @@ func openRegular(path string) (*os.File, error) {
 	if err != nil {
 		return nil, err
 	}
-	if info, err = file.Stat(); err == nil && !info.Mode().IsRegular() {
+	// What can be waited for is none whatever it says, as /proc/kmsg does, and may have no end.
+	if info, err = file.Stat(); err == nil && (!info.Mode().IsRegular() || file.SetDeadline(time.Time{}) == nil) {
 		err = fmt.Errorf("%s is not a regular file", path)
 	}
 	if err != nil {

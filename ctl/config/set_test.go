@@ -137,6 +137,7 @@ func TestSetFilesThatAreNone(t *testing.T) {
 		fifo:                           "is a FIFO, not a regular file",
 		socket:                         "is a socket, not a regular file",
 		"/dev/zero":                    "/dev/zero is a device, not a regular file",
+		"/proc/self/mounts":            "/proc/self/mounts is not a regular file",
 		filepath.Join(dir, "absent"):   "no such file or directory",
 		writeSet(t, ""):                "the file holds no entry",
 		writeSet(t, "\ufeff"):          "the file holds no entry",
