@@ -62,6 +62,7 @@ func TestBadValues(t *testing.T) {
 		{"match: {}, action: drop, limit: 10/s", "a single value stands where a mapping belongs", "the keys rate, burst, per"},
 		{"match: {}, log: 100", `"100" is not one packet of so many`, "1/N"},
 		{"match: {}, sample: 1/0", `"1/0" is not one packet of so many`, "1/N"},
+		{"match: {ethertype: arp}, action: drop, direction: out", "of what is sent only IPv4 and IPv6 are judged, and ethertype excludes both", ""},
 		{"match: {}, action: drop, direction: both", `unknown value "both" for direction`, "in, out"},
 		{"match: {}, action: drop, shadow: 1", `"1" is neither true nor false`, "true or false"},
 		{"match: {}, action: drop, count: often", `"often" is neither true nor false`, "true or false"},

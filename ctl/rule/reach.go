@@ -61,6 +61,9 @@ func linkContradiction(r model.Rule, families [2]bool, limited model.Field) (bla
 	}
 	types := [2]bool{possible(EtherIPv4), possible(EtherIPv6)}
 	for _, c := range r.Match {
+		if c.Field == "ethertype" && r.Direction == model.Out && types == [2]bool{} {
+			return c, "of what is sent only IPv4 and IPv6 are judged, and ethertype excludes both"
+		}
 		if field, ok := Lookup(c.Field); ok && !field.Link && types == [2]bool{} {
 			return c, fmt.Sprintf("only packets of IPv4 and IPv6 have %s, and ethertype excludes them", c.Field)
 		}
