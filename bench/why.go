@@ -53,7 +53,7 @@ func whyNewFlow(f *facts) string {
 func whyNewTranslation(f *facts) string {
 	line, more := f.of("net "+floorWaits1M), f.of("raw nat, new")-f.of("raw all, new")
 	return fmt.Sprintf("That is %.0f ns more than a new flow takes without a translation. One line of memory that no cache holds takes %.0f to change here (%q), and a translation needs "+
-		"the two buckets where it may be, its entry there, and the line of slots of its port; for each port that is taken already, another line of slots and its owner's entry. "+
+		"the two buckets where it may be, its entry there, and the line of slots of its port; for each port that is taken already, another line of slots and the words of who has it. "+
 		"%.0f ns are %.1f lines, of those that don't overlap.", more, line, floorWaits1M, more, more/line)
 }
 

@@ -613,6 +613,7 @@ enum state_flags {
 	SEEN_RST = 8,
 	SEEN_SPOKE = 16,     /* something that wasn't a SYN passed while established */
 	SEEN_ONE_SIDED = 32, /* to a backend: answers don't come by */
+	SEEN_UDP = 64,       /* of a translation: it is of UDP, not of TCP */
 };
 struct state_bucket {
 	struct state_entry entry[STATE_ENTRIES];

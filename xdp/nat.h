@@ -266,8 +266,10 @@ static __always_inline __u64 nat_word(const struct pkt *p, __u32 own, __u32 othe
 			flags |= SEEN_FIN;
 		if (p->tcp_flags & TCP_RST)
 			flags |= SEEN_RST;
-	} else if (other) {
-		flags |= SEEN_SPOKE;
+	} else {
+		flags |= SEEN_UDP;
+		if (other)
+			flags |= SEEN_SPOKE;
 	}
 	return tag | (__u64)flags << STATE_FLAGS | clock;
 }

@@ -27,23 +27,24 @@ static __always_inline void nat_leave_slot(const struct control *c, void *slots,
 			__sync_val_compare_and_swap(&line->slot[i], word, 0);
 }
 
-/* Has a translation timed out, with these words? */
-static __always_inline bool nat_is_over(__u64 word, __u64 other, __u8 proto, __u32 clock)
+/* Has a translation timed out, with these words? They also say its protocol, so that nobody waits for its entry. */
+static __always_inline bool nat_is_over(__u64 word, __u64 other, __u32 clock)
 {
+	__u8 proto = (word | other) >> STATE_FLAGS & SEEN_UDP ? PROTO_UDP : PROTO_TCP;
 	__u32 timeout = state_timeout(proto, word >> STATE_FLAGS & 0xff, other >> STATE_FLAGS & 0xff);
 
 	return !nat_claimed(word) && !nat_seen_flags(word, clock, timeout) && !nat_seen_flags(other, clock, timeout);
 }
 
 /* Verified on its own: see parse_any(). */
-__noinline int nat_timed_out(__u64 word, __u64 other, __u32 proto, __u32 clock) { return nat_is_over(word, other, proto, clock); }
+__noinline int nat_timed_out(__u64 word, __u64 other, __u32 clock) { return nat_is_over(word, other, clock); }
 
 /* May a new translation have this place? It is free, or what is there has timed out. */
 static __always_inline bool nat_expired(const struct nat_bucket *bucket, __u32 at, __u32 clock)
 {
 	__u64 word = READ_ONCE(bucket->way[at][0]);
 
-	return !word || nat_timed_out(word, READ_ONCE(bucket->way[at][1]), bucket->entry[at].proto, clock);
+	return !word || nat_timed_out(word, READ_ONCE(bucket->way[at][1]), clock);
 }
 
 /* Make a place this CPU's, if it is free: nobody then finds anything there. */
@@ -74,7 +75,7 @@ static __noinline bool nat_take_slot(struct nat_try *t, __u64 *slot, __u64 word)
 	seen = READ_ONCE(bucket->way[at][0]);
 	if (nat_frozen(t->c) && (__u32)word == t->now->index) /* its own, which it would have left */
 		return true;
-	if (seen && !nat_is_over(seen, READ_ONCE(bucket->way[at][1]), bucket->entry[at].proto, t->now->clock)) /* no call, for the stack's sake */
+	if (seen && !nat_is_over(seen, READ_ONCE(bucket->way[at][1]), t->now->clock)) /* no call, for the stack's sake */
 		return false;
 	if (nat_frozen(t->c))
 		return true;

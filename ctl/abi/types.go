@@ -948,6 +948,7 @@ const (
 	SeenRst      StateFlags = 8
 	SeenSpoke    StateFlags = 16
 	SeenOneSided StateFlags = 32
+	SeenUdp      StateFlags = 64
 )
 
 type StateTimeouts uint32
