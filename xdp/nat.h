@@ -52,8 +52,8 @@ struct nat_now {
 
 	/* A search for a port. Candidates are the pool's ports from `start` on, `step` apart, both given by the flow's hash: they cost nothing
 	 * to remember, and flows spread over the pool. */
-	struct state_ends ends; /* the client's, then, candidate by candidate, those towards the backend */
-	__u64 hash;             /* of the latter */
+	struct state_ends ends; /* the client's */
+	__u64 hash;             /* of those towards the backend, by the candidate in hand */
 	__u32 addresses;        /* lines of the pool; 0: there is one address, in `pool` already */
 	__u32 start, step, space;
 	__u32 lo, ports;

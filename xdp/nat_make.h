@@ -86,21 +86,50 @@ static __noinline bool nat_take_slot(struct nat_try *t, __u64 *slot, __u64 word)
 	return true;
 }
 
-/* Take a slot for the ends with this hash. False: another translation has them, or the line is full. */
-static __noinline bool nat_reserve(struct nat_try *t, __u64 hash)
+/* Take candidate i in hand: what a translation by it would be, and ask memory for its line of slots. */
+static __noinline bool nat_candidate(struct nat_try *t, __u32 i)
 {
-	struct nat_line *line = nat_line_at(t->c, t->slots, hash);
-	__u64 word = nat_slot_word(hash, t->now->index - 1), there;
+	struct nat_now *now = t->now;
+	__u32 at = (now->start + i * now->step) % now->space, which = at / now->ports;
+	struct state_ends ends = {.be_aport = now->be_port, .proto = now->ends.proto, .family = now->ends.family};
+	struct nat_line *slots;
+	struct line *line;
+
+	if (now->addresses) {
+		line = line_at(t->services, now->addresses + which / 4);
+		if (!line)
+			return false;
+		__builtin_memcpy(now->pool, &line->w[which % 4 * 2], 16);
+	}
+	now->be_pool_port = ends.be_bport = bpf_htons(now->lo + at % now->ports);
+	copy_address(ends.a, now->address);
+	copy_address(ends.b, now->pool);
+	now->hash = state_hash(t->c, &ends);
+	slots = nat_line_at(t->c, t->slots, now->hash);
+	if (!slots)
+		return false;
+	READ_ONCE(slots->slot[0]);
+	return true;
+}
+
+/* Take a slot for candidate n, which is in hand. False: another translation has its ends, or the line is full. */
+static __noinline bool nat_reserve(struct nat_try *t, __u32 n)
+{
+	struct nat_line *line = nat_line_at(t->c, t->slots, t->now->hash);
+	__u64 hash = t->now->hash, word = nat_slot_word(hash, t->now->index - 1), there;
 	__u32 free = NAT_SLOTS;
 
 	if (!line)
 		return false;
 	for (int i = 0; i < NAT_SLOTS; i++) {
 		there = READ_ONCE(line->slot[i]);
-		if (there && there >> 32 == hash >> 32 && nat_take_slot(t, &line->slot[i], there))
+		if (there && there >> 32 == hash >> 32) {
+			nat_candidate(t, n + 1); /* its slots come while the words of this one's owner are waited for */
+			if (!nat_take_slot(t, &line->slot[i], there))
+				return false;
+			nat_candidate(t, n);
 			there = 0;
-		else if (there >> 32 == hash >> 32 && there)
-			return false;
+		}
 		if (!there)
 			free = i;
 	}
@@ -120,27 +149,14 @@ static __noinline bool nat_reserve(struct nat_try *t, __u64 hash)
 	return true;
 }
 
-/* One candidate: 1 ends the loop. */
+/* One candidate, of which the first is in hand: 1 ends the loop. */
 static long nat_try(__u64 i, void *arg)
 {
 	struct nat_try *t = arg;
-	struct nat_now *now = t->now;
-	__u32 at = (now->start + i * now->step) % now->space, which = at / now->ports;
-	struct line *line;
 
-	if (now->addresses) {
-		line = line_at(t->services, now->addresses + which / 4);
-		if (!line)
-			return 1;
-		__builtin_memcpy(now->pool, &line->w[which % 4 * 2], 16);
-	}
-	now->be_pool_port = bpf_htons(now->lo + at % now->ports);
-	copy_address(now->ends.a, now->address);
-	copy_address(now->ends.b, now->pool);
-	now->ends.be_aport = now->be_port;
-	now->ends.be_bport = now->be_pool_port;
-	now->hash = state_hash(t->c, &now->ends);
-	t->done = nat_reserve(t, now->hash);
+	if (i && !nat_candidate(t, i))
+		return 1;
+	t->done = nat_reserve(t, i);
 	return t->done;
 }
 
@@ -193,6 +209,7 @@ static __noinline struct nat_bucket *nat_place(struct nat_try *t, __u64 hash)
 		if (!nat_expired(first.bucket, first.at % NAT_ENTRIES, t->now->clock))
 			return NULL;
 		t->now->index = first.number * NAT_ENTRIES + first.at + 1;
+		t->now->word[0] = word;
 	}
 	if (nat_frozen(t->c))
 		return first.bucket;
@@ -244,9 +261,10 @@ static __noinline void nat_fill(struct nat_try *t, struct nat_bucket *bucket)
 	struct nat_entry *entry = &bucket->entry[at];
 	struct nat_more *more = &bucket->more[at];
 
-	if (more->hash)
+	if (now->word[0]) { /* else nothing was there, and its line needn't come for that */
 		nat_leave_slot(t->c, t->slots, more->hash, now->index - 1);
-	WRITE_ONCE(more->hash, 0);
+		WRITE_ONCE(more->hash, 0);
+	}
 	__builtin_memcpy(entry, &now->ends, sizeof(now->ends));
 	entry->backend = now->backend;
 	entry->be_port = now->be_port;
@@ -300,6 +318,8 @@ __noinline int nat_make(struct pkt *p)
 	now->be_port = backend->be_port ? backend->be_port : p->key.be_dport;
 	now->backend = p->backend;
 	nat_ends(&now->ends, p);
+	if (!nat_candidate(&t, 0)) /* first, so that its slots are on their way meanwhile */
+		return REASON_NAT_PORTS;
 	bucket = nat_place(&t, now->own);
 	if (!bucket)
 		return REASON_NAT_FULL;
