@@ -195,8 +195,8 @@ static __always_inline bool group_hash(struct find_rule *f, const struct rule_gr
 	return true;
 }
 
-/* Look into the next bucket, of the same group or of the next one: false when there is none. */
-static __always_inline bool next_bucket(struct find_rule *f)
+/* Look into the next bucket, of the same group or of the next one. */
+static __always_inline void next_bucket(struct find_rule *f)
 {
 	struct rules_head *head = f->head;
 	struct rule_group *group;
@@ -204,21 +204,23 @@ static __always_inline bool next_bucket(struct find_rule *f)
 	__u32 index;
 
 	if (!f->s->hops) {
-		if (!f->s->groups)
-			return false;
 		index = lowest_bit(f->s->groups);
 		f->s->groups &= f->s->groups - 1;
 		group = line_at(f->rules, head->group_off + index);
-		if (!group || group->min_record >= f->s->best)
-			return false; /* groups come in the order of their first record */
+		if (!group || group->min_record >= f->s->best) {
+			f->s->groups = 0; /* they come in the order of their first record */
+			return;
+		}
 		if (!group_hash(f, group, index))
-			return true;
+			return;
 		f->s->bucket = (__u32)f->s->hash & head->bucket_mask;
 		f->s->hops = BUCKET_HOPS;
 	}
 	bucket = line_at(f->rules, head->bucket_off + f->s->bucket);
-	if (!bucket)
-		return false;
+	if (!bucket) {
+		f->s->hops = 0;
+		return;
+	}
 #pragma unroll
 	for (int k = 0; k < BUCKET_SLOTS; k++)
 		if ((bucket->slot[k].tag & ~BUCKET_OVERFLOW) == BUCKET_TAG(f->s->hash))
@@ -226,7 +228,6 @@ static __always_inline bool next_bucket(struct find_rule *f)
 	f->s->hops = bucket->slot[0].tag & BUCKET_OVERFLOW ? f->s->hops - 1 : 0;
 	f->s->at = f->s->bucket;
 	f->s->bucket = (f->s->bucket + 1) & head->bucket_mask;
-	return true;
 }
 
 /* A round of the search is over. True: so is the search. False: the rule that was found doesn't decide this packet, and the
@@ -254,44 +255,54 @@ static __always_inline bool round_over(struct find_rule *f)
 	return false;
 }
 
-/* One step: at most one bucket, one slot of it and one record. 1 ends the search. */
-static long rule_step(__u64 i, void *arg)
+/* The next record of a chain. */
+static __always_inline void chain_step(struct find_rule *f)
 {
-	struct find_rule *f = arg;
-	struct rules_head *head = f->head;
-	__u32 index, ref;
+	__u32 index = u32_at(f->rules, f->head->chain_off, ++f->s->chain);
 
-	if (f->s->pending != NO_RECORD) {
-		extra_step(f);
-		return 0;
-	}
-	if (!f->s->left) {
-		if (!f->s->slots && !next_bucket(f)) {
-			if (round_over(f))
-				return 1;
-			f->s->groups = f->s->all_groups;
-			f->s->hops = 0;
-			return 0;
-		}
-		if (!f->s->slots)
-			return 0;
-		index = lowest_bit(f->s->slots);
-		f->s->slots &= f->s->slots - 1;
-		ref = word_at(f->rules, head->bucket_off + f->s->at, index) >> 32;
-		if (ref & REF_SINGLE) {
-			verify(f, ref & ~REF_SINGLE);
-			return 0;
-		}
-		f->s->chain = ref;
-		f->s->left = u32_at(f->rules, head->chain_off, ref);
-		return 0;
-	}
 	f->s->left--;
-	index = u32_at(f->rules, head->chain_off, ++f->s->chain);
 	if (index >= f->s->best)
 		f->s->left = 0; /* ascending: nothing better follows */
 	else
 		verify(f, index);
+}
+
+/* The next slot, of the bucket that was looked at or of the next one. */
+static __always_inline void slot_step(struct find_rule *f)
+{
+	__u32 index, ref;
+
+	if (!f->s->slots)
+		next_bucket(f);
+	if (!f->s->slots)
+		return;
+	index = lowest_bit(f->s->slots);
+	f->s->slots &= f->s->slots - 1;
+	ref = word_at(f->rules, f->head->bucket_off + f->s->at, index) >> 32;
+	if (ref & REF_SINGLE) {
+		verify(f, ref & ~REF_SINGLE);
+		return;
+	}
+	f->s->chain = ref;
+	f->s->left = u32_at(f->rules, f->head->chain_off, ref);
+}
+
+/* One step: at most one bucket, one slot of it and one record. 1 ends the search. */
+static long rule_step(__u64 i, void *arg)
+{
+	struct find_rule *f = arg;
+
+	if (f->s->pending != NO_RECORD)
+		extra_step(f);
+	else if (f->s->left)
+		chain_step(f);
+	else
+		slot_step(f);
+	if (f->s->groups | f->s->slots | f->s->hops | f->s->left || f->s->pending != NO_RECORD)
+		return 0;
+	if (round_over(f))
+		return 1;
+	f->s->groups = f->s->all_groups;
 	return 0;
 }
 
