@@ -33,9 +33,8 @@ static __always_inline __u16 sets_class24(void *sets, struct sets_head *head, __
 			return 0;
 		found = slots_of24(line, key24);
 		for (int i = 0; found && i < BUCKET_SLOTS; i++) {
-			if (!(found >> i & 1))
-				continue;
-			slot = line->w[i];
+			slot = line->w[lowest_bit(found) % BUCKET_SLOTS];
+			found &= found - 1;
 			if (slot >> 60 == V4_DENSE)
 				return u16_at(sets, head->v4_dense_off, (__u32)slot * 256 + (addr & 0xff));
 			if (slot >> 60 == V4_UNIFORM)
