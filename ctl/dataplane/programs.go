@@ -233,18 +233,18 @@ func (d *Dataplane) load(p *programs, from func() (*ebpf.CollectionSpec, error),
 	if err != nil {
 		return nil, err
 	}
-	spec := object.Copy() // other programs may be loaded from it
-	maps.DeleteFunc(spec.Programs, func(other string, _ *ebpf.ProgramSpec) bool { return other != name })
-	collection, err := d.collect(spec, p, ebpf.ProgramOptions{})
+	program, ok := object.Programs[name]
+	if !ok {
+		return nil, fmt.Errorf("load %s: it isn't in the object", name)
+	}
+	alone := *object // others may be loaded from it
+	alone.Programs = map[string]*ebpf.ProgramSpec{name: program}
+	collection, err := d.collect(alone.Copy(), p, ebpf.ProgramOptions{})
 	if err != nil {
 		return nil, permission("load "+name, err)
 	}
 	defer collection.Close()
-	program := collection.DetachProgram(name)
-	if program == nil {
-		return nil, fmt.Errorf("load %s: it isn't in the object", name)
-	}
-	return program, nil
+	return collection.DetachProgram(name), nil
 }
 
 // collect loads an object on the maps of d, made as p is.
