@@ -104,12 +104,10 @@ func newBucketTable(entries []entry) (*bucketTable, error) {
 	if len(entries) == 0 {
 		return &bucketTable{}, nil
 	}
-	slices.SortFunc(entries, func(a, b entry) int {
-		return cmp.Or(cmp.Compare(a.hash, b.hash), cmp.Compare(a.ref, b.ref))
-	})
+	hashes := sortedHashes(entries)
 	keys := 1
-	for i := range entries[1:] {
-		if entries[i].hash != entries[i+1].hash {
+	for i := range hashes[1:] {
+		if hashes[i] != hashes[i+1] {
 			keys++
 		}
 	}
@@ -124,12 +122,15 @@ func newBucketTable(entries []entry) (*bucketTable, error) {
 	return nil, fmt.Errorf("cannot happen: %d hash keys don't fit into %d buckets", keys, buckets)
 }
 
-// fill tries with that many buckets; entries are sorted by hash and record.
+// fill tries with that many buckets; it sorts the entries.
 func fill(entries []entry, buckets int) (*bucketTable, bool) {
 	mask := uint64(buckets - 1)
 	slotOf := func(e entry) uint64 { return (e.hash&mask)<<32 | uint64(tagOf(e.hash)) }
 	slices.SortFunc(entries, func(a, b entry) int {
-		return cmp.Or(cmp.Compare(slotOf(a), slotOf(b)), cmp.Compare(a.ref, b.ref))
+		if a, b := slotOf(a), slotOf(b); a != b {
+			return cmp.Compare(a, b)
+		}
+		return cmp.Compare(a.ref, b.ref)
 	})
 	t := &bucketTable{longest: 1}
 	table := make([]abi.Bucket, buckets)

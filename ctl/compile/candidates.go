@@ -13,8 +13,8 @@ const (
 	protocols        = 256
 )
 
-// addCandidates adds the arrays that say which groups can match a value, where they would narrow anything.
-func (t *table) addCandidates(head *abi.RulesHead, groups []*group, records []abi.RuleRecord) *masks {
+// newMasks makes the arrays that say which groups can match a value, where they would narrow anything.
+func newMasks(head *abi.RulesHead, groups []*group, records []abi.RuleRecord) *masks {
 	m := &masks{head: head}
 	c := candidates{groups: groups, records: records}
 	m.src, head.CandSrcBits, head.CandSrcShift = c.addresses(srcOf)
@@ -28,9 +28,13 @@ func (t *table) addCandidates(head *abi.RulesHead, groups []*group, records []ab
 	m.proto = c.numbers(protocols, func(r *abi.RuleRecord) (uint32, uint32, bool) {
 		return uint32(r.Proto), uint32(r.Proto), asks(r, abi.RuleProto)
 	})
+	return m
+}
+
+// addMasks adds these arrays.
+func (t *table) addMasks(head *abi.RulesHead, m *masks) {
 	head.CandSrcOff, head.CandDstOff, head.CandProtoOff = t.add(m.src), t.add(m.dst), t.add(m.proto)
 	head.CandSportOff, head.CandDportOff = t.add(m.sport), t.add(m.dport)
-	return m
 }
 
 type candidates struct {

@@ -2,7 +2,6 @@ package compile
 
 import (
 	"reflect"
-	"slices"
 	"strings"
 
 	"gardu/ctl/abi"
@@ -97,7 +96,7 @@ func features(snapshot *model.Snapshot, rules *lowered) Features {
 		Sets:     rules.flags()&setFlags != 0,
 		Blocks:   true, // they come while running
 		Services: len(snapshot.Services) > 0,
-		State:    usesState(filter.Rules),
+		State:    anyMatchOn(filter.Rules, "state"),
 		Out:      len(rules.runs[abi.WayOut].records) > 0,
 	}
 	// An established flow's record spares it the look at the connections.
@@ -126,13 +125,4 @@ func features(snapshot *model.Snapshot, rules *lowered) Features {
 		f.Quic = f.Quic || s.QUIC != nil
 	}
 	return f
-}
-
-func usesState(rules []model.Rule) bool {
-	for i := range rules {
-		if slices.ContainsFunc(rules[i].Match, func(c model.Condition) bool { return c.Field == "state" }) {
-			return true
-		}
-	}
-	return false
 }

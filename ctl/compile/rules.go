@@ -2,6 +2,7 @@ package compile
 
 import (
 	"slices"
+	"sync"
 
 	"gardu/ctl/abi"
 )
@@ -89,14 +90,19 @@ func (t *table) addIndex(head *abi.RulesHead, cost *RunCost, records []abi.RuleR
 			MinRecord: g.first(), Families: g.families(records),
 		})
 	}
-	buckets, err := newBucketTable(entries)
+	var buckets *bucketTable
+	var err error
+	var running sync.WaitGroup
+	running.Go(func() { buckets, err = newBucketTable(entries) }) // which takes about as long as the masks
+	m := newMasks(head, groups, records)
+	running.Wait()
 	if err != nil {
 		return err
 	}
 	head.GroupOff = t.add(groupLines)
 	head.BucketOff, head.BucketMask = t.add(buckets.buckets), buckets.mask()
 	head.ChainOff = t.add(buckets.chainLines())
-	m := t.addCandidates(head, groups, records)
+	t.addMasks(head, m)
 	m.each(func(field string, _ array) { cost.Masks = append(cost.Masks, field) })
 	cost.Groups, cost.LongestChain = len(groups), buckets.longest
 	cost.Probes, cost.Verifications = m.most(ones), m.most(chains)
@@ -114,11 +120,7 @@ func recordLines(records []abi.RuleRecord) []abi.Line {
 
 // longestRun returns how often the most frequent hash occurs.
 func longestRun(entries []entry) int {
-	hashes := make([]uint64, len(entries))
-	for i, e := range entries {
-		hashes[i] = e.hash
-	}
-	slices.Sort(hashes)
+	hashes := sortedHashes(entries)
 	longest, run := 0, 0
 	for i, h := range hashes {
 		if i > 0 && h != hashes[i-1] {
@@ -128,4 +130,13 @@ func longestRun(entries []entry) int {
 		longest = max(longest, run)
 	}
 	return longest
+}
+
+func sortedHashes(entries []entry) []uint64 {
+	hashes := make([]uint64, len(entries))
+	for i, e := range entries {
+		hashes[i] = e.hash
+	}
+	slices.Sort(hashes)
+	return hashes
 }
