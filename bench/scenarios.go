@@ -292,7 +292,8 @@ var (
 		name string
 		farm
 	}{
-		{"1 service", farm{services: 1, backends: 16}}, {"64 services", farm{services: 64, backends: 16}}, {"1,000 services", farm{services: 1000, backends: 16}},
+		{"1 service", farm{services: 1, backends: 16}}, {"64 services", farm{services: 64, backends: 16}},
+		{"250 services", farm{services: 250, backends: 16}}, {"1,000 services", farm{services: 1000, backends: 16}},
 		{"1 backend", farm{services: 1, backends: 1}}, {"100 backends", farm{services: 1, backends: 100}}, {"1,000 backends", farm{services: 1, backends: 1000}},
 	}
 )
