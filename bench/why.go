@@ -60,7 +60,7 @@ func whyNewTranslation(f *facts) string {
 // whyApply says what of it doesn't depend on the rules.
 func whyApply(f *facts) string {
 	few, all := f.of("control apply of 10 rules"), f.of("control apply of 10,000 rules")
-	return fmt.Sprintf("An apply of 10 rules to a daemon without any takes %.0f ms: it verifies and swaps the programs of three hooks, which had nothing to look for rules with, and waits "+
-		"for the kernel's grace periods. 10,000 rules take %.0f more: to read, check, compile and write them. nft loads as many in %.0f. Where programs stay, one of 10,000 rules is "+
+	return fmt.Sprintf("An apply of 10 rules to a daemon without any takes %.0f ms: it reads, verifies and swaps the programs of three hooks, which had nothing to look for rules "+
+		"with, and waits for the disk. 10,000 rules take %.0f more: to read, check, compile and write them. nft loads as many in %.0f. Where programs stay, one of 10,000 rules is "+
 		"changed in %.0f.", few, all-few, f.of("control nft -f, 10,000 rules"), f.of("control change of one rule of 10,000"))
 }
