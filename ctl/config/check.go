@@ -298,7 +298,7 @@ func (d *decoder) unique(n int, what string, at func(i int) (name string, object
 		case name == "":
 		case ok:
 			_, first := at(int(before))
-			d.fail(d.valueAt(object, "name"), "", "the %s %s occurs twice; the first is in line %d", what, name, d.valueAt(first, "name").Line)
+			d.fail(d.valueAt(object, "name"), "a name that no other "+what+" here has", "the %s %s occurs twice; the first is in line %d", what, name, d.valueAt(first, "name").Line)
 		default:
 			first[name] = int32(i)
 		}

@@ -134,7 +134,7 @@ func (d *decoder) checkBackends(service model.Service, services owners) {
 			d.fail(at, "an address that is not a service's", "the backend %s has the address of the service %s", backend.Name, other)
 		}
 		if other, ok := addresses[backend.Address]; ok {
-			d.fail(at, "", "the backends %s and %s have the same address", other, backend.Name)
+			d.fail(at, "an address that no other backend of the service has", "the backends %s and %s have the same address", other, backend.Name)
 		}
 		addresses[backend.Address] = backend.Name
 		if modeOK && service.Address.IsValid() && !mode.Carries(service.Address, backend.Address) {
