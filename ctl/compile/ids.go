@@ -1,9 +1,11 @@
 package compile
 
 import (
+	"bytes"
 	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"maps"
 	"slices"
@@ -44,33 +46,46 @@ func (a *Away) equal(other *Away) bool {
 }
 
 // MarshalJSON writes what encoding/json would, the rules in order of their numbers: to sort a hundred thousand names takes longer than to
-// write them.
+// write them. All else is written before them and put behind: of what it is given as JSON, encoding/json looks at each byte again.
 func (ids IDs) MarshalJSON() ([]byte, error) {
 	type plain IDs
-	names := make([]string, abi.RuleIds)
+	others := plain(ids)
+	others.Rules = nil
+	rest, err := json.Marshal(others)
+	if err != nil {
+		return nil, err
+	}
+	rest, ok := bytes.CutPrefix(rest, []byte(`{"rules":null`))
+	if !ok {
+		return nil, errors.New("cannot happen: rules aren't the first of IDs")
+	}
+	size, end := len(rest), uint32(0)
 	for name, id := range ids.Rules {
-		if id < uint32(len(names)) {
+		if id < uint32(abi.RuleIds) {
+			size, end = size+len(name)+len(`"":1234567,`), max(end, id+1)
+		}
+	}
+	names := make([]string, end)
+	for name, id := range ids.Rules {
+		if id < end {
 			names[id] = name
 		}
 	}
-	rules := []byte{'{'}
+	const begin = `{"rules":{`
+	text := append(make([]byte, 0, len(begin)+size), begin...)
 	for id, name := range names {
 		if name == "" {
 			continue
 		}
-		if len(rules) > 1 {
-			rules = append(rules, ',')
+		if len(text) > len(begin) {
+			text = append(text, ',')
 		}
-		quoted, err := quote(rules, name)
-		if err != nil {
+		if text, err = quote(text, name); err != nil {
 			return nil, err
 		}
-		rules = strconv.AppendInt(append(quoted, ':'), int64(id), 10)
+		text = strconv.AppendInt(append(text, ':'), int64(id), 10)
 	}
-	return json.Marshal(struct {
-		plain
-		Rules json.RawMessage `json:"rules"`
-	}{plain(ids), append(rules, '}')})
+	return append(append(text, '}'), rest...), nil
 }
 
 // quote appends a name as a JSON string.
