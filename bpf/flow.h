@@ -256,6 +256,27 @@ static __noinline struct flow_value *flow_return(struct control *c, struct flow_
 	return bpf_map_lookup_elem(lru, &p->key);
 }
 
+/* Is a TCP packet elsewhere in the sequence numbers than a record's flow was? The first ones of connections with one name grow by one each
+ * 64 ns on Linux (net/core/secure_seq.c), which is TCP_JUMP in 0.27 s, and each 4 us by RFC 6528, section 3, in 17 s; or they are random. */
+static __always_inline bool is_far(const struct flow_value *value, const struct pkt *p)
+{
+	return value->seq && p->seq - value->seq + TCP_JUMP > 2 * TCP_JUMP;
+}
+
+/* Is this perhaps another connection than the record's, with its name, whose SYN came in on another CPU? */
+static __always_inline bool may_be_namesake(const struct flow_value *value, const struct pkt *p)
+{
+	if (!has_tcp_flags(p) || p->has & IS_SYN)
+		return false;
+	return value->state & FLOW_STATE_CLOSED || is_far(value, p);
+}
+
+/* Is it one for certain? What was closed may still have something to send, but not there. */
+static __always_inline bool is_namesake(const struct flow_value *value, const struct pkt *p)
+{
+	return has_tcp_flags(p) && value->state & FLOW_STATE_CLOSED && is_far(value, p);
+}
+
 struct find_elsewhere {
 	struct control *control;
 	const struct pkt *p;
@@ -277,9 +298,9 @@ static long flow_peek(__u64 cpu, void *arg)
 	if (!bucket)
 		return 1;
 	record = flow_in(bucket, f->hash >> 32, &f->p->key);
-	if (!record)
+	if (!record || is_namesake(&record->value, f->p))
 		return 0;
-	open = !(record->value.state & FLOW_STATE_CLOSED); /* one that was closed may still have something to send */
+	open = !(record->value.state & FLOW_STATE_CLOSED);
 	backend = READ_ONCE(record->value.backend);
 	last = READ_ONCE(record->value.last);
 	barrier();
@@ -318,17 +339,7 @@ __noinline int flow_elsewhere(const struct pkt *p)
 	if (!lru)
 		return 0;
 	value = bpf_map_lookup_elem(lru, &key);
-	return value ? value->backend : 0;
-}
-
-/* Is this perhaps another connection than the record's, with its name, whose SYN came in on another CPU? It may be when the one of the
- * record was closed, or was elsewhere in its sequence numbers: the first ones of connections with one name grow by one each 64 ns on Linux
- * (net/core/secure_seq.c), which is TCP_JUMP in 0.27 s, and each 4 us by RFC 6528, section 3, in 17 s; or they are random. */
-static __always_inline bool may_be_namesake(const struct flow_value *value, const struct pkt *p)
-{
-	if (!has_tcp_flags(p) || p->has & IS_SYN)
-		return false;
-	return value->state & FLOW_STATE_CLOSED || (value->seq && p->seq - value->seq + TCP_JUMP > 2 * TCP_JUMP);
+	return value && !is_namesake(value, p) ? value->backend : 0;
 }
 
 /* The flow's record, or NULL: it is new. Fills *t, whose totals the caller has set, for flow_account(). */

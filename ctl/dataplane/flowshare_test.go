@@ -1,6 +1,7 @@
 package dataplane
 
 import (
+	"maps"
 	"math/rand/v2"
 	"runtime"
 	"sync"
@@ -190,6 +191,44 @@ func TestConnectionsWithAnOldNameFollowTheirSYN(t *testing.T) {
 			})
 			if records != 2*flows || wrong > 0 {
 				t.Errorf("of %d records, one a flow and CPU, %d are on the wrong backend", records, wrong)
+			}
+		})
+	}
+}
+
+// A connection whose SYN found no room for a record must not go where another CPU remembers that an earlier one of its name went, if that was closed.
+func TestConnectionsWithoutRecordOfTheirSYN(t *testing.T) {
+	if runtime.NumCPU() < 2 {
+		t.Skip("needs two CPUs")
+	}
+	const flows, later = 100, 1 << 24
+	for name, c := range map[string]struct {
+		end     packet // of the connection that CPU 0 saw
+		next    packet // what comes in by CPU 1
+		backend int    // where it goes
+	}{
+		"closed, another":             {packet{flags: fin | ack, seq: 1}, packet{flags: ack, seq: later}, 1},
+		"reset, another":              {packet{flags: rst, seq: 1}, packet{flags: ack, seq: -later}, 1},
+		"closed, the last of it":      {packet{flags: fin | ack, seq: 1}, packet{flags: ack, seq: 2}, 0},
+		"open, perhaps a long way on": {packet{flags: ack, seq: 1}, packet{flags: ack, seq: later}, 0},
+	} {
+		t.Run(name, func(t *testing.T) {
+			r := newRig(t, 100*flows) // no bucket gets more than its four
+			r.sendOn(0, flows, packet{flags: syn})
+			r.sendOn(0, flows, c.end)
+			r.choose(1)
+			r.sendOn(1, flows, c.next)
+			went := map[uint16]int{}
+			r.read(func(tables []*flow.Table) error {
+				return flow.Sweep(tables, func(record *abi.FlowRecord) bool {
+					if record.Value.Packets == 1 { // of CPU 1
+						went[record.Value.Backend]++
+					}
+					return true
+				})
+			})
+			if want := map[uint16]int{r.backends[c.backend].ID: flows}; !maps.Equal(went, want) {
+				t.Errorf("flows went to backends %v, want %v", went, want)
 			}
 		})
 	}
