@@ -46,10 +46,10 @@ var aims = []aim{
 
 	{area: "balancer", says: "all on, ipip, 1 flow (raw)", value: "raw all, 1 flow", limit: 125, unit: "ns"},
 	{area: "balancer", says: "all on, ipip, 64k flows (raw)", value: "raw all, 64k flows", limit: 390, unit: "ns"},
-	{area: "balancer", says: "all on, ipip, 500k flows (raw)", value: "raw all, 500k flows", limit: 400, unit: "ns"},
+	{area: "balancer", says: "all on, ipip, 500k flows (raw)", value: "raw all, 500k flows", limit: 400, unit: "ns", why: whyRecord("raw all, 500k flows", "raw all, 1 flow")},
 	{area: "balancer", says: "all on, IPv6, 1 flow (raw)", value: "raw all, IPv6, 1 flow", limit: 150, unit: "ns"},
 	{area: "balancer", says: "all on, IPv6, 64k flows (raw)", value: "raw all, IPv6, 64k flows", limit: 420, unit: "ns"},
-	{area: "balancer", says: "all on, IPv6, 500k flows (raw)", value: "raw all, IPv6, 500k flows", limit: 450, unit: "ns"},
+	{area: "balancer", says: "all on, IPv6, 500k flows (raw)", value: "raw all, IPv6, 500k flows", limit: 450, unit: "ns", why: whyRecord("raw all, IPv6, 500k flows", "raw all, IPv6, 1 flow")},
 	{area: "balancer", says: "dsr to ipip, 1 flow (raw)", value: "raw dsr, 1 flow", of: "raw ipip, 1 flow", limit: 1},
 	{area: "balancer", says: "dsr to ipip, 64k flows (raw)", value: "raw dsr, 64k flows", of: "raw ipip, 64k flows", limit: 1},
 	{area: "balancer", says: "gue to ipip, 1 flow (raw)", value: "raw gue, 1 flow", of: "raw ipip, 1 flow", limit: 1.3},
@@ -66,8 +66,8 @@ var aims = []aim{
 	{area: "balancer", says: "a backend added to a service of 1,000 is live", value: "control backend added to 1,000", limit: 50, unit: "ms"},
 
 	{area: "flows", says: "accounting alone, 1 flow", value: "net flows, 1 flow", limit: 60, unit: "ns"},
-	{area: "flows", says: "accounting alone, 100k flows", value: "net flows, 100k flows", limit: 240, unit: "ns"},
-	{area: "flows", says: "accounting alone, 1M flows", value: "net flows, 1M flows", limit: 320, unit: "ns"},
+	{area: "flows", says: "accounting alone, 100k flows", value: "net flows, 100k flows", limit: 240, unit: "ns", why: whyRecord("net flows, 100k flows", "net flows, 1 flow")},
+	{area: "flows", says: "accounting alone, 1M flows", value: "net flows, 1M flows", limit: 320, unit: "ns", why: whyRecord("net flows, 1M flows", "net flows, 1 flow")},
 	{area: "flows", says: "ever-new flows on a full table", value: "net flows, all new", limit: 420, unit: "ns"},
 	{area: "flows", says: "one flow on both CPUs, to a flow each", value: "net " + elephant, of: "net " + twoFlows, limit: 1.1},
 	{area: "flows", says: "1M flows swept", value: "control sweep of 1M flows", limit: 50, unit: "ms"},

@@ -64,3 +64,13 @@ func whyApply(f *facts) string {
 		"with, and waits for the disk. 10,000 rules take %.0f more: to read, check, compile and write them. nft loads as many in %.0f. Where programs stay, one of 10,000 rules is "+
 		"changed in %.0f.", few, all-few, f.of("control nft -f, 10,000 rules"), f.of("control change of one rule of 10,000"))
 }
+
+// whyRecord says how much of a row of many flows is waiting for memory; one: the row of one flow.
+func whyRecord(many, one string) func(*facts) string {
+	return func(f *facts) string {
+		known, line := f.of(one), f.of("net "+floorWaits1M)
+		return fmt.Sprintf("A packet of one flow takes %.0f ns of it; the other %.0f wait for the flow's record. The least that one record takes which no cache holds is %.0f in this run (%q), "+
+			"before anything is looked for or counted. How much that differs from run to run on a machine that is shared, the pages beside this one tell.",
+			known, f.of(many)-known, line, floorWaits1M)
+	}
+}
