@@ -8,6 +8,7 @@ import (
 	"testing"
 
 	"gardu/ctl/api"
+	"gardu/ctl/testnet"
 )
 
 // plan asks what a configuration would change, and looks that asking changed nothing. What somebody else sends meanwhile changes
@@ -32,6 +33,9 @@ func (w *world) plan(yaml string, priced ...bool) (p api.Plan) {
 
 func TestPlan(t *testing.T) {
 	w := newWorld(t)
+	for _, node := range []*testnet.Node{w.client, w.backend} { // of their own accord they would send neighbour discovery, which are flows
+		w.must(node.SetSysctl("net.ipv6.conf.all.disable_ipv6", "1"))
+	}
 	w.prepareTwo()
 	if p := w.plan(twoBackends); p.Changed || len(p.Changes) != 0 || len(p.Services) != 0 || p.Revision != 1 {
 		t.Errorf("the same: %+v", p)
