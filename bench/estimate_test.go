@@ -35,6 +35,12 @@ func TestEstimatesAreLikeResults(t *testing.T) {
 		}
 		typical, worst := tables.Runs[0].Estimate(tables.Cost.Bytes[abi.TableSets])
 		t.Logf("%-30s measured %4.0f ns, typical %4.0f, worst %5.0f, by %.2f; probes %.1f", s.name, measured, typical, worst, typical/measured, tables.Runs[0].Typical)
+		if halfMiss.MatchString(s.name) {
+			if measured < typical || measured > worst {
+				t.Errorf("%s: the estimates are %.0f and at worst %.0f ns, measured were %.0f", s.name, typical, worst, measured)
+			}
+			continue
+		}
 		within := 1.5
 		if hardToEstimate.MatchString(s.name) {
 			within = 2.2
@@ -48,8 +54,11 @@ func TestEstimatesAreLikeResults(t *testing.T) {
 // unlikeEstimates are cases of other things: a limit is no search, and an estimate is for a packet that a rule is about.
 var unlikeEstimates = regexp.MustCompile(`^limit|miss$|5 %$|^set 1M, half$`)
 
-// hardToEstimate: earlier, wider rules of firewalls decide for packets that others are about too; of the hard set's packets, half miss by little.
-var hardToEstimate = regexp.MustCompile(`^fw |hard$`)
+// hardToEstimate: earlier, wider rules of firewalls decide for packets that others are about too.
+var hardToEstimate = regexp.MustCompile(`^fw `)
+
+// halfMiss: of the hard set's packets half miss by little, and take more than one that a rule is about.
+var halfMiss = regexp.MustCompile(`hard$`)
 
 // newestNet are the ns of each case, less those of the empty program.
 func newestNet(t *testing.T) map[string]float64 {
