@@ -6,8 +6,8 @@ import (
 	"os"
 	"path/filepath"
 	"regexp"
-	"slices"
 	"testing"
+	"time"
 
 	"gardu/ctl/abi"
 	"gardu/ctl/compile"
@@ -67,8 +67,9 @@ func newestNet(t *testing.T) map[string]float64 {
 	if err != nil {
 		t.Fatal(err)
 	}
-	slices.Sort(pages)
-	for _, page := range slices.Backward(pages) {
+	var newest time.Time
+	var net map[string]float64
+	for _, page := range pages {
 		data, err := os.ReadFile(page)
 		if err != nil {
 			t.Fatal(err)
@@ -77,16 +78,18 @@ func newestNet(t *testing.T) map[string]float64 {
 		if err := json.Unmarshal(data, &r); err != nil {
 			t.Fatal(err)
 		}
-		net := map[string]float64{}
+		measured := map[string]float64{}
 		for _, c := range r.Cases {
 			if c.Failed == "" && c.Batch == "filter" {
-				net[c.Name] = c.Net
+				measured[c.Name] = c.Net
 			}
 		}
-		if len(net) > 0 {
-			return net
+		if len(measured) > 0 && r.Time.After(newest) {
+			newest, net = r.Time, measured
 		}
 	}
-	t.Fatal("there are no results")
-	return nil
+	if net == nil {
+		t.Fatal("there are no results")
+	}
+	return net
 }
