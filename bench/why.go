@@ -44,8 +44,8 @@ func whyNoService(f *facts) string {
 func whyNewFlow(f *facts) string {
 	known, remember := f.of("raw all, 1 flow"), f.of("net flows, all new")-f.of("net flows, 1 flow")
 	return fmt.Sprintf("A packet of one known flow takes %.0f ns raw. To remember an ever-new one in a full table takes %.0f more (\"flows, all new\" less \"flows, 1 flow\"), of "+
-		"which the least there can be, one record written that no cache holds, takes %.0f (%q). The other %.0f are what is not asked for a known flow: the rules, which take %.0f by "+
-		"themselves (\"two fields, 10,000\" less \"pass\"), its service and the choice of a backend.",
+		"which the least there can be, one record written that no cache holds, takes %.0f (%q). The other %.0f are what is not asked for a known flow: its service, the choice of a "+
+		"backend, and the rules, which take %.0f where packets are about them (\"two fields, 10,000\" less \"pass\") and less where none is.",
 		known, remember, f.of("net "+floorWaits1M), floorWaits1M, f.of("raw all, new")-known-remember, f.of("net two fields, 10,000")-f.of("net pass"))
 }
 
