@@ -67,7 +67,7 @@ const (
 	// caches.
 	directBlocks = 1 << 14
 	// uncodedBlocks is up to how many /24s of one class go without the code table, of 4 MB, which says that without a bucket. Lists of
-	// addresses have none: a packet that is on one then looks at one line less.
+	// addresses have none: a packet that is on one then looks at one line less. As many slots take up to 4 MB of buckets.
 	uncodedBlocks = 1 << 17
 )
 
