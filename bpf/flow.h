@@ -169,6 +169,8 @@ static __always_inline struct flow_record *flow_make_room(struct control *c, str
 	return idle;
 }
 
+_Static_assert(offsetof(struct flow_value, asked) == offsetof(struct flow_value, ifindex) + sizeof(__u32) + 4, "flow_write() names what lies between");
+
 /* Fill a free record; flow_show() ends it, so that a reader never takes a half-written one for whole. `value` NULL: zeros, but for what only
  * the caller can know. `spilled`, which is the bucket's, stays, unread: its line of memory need not have come to be written. */
 static __always_inline void flow_write(struct flow_record *record, const struct flow_key *key, const struct flow_value *value)
