@@ -319,25 +319,26 @@ func (d *Dataplane) Commit(generation uint32, tables Tables) error {
 			return fmt.Errorf("commit generation %d: make tables of %d lines: %w", generation, lengths, err)
 		}
 	}
-	if err := d.fillSlot(slot, tables); err != nil {
+	displaced, slots := d.slots[slot], d.slots
+	slots[slot] = tables
+	hints, err := serviceHints(slots)
+	if err == nil {
+		err = d.fillSlot(slot, tables)
+	}
+	if err != nil {
 		return fmt.Errorf("commit generation %d: %w", generation, err)
 	}
-	displaced := d.slots[slot]
-	d.slots[slot] = tables
-	if err := d.hintServices(); err != nil {
-		d.slots[slot] = displaced
-		return fmt.Errorf("commit generation %d: %w", generation, err)
-	}
+	d.slots = slots
+	d.control.ServiceHints = hints // no packet of any of them is taken for no service's, whichever bytes it sees
 	d.control.flip(generation)
 	return errors.Join(d.dropTables(displaced), d.finishMigration())
 }
 
-// hintServices tells the programs which addresses can be a service's, in any generation that a slot holds: a packet may be on its way by the one
-// in force as long.
-func (d *Dataplane) hintServices() error {
-	var hints [len(d.control.ServiceHints)]uint8
+// serviceHints says which addresses can be a service's, in any generation that a slot holds: a packet may be on its way by the one in force
+// as long.
+func serviceHints(slots [abi.GenerationSlots]Tables) (hints [1 << abi.HintBits]uint8, err error) {
 	seen := map[*Table]bool{nil: true}
-	for _, tables := range d.slots {
+	for _, tables := range slots {
 		table := tables[abi.TableServices]
 		if seen[table] {
 			continue
@@ -345,7 +346,7 @@ func (d *Dataplane) hintServices() error {
 		seen[table] = true
 		memory, err := mapMemory(table.array)
 		if err != nil {
-			return err
+			return hints, err
 		}
 		for i, has := range compile.ServiceHints(linesOf(memory)[:table.lines]) {
 			if has {
@@ -353,11 +354,10 @@ func (d *Dataplane) hintServices() error {
 			}
 		}
 		if err := unix.Munmap(memory); err != nil {
-			return err
+			return hints, err
 		}
 	}
-	d.control.ServiceHints = hints
-	return nil
+	return hints, nil
 }
 
 // fillSlot gives tables to the programs and pins them, so that the next daemon finds them. What the programs were loaded with needs no wait:
